@@ -1,0 +1,21 @@
+"""Vitascope: train video diffusion transformers on mixed sizes, and generate video with them in bulk.
+
+    videos ──clips──> clip table ──encode──> latent shards ──feed──> packs ──train──> checkpoints ──generate──> mp4
+
+Read in the order the data flows:
+
+    config      compose the stages' settings from one TOML file (section: their base)
+    records     frozen value types and table schemas that pass between stages
+    storage     one way to read, list and commit files on s3:// and on local paths
+    ledger      what became of every item, and why
+    clips       videos and images -> clip table
+    encode      clips -> latent shards
+    feed        latent shards -> packs of equal cost
+    model       the diffusion transformer and its objective
+    train       packs -> checkpoints
+    generate    checkpoint -> videos
+    evaluate    is it good
+    observe     is it healthy: metrics, accounting, the report
+    cluster     reach or start a Ray cluster
+    cli         the `vitascope` command
+"""

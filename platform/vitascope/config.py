@@ -1,0 +1,131 @@
+"""Compose the stages' settings from one TOML file.
+
+    settings = load("jobs/configs/demo.toml", overrides=["train.lr=1e-4"])
+
+Everything is validated before anything starts: unknown keys, wrong types, and settings of one stage that
+contradict another's.
+"""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from pydantic import Field, ValidationError
+
+from vitascope import storage
+from vitascope.clips.settings import ClipsSettings
+from vitascope.cluster.settings import ClusterSettings
+from vitascope.encode.settings import EncodeSettings
+from vitascope.evaluate.settings import EvaluateSettings
+from vitascope.feed.settings import FeedSettings
+from vitascope.generate.settings import GenerateSettings
+from vitascope.model.settings import ModelSettings
+from vitascope.section import Section, unknown_key
+from vitascope.train.settings import TrainSettings
+
+
+class RunSettings(Section):
+    """One run of the flow, and where it lives."""
+
+    folder: str = Field("runs/default", description="Local folder or s3:// prefix of everything the run writes.")
+    seed: int = Field(0, ge=0, description="Seed of the plan, the noise and the initial weights.")
+
+
+class Settings(Section):
+    """The whole flow: a section for every stage."""
+
+    run: RunSettings = RunSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    clips: ClipsSettings = ClipsSettings()
+    encode: EncodeSettings = EncodeSettings()
+    feed: FeedSettings = FeedSettings()
+    model: ModelSettings = ModelSettings()
+    train: TrainSettings = TrainSettings()
+    generate: GenerateSettings = GenerateSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+
+    def path(self, *parts: str) -> str:
+        """A location inside the run's folder, absolute where it is local."""
+        return storage.join(storage.absolute(self.run.folder), *parts)
+
+
+class SettingsError(ValueError):
+    """The settings cannot be used; the text lists every mistake, one a line."""
+
+
+def load(source: str | None, overrides: list[str] | None = None) -> Settings:
+    """Reads a TOML file (local or s3://), applies `section.key=value` overrides and validates the whole.
+
+    Args:
+        source: the file; None means the defaults alone.
+        overrides: values are TOML (`1e-4`, `true`, `[1, 9]`); what is no TOML value is taken as text.
+
+    Raises:
+        SettingsError: naming each wrong key or value and what was expected.
+    """
+    document = _read(source) if source else {}
+    for override in overrides or []:
+        _apply(document, override)
+    try:
+        return Settings.model_validate(document)
+    except ValidationError as error:
+        lines = [_explain(e) for e in error.errors()]
+        raise SettingsError(f"{source or 'settings'}: " + "\n".join(lines)) from None
+
+
+def _read(source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(storage.read_bytes(source).decode())
+    except FileNotFoundError:
+        raise SettingsError(f"no settings file at {source}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{source} is not valid TOML: {error}") from None
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and key):
+        raise SettingsError(f"--set takes section.key=value, got {override!r}")
+    if section not in Settings.model_fields:
+        raise SettingsError(f"--set {override}: {unknown_key(section, list(Settings.model_fields))}")
+    document.setdefault(section, {})[key] = _value(text.strip())
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if message.startswith("unknown key"):
+        return f"[{where}] {message}" if where else message
+    return f"{where}: {message}, got {error['input']!r}"
+
+
+def save(settings: Settings) -> str:
+    """Commits the resolved settings to the run's folder and returns the location."""
+    location = settings.path("settings.toml")
+    storage.put(location, to_toml(settings).encode())
+    return location
+
+
+def to_toml(settings: Settings) -> str:
+    """The resolved settings as TOML that `load` reads back to an equal value."""
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
+
+
+def schema() -> str:
+    """The JSON schema of the settings file."""
+    return json.dumps(Settings.model_json_schema(), indent=2)
+
+
+def default_config(name: str) -> str:
+    """The location of one of the ready configurations under jobs/configs."""
+    return str(Path(__file__).resolve().parents[2] / "jobs" / "configs" / f"{name}.toml")

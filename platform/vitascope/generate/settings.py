@@ -1,0 +1,21 @@
+"""Settings of generation."""
+
+from pydantic import Field
+
+from vitascope.section import Section
+
+
+class GenerateSettings(Section):
+    """The app's limits and the defaults of a request."""
+
+    requests: str | None = Field(None, description="JSON-lines file of requests, local or s3://.")
+    batch: str = Field("batch", description="Name of the batch: outputs go to outputs/<batch>/.")
+    model: str | None = Field(None, description="Folder with model.safetensors; by default the run's own.")
+    token_budget: int = Field(16_384, ge=64, description="Most patches in one forward pass.")
+    max_in_flight: int = Field(32, ge=1, description="Requests sent to the app and not yet answered.")
+    denoise_replicas: int = Field(1, ge=1)
+    use_gpu: bool = Field(False, description="Run each denoise replica on a GPU.")
+    steps: int = Field(30, ge=1, le=1000, description="Default number of sampling steps.")
+    guidance: float = Field(4.0, ge=1, description="Default guidance scale; 1 turns guidance off.")
+    max_pixels: int = Field(1280 * 720, ge=256, description="Largest frame area a request may ask for.")
+    max_frames: int = Field(129, ge=1, description="Most frames a request may ask for.")

@@ -1,0 +1,52 @@
+"""What became of every item, and why.
+
+Every table of the flow carries a `status` and a `reason` per row: `ok`, or `dropped` with one of the
+reasons below. A stage that cannot use an item raises `Rejected` deep inside and turns it into such a row
+at its edge, so nothing stops and nothing is lost in silence.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """What became of an item."""
+
+    OK = "ok"
+    DROPPED = "dropped"
+
+
+class Reason(StrEnum):
+    """Why an item was dropped. The detail beside it, free text, says the particulars."""
+
+    UNREADABLE = "unreadable"  # not a container or picture that any decoder opens
+    EMPTY_FILE = "empty_file"
+    NO_VIDEO_STREAM = "no_video_stream"
+    DECODE_FAILED = "decode_failed"  # opens, but its frames do not decode
+    TOO_SHORT = "too_short"
+    TOO_SMALL = "too_small"
+    NO_CAPTION = "no_caption"
+    NO_BUCKET = "no_bucket"
+    TOO_MANY_TOKENS = "too_many_tokens"
+    INVALID_REQUEST = "invalid_request"
+    MEDIA_MISSING = "media_missing"
+    GENERATION_FAILED = "generation_failed"
+
+
+class Rejected(ValueError):
+    """An item cannot be used: `reason` for the count, `detail` for the person who looks."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+def dropped_by_reason(rows: Iterable[dict]) -> dict[str, int]:
+    """Counts the dropped rows of a table by reason, most frequent first."""
+    counts = Counter(str(row["reason"]) for row in rows if row["status"] == Status.DROPPED)
+    return dict(counts.most_common())

@@ -1,0 +1,157 @@
+"""The diffusion transformer, for packs of mixed sizes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vitascope.feed.packs import Pack
+from vitascope.model.attention import Boundaries, attention
+from vitascope.model.rope import angles, rotate
+from vitascope.model.settings import ModelSettings
+
+
+class DiT(nn.Module):
+    """Predicts the velocity of every patch of a pack.
+
+    A DiT (Peebles & Xie 2023) with the shared modulation of PixArt-α (Chen et al. 2023, section 2.3), QK-norm,
+    3-D rotary positions, and text by cross-attention. The timestep modulates each latent frame by itself, so
+    that given frames (timestep 0) and frames to be made stand in one sequence. Single-device code.
+    """
+
+    def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
+        super().__init__()
+        width, token_dim = settings.width, channels * settings.patch**2
+        self.head_dim = width // settings.heads
+        self.embed = nn.Linear(token_dim, width)
+        self.text = nn.Linear(text_dim, width)
+        self.no_text = nn.Parameter(torch.randn(1, width) / width**0.5)
+        self.condition = Condition(width)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
+        self.out_norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.out_table = nn.Parameter(torch.zeros(2, width))
+        self.out = nn.Linear(width, token_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.activation_checkpointing = False
+
+    def forward(self, pack: Pack) -> Tensor:
+        """Velocity noise - clean, (N, token_dim), of the noised tokens in `pack`."""
+        dtype = self.embed.weight.dtype
+        x = self.embed(pack.tokens.to(dtype))  # N width
+        text, text_boundaries = self._text_states(pack)  # M + S width
+        frames = self.condition(pack.timesteps, _pool(text, text_boundaries)[pack.segment_of_frame])
+        shared = frames.modulation  # F 6 width
+        theta = angles(pack.positions, self.head_dim)[:, None]  # N 1 head_dim/2
+        rope = (theta.cos().to(dtype), theta.sin().to(dtype))
+        boundaries = Boundaries.of(pack.lengths, x.device)
+        for block in self.blocks:
+            inputs = (x, shared, pack.frame_of_token, rope, boundaries, text, text_boundaries)
+            if self.activation_checkpointing and self.training:
+                x = torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                x = block(*inputs)
+        shift, scale = (frames.embedding[:, None] + self.out_table).unbind(1)  # F width
+        x = self.out_norm(x) * (1 + scale[pack.frame_of_token]) + shift[pack.frame_of_token]
+        return self.out(x)
+
+    def _text_states(self, pack: Pack) -> tuple[Tensor, Boundaries]:
+        """Each segment's text behind one learned token, which is all an unconditional segment has."""
+        lengths = pack.text_lengths
+        words = self.text(pack.text.to(self.no_text.dtype))
+        states = torch.cat([self.no_text.expand(pack.n_segments, -1), words])
+        owner = torch.cat([torch.arange(pack.n_segments, device=lengths.device), _owners(lengths)])
+        order = owner.argsort(stable=True)
+        return states[order], Boundaries.of([int(n) + 1 for n in lengths], states.device)
+
+
+class Condition(nn.Module):
+    """Timestep and caption of each latent frame, as one embedding and the modulation all blocks share."""
+
+    def __init__(self, width: int, n_frequencies: int = 128) -> None:
+        super().__init__()
+        self.n_frequencies = n_frequencies
+        self.timestep = nn.Sequential(nn.Linear(2 * n_frequencies, width), nn.SiLU(), nn.Linear(width, width))
+        self.caption = nn.Linear(width, width)
+        self.modulation = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, timesteps: Tensor, caption: Tensor) -> "FrameCondition":
+        """From timesteps (F,) in 0…1 and pooled captions (F, width)."""
+        embedding = self.timestep(sinusoid(timesteps, self.n_frequencies).to(caption.dtype)) + self.caption(caption)
+        return FrameCondition(embedding, self.modulation(F.silu(embedding)).unflatten(1, (6, -1)))
+
+
+class FrameCondition:
+    """What modulates a frame: its embedding (F, width) and the blocks' modulation (F, 6, width)."""
+
+    def __init__(self, embedding: Tensor, modulation: Tensor) -> None:
+        self.embedding = embedding
+        self.modulation = modulation
+
+
+class Block(nn.Module):
+    """Self-attention within a segment, cross-attention to its text, MLP."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        width, hidden = settings.width, int(settings.width * settings.mlp_ratio)
+        self.heads = settings.heads
+        self.head_dim = width // settings.heads
+        self.table = nn.Parameter(torch.zeros(6, width))
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(width)
+        self.norm3 = nn.LayerNorm(width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = nn.RMSNorm(self.head_dim)
+        self.k_norm = nn.RMSNorm(self.head_dim)
+        self.attention_out = nn.Linear(width, width)
+        self.text_q = nn.Linear(width, width)
+        self.text_kv = nn.Linear(width, 2 * width)
+        self.text_out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        nn.init.zeros_(self.text_out.weight)
+        nn.init.zeros_(self.text_out.bias)
+
+    def forward(
+        self,
+        x: Tensor,  # N width
+        shared: Tensor,  # F 6 width
+        frame: Tensor,  # N
+        rope: tuple[Tensor, Tensor],  # N 1 head_dim/2, twice
+        boundaries: Boundaries,
+        text: Tensor,  # M width
+        text_boundaries: Boundaries,
+    ) -> Tensor:
+        """x with what the block adds, (N, width)."""
+        modulation = (shared + self.table).unbind(1)  # six of F width
+        shift1, scale1, gate1, shift2, scale2, gate2 = (part[frame] for part in modulation)  # N width each
+        x = x + gate1 * self._self_attention(self.norm1(x) * (1 + scale1) + shift1, rope, boundaries)
+        x = x + self._cross_attention(self.norm2(x), text, (boundaries, text_boundaries))
+        return x + gate2 * self.mlp(self.norm3(x) * (1 + scale2) + shift2)
+
+    def _self_attention(self, x: Tensor, rope: tuple[Tensor, Tensor], boundaries: Boundaries) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(1, (3, self.heads, self.head_dim)).unbind(1)  # N heads head_dim
+        q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
+        return self.attention_out(attention(q, k, v, (boundaries, boundaries)).flatten(1))
+
+    def _cross_attention(self, x: Tensor, text: Tensor, of: tuple[Boundaries, Boundaries]) -> Tensor:
+        q = self.text_q(x).unflatten(1, (self.heads, self.head_dim))
+        k, v = self.text_kv(text).unflatten(1, (2, self.heads, self.head_dim)).unbind(1)
+        return self.text_out(attention(q, k, v, of).flatten(1))
+
+
+def sinusoid(timesteps: Tensor, n_frequencies: int, longest_period: float = 10_000.0) -> Tensor:
+    """Sine and cosine features (F, 2 n) of timesteps in 0…1, scaled to 0…1000 as is usual."""
+    exponent = torch.arange(n_frequencies, device=timesteps.device, dtype=torch.float32) / n_frequencies
+    phase = 1000 * timesteps.float()[:, None] * longest_period**-exponent
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
+
+
+def _pool(text: Tensor, boundaries: Boundaries) -> Tensor:
+    """Mean text state of each segment, (S, width)."""
+    return torch.stack([states.mean(dim=0) for states in text.split(list(boundaries.lengths))])
+
+
+def _owners(lengths: Tensor) -> Tensor:
+    return torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)

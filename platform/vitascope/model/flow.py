@@ -1,0 +1,139 @@
+"""Rectified flow: noise levels, noise and loss.
+
+A sample at noise level t is x_t = (1 - t) x_0 + t ε; the model predicts the velocity ε - x_0 (Liu et al. 2022).
+Levels stand per latent frame: 0 is given, 1 is to be made from nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitascope.feed.packs import Pack
+from vitascope.feed.patches import Grid
+from vitascope.records import stable_int
+
+REFERENCE_TOKENS = 1024
+"""The sample length at which `timestep_shift` holds as it is."""
+
+
+def shift_timestep(timestep: Any, n_tokens: int, shift: float) -> Any:
+    """Moves timesteps (a float, an array or a tensor in 0…1) towards noise, the more the longer the sample.
+
+    t' = s t / (1 + (s - 1) t) with s = shift · √(n_tokens / 1024): more tokens say the same thing more often, so
+    the same damage needs more noise (Esser et al. 2024, section 5.3.2).
+    """
+    s = shift * (n_tokens / REFERENCE_TOKENS) ** 0.5
+    return s * timestep / (1 + (s - 1) * timestep)
+
+
+Pattern = Callable[[np.random.Generator, int], np.ndarray]
+
+
+def _first(rng: np.random.Generator, n_frames: int) -> np.ndarray:
+    # One given frame (image-to-video) as often as all longer beginnings together.
+    given = 1 if rng.random() < 0.5 else int(rng.integers(1, n_frames))
+    return np.arange(n_frames) >= given
+
+
+def _last(rng: np.random.Generator, n_frames: int) -> np.ndarray:
+    return _first(rng, n_frames)[::-1]
+
+
+def _both_ends(rng: np.random.Generator, n_frames: int) -> np.ndarray:
+    return _first(rng, n_frames) & _last(rng, n_frames)
+
+
+def _any_frames(rng: np.random.Generator, n_frames: int) -> np.ndarray:
+    return rng.random(n_frames) < 0.5
+
+
+PATTERNS: dict[str, tuple[float, Pattern]] = {
+    "none_given": (0.5, lambda _, n_frames: np.ones(n_frames, bool)),
+    "beginning_given": (0.25, _first),
+    "end_given": (0.1, _last),
+    "both_ends_given": (0.1, _both_ends),
+    "any_given": (0.05, _any_frames),
+}
+"""How often training draws which frames are to be made, and the rest given."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How one sample is trained in one epoch: noise level per latent frame, whether its caption is dropped."""
+
+    timesteps: np.ndarray
+    drop_text: bool
+    noise_key: int
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws each sample's noise levels and caption dropout from (seed, epoch, sample id) alone.
+
+    Which rank asks, when, and what else is in the pack changes nothing.
+    """
+
+    seed: int
+    text_dropout: float
+    timestep_shift: float
+
+    def __call__(self, sample_id: int, epoch: int, grid: Grid) -> Draw:
+        """The draw for a sample of patch grid (T, H, W)."""
+        key = stable_int("draw", self.seed, epoch, sample_id)
+        rng = np.random.Generator(np.random.Philox(key))
+        level = 1 / (1 + np.exp(-rng.standard_normal()))  # logit-normal
+        level = shift_timestep(level, grid[0] * grid[1] * grid[2], self.timestep_shift)
+        timesteps = np.where(_to_make(rng, grid[0]), level, 0.0).astype(np.float32)
+        return Draw(timesteps, bool(rng.random() < self.text_dropout), key)
+
+
+def _to_make(rng: np.random.Generator, n_frames: int) -> np.ndarray:
+    """Which latent frames are to be made; at least one is."""
+    shares = [share for share, _ in PATTERNS.values()]
+    pattern = list(PATTERNS.values())[int(rng.choice(len(shares), p=shares))][1]
+    mask = pattern(rng, n_frames) if n_frames > 1 else np.ones(1, bool)
+    return mask if mask.any() else np.ones(n_frames, bool)
+
+
+def noise(key: int, shape: tuple[int, int], device: torch.device | str = "cpu") -> torch.Tensor:
+    """Standard normal float32 noise that depends on `key`, `shape` and the kind of device alone."""
+    generator = torch.Generator(device=device).manual_seed(key)
+    return torch.randn(shape, generator=generator, device=device)
+
+
+def noise_of(pack: Pack) -> torch.Tensor:
+    """The noise of every segment of a pack, (N, D) float32."""
+    dim, device = pack.tokens.shape[1], pack.tokens.device
+    keys = pack.noise_keys.tolist()
+    return torch.cat([noise(key, (n, dim), device) for key, n in zip(keys, pack.lengths, strict=True)])
+
+
+def interpolate(clean: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """x_t of tokens (N, D) at levels (N,)."""
+    t = timesteps[:, None]
+    return (1 - t) * clean + t * eps
+
+
+def loss(model: Callable[[Pack], torch.Tensor], pack: Pack) -> torch.Tensor:
+    """Sum over the pack's samples of a sample's mean squared velocity error times its number of tokens.
+
+    Divided by the tokens of all packs of a step it is the step's loss, whatever rank computed which pack. Given
+    frames carry no loss; the frames to be made stand for the whole sample. float32 scalar.
+    """
+    clean = pack.tokens.float()
+    levels = pack.timesteps[pack.frame_of_token]
+    eps = noise_of(pack)
+    predicted = model(pack.with_tokens(interpolate(clean, eps, levels)))
+    error = (predicted.float() - (eps - clean)).square().mean(dim=1)
+    return (error * token_weights(pack)).sum()
+
+
+def token_weights(pack: Pack) -> torch.Tensor:
+    """(N,) weights: zero on given frames, and adding up to a sample's number of tokens over the others."""
+    made = (pack.timesteps > 0)[pack.frame_of_token].float()
+    per_segment = torch.zeros(pack.n_segments, device=made.device).index_add(0, pack.segment_of_token, made)
+    size = pack.grids.prod(dim=1)
+    return made * (size / per_segment.clamp(min=1))[pack.segment_of_token]

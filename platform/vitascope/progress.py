@@ -1,0 +1,44 @@
+"""Show the progress of long work."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+@contextmanager
+def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
+    """Shows a bar for `total` items (None where unknown) and gives the function that moves it.
+
+        with track(len(videos), "clips") as advance:
+            for video in videos:
+                advance(1, note="12 dropped")
+
+    `advance(n=1, note="")` counts `n` more items; `note` is shown beside the bar from then on. Where the
+    output is no terminal, one line at the end says what was done and how long it took; nothing is said of
+    work that failed.
+    """
+    console = Console(file=sys.stdout, highlight=False)
+    started, state = time.monotonic(), {"done": 0, "note": ""}
+    columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
+    task = bar.add_task(label, total=total, note="")
+
+    def advance(n: int = 1, note: str = "") -> None:
+        state["done"] += n
+        state["note"] = note or state["note"]
+        bar.update(task, advance=n, note=state["note"])
+
+    if console.is_terminal:
+        with bar:
+            yield advance
+    else:
+        yield advance
+    console.print(_line(label, state["done"], time.monotonic() - started, str(state["note"])))
+
+
+def _line(label: str, done: object, seconds: float, note: str) -> str:
+    return f"{label:>10}  {done} in {seconds:.1f} s" + (f"  {note}" if note else "")

@@ -1,0 +1,130 @@
+"""Frozen value types that pass between stages."""
+
+import hashlib
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from vitascope.ledger import Status
+
+
+@dataclass(frozen=True, order=True)
+class VideoSize:
+    """A video's size in pixels: frames, height, width. An image is a video of one frame."""
+
+    n_frames: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if min(self.n_frames, self.height, self.width) < 1:
+            raise ValueError(f"a video size is at least 1 in every axis, got {self}")
+
+    def __str__(self) -> str:
+        return f"{self.n_frames}x{self.height}x{self.width}"
+
+
+def stable_id(*parts: object) -> str:
+    """A 16-character name derived from `parts` alone, the same in every process and on every machine."""
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).hexdigest()
+
+
+def stable_int(*parts: object) -> int:
+    """A non-negative 63-bit integer derived from `parts` alone: sample ids, generator seeds."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+_OUTCOME = [
+    pa.field("status", pa.string(), nullable=False),  # ledger.Status
+    pa.field("reason", pa.string()),  # ledger.Reason where dropped
+    pa.field("detail", pa.string()),
+]
+
+VIDEOS = pa.schema(
+    [
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),  # path relative to the input, '/'-separated
+        pa.field("size_bytes", pa.int64()),
+        pa.field("kind", pa.string()),  # video | image
+        pa.field("codec", pa.string()),
+        pa.field("width", pa.int32()),  # after rotation
+        pa.field("height", pa.int32()),
+        pa.field("rotation_deg", pa.int32()),  # clockwise turn that makes it upright: 0, 90, 180, 270
+        pa.field("fps", pa.float64()),
+        pa.field("duration_s", pa.float64()),
+        pa.field("n_frames", pa.int64()),
+        pa.field("decoder", pa.string()),  # decord | pyav | pillow
+        *_OUTCOME,
+    ]
+)
+"""One row for every file found: what it is, or why it cannot be used."""
+
+CLIPS = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("video_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("start_s", pa.float64(), nullable=False),
+        pa.field("end_s", pa.float64(), nullable=False),
+        pa.field("fps", pa.float64(), nullable=False),  # frames are picked at this rate
+        pa.field("n_frames", pa.int32(), nullable=False),  # frames the span gives at `fps`
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("rotation_deg", pa.int32(), nullable=False),
+        pa.field("decoder", pa.string(), nullable=False),
+        pa.field("caption", pa.string()),
+        pa.field("phash", pa.int64()),  # perceptual hash of the middle frame
+        pa.field("split", pa.string(), nullable=False),  # train | val, by source video
+        *_OUTCOME,
+    ]
+)
+"""One row for every clip cut: a span of a video, or a whole image."""
+
+SAMPLES = pa.schema(
+    [
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("row", pa.int32(), nullable=False),
+        pa.field("n_frames", pa.int32(), nullable=False),  # bucket, in pixels
+        pa.field("height", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),
+        pa.field("latent_frames", pa.int32(), nullable=False),  # latent T H W
+        pa.field("latent_height", pa.int32(), nullable=False),
+        pa.field("latent_width", pa.int32(), nullable=False),
+        pa.field("n_text", pa.int32(), nullable=False),  # text tokens
+        pa.field("psnr_db", pa.float32(), nullable=False),  # codec's, measured on this sample
+        pa.field("caption", pa.string(), nullable=False),
+    ]
+)
+"""The latent index: one row a sample, all that planning needs, and where its bytes are."""
+
+LATENTS = pa.schema(
+    [
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("latent", pa.binary(), nullable=False),  # bf16 bytes, T H W C
+        pa.field("latent_shape", pa.list_(pa.int32(), 4), nullable=False),
+        pa.field("text", pa.binary(), nullable=False),  # bf16 bytes, n_text x text_dim
+        pa.field("n_text", pa.int32(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+    ]
+)
+"""A latent shard: the bytes."""
+
+DROPS = pa.schema([pa.field("clip_id", pa.string(), nullable=False), pa.field("name", pa.string()), *_OUTCOME])
+"""Clips that became no sample, and why."""
+
+OK = {"status": str(Status.OK), "reason": None, "detail": None}
+"""The outcome columns of a row that is fine."""
+
+
+def dropped(reason: str, detail: str) -> dict[str, str]:
+    """The outcome columns of a row that was dropped."""
+    return {"status": str(Status.DROPPED), "reason": str(reason), "detail": detail}

@@ -1,0 +1,196 @@
+"""One way to read, list and commit files anywhere.
+
+A location is a plain local path or an `s3://bucket/key` URI. Credentials and endpoint come from the
+usual environment (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`, …), never from settings.
+
+Writing is committing: `put` makes the whole content visible in one act and replaces what was there,
+`create` does so only if nothing was there before, and tells who won.
+"""
+
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names an object store rather than a local path."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def join(base: str, *parts: str) -> str:
+    """`base` extended by relative `parts`, for local paths and URIs alike."""
+    return posixpath.join(base.rstrip("/") if len(base) > 1 else base, *parts)
+
+
+def absolute(uri: str) -> str:
+    """A location that means the same from every process: local paths become absolute."""
+    return uri if is_remote(uri) else os.path.abspath(uri.removeprefix("file://"))
+
+
+def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The fsspec filesystem of `uri`, and the path within it. Listings are never served from a cache."""
+    if is_remote(uri):
+        options = {"use_listings_cache": False} if uri.startswith("s3://") else {}
+        return fsspec.url_to_fs(uri, **options)
+    return fsspec.url_to_fs(absolute(uri))
+
+
+def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """The same location as a pyarrow filesystem and path, for Ray and pyarrow readers."""
+    fs, path = filesystem(uri)
+    if is_remote(uri):
+        return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), path
+    return pafs.LocalFileSystem(), path
+
+
+def exists(uri: str) -> bool:
+    """Whether a file, or a folder with something in it, is there."""
+    fs, path = filesystem(uri)
+    return bool(fs.exists(path))
+
+
+def list_files(uri: str) -> list[str]:
+    """Every file under `uri` (or `uri` itself where it is a file), as full locations in sorted order.
+
+    Hidden files and folders (a leading dot) are passed over, as are files a writer has not committed yet.
+    """
+    fs, path = filesystem(uri)
+    prefix = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
+    root = path.rstrip("/")
+    inside = [p for p in fs.find(path) if not _hidden(p[len(root) :])]
+    return sorted(prefix + p for p in inside)
+
+
+def _hidden(relative: str) -> bool:
+    return any(part.startswith(".") for part in relative.split("/") if part)
+
+
+def open_file(uri: str, mode: str = "rb") -> IO[Any]:
+    """Opens `uri` for reading (`rb`, `r`). To write, use `put` or `create`, which commit."""
+    if "r" not in mode:
+        raise ValueError(f"open_file reads only, got mode {mode!r}; use storage.put or storage.create to write")
+    fs, path = filesystem(uri)
+    return fs.open(path, mode)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole content of `uri`; FileNotFoundError where there is none."""
+    fs, path = filesystem(uri)
+    return bytes(fs.cat_file(path))
+
+
+def size_bytes(uri: str) -> int:
+    """The size of a file in bytes."""
+    fs, path = filesystem(uri)
+    return int(fs.size(path))
+
+
+def put(uri: str, content: bytes) -> None:
+    """Makes `content` visible at `uri` in one atomic act, replacing what was there."""
+    fs, path = filesystem(uri)
+    if is_remote(uri):
+        fs.pipe_file(path, content)
+        return
+    temporary = _write_beside(path, content)
+    os.replace(temporary, path)
+
+
+def create(uri: str, content: bytes) -> bool:
+    """Makes `content` visible at `uri` only if nothing is there; whether this call did it.
+
+    On S3 this is a conditional put (`If-None-Match: *`), on a local disk a hard link from a temporary
+    file, so of many writers racing for one name exactly one gets True.
+    """
+    fs, path = filesystem(uri)
+    if is_remote(uri):
+        try:
+            fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    temporary = _write_beside(path, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def _write_beside(path: str, content: bytes) -> str:
+    """Writes `content` to a hidden file in the folder of `path`, so that it can be renamed within one disk."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
+    Path(temporary).write_bytes(content)
+    return temporary
+
+
+def delete(uri: str) -> None:
+    """Removes a file or a whole folder; nothing happens where there is none."""
+    fs, path = filesystem(uri)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def read_json(uri: str) -> Any:
+    """The JSON document at `uri`."""
+    return json.loads(read_bytes(uri))
+
+
+def put_json(uri: str, document: Any) -> None:
+    """Commits `document` as indented JSON."""
+    put(uri, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    """`table` as the bytes of one Parquet file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue().to_pybytes()
+
+
+def put_table(uri: str, table: pa.Table) -> None:
+    """Commits `table` as one Parquet file."""
+    put(uri, parquet_bytes(table))
+
+
+def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
+    """One table from a Parquet file, or from all the Parquet files of a folder in the order of their names.
+
+    Raises FileNotFoundError naming the location where there is no Parquet file.
+    """
+    fs, path = arrow_filesystem(uri)
+    files = [f for f in list_files(uri) if f.endswith(".parquet")] if not uri.endswith(".parquet") else [uri]
+    if not files:
+        raise FileNotFoundError(f"no Parquet file under {uri}; has the stage that writes it been run?")
+    paths = [arrow_filesystem(f)[1] for f in files]
+    return pa.concat_tables(pq.read_table(p, columns=columns, filesystem=fs) for p in paths)
+
+
+def rows(uri: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    """`read_table` as a list of rows, for tables of modest size."""
+    return read_table(uri, columns).to_pylist()
+
+
+def json_lines(documents: Iterable[Any]) -> bytes:
+    """`documents` as UTF-8 JSON lines."""
+    return "".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents).encode()
+
+
+def read_json_lines(uri: str) -> Iterator[Any]:
+    """Every document of a JSON-lines file, read as a stream."""
+    with open_file(uri, "r") as lines:
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
