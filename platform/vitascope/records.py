@@ -121,6 +121,22 @@ LATENTS = pa.schema(
 DROPS = pa.schema([pa.field("clip_id", pa.string(), nullable=False), pa.field("name", pa.string()), *_OUTCOME])
 """Clips that became no sample, and why."""
 
+MANIFEST = pa.schema(
+    [
+        pa.field("line", pa.int64(), nullable=False),  # of the request file, from 1
+        pa.field("custom_id", pa.string()),  # this and what follows is null where the line does not tell
+        pa.field("mode", pa.string()),  # generate.request.Mode, or image for a single picture
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("n_frames", pa.int32()),
+        pa.field("fps", pa.float64()),
+        pa.field("uri", pa.string()),  # the output
+        pa.field("seconds", pa.float64()),  # it took, with the waiting for a place in a pass
+        *_OUTCOME,
+    ]
+)
+"""One row for every request of a batch: its output, or why there is none."""
+
 OK = {"status": str(Status.OK), "reason": None, "detail": None}
 """The outcome columns of a row that is fine."""
 

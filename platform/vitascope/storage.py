@@ -148,9 +148,14 @@ def read_json(uri: str) -> Any:
     return json.loads(read_bytes(uri))
 
 
+def json_bytes(document: Any) -> bytes:
+    """`document` as indented JSON."""
+    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def put_json(uri: str, document: Any) -> None:
     """Commits `document` as indented JSON."""
-    put(uri, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+    put(uri, json_bytes(document))
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

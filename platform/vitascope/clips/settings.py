@@ -10,12 +10,19 @@ class ClipsSettings(Section):
 
     input: str = Field("videos", description="Folder or s3:// prefix of videos, images and caption sidecars.")
     captions: str | None = Field(
-        None, description="A Parquet or CSV table with the columns name and caption; sidecar files win over it."
+        None, description="Parquet or CSV table with the columns name and caption; sidecar files win over it."
     )
     fps: float = Field(8.0, gt=0, le=120, description="Frames are picked at this rate, by timestamp.")
     durations_s: tuple[float, ...] = Field(
         (1.0, 2.0), min_length=1, description="Clip lengths, taken in turn along a long source."
     )
     min_side_px: int = Field(64, ge=8, description="Smaller sources are dropped.")
-    val_share: float = Field(0.05, ge=0, lt=1, description="Share of the source files held out for validation.")
-    decode_timeout_s: float = Field(60.0, gt=0, description="Longest time one source may take to decode.")
+    val_share: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="Share of the source files held out for validation; above 0, at least one.",
+    )
+    decode_timeout_s: float = Field(
+        60.0, gt=0, description="Longest time one clip may take to decode, or one file to probe."
+    )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import ray
 import ray.data
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
 from vitascope.cluster.settings import ClusterSettings
 
@@ -21,26 +22,27 @@ _FORWARDED = (
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
 )
-_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the driver of a submitted job
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 
 
 def connect(settings: ClusterSettings) -> None:
     """Connects this process to Ray; nothing happens where it already is.
 
     Joins `settings.address`, or RAY_ADDRESS, or else starts a cluster on this machine that ends with this
-    process and lets in only who holds the user's Ray token.
+    process and lets in only who holds the user's Ray token. A worker computes with as many threads as the
+    CPUs its task asks for (Ray sets OMP_NUM_THREADS), so two training ranks do not fight for two cores.
 
     Raises:
         ConnectionError: naming the address where no cluster answers.
     """
     if ray.is_initialized():
         return
+    _quiet()
     address = settings.address or os.environ.get("RAY_ADDRESS")
     if address:
         _join(address)
     else:
         _start(settings.local_cpus)
-    _quiet_data()
 
 
 def _join(address: str) -> None:
@@ -48,7 +50,7 @@ def _join(address: str) -> None:
 
     Within a submitted job they are left alone: Ray has already put them together from the job's own.
     """
-    os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # ray.init leaves it off when joining
     forwarded = {} if _IN_A_JOB in os.environ else {k: os.environ[k] for k in _FORWARDED if k in os.environ}
     try:
         ray.init(
@@ -65,10 +67,10 @@ def _join(address: str) -> None:
 
 
 def _start(num_cpus: int) -> None:
-    """Starts a cluster with `num_cpus` slots on this machine; its workers inherit this environment."""
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    # Ray asks every process without a GPU to choose how CUDA_VISIBLE_DEVICES is set in it; 0 leaves it alone.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    """Starts a cluster with `num_cpus` slots on this machine; its workers inherit this environment.
+
+    Ray turns on its token authentication for it (unless RAY_AUTH_MODE says otherwise) and makes the token.
+    """
     ray.init(
         address="local",
         num_cpus=num_cpus,
@@ -76,24 +78,23 @@ def _start(num_cpus: int) -> None:
         logging_level=logging.WARNING,
         log_to_driver=False,
     )
+    token = Path.home() / ".ray" / "auth_token"
+    if token.is_file():
+        token.chmod(0o600)  # Ray leaves it readable for everyone on the machine
 
 
-def _has_token() -> bool:
-    """Whether the user holds a Ray token, in one of the three places Ray looks."""
-    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    return named or (Path.home() / ".ray" / "auth_token").is_file()
-
-
-def _quiet_data() -> None:
-    """Keeps Ray's own reports of progress off the terminal; its log files still have them."""
+def _quiet() -> None:
+    """Keeps Ray's own account of its progress off the terminal, where ours is; its log files have it."""
     ray.data.DataContext.get_current().enable_progress_bars = False
-    for name in ("ray.data", "ray.train", "ray.serve"):
-        _only_warnings(logging.getLogger(name))
+    for name in ("ray._private.authentication", "ray.data._internal.progress"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # they warn of choices made here on purpose
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
+    logging.getLogger("ray.serve").addFilter(
+        _is_warning
+    )  # a filter, since importing Serve sets the level again
 
 
-def _only_warnings(logger: logging.Logger) -> None:
-    terminals = [h for h in logger.handlers if type(h) is not logging.FileHandler and hasattr(h, "stream")]
-    for handler in terminals:
-        handler.setLevel(logging.WARNING)
-    if not terminals:
-        logger.setLevel(logging.WARNING)
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING

@@ -9,7 +9,8 @@ class ClusterSettings(Section):
     """Where Ray is."""
 
     address: str | None = Field(
-        None, description="Address of a running cluster; RAY_ADDRESS too. Without one, a local one is started."
+        None,
+        description="Address of a running cluster; RAY_ADDRESS too. Without one, a local one is started.",
     )
     local_cpus: int = Field(
         8, ge=4, description="Logical CPUs of a local cluster: slots for tasks and actors, not cores."

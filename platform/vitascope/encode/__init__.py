@@ -1,0 +1,23 @@
+"""Clips become latent shards: what the model trains on, at (near) native size.
+
+In: the clip table `clips/*.parquet` (records.CLIPS) and the videos its rows point to.
+Out: the folder `latents/<fingerprint>/`, where the fingerprint names everything that shapes a latent:
+
+    shard-*.parquet     records.LATENTS: latents and text states as bf16 bytes, captions
+    drops.parquet       records.DROPS: clips that became no sample, and why
+    encode.json         the settings, the latents' channels, the text states' width
+    index.parquet       records.SAMPLES: all that planning needs; committed last, it makes the rest visible
+
+In the order the data flows:
+
+    settings        what can be set
+    buckets         the size each clip is trained at
+    plan            tasks, and the shard each goes to, all shards of about equal work
+    fingerprint     the folder's name
+    resize          frames scaled and cropped to their bucket
+    codecs          frames to latents and back (`dct`)
+    text            captions to token states (`minilm`)
+    encoder         one shard: decode, resize, encode, write
+    shards          the files: written here, read by the feed
+    pipeline        all of it on Ray Data
+"""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vitascope.section import Section
 
@@ -17,7 +17,22 @@ class EncodeSettings(Section):
         (1, 9, 17, 33, 65, 129), min_length=1, description="Clip lengths of the buckets, each 1 + 4k frames."
     )
     codec: Literal["dct"] = Field("dct", description="Video compression network.")
-    dct_channels: int = Field(48, ge=3, le=768, description="Coefficients kept of each 4x8x8 block of RGB.")
-    text_encoder: Literal["minilm"] = Field("minilm", description="Text encoder whose token states condition the model.")
-    max_text_tokens: int = Field(128, ge=8, le=512, description="Longer captions are cut to this many tokens.")
+    dct_channels: int = Field(64, ge=3, le=768, description="Coefficients kept of each 4x8x8 block of RGB.")
+    text_encoder: Literal["minilm"] = Field(
+        "minilm", description="Text encoder whose token states condition the model."
+    )
+    max_text_tokens: int = Field(
+        128, ge=8, le=512, description="Longer captions are cut to this many tokens."
+    )
     shard_tokens: int = Field(500_000, ge=1, description="Patches per latent shard, about.")
+
+    @field_validator("frame_counts")
+    @classmethod
+    def _one_plus_fours_in_order(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
+        if any(n < 1 or n % 4 != 1 for n in counts):
+            raise ValueError(f"each frame count is 1 + 4k (1, 5, 9, 13, …), got {list(counts)}")
+        if list(counts) != sorted(set(counts)):
+            raise ValueError(
+                f"frame counts rise without repeats, got {list(counts)}; use {sorted(set(counts))}"
+            )
+        return counts

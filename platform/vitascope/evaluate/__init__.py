@@ -1,0 +1,6 @@
+"""Is it good.
+
+In: a trained model and the held-out samples. Out: `evaluate/losses.json` in the run's folder.
+
+    losses      held-out loss per size bucket and noise level
+"""

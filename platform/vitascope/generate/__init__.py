@@ -1,0 +1,17 @@
+"""Generate videos in bulk: a request file goes in, mp4 files and a manifest come out.
+
+    request    one JSON line becomes a checked Request, or is rejected with a reason
+    conditions which frames of the latent to be made are given, and those frames
+    media      the given frames, read from pictures and videos
+    sampler    the state of one request between noise and latent, and one step of it
+    scheduler  which requests share the next forward pass
+    engine     the loop that runs the passes
+    writer     frames become mp4 or png bytes; the sidecar says how they were made
+    app        text encoding, denoising, decoding and writing as Ray Serve deployments
+    batch      the job: streams the request file through the app
+
+In: JSON lines (fields: see `request.Request`) and a model folder. Out, under outputs/<batch>/: for every
+request `<name>.mp4` (`.png` for one frame) and the sidecar `<name>.json`, whose creation makes the request
+finished; `manifest.parquet` with a row for every line of the request file (columns: see
+`records.MANIFEST`).
+"""

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
@@ -39,18 +40,18 @@ class DiT(nn.Module):
         dtype = self.embed.weight.dtype
         x = self.embed(pack.tokens.to(dtype))  # N width
         text, text_boundaries = self._text_states(pack)  # M + S width
-        frames = self.condition(pack.timesteps, _pool(text, text_boundaries)[pack.segment_of_frame])
-        shared = frames.modulation  # F 6 width
+        caption = _pool(text, text_boundaries)[pack.segment_of_frame]  # F width
+        condition, shared = self.condition(pack.timesteps, caption)  # F width, F 6 width
         theta = angles(pack.positions, self.head_dim)[:, None]  # N 1 head_dim/2
         rope = (theta.cos().to(dtype), theta.sin().to(dtype))
         boundaries = Boundaries.of(pack.lengths, x.device)
         for block in self.blocks:
             inputs = (x, shared, pack.frame_of_token, rope, boundaries, text, text_boundaries)
             if self.activation_checkpointing and self.training:
-                x = torch.utils.checkpoint.checkpoint(block, *inputs, use_reentrant=False)
+                x = checkpoint(block, *inputs, use_reentrant=False)
             else:
                 x = block(*inputs)
-        shift, scale = (frames.embedding[:, None] + self.out_table).unbind(1)  # F width
+        shift, scale = (condition[:, None] + self.out_table).unbind(1)  # F width
         x = self.out_norm(x) * (1 + scale[pack.frame_of_token]) + shift[pack.frame_of_token]
         return self.out(x)
 
@@ -65,7 +66,7 @@ class DiT(nn.Module):
 
 
 class Condition(nn.Module):
-    """Timestep and caption of each latent frame, as one embedding and the modulation all blocks share."""
+    """What each latent frame is told of its timestep and caption."""
 
     def __init__(self, width: int, n_frequencies: int = 128) -> None:
         super().__init__()
@@ -76,18 +77,10 @@ class Condition(nn.Module):
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, timesteps: Tensor, caption: Tensor) -> "FrameCondition":
-        """From timesteps (F,) in 0…1 and pooled captions (F, width)."""
+    def forward(self, timesteps: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding (F, width) and modulation (F, 6, width) of timesteps (F,) and pooled captions (F, width)."""
         embedding = self.timestep(sinusoid(timesteps, self.n_frequencies).to(caption.dtype)) + self.caption(caption)
-        return FrameCondition(embedding, self.modulation(F.silu(embedding)).unflatten(1, (6, -1)))
-
-
-class FrameCondition:
-    """What modulates a frame: its embedding (F, width) and the blocks' modulation (F, 6, width)."""
-
-    def __init__(self, embedding: Tensor, modulation: Tensor) -> None:
-        self.embedding = embedding
-        self.modulation = modulation
+        return embedding, self.modulation(F.silu(embedding)).unflatten(1, (6, -1))
 
 
 class Block(nn.Module):

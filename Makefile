@@ -1,0 +1,45 @@
+# make demo    the whole flow on real video, ending in runs/demo/report.html
+# make test    lint and tests            make bench    benchmarks
+# make lint    ruff and mypy             make nightly  long endurance tests
+#
+# Each sets itself up on a fresh clone, once. VIDEOS=path-or-uri takes your own videos into the demo,
+# ARGS="…" is added to the command.
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint bench nightly
+.DELETE_ON_ERROR:
+
+demo: .venv/.done
+	$(BIN)/vitascope demo $(if $(VIDEOS),--set "clips.input=$(VIDEOS)") $(ARGS)
+
+test: lint .venv-moto/.done
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: .venv/.done
+	$(BIN)/ruff check --quiet
+	$(BIN)/ruff format --quiet --check
+	$(BIN)/mypy --no-error-summary
+
+bench: .venv/.done
+	$(BIN)/python jobs/bench/plan.py
+	$(BIN)/python jobs/bench/train_step.py
+
+nightly: .venv/.done .venv-moto/.done
+	$(BIN)/python -m pytest -m nightly $(ARGS)
+
+.venv/.done: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Vitascope needs Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Installing into .venv (some minutes, once) …"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[demo,dev]'
+	@touch $@
+
+# The S3 server of the tests; on its own, for its botocore is not the one s3fs wants.
+.venv-moto/.done: .venv/.done
+	@$(BIN)/python -m venv .venv-moto
+	@.venv-moto/bin/python $(PIP) 'moto[server]==5.2.5'
+	@touch $@

@@ -1,0 +1,110 @@
+"""What a media file is."""
+
+from typing import Any
+
+import av
+import numpy as np
+from PIL import UnidentifiedImageError
+
+from vitascope import storage
+from vitascope.clips.decode import HOLD_S, READERS, open_container, open_image
+from vitascope.clips.isolate import ChildDied, isolated
+from vitascope.ledger import Reason, Rejected
+
+_DECORD_REMOTE_BYTES = 64 * 2**20  # decord reads remote files whole; larger ones go to PyAV, by ranges
+
+
+def probe(uri: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
+    """The media columns of records.VIDEOS, kind to decoder, after decoding the first frame.
+
+    Width and height are upright. Duration runs from the first frame's beginning to the last one's end.
+
+    Raises:
+        Rejected: UNREADABLE, EMPTY_FILE, NO_VIDEO_STREAM or DECODE_FAILED.
+    """
+    for decoders in (("decord", "pyav"), ("pyav",)):
+        try:
+            return isolated(_probe, timeout_s=timeout_s, uri=uri, decoders=decoders)
+        except ChildDied as death:
+            cause = str(death)
+    raise Rejected(Reason.UNREADABLE, cause)
+
+
+def _probe(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        n_bytes = storage.size_bytes(uri)
+        if n_bytes == 0:
+            raise Rejected(Reason.EMPTY_FILE, "0 bytes")
+        return _probe_image(uri) or _probe_video(uri, n_bytes, decoders)
+    except Rejected:
+        raise
+    except Exception as error:
+        raise Rejected(Reason.UNREADABLE, f"{type(error).__name__}: {error}") from None
+
+
+def _probe_image(uri: str) -> dict[str, Any] | None:
+    try:
+        with storage.open_file(uri) as file, open_image(file) as image:
+            turn = _EXIF_CLOCKWISE_DEG.get(image.getexif().get(0x0112, 1), 0)
+            width, height = image.size if turn % 180 == 0 else image.size[::-1]
+            codec = str(image.format).lower()
+    except UnidentifiedImageError:
+        return None
+    size = {"width": width, "height": height, "rotation_deg": turn}
+    length = {"fps": None, "duration_s": 0.0, "n_frames": 1}
+    return {"kind": "image", "codec": codec, **size, **length, "decoder": "pillow"}
+
+
+# EXIF orientation -> clockwise turn; the mirrored ones (2, 4, 5, 7) turn too, Pillow mirrors them besides.
+_EXIF_CLOCKWISE_DEG = {1: 0, 2: 0, 3: 180, 4: 180, 5: 90, 6: 90, 7: 270, 8: 270}
+
+
+def _probe_video(uri: str, n_bytes: int, decoders: tuple[str, ...]) -> dict[str, Any]:
+    container, stream = open_container(uri)
+    with container:
+        frame = _first_frame(container, stream)
+        turn = _clockwise_deg(frame.rotation)
+        fps = float(stream.average_rate or stream.guessed_rate or 0) or None
+        duration_s = _duration_s(container, stream)
+        n_frames = stream.frames or (round(duration_s * fps) if fps else None)
+        codec = stream.codec_context.name
+    width, height = (frame.width, frame.height) if turn % 180 == 0 else (frame.height, frame.width)
+    may = (
+        "decord" in decoders and turn == 0 and not (storage.is_remote(uri) and n_bytes > _DECORD_REMOTE_BYTES)
+    )
+    decoder = "decord" if may and _decord_can(uri, (height, width, 3), duration_s) else "pyav"
+    size = {"width": width, "height": height, "rotation_deg": turn}
+    length = {"fps": fps, "duration_s": duration_s, "n_frames": n_frames}
+    return {"kind": "video", "codec": codec, **size, **length, "decoder": decoder}
+
+
+def _first_frame(container: Any, stream: Any) -> av.VideoFrame:
+    try:
+        return next(container.decode(stream))
+    except (StopIteration, av.error.FFmpegError) as error:
+        why = str(error) or "it ends before the first"
+        raise Rejected(Reason.DECODE_FAILED, f"no frame can be decoded ({why})") from None
+
+
+def _clockwise_deg(rotation: int) -> int:
+    """PyAV's counter-clockwise display rotation as clockwise quarter turns; none for a matrix of nonsense."""
+    return -round(rotation / 90) * 90 % 360 if abs(rotation) <= 360 else 0
+
+
+def _duration_s(container: Any, stream: Any) -> float:
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    if container.duration:
+        return container.duration / av.time_base
+    ends = [p.pts + (p.duration or 0) for p in container.demux(stream) if p.pts is not None]
+    return float((max(ends, default=0) - (stream.start_time or 0)) * stream.time_base)
+
+
+def _decord_can(uri: str, shape: tuple[int, ...], duration_s: float) -> bool:
+    """Whether decord opens the file, right in shape and whole (it cannot tell damaged frames from good)."""
+    try:
+        reader = READERS["decord"](uri)
+        first = reader.read(np.zeros(1))
+        return first.shape[1:] == shape and reader.end_s + HOLD_S >= duration_s
+    except Exception:  # whatever it was, PyAV has opened the file
+        return False

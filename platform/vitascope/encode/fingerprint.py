@@ -1,0 +1,32 @@
+"""The name under which latents are kept."""
+
+from vitascope import storage
+from vitascope.config import Settings
+from vitascope.encode.buckets import SPACE_STRIDE
+from vitascope.encode.codecs import make_codec
+from vitascope.encode.resize import CROP_RULE
+from vitascope.encode.text import make_text_encoder
+from vitascope.records import stable_id
+
+
+def fingerprint(settings: Settings) -> str:
+    """16 characters that change with everything that shapes a latent, and with nothing else.
+
+    The codec and its constants, the text encoder and its weights, the bucket table and the multiple its
+    sides snap to, the crop rule and the rate at which frames are picked.
+    """
+    encode = settings.encode
+    return stable_id(
+        make_codec(encode).fingerprint,
+        make_text_encoder(encode).fingerprint,
+        encode.max_pixels,
+        encode.frame_counts,
+        SPACE_STRIDE * settings.model.patch,
+        CROP_RULE,
+        settings.clips.fps,
+    )
+
+
+def latents_folder(settings: Settings) -> str:
+    """Where the run's latents are, or will be."""
+    return storage.join(settings.path("latents"), fingerprint(settings))

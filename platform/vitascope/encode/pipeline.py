@@ -1,0 +1,136 @@
+"""Encode clips into latent shards, with Ray Data."""
+
+import time
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from vitascope import storage
+from vitascope.cluster.local import connect
+from vitascope.config import Settings
+from vitascope.encode.encoder import ShardEncoder
+from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
+from vitascope.encode.shards import INDEX, ShardNote, read_notes
+from vitascope.ledger import Reason, dropped_by_reason
+from vitascope.progress import track
+from vitascope.records import DROPS, SAMPLES, stable_id
+
+DROPS_FILE = "drops.parquet"
+_PLANNED_DROPS = (Reason.TOO_SMALL, Reason.NO_BUCKET, Reason.TOO_MANY_TOKENS)  # decided anew in every run
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Encodes the run's clips that no committed sample answers yet, commits the index, returns the summary.
+
+    Killed at any point it leaves no index, or the one before; run again it takes over the shards that were
+    finished. Clips that failed to decode are not tried again while they stand in drops.parquet.
+    """
+    started = time.monotonic()
+    connect(settings.cluster)
+    latents = latents_folder(settings)
+    limits = Limits(patch=settings.model.patch, token_budget=settings.feed.token_budget)
+    tasks, drops = make_tasks(storage.rows(settings.path("clips")), settings.encode, limits)
+    committed, failures = _committed(latents)
+    todo, samples = still_to_do(tasks, committed, {row["clip_id"] for row in failures})
+    in_table = {task.clip_id for task in tasks}
+    drops += [row for row in failures if row["clip_id"] in in_table]
+    first_free = 1 + max(
+        (row["shard"] for row in committed), default=-1
+    )  # what is visible is never rewritten
+    notes = _encode(settings, latents, todo, first_shard=first_free)
+    samples += [row for note in notes for row in note.samples]
+    drops += [row for note in notes for row in note.drops]
+    _commit(settings, latents, samples, drops)
+    summary = summarise(samples, drops) | {
+        "fingerprint": latents.rpartition("/")[2],
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    storage.put_json(settings.path("summaries", "encode.json"), summary)
+    return summary
+
+
+def _committed(latents: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The sample rows of the visible index, and the drop rows of clips that did not decode."""
+    if not storage.exists(storage.join(latents, INDEX)):
+        return [], []
+    drops = storage.rows(storage.join(latents, DROPS_FILE))
+    samples = storage.rows(storage.join(latents, INDEX))
+    return samples, [row for row in drops if row["reason"] not in _PLANNED_DROPS]
+
+
+def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_shard: int) -> list[ShardNote]:
+    """Writes the shards of `todo` that are not there yet, and gives the notes of all of them."""
+    plan = [
+        _plan_row(i, shard)
+        for i, shard in enumerate(plan_shards(todo, settings.encode.shard_tokens), first_shard)
+    ]
+    numbers = [row["shard"] for row in plan]
+    there = read_notes(latents, numbers)
+    missing = [row for row, note in zip(plan, there, strict=True) if note is None or note.key != row["key"]]
+    with track(len(todo), "encode") as advance:
+        advance(len(todo) - sum(len(row["tasks"]) for row in missing))
+        for done in _execute(settings, latents, missing):
+            advance(done["samples"] + done["drops"])
+    notes = read_notes(latents, numbers)
+    lost = [number for number, note in zip(numbers, notes, strict=True) if note is None]
+    if lost:
+        raise RuntimeError(
+            f"shards {lost} of {latents} were encoded and are not there; was something deleted?"
+        )
+    return [note for note in notes if note is not None]
+
+
+def _plan_row(number: int, tasks: list[EncodeTask]) -> dict[str, Any]:
+    """A shard to write. Its key tells it from a shard of the same number that an earlier plan left behind."""
+    key = stable_id(*((task.sample_id, task.caption) for task in tasks))
+    return {"shard": number, "key": key, "tasks": [task.as_row() for task in tasks]}
+
+
+def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Any:
+    """Runs plan rows on Ray; yields a row of counts as each shard is committed."""
+    if not plan:
+        return
+    actors = min(len(plan), max(1, int(ray.cluster_resources().get("CPU", 1)) // 2))
+    shards = ray.data.from_items(plan, override_num_blocks=len(plan)).map(
+        ShardEncoder,  # type: ignore[arg-type]
+        fn_constructor_args=(settings.encode, latents),
+        fn_constructor_kwargs={"decode_timeout_s": settings.clips.decode_timeout_s},
+        compute=ActorPoolStrategy(min_size=1, max_size=actors, max_tasks_in_flight_per_actor=2),
+        num_cpus=1,
+    )
+    yield from shards.iter_rows()
+
+
+def _commit(settings: Settings, latents: str, samples: list[dict], drops: list[dict]) -> None:
+    """Writes what describes the latents, and last the index that makes them visible."""
+    codec_note = {
+        "encode": settings.encode.model_dump(mode="json"),
+        "patch": settings.model.patch,
+        **ShardEncoder.describe(settings.encode),
+        "fingerprint": latents.rpartition("/")[2],
+    }
+    index = pa.Table.from_pylist(sorted(samples, key=lambda row: (row["shard"], row["row"])), schema=SAMPLES)
+    storage.put_table(storage.join(latents, DROPS_FILE), pa.Table.from_pylist(drops, schema=DROPS))
+    storage.put_json(storage.join(latents, "encode.json"), codec_note)
+    storage.put_table(storage.join(latents, INDEX), index)
+
+
+def summarise(samples: list[dict[str, Any]], drops: list[dict[str, Any]]) -> dict[str, Any]:
+    """The stage's figures from rows of records.SAMPLES and records.DROPS."""
+    splits = Counter(row["split"] for row in samples)
+    sizes = Counter((row["n_frames"], row["height"], row["width"]) for row in samples)
+    psnr = np.array([row["psnr_db"] for row in samples])
+    return {
+        "samples": len(samples),
+        "samples_train": splits["train"],
+        "samples_val": splits["val"],
+        "sizes": [{"size": "x".join(map(str, size)), "samples": n} for size, n in sorted(sizes.items())],
+        "codec_psnr_db": round(float(psnr.mean()), 2) if len(psnr) else None,
+        "codec_psnr_db_min": round(float(psnr.min()), 2) if len(psnr) else None,
+        "dropped_by_reason": dropped_by_reason(drops),
+    }

@@ -1,0 +1,183 @@
+"""Latent shards: samples to bytes and back."""
+
+import functools
+import io
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from vitascope import storage
+from vitascope.encode.plan import EncodeTask
+from vitascope.records import LATENTS
+
+GROUP_ROWS = 32
+GROUP_BYTES = 1 << 20
+"""A row group ends at either: what is read at once to get at one sample."""
+
+CACHE_BYTES = 256 << 20
+"""Row groups that each process keeps, the least recently used going first."""
+
+INDEX = "index.parquet"
+"""The file that makes the shards beside it visible: records.SAMPLES."""
+
+_NOTE = b"vitascope"
+
+
+@dataclass(frozen=True)
+class LatentSample:
+    """A sample as the feed takes it from a shard."""
+
+    sample_id: int
+    latent: torch.Tensor  # bf16 (T, h, w, C)
+    text: torch.Tensor  # bf16 (n_text, dim)
+    caption: str
+
+    def __repr__(self) -> str:
+        shapes = f"latent {tuple(self.latent.shape)}, text {tuple(self.text.shape)}"
+        return f"LatentSample({self.sample_id}, {shapes})"
+
+
+@dataclass(frozen=True)
+class ShardNote:
+    """What a shard says of itself in its footer, so that a shard written is a shard accounted for."""
+
+    key: str  # derived from the tasks that were planned into it
+    text_dim: int
+    samples: list[dict[str, Any]]  # rows of records.SAMPLES
+    drops: list[dict[str, Any]]  # rows of records.DROPS: what was planned into it and failed
+
+
+def shard_uri(latents: str, shard: int) -> str:
+    """The location of a shard in the folder `latents`."""
+    return storage.join(latents, f"shard-{shard:06d}.parquet")
+
+
+def latent_row(task: EncodeTask, latent: torch.Tensor, text: torch.Tensor) -> dict[str, Any]:
+    """A row of records.LATENTS from a latent (T, h, w, C) and text states (n, dim), both stored as bf16."""
+    return {
+        "sample_id": task.sample_id,
+        "clip_id": task.clip_id,
+        "latent": to_bytes(latent),
+        "latent_shape": list(latent.shape),
+        "text": to_bytes(text),
+        "n_text": len(text),
+        "caption": task.caption,
+    }
+
+
+def read_sample(row: dict[str, Any], text_dim: int) -> LatentSample:
+    """The inverse of `latent_row`."""
+    return LatentSample(
+        sample_id=row["sample_id"],
+        latent=from_bytes(row["latent"], row["latent_shape"]),
+        text=from_bytes(row["text"], (row["n_text"], text_dim)),
+        caption=row["caption"],
+    )
+
+
+def to_bytes(values: torch.Tensor) -> bytes:
+    """The values as bf16, little-endian, in C order."""
+    return values.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
+
+
+def from_bytes(content: bytes, shape: Sequence[int]) -> torch.Tensor:
+    """bf16 of `shape` from the bytes of `to_bytes`."""
+    words = np.frombuffer(content, dtype="<i2").copy()
+    return torch.from_numpy(words).view(torch.bfloat16).reshape(tuple(shape))
+
+
+def write_shard(uri: str, rows: list[dict[str, Any]], note: ShardNote) -> None:
+    """Commits rows of records.LATENTS and the note about them as one file, in one atomic act."""
+    schema = LATENTS.with_metadata({_NOTE: json.dumps(note.__dict__).encode()})
+    sizes = sum(len(row["latent"]) + len(row["text"]) for row in rows)
+    per_group = max(1, min(GROUP_ROWS, GROUP_BYTES * len(rows) // max(1, sizes)))
+    content = io.BytesIO()
+    table = pa.Table.from_pylist(rows, schema=schema)
+    pq.write_table(table, content, row_group_size=per_group, compression="zstd", use_dictionary=False)
+    storage.put(uri, content.getvalue())
+
+
+def read_note(uri: str) -> ShardNote | None:
+    """The note in a shard's footer, or None where no shard is there."""
+    fs, path = storage.arrow_filesystem(uri)
+    try:
+        metadata = pq.read_schema(path, filesystem=fs).metadata
+    except FileNotFoundError:
+        return None
+    return ShardNote(**json.loads(metadata[_NOTE]))
+
+
+def read_notes(latents: str, shards: Sequence[int]) -> list[ShardNote | None]:
+    """`read_note` of several shards, in order."""
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(lambda shard: read_note(shard_uri(latents, shard)), shards))
+
+
+def read_samples(latents: str, places: Sequence[tuple[int, int]]) -> list[LatentSample]:
+    """The samples at `places`, (shard, row) pairs, in that order.
+
+    Only the row groups they lie in are read; a process keeps the last ones it read. Safe in many threads.
+    """
+    return [_open_shard(shard_uri(latents, int(shard))).sample(int(row)) for shard, row in places]
+
+
+class _Shard:
+    """An open shard; reads go through the process's cache of row groups."""
+
+    def __init__(self, uri: str) -> None:
+        fs, path = storage.arrow_filesystem(uri)
+        self._uri = uri
+        self._file = pq.ParquetFile(path, filesystem=fs)
+        self._lock = threading.Lock()
+        self._text_dim = json.loads(self._file.schema_arrow.metadata[_NOTE])["text_dim"]
+        metadata = self._file.metadata
+        counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+        self._starts = np.concatenate([[0], np.cumsum(counts)])
+
+    def sample(self, row: int) -> LatentSample:
+        if not 0 <= row < self._starts[-1]:
+            raise ValueError(f"{self._uri} has {self._starts[-1]} rows, asked for row {row}")
+        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        table = _groups.get((self._uri, group), lambda: self._read(group))
+        return read_sample(table.slice(row - int(self._starts[group]), 1).to_pylist()[0], self._text_dim)
+
+    def _read(self, group: int) -> pa.Table:
+        with self._lock:
+            return self._file.read_row_group(group)
+
+
+class _GroupCache:
+    """The row groups read last, up to a total size."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._tables: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, int], read: Any) -> pa.Table:
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+                return self._tables[key]
+        table = read()
+        with self._lock:
+            if key not in self._tables:
+                self._tables[key] = table
+                self._bytes += table.nbytes
+            while self._bytes > self._max_bytes and len(self._tables) > 1:
+                self._bytes -= self._tables.popitem(last=False)[1].nbytes
+        return table
+
+
+_groups = _GroupCache(CACHE_BYTES)
+_open_shard = functools.lru_cache(maxsize=256)(_Shard)

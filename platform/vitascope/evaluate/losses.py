@@ -1,0 +1,85 @@
+"""Held-out loss per size bucket and noise level."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitascope import storage
+from vitascope.config import Settings
+from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.index import read_index
+from vitascope.encode.shards import read_samples
+from vitascope.feed.packs import Pack, Segment, collate
+from vitascope.feed.patches import grid_of, patchify
+from vitascope.model import flow
+from vitascope.model.card import load_model
+from vitascope.model.dit import DiT
+from vitascope.progress import track
+from vitascope.records import VideoSize, stable_int
+
+Row = dict[str, Any]
+
+
+def run(settings: Settings) -> Row:
+    """Measures the run's model on every held-out sample at each of `evaluate.timesteps`.
+
+    Writes evaluate/losses.json: `timesteps`, `by_size` (size, samples, loss at each timestep) and `loss`, the
+    mean over the samples at each timestep. All frames are to be made, the noise is the same in every run.
+
+    Raises:
+        FileNotFoundError: where the latents or the model are missing.
+    """
+    started = time.monotonic()
+    latents = latents_folder(settings)
+    rows = read_index(latents).to_pylist()
+    rows = [row for row in rows if row["split"] == "val"]
+    device = "cuda" if settings.train.use_gpu else "cpu"
+    model, card = load_model(settings.generate.model or settings.path("model"), device)
+    timesteps = settings.evaluate.timesteps
+    losses: dict[str, list[list[float]]] = defaultdict(list)
+    with track(len(rows), "evaluate") as advance:
+        for row in rows:
+            packs = _packs(latents, row, patch=card.model.patch, timesteps=timesteps)
+            size = str(VideoSize(row["n_frames"], row["height"], row["width"]))
+            losses[size].append([_loss(model, pack.to(device)) for pack in packs])
+            advance(1)
+    document = _document(timesteps, losses)
+    storage.put_json(settings.path("evaluate", "losses.json"), document)
+    summary = document | {"samples": len(rows), "seconds": round(time.monotonic() - started, 2)}
+    storage.put_json(settings.path("summaries", "evaluate.json"), summary)
+    return summary
+
+
+def _packs(latents: str, row: Row, *, patch: int, timesteps: tuple[float, ...]) -> Iterator[Pack]:
+    """A sample alone at each of the timesteps."""
+    sample = read_samples(latents, [(row["shard"], row["row"])])[0]
+    grid = grid_of(tuple(sample.latent.shape[:3]), patch)
+    tokens, key = patchify(sample.latent, patch), stable_int("evaluate", row["sample_id"])
+    for timestep in timesteps:
+        levels = torch.full((grid[0],), timestep)
+        yield collate([Segment(tokens, grid, levels, sample.text, row["sample_id"], key)])
+
+
+def _loss(model: DiT, pack: Pack) -> float:
+    """Mean squared error of the velocity."""
+    with torch.no_grad():
+        return float(flow.loss(model, pack)) / pack.n_tokens
+
+
+def _document(timesteps: tuple[float, ...], losses: dict[str, list[list[float]]]) -> Row:
+    def mean(values: list[list[float]]) -> list[float]:
+        return [float(v) for v in np.mean(values, axis=0)]
+
+    order = sorted(losses, key=lambda size: [int(part) for part in size.split("x")])
+    every = [values for size in order for values in losses[size]]
+    return {
+        "timesteps": list(timesteps),
+        "by_size": [
+            {"size": size, "samples": len(losses[size]), "loss": mean(losses[size])} for size in order
+        ],
+        "loss": mean(every) if every else [],
+    }

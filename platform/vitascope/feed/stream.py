@@ -1,0 +1,192 @@
+"""Planned packs, loaded by Ray Data ahead of need.
+
+A rank works out its own rows of the plan and has Ray Data turn each into a pack, in order: a task reads the
+samples, draws how they are trained, and lays them end to end. What is ahead is bounded, both of packs and of
+the plan.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import safetensors.torch
+from ray.data import ExecutionResources
+
+from vitascope.feed.packs import Pack, idle
+from vitascope.feed.plan import NO_PACK, Position, StepPlan, cost_spread, ranks_share
+from vitascope.feed.source import Source, load_pack, planned
+
+ROWS_PER_EXECUTION = 4096  # plan rows handed to Ray Data at a time; a new execution takes under a second
+ROWS_PER_TASK = 8
+TASKS_AT_ONCE = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A global step as one rank sees it.
+
+    position: where it stands; after: what comes next, which is what a checkpoint keeps.
+    n_tokens, n_text: of the whole step. cost_spread: of its ranks. packs: this rank's, one a pass.
+    """
+
+    position: Position
+    after: Position
+    plan: StepPlan
+    n_tokens: int
+    n_text: int
+    cost_spread: float
+    packs: Iterator[Pack]
+
+    @property
+    def flops(self) -> float:
+        """Forward FLOPs of the whole step."""
+        return float(self.plan.costs.sum())
+
+    @property
+    def useful_token_share(self) -> float:
+        """Patches and text tokens of samples over all tokens computed.
+
+        What else is computed: a learned text token with each sample, and two tokens for an empty pack.
+        """
+        real = self.n_tokens + self.n_text
+        overhead = sum(max(len(samples), 2 * (not len(samples))) for samples in self.plan.packs)
+        return real / (real + overhead)
+
+
+class Feed:
+    """One rank's packs of a source."""
+
+    def __init__(self, source: Source, *, rank: int, world_size: int, prefetch_packs: int) -> None:
+        self._source, self._prefetch = source, prefetch_packs
+        self._known = planned(source)
+        self._shares = [ranks_share(source.packs_per_step, world_size, r) for r in range(world_size)]
+        self._mine = self._shares[rank]
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a step, the same on every rank."""
+        return len(self._mine)
+
+    @property
+    def total_tokens(self) -> int:
+        """Patches in an epoch."""
+        return int(self._known.planner.lengths.tokens.sum())
+
+    def epoch(self, number: int) -> Iterator[Step]:
+        """All steps of one epoch."""
+        return self.steps(Position(number), self._known.planner.steps_in_epoch(number))
+
+    def steps(self, start: Position, count: int) -> Iterator[Step]:
+        """`count` steps from `start` on. A step's packs are all to be taken before the next step is."""
+        with _ahead(self._load(start, count), self._prefetch) as loaded:
+            for position, plan in islice(self._known.planner.walk(start), count):
+                yield self._step(position, plan, loaded)
+
+    def _step(self, position: Position, plan: StepPlan, loaded: Iterator[Pack]) -> Step:
+        costs = np.append(plan.costs, 0.0)  # the last one stands for NO_PACK
+        rank_costs = np.array([costs[share].sum() for share in self._shares])
+        return Step(
+            position=position,
+            after=self._known.planner.after(position),
+            plan=plan,
+            n_tokens=int(plan.tokens.sum()),
+            n_text=int(self._known.n_text[np.concatenate(plan.packs)].sum()),
+            cost_spread=cost_spread(rank_costs),
+            packs=islice(loaded, self.passes),
+        )
+
+    def _load(self, start: Position, count: int) -> Iterator[Pack]:
+        """This rank's packs of `count` steps, pass by pass; `idle` ones where a step has none for it."""
+        walk = islice(self._known.planner.walk(start), count)
+        empty: Pack | None = None
+        while part := list(islice(walk, max(1, ROWS_PER_EXECUTION // self.passes))):
+            wanted = [(position, n, _has_pack(plan, n)) for position, plan in part for n in self._mine]
+            packs = _execute(self._source, [_row(position, n) for position, n, there in wanted if there])
+            for _, _, there in wanted:
+                if there:
+                    pack = next(packs)
+                    empty = empty or idle(pack.tokens.shape[1], pack.text.shape[1])
+                    yield pack
+                else:
+                    empty = empty or self._idle()
+                    yield empty
+
+    def _idle(self) -> Pack:
+        """An empty pack of the right dimensions, learned from the first pack there is."""
+        first = load_pack(self._source, Position(), 0)
+        return idle(first.tokens.shape[1], first.text.shape[1])
+
+
+def _has_pack(plan: StepPlan, number: int) -> bool:
+    return number != NO_PACK and len(plan.packs[number]) > 0
+
+
+def _row(position: Position, number: int) -> dict[str, int]:
+    return {"epoch": position.epoch, "window": position.window, "step": position.step, "pack": number}
+
+
+def _execute(source: Source, rows: list[dict[str, int]]) -> Iterator[Pack]:
+    """Has Ray Data load the packs of plan rows; in order, and no faster than they are taken."""
+    if not rows:
+        return
+    n_tasks = -(-len(rows) // ROWS_PER_TASK)
+    dataset = ray.data.from_arrow(pa.Table.from_pylist(rows), override_num_blocks=n_tasks)
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    options.resource_limits = ExecutionResources(cpu=TASKS_AT_ONCE)
+    loaded = dataset.map(_load_row, fn_args=(source,))
+    for batch in loaded.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
+        yield Pack(**safetensors.torch.load(batch["pack"][0].as_buffer().to_pybytes()))
+
+
+def _load_row(row: dict[str, Any], source: Source) -> dict[str, bytes]:
+    pack = load_pack(source, Position(row["epoch"], row["window"], row["step"]), row["pack"])
+    return {"pack": safetensors.torch.save(pack.tensors())}
+
+
+@contextmanager
+def _ahead(packs: Iterator[Pack], count: int) -> Iterator[Iterator[Pack]]:
+    """Draws `count` packs ahead in a thread; what fails there is raised where the pack is taken."""
+    ready: queue.Queue[Any] = queue.Queue(maxsize=count)
+    closed = threading.Event()
+
+    def put(item: Any) -> None:
+        while not closed.is_set():
+            try:
+                return ready.put(item, timeout=0.2)
+            except queue.Full:
+                continue
+
+    def fill() -> None:
+        try:
+            for pack in packs:
+                put(pack)
+                if closed.is_set():
+                    return
+            put(StopIteration())
+        except Exception as error:  # raised again by `take`
+            put(error)
+
+    def take() -> Iterator[Pack]:
+        while True:
+            item = ready.get()
+            if isinstance(item, StopIteration):
+                return
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    thread = threading.Thread(target=fill, daemon=True)
+    thread.start()
+    try:
+        yield take()
+    finally:
+        closed.set()
+        thread.join()

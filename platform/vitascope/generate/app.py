@@ -1,0 +1,188 @@
+"""The generation app: three deployments and an ingress."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from ray import serve
+from ray.exceptions import RayTaskError
+from ray.serve.schema import LoggingConfig
+
+from vitascope import storage
+from vitascope.encode.codecs import make_codec
+from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.text import make_text_encoder
+from vitascope.generate import conditions, media, sampler, writer
+from vitascope.generate.conditions import Canvas
+from vitascope.generate.engine import Denoiser
+from vitascope.generate.request import MEDIA, Request
+from vitascope.generate.settings import GenerateSettings
+from vitascope.ledger import Rejected
+from vitascope.model.card import ModelCard, load_model
+
+# A video takes minutes; Ray Serve's default of 20 s would kill those in flight when a replica is to go.
+_GRACEFUL_SHUTDOWN_S = 900.0
+# A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only working.
+_HEALTH_TIMEOUT_S = 120.0
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where an output goes, without suffix, and what makes it (for the sidecar)."""
+
+    location: str
+    model: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Denoised:
+    """A latent (T, h, w, C) float32, and the seconds it took with the time it waited."""
+
+    latent: np.ndarray
+    seconds: float
+
+
+class TextEncode:
+    """Prompts to token states."""
+
+    def __init__(self, settings: EncodeSettings) -> None:
+        self._encoder = make_text_encoder(settings)
+
+    def __call__(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """The states (m, text_dim) of prompt and negative prompt."""
+        prompt, negative = self._encoder.encode([request.prompt, request.negative_prompt])
+        return prompt.numpy(), negative.numpy()
+
+
+class Denoise:
+    """Noise to latents; all requests of a replica share its passes."""
+
+    def __init__(self, folder: str, settings: GenerateSettings) -> None:
+        self._device = "cuda" if settings.use_gpu else "cpu"
+        model, self._card = load_model(folder, self._device)
+        self._denoiser = Denoiser(model, token_budget=settings.token_budget, device=self._device)
+
+    async def __call__(
+        self,
+        request: Request,
+        text: tuple[np.ndarray, np.ndarray],
+        canvas: tuple[np.ndarray, np.ndarray] | None,
+    ) -> Denoised:
+        """The finished latent. Waits without holding a thread, so that any number of requests may be here."""
+        started = time.monotonic()
+        work = await asyncio.to_thread(self._begin, request, text, canvas)
+        done = await asyncio.wrap_future(self._denoiser.submit(work))
+        return Denoised(done.latent(self._card.model.patch).cpu().numpy(), time.monotonic() - started)
+
+    def _begin(self, request: Request, text: Any, canvas: Any) -> sampler.Work:
+        if canvas is None:
+            start = conditions.blank(request, self._card.model.patch, self._card.channels)
+        else:
+            start = Canvas(*(torch.tensor(part) for part in canvas))
+        states = (torch.tensor(text[0]), torch.tensor(text[1]))
+        return sampler.begin(request, start, states, card=self._card, device=self._device)
+
+
+class DecodeWrite:
+    """Media to given latent frames, and latents to committed files: what needs the codec."""
+
+    def __init__(self, card: ModelCard) -> None:
+        self._codec = make_codec(card.encode)
+        self._patch = card.model.patch
+
+    def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
+        """The request's given latent frames: latent (T, h, w, C), given (T,)."""
+        canvas = conditions.canvas(*media.read_given(request, self._patch), self._codec)
+        return canvas.latent.numpy(), canvas.given.numpy()
+
+    def write(self, request: Request, denoised: Denoised, target: Target) -> dict[str, Any]:
+        """Decodes and commits the output, then creates the sidecar and returns it.
+
+        The sidecar makes the request finished. Of attempts that race, one creates it, and all return that
+        one's.
+        """
+        started = time.monotonic()
+        frames = self._codec.decode(torch.tensor(denoised.latent)).numpy()
+        decoded = time.monotonic()
+        content, suffix = writer.media_bytes(conditions.crop(frames, request), request.fps)
+        storage.put(target.location + suffix, content)
+        timings = {
+            "denoise": round(denoised.seconds, 3),
+            "decode": round(decoded - started, 3),
+            "write": round(time.monotonic() - decoded, 3),
+        }
+        document = writer.sidecar(request, target.location + suffix, target.model, timings)
+        if storage.create(target.location + ".json", storage.json_bytes(document)):
+            return document
+        return storage.read_json(target.location + ".json")
+
+
+class Generate:
+    """The ingress: sends one request through the others."""
+
+    def __init__(self, text: Any, denoise: Any, codec: Any) -> None:
+        self._text, self._denoise, self._codec = text, denoise, codec
+
+    async def __call__(self, request: Request, target: Target) -> dict[str, Any] | Rejected:
+        """The sidecar of the committed output, or why there is none. Arrays pass from replica to replica."""
+        text = self._text.remote(request)
+        canvas = self._codec.canvas.remote(request) if MEDIA[request.mode] else None
+        try:
+            return await self._codec.write.remote(
+                request, self._denoise.remote(request, text, canvas), target
+            )
+        except RayTaskError as error:
+            if isinstance(error.cause, Rejected):
+                return error.cause
+            raise
+
+
+def build(folder: str, card: ModelCard, settings: GenerateSettings) -> serve.Application:
+    """The app that generates with the model in `folder`."""
+    text = _deployment(TextEncode, settings.text_replicas, cpus=0.5).bind(card.encode)
+    codec = _deployment(DecodeWrite, settings.decode_replicas, cpus=1).bind(card)
+    denoise = _deployment(
+        Denoise,
+        settings.denoise_replicas,
+        cpus=settings.denoise_cpus,
+        gpus=int(settings.use_gpu),
+        ongoing=settings.max_in_flight,
+    ).bind(folder, settings)
+    return _deployment(Generate, 1, cpus=0.1, ongoing=settings.max_in_flight).bind(text, denoise, codec)
+
+
+@contextmanager
+def serving(app: serve.Application, name: str) -> Iterator[Any]:
+    """Runs `app` without HTTP and gives its handle; one of that name that a killed job left is taken over.
+
+    The app goes at the end, at once if the work was broken off.
+    """
+    serve.start(proxy_location="Disabled", logging_config=_QUIET)
+    status = serve.status().applications.get(name)
+    if status and status.status == "RUNNING":
+        handle = serve.get_app_handle(name)
+    else:
+        handle = serve.run(app, name=name, route_prefix=None, logging_config=_QUIET)
+    try:
+        yield handle
+    except BaseException:
+        serve.delete(name, _blocking=False)
+        raise
+    serve.delete(name)
+
+
+def _deployment(cls: type, replicas: int, *, cpus: float, gpus: int = 0, ongoing: int = 1) -> Any:
+    """`ongoing`: requests a replica takes at once; the others wait for any replica to be free."""
+    return serve.deployment(
+        num_replicas=replicas,
+        max_ongoing_requests=ongoing,
+        graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_S,
+        health_check_timeout_s=_HEALTH_TIMEOUT_S,
+        ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+    )(cls)

@@ -1,0 +1,256 @@
+"""The job: stream a request file through the app."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+from ray.exceptions import RayActorError, RayError
+
+from vitascope import storage
+from vitascope.cluster.local import connect
+from vitascope.config import Settings
+from vitascope.generate import app
+from vitascope.generate.request import Limits, Request, parse
+from vitascope.ledger import Reason, Rejected
+from vitascope.model.card import ModelCard, load_card
+from vitascope.progress import track
+from vitascope.records import MANIFEST, OK, dropped, stable_id, stable_int
+
+# A request whose replica died is sent again this often; one that kills its replica each time is then given
+# up.
+_TRIES = 3
+_ROWS_PER_TABLE = 10_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """A line of the request file, and the request on it or why there is none."""
+
+    line: int
+    text: str
+    request: Request | Rejected
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is generated from what, and where it goes."""
+
+    requests: str
+    folder: str
+    card: ModelCard
+    model: dict[str, Any]
+    limits: Limits
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Batch":
+        """The batch that the settings describe.
+
+        Raises:
+            ValueError: where no request file is named.
+            FileNotFoundError: where the model or the request file is not there.
+        """
+        if settings.generate.requests is None:
+            raise ValueError("no request file; set generate.requests to a JSON-lines file, local or s3://")
+        requests = storage.absolute(settings.generate.requests)
+        if not storage.exists(requests):
+            raise FileNotFoundError(f"no request file at {requests}; set generate.requests")
+        model = storage.absolute(settings.generate.model or settings.path("model"))
+        card = load_card(model)
+        about = {
+            "folder": model,
+            "identity": _identity(model),
+            "step": card.step,
+            "latents": card.fingerprint,
+        }
+        limits = Limits(settings.generate, card.model.patch, requests.rpartition("/")[0])
+        return cls(requests, settings.path("outputs", settings.generate.batch), card, about, limits)
+
+    def items(self) -> Iterator[Item]:
+        """Every line that is not blank, checked. In memory are one line, and a number for each id."""
+        seen: set[int] = set()
+        with storage.open_file(self.requests, "r") as lines:
+            for number, text in enumerate(lines, start=1):
+                if text.strip():
+                    yield Item(number, text, _checked(text, self.limits, seen))
+
+    def target(self, request: Request) -> app.Target:
+        """Where the request's output goes."""
+        return app.Target(storage.join(self.folder, request.name(self.model["identity"])), self.model)
+
+    def finished(self) -> set[str]:
+        """The targets' locations that have a sidecar: their requests are finished."""
+        if not storage.exists(self.folder):
+            return set()
+        return {f.removesuffix(".json") for f in storage.list_files(self.folder) if f.endswith(".json")}
+
+
+@dataclass
+class Manifest:
+    """Rows of what became of every request, held in tables until they are written; and their counts."""
+
+    outputs: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    skipped: int = 0
+    _rows: list[dict[str, Any]] = field(default_factory=list)
+    _tables: list[pa.Table] = field(default_factory=list)
+
+    def add(self, row: dict[str, Any], *, skipped: bool) -> None:
+        """Takes in a row of records.MANIFEST; `skipped` if it was finished before this run."""
+        self.skipped += skipped
+        counter, key = (self.failed, row["reason"]) if row["reason"] else (self.outputs, row["mode"])
+        counter[key] += 1
+        self._rows.append(row)
+        if len(self._rows) >= _ROWS_PER_TABLE:
+            self._pack()
+
+    def commit(self, uri: str) -> None:
+        """Writes the rows in the order of the request file."""
+        self._pack()
+        storage.put_table(uri, pa.concat_tables(self._tables).sort_by("line"))
+
+    def _pack(self) -> None:
+        self._tables.append(pa.Table.from_pylist(self._rows, MANIFEST))
+        self._rows = []
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Generates what the request file asks for and returns the summary.
+
+    Every request ends with exactly one output, or a manifest row with a reason. What an earlier run
+    finished is left alone. Ray and the app start only where something is left to be generated.
+    """
+    started = time.monotonic()
+    batch = Batch.of(settings)
+    finished = batch.finished()
+    total, pending = _survey(batch, finished)
+    if pending:
+        connect(settings.cluster)
+        folder = batch.model["folder"]
+        serving = app.serving(app.build(folder, batch.card, settings.generate), _app_name(batch, settings))
+    with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
+        manifest = asyncio.run(_stream(batch, handle, finished, advance))
+    manifest.commit(storage.join(batch.folder, "manifest.parquet"))
+    summary = {
+        "requests": total,
+        "outputs": sum(manifest.outputs.values()),
+        "outputs_by_mode": dict(manifest.outputs.most_common()),
+        "requests_failed_by_reason": dict(manifest.failed.most_common()),
+        "skipped_done": manifest.skipped,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    storage.put_json(settings.path("summaries", "generate.json"), summary)
+    return summary
+
+
+def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
+    """How many requests the file holds, and how many of them are to be generated."""
+    total = pending = 0
+    for item in batch.items():
+        total += 1
+        if isinstance(item.request, Request) and batch.target(item.request).location not in finished:
+            pending += 1
+    return total, pending
+
+
+async def _stream(batch: Batch, handle: Any, finished: set[str], advance: Callable[..., None]) -> Manifest:
+    """Sends the requests with at most `max_in_flight` in flight, in the file's order; they end in any."""
+    manifest = Manifest()
+    in_flight: set[asyncio.Task] = set()
+
+    async def one(item: Item) -> None:
+        done = isinstance(item.request, Request) and batch.target(item.request).location in finished
+        manifest.add(await _row(batch, item, None if done else handle), skipped=done)
+        advance(1, note=_note(manifest))
+
+    for item in batch.items():
+        if len(in_flight) >= batch.limits.settings.max_in_flight:
+            done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(*done)  # raises what went wrong in them
+        in_flight.add(asyncio.create_task(one(item)))
+    await asyncio.gather(*in_flight)
+    return manifest
+
+
+async def _row(batch: Batch, item: Item, handle: Any) -> dict[str, Any]:
+    """The manifest row of a request: refused, finished before (`handle` is None), or generated now."""
+    request = item.request
+    if isinstance(request, Rejected):
+        return _refused(item, request)
+    target = batch.target(request)
+    if handle is None:
+        result = await asyncio.to_thread(storage.read_json, target.location + ".json")
+    else:
+        result = await _generate(handle, request, target)
+    size = request.size
+    row = {"line": item.line, "custom_id": request.custom_id, "mode": request.kind, "fps": request.fps}
+    row |= {"width": size.width, "height": size.height, "n_frames": size.n_frames}
+    if isinstance(result, Rejected):
+        return row | dropped(result.reason, result.detail)
+    return row | OK | {"uri": result["uri"], "seconds": sum(result["seconds"].values())}
+
+
+async def _generate(handle: Any, request: Request, target: app.Target) -> dict[str, Any] | Rejected:
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            return await handle.remote(request, target)
+        except RayError as error:
+            cause = getattr(error, "cause", error)
+            if not (tries_left and isinstance(cause, RayActorError)):
+                return Rejected(Reason.GENERATION_FAILED, f"{type(cause).__name__}: {cause}")
+    raise AssertionError("the last try returns")
+
+
+def _checked(text: str, limits: Limits, seen: set[int]) -> Request | Rejected:
+    """The request of a line, and its id into `seen`; of requests that share an id, the first is the one."""
+    try:
+        request = parse(text, limits)
+    except Rejected as error:
+        return error
+    key = stable_int(request.custom_id)
+    if key in seen:
+        return Rejected(
+            Reason.INVALID_REQUEST,
+            f"custom_id {request.custom_id!r} stands on an earlier line too; give every request its own",
+        )
+    seen.add(key)
+    return request
+
+
+def _refused(item: Item, error: Rejected) -> dict[str, Any]:
+    """The row of a line that is no request, with as much of it as can be told."""
+    try:
+        document = json.loads(item.text)
+    except ValueError:
+        document = None
+    known = document if isinstance(document, dict) else {}
+    told = {name: known[name] for name in ("custom_id", "mode") if isinstance(known.get(name), str)}
+    return {"line": item.line} | told | dropped(error.reason, error.detail)
+
+
+def _note(manifest: Manifest) -> str:
+    failed = sum(manifest.failed.values())
+    return f"{failed} failed" if failed else ""
+
+
+def _identity(model: str) -> str:
+    """Tells one model from another by its card, and the size and last MiB of its weights."""
+    weights = storage.join(model, "model.safetensors")
+    size = storage.size_bytes(weights)
+    with storage.open_file(weights) as file:
+        file.seek(max(0, size - 2**20))
+        tail = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
+    return stable_id(storage.read_bytes(storage.join(model, "model.json")), size, tail)
+
+
+def _app_name(batch: Batch, settings: Settings) -> str:
+    """Same batch, model and settings, same app: a job run again takes over what a killed one left running."""
+    return (
+        f"vitascope-{stable_id(batch.folder, batch.model['identity'], settings.generate.model_dump_json())}"
+    )

@@ -1,0 +1,227 @@
+"""Read one request and check all of it."""
+
+import json
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from vitascope import storage
+from vitascope.encode.buckets import SPACE_STRIDE, TIME_STRIDE, count_tokens
+from vitascope.generate.settings import GenerateSettings
+from vitascope.ledger import Reason, Rejected
+from vitascope.records import VideoSize, stable_id, stable_int
+from vitascope.section import Section
+
+
+class Mode(StrEnum):
+    """Which frames of the output are given."""
+
+    TEXT_TO_VIDEO = "text_to_video"
+    IMAGE_TO_VIDEO = "image_to_video"  # `image` is the first frame
+    EXTEND_FORWARD = "extend_forward"  # the output begins with the end of `video`
+    EXTEND_BACKWARD = "extend_backward"  # the output ends with the beginning of `video`
+    JOIN = "join"  # begins with the end of `video`, ends with the beginning of `video_after`
+
+
+MEDIA = {
+    Mode.TEXT_TO_VIDEO: (),
+    Mode.IMAGE_TO_VIDEO: ("image",),
+    Mode.EXTEND_FORWARD: ("video",),
+    Mode.EXTEND_BACKWARD: ("video",),
+    Mode.JOIN: ("video", "video_after"),
+}
+"""The fields that name a mode's given media."""
+
+# One given latent frame at each end that has one, and a frame to be made: a latent frame is 1 frame at the
+# start of a video and 4 frames elsewhere.
+_MIN_FRAMES = {
+    Mode.TEXT_TO_VIDEO: 1,
+    Mode.IMAGE_TO_VIDEO: 2,
+    Mode.EXTEND_FORWARD: 2,
+    Mode.EXTEND_BACKWARD: 5,
+    Mode.JOIN: 6,
+}
+
+
+class Request(Section):
+    """One line of a request file. `seconds` 0 asks for a single picture, a png.
+
+    Paths of media are local or s3://; relative ones are looked for in the request file's folder.
+    """
+
+    custom_id: str = Field(
+        min_length=1, max_length=512, description="The caller's name for it; once per file."
+    )
+    prompt: str
+    negative_prompt: str = Field("", description="Guided away from; empty: guided away from no text at all.")
+    mode: Mode = Mode.TEXT_TO_VIDEO
+    width: int = Field(ge=16, le=16_384)
+    height: int = Field(ge=16, le=16_384)
+    seconds: float = Field(ge=0, allow_inf_nan=False)
+    fps: float = Field(8.0, ge=1, le=120, allow_inf_nan=False)
+    seed: int = Field(ge=0, lt=2**63, description="By default derived from custom_id.")
+    steps: int = Field(ge=1, le=1000)
+    guidance: float = Field(ge=1, allow_inf_nan=False, description="1 turns guidance off.")
+    image: str | None = None
+    video: str | None = None
+    video_after: str | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _says_something(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("the prompt is empty; say what is to be seen")
+        return prompt
+
+    @property
+    def size(self) -> VideoSize:
+        """The output's size: exactly as many frames as `seconds` at `fps`, at least one."""
+        return VideoSize(max(1, round(self.seconds * self.fps)), self.height, self.width)
+
+    @property
+    def kind(self) -> str:
+        """The mode as counted and reported: a text_to_video of one frame is an `image`."""
+        return "image" if self.mode is Mode.TEXT_TO_VIDEO and self.size.n_frames == 1 else str(self.mode)
+
+    def name(self, model: str) -> str:
+        """The file name, without suffix, of what the model identified by `model` makes of this request.
+
+        Whatever changes the output changes the name, so an edited request or a newer model is never
+        mistaken for what is there already.
+        """
+        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", self.custom_id)[:40].strip("-")
+        return f"{readable or 'request'}-{stable_id(self.model_dump_json(), model)}"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What requests are checked against; relative media are in `folder`."""
+
+    settings: GenerateSettings
+    patch: int
+    folder: str
+
+
+def parse(line: str, limits: Limits) -> Request:
+    """The request on a JSON line, defaults filled in and media made absolute.
+
+    Raises:
+        Rejected: saying what was got, what was expected and what to do.
+    """
+    request = _validated(_document(line), limits)
+    _check_media(request)
+    _check_size(request, limits.settings)
+    _check_guidance(request)
+    _check_tokens(request, limits)
+    return request
+
+
+def generated_size(size: VideoSize, patch: int) -> VideoSize:
+    """The smallest size the model makes that holds `size`: 1 + 4k frames, sides of whole patches."""
+    side = SPACE_STRIDE * patch
+    frames = 1 + TIME_STRIDE * -(-(size.n_frames - 1) // TIME_STRIDE)
+    return VideoSize(frames, side * -(-size.height // side), side * -(-size.width // side))
+
+
+def n_tokens(request: Request, patch: int) -> int:
+    """Patches the request asks of each forward pass: its own, and as many again where it is guided."""
+    n = count_tokens(generated_size(request.size, patch), patch)
+    return n if request.guidance == 1 else 2 * n
+
+
+def _document(line: str) -> dict[str, Any]:
+    try:
+        document = json.loads(line)
+    except ValueError as error:
+        raise _invalid(f"the line is not valid JSON ({error}); write one JSON object a line") from None
+    if not isinstance(document, dict):
+        raise _invalid(f"expected a JSON object, got {line.strip()[:80]!r}")
+    return document
+
+
+def _validated(document: dict[str, Any], limits: Limits) -> Request:
+    settings = limits.settings
+    defaults = {
+        "seed": stable_int("seed", document.get("custom_id")),
+        "steps": settings.steps,
+        "guidance": settings.guidance,
+    }
+    for field in ("image", "video", "video_after"):
+        if isinstance(document.get(field), str):
+            document = document | {field: _located(document[field], limits.folder)}
+    try:
+        return Request.model_validate(defaults | document)
+    except ValidationError as error:
+        raise _invalid("; ".join(_explain(e) for e in error.errors())) from None
+
+
+def _located(uri: str, folder: str) -> str:
+    return (
+        uri if storage.is_remote(uri) else storage.absolute(storage.join(folder, uri.removeprefix("file://")))
+    )
+
+
+def _check_media(request: Request) -> None:
+    wanted = MEDIA[request.mode]
+    for field in ("image", "video", "video_after"):
+        given = getattr(request, field)
+        if field in wanted and not given:
+            needs = " and ".join(repr(f) for f in wanted)
+            raise Rejected(Reason.MEDIA_MISSING, f"mode {request.mode} needs {needs}; {field!r} is not given")
+        if given and field not in wanted:
+            raise _invalid(
+                f"mode {request.mode} makes no use of {field!r}; leave it out or choose another mode"
+            )
+
+
+def _check_size(request: Request, settings: GenerateSettings) -> None:
+    size = request.size
+    if size.n_frames < _MIN_FRAMES[request.mode]:
+        raise _invalid(
+            f"mode {request.mode} needs at least {_MIN_FRAMES[request.mode]} frames, got {size.n_frames} "
+            f"({request.seconds:g} s at {request.fps:g} fps); raise seconds"
+        )
+    if size.n_frames > settings.max_frames:
+        raise _invalid(
+            f"at most {settings.max_frames} frames, got {size.n_frames} ({request.seconds:g} s at "
+            f"{request.fps:g} fps); shorten it, or raise generate.max_frames"
+        )
+    if size.height * size.width > settings.max_pixels:
+        raise _invalid(
+            f"at most {settings.max_pixels} pixels a frame, got {size.width}x{size.height} = "
+            f"{size.height * size.width}; make it smaller, or raise generate.max_pixels"
+        )
+    if size.n_frames > 1 and (size.height % 2 or size.width % 2):
+        raise _invalid(
+            f"a video's sides must be even (H.264 halves its colours), got {size.width}x{size.height}"
+        )
+
+
+def _check_guidance(request: Request) -> None:
+    if request.negative_prompt and request.guidance == 1:
+        raise _invalid("negative_prompt has no effect at guidance 1; raise the guidance or leave it out")
+
+
+def _check_tokens(request: Request, limits: Limits) -> None:
+    n, budget = n_tokens(request, limits.patch), limits.settings.token_budget
+    if n > budget:
+        raise Rejected(
+            Reason.TOO_MANY_TOKENS,
+            f"{request.size} at guidance {request.guidance:g} takes {n} patches a pass, more than "
+            f"generate.token_budget = {budget}; make it smaller or shorter, or raise the budget",
+        )
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing" or not where:
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message}, got {error['input']!r}"
+
+
+def _invalid(detail: str) -> Rejected:
+    return Rejected(Reason.INVALID_REQUEST, detail)

@@ -1,0 +1,109 @@
+"""Take a request from noise to latent, step by step."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from vitascope.feed.packs import Segment
+from vitascope.feed.patches import Grid, grid_of, patchify, unpatchify
+from vitascope.generate.conditions import Canvas
+from vitascope.generate.request import Request
+from vitascope.generate.scheduler import Load
+from vitascope.model.card import ModelCard
+from vitascope.model.flow import noise, shift_timestep
+from vitascope.records import stable_int
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A request between noise and latent, after `step` of its steps; `advance` gives the next.
+
+    tokens: (n, D) float32, the given frames clean, the others at noise level `schedule[step]`.
+    given: (T,) bool, the latent frames that stay as they are.
+    schedule: noise levels from 1 to 0, one more than there are steps.
+    text, negative: (m, text_dim) token states of prompt and negative prompt; no rows for no text.
+    """
+
+    tokens: Tensor
+    grid: Grid
+    given: Tensor
+    schedule: tuple[float, ...]
+    guidance: float
+    text: Tensor
+    negative: Tensor
+    step: int = 0
+
+    @property
+    def load(self) -> Load:
+        """What is still to be computed."""
+        n_segments = 1 if self.guidance == 1 else 2
+        return Load(n_segments * prod(self.grid), len(self.schedule) - 1 - self.step)
+
+    def latent(self, patch: int) -> Tensor:
+        """The latent (T, h, w, C) as it is now."""
+        return unpatchify(self.tokens, self.grid, patch)
+
+    def is_finite(self) -> bool:
+        """Whether every value is a number."""
+        return bool(self.tokens.isfinite().all())
+
+
+def begin(
+    request: Request, canvas: Canvas, text: tuple[Tensor, Tensor], *, card: ModelCard, device: str = "cpu"
+) -> Work:
+    """The work before its first step: given frames clean, the others noise that depends on the seed alone.
+
+    Args:
+        canvas: the given frames of the latent to be made.
+        text: token states (m, text_dim) of the prompt and of the negative prompt.
+    """
+    t, h, w, _ = canvas.latent.shape
+    grid = grid_of((t, h, w), card.model.patch)
+    clean = patchify(canvas.latent.to(device=device, dtype=torch.float32), card.model.patch)
+    given = canvas.given.to(device)
+    eps = noise(stable_int("generate", request.seed), (clean.shape[0], clean.shape[1]), device)
+    prompt, negative = (states.to(device=device, dtype=torch.float32) for states in text)
+    return Work(
+        tokens=torch.where(_of_tokens(given, grid), clean, eps),
+        grid=grid,
+        given=given,
+        schedule=schedule(request.steps, prod(grid), card.timestep_shift),
+        guidance=request.guidance,
+        text=prompt,
+        negative=negative,
+    )
+
+
+def schedule(steps: int, n_tokens: int, shift: float) -> tuple[float, ...]:
+    """Noise levels from 1 to 0, equally spaced and then shifted by the number of tokens as in training."""
+    return tuple(float(shift_timestep(1 - i / steps, n_tokens, shift)) for i in range(steps + 1))
+
+
+def segments(work: Work) -> list[Segment]:
+    """What the next pass computes: the conditional branch and, where guided, the other."""
+    level = work.schedule[work.step]
+    timesteps = torch.where(work.given, 0.0, level).float()
+    texts = [work.text] if work.guidance == 1 else [work.text, work.negative]
+    return [Segment(work.tokens, work.grid, timesteps, text) for text in texts]
+
+
+def advance(work: Work, velocities: Sequence[Tensor]) -> Work:
+    """The work one Euler step later, given the velocity (n, D) of each of its segments.
+
+    Guidance extrapolates from the unconditional to the conditional velocity (Ho & Salimans 2022).
+    """
+    conditional, *rest = (v.float() for v in velocities)
+    velocity = rest[0] + work.guidance * (conditional - rest[0]) if rest else conditional
+    stride = work.schedule[work.step + 1] - work.schedule[work.step]
+    stepped = work.tokens + stride * velocity
+    tokens = torch.where(_of_tokens(work.given, work.grid), work.tokens, stepped)
+    return dataclasses.replace(work, tokens=tokens, step=work.step + 1)
+
+
+def _of_tokens(per_frame: Tensor, grid: Grid) -> Tensor:
+    """(T,) values as (n, 1), one a token."""
+    return per_frame.repeat_interleave(grid[1] * grid[2])[:, None]

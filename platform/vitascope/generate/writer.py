@@ -1,0 +1,119 @@
+"""Turn frames into the bytes of an mp4 or png."""
+
+import io
+import tempfile
+from fractions import Fraction
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image
+
+from vitascope.generate.request import Request
+
+# x264's bytes depend on the number of threads, so it is fixed, and the same frames give the same file
+# anywhere.
+_THREADS = 4
+# 18 is x264's visually lossless; mpeg4's quantizer runs from 2 (best) to 31.
+_ENCODERS = {"libx264": {"crf": "18", "preset": "medium"}, "mpeg4": {"qmin": "2", "qmax": "4"}}
+# ITU-R BT.601 (SMPTE 170M), what the conversion from RGB uses: said in the file, players show the right
+# colours.
+_BT601, _LIMITED_RANGE = 6, 1
+
+
+def encoder() -> str:
+    """The video encoder used: H.264 where this machine's PyAV has it, else MPEG-4 part 2."""
+    return next(name for name in _ENCODERS if _has(name))
+
+
+def mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
+    """An mp4 of exactly these frames, uint8 (F, H, W, 3) with even H and W, at exactly `fps`.
+
+    The index stands in front, so that it plays while it loads. The same frames give the same bytes.
+    """
+    _check(frames)
+    rate = Fraction(fps).limit_denominator(1001)
+    # Moving the index to the front reads the file back, which libav can do with a real file only.
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+            stream = _stream(container, frames.shape[1:3], rate)
+            for index, pixels in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                frame.pts, frame.time_base = index, 1 / rate
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path.read_bytes()
+
+
+def png_bytes(frame: np.ndarray) -> bytes:
+    """A png of one frame, uint8 (H, W, 3)."""
+    sink = io.BytesIO()
+    Image.fromarray(frame).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def media_bytes(frames: np.ndarray, fps: float) -> tuple[bytes, str]:
+    """The bytes and the suffix of what frames (F, H, W, 3) become: a png where there is one, else an mp4."""
+    return (png_bytes(frames[0]), ".png") if len(frames) == 1 else (mp4_bytes(frames, fps), ".mp4")
+
+
+def sidecar(request: Request, uri: str, model: dict[str, Any], timings: dict[str, float]) -> dict[str, Any]:
+    """What is to be known about an output, for the JSON beside it.
+
+    Args:
+        uri: where the output is.
+        model: what made it: folder, identity, step, fingerprint of its latents.
+        timings: seconds by stage.
+    """
+    size = request.size
+    return {
+        "custom_id": request.custom_id,
+        "kind": request.kind,
+        "uri": uri,
+        "prompt": request.prompt,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        "steps": request.steps,
+        "guidance": request.guidance,
+        "n_frames": size.n_frames,
+        "height": size.height,
+        "width": size.width,
+        "fps": request.fps,
+        "media": {field: getattr(request, field) for field in ("image", "video", "video_after")},
+        "encoder": "png" if size.n_frames == 1 else encoder(),
+        "model": model,
+        "seconds": timings,
+        "vitascope": version("vitascope"),
+    }
+
+
+def _stream(container: Any, height_width: tuple[int, ...], rate: Fraction) -> Any:
+    name = encoder()
+    stream = container.add_stream(name, rate=rate, options=_ENCODERS[name])
+    stream.height, stream.width = height_width
+    stream.pix_fmt = "yuv420p"
+    context = stream.codec_context
+    context.thread_count = _THREADS
+    context.time_base = 1 / rate
+    context.colorspace = context.color_primaries = context.color_trc = _BT601
+    context.color_range = _LIMITED_RANGE
+    return stream
+
+
+def _has(name: str) -> bool:
+    try:
+        av.Codec(name, "w")
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True
+
+
+def _check(frames: np.ndarray) -> None:
+    even = frames.ndim == 4 and frames.shape[1] % 2 == 0 and frames.shape[2] % 2 == 0
+    if frames.dtype != np.uint8 or not even or frames.shape[-1] != 3:
+        raise ValueError(
+            f"expected uint8 frames (F, H, W, 3) with even H and W, got {frames.dtype} {frames.shape}"
+        )

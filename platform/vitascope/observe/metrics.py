@@ -1,0 +1,87 @@
+"""Every live metric, declared once, published through Ray.
+
+    publisher = Publisher(run="demo")
+    publisher.publish({"step": 7, "loss": 0.61, "tokens_per_s": 8100.0})
+    publisher.add("items", 3, stage="clips", outcome="ok")
+
+Ray exports them on every node for Prometheus, with the prefix `ray_vitascope_`. Means and rates come from
+gauges and counters: Ray's histograms only know their sums to the nearest bucket.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: what it is called, what it counts in, and which labels it carries besides `run`."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+def _by_name(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+METRICS = _by_name(
+    Metric("train_step", "gauge", "steps", "Global step of training."),
+    Metric("train_epoch", "gauge", "epochs", "Epoch of training."),
+    Metric("train_loss", "gauge", "1", "Training loss of the last step: mean squared error of the velocity."),
+    Metric("train_val_loss", "gauge", "1", "Loss on the held-out samples, with fixed noise."),
+    Metric("train_grad_norm", "gauge", "1", "Norm of the gradient before clipping."),
+    Metric("train_lr", "gauge", "1", "Learning rate."),
+    Metric("train_tokens", "counter", "tokens", "Patches trained on by all ranks."),
+    Metric("train_tokens_per_s", "gauge", "tokens/s", "Patches trained on in a second by all ranks."),
+    Metric("train_step_s", "gauge", "s", "Duration of the last step."),
+    Metric("train_useful_token_share", "gauge", "1", "Real tokens over tokens computed."),
+    Metric("train_cost_spread", "gauge", "1", "Costliest rank of the step over the mean rank, less one."),
+    Metric("train_data_wait_share", "gauge", "1", "Share of the step's time spent waiting for packs."),
+    Metric(
+        "train_flops_per_s",
+        "gauge",
+        "FLOP/s",
+        "Floating-point operations of the model achieved by all ranks.",
+    ),
+    Metric("requests", "counter", "requests", "Generation requests answered.", ("outcome", "mode")),
+    Metric("items", "counter", "items", "Videos, clips and samples dealt with.", ("stage", "outcome")),
+)
+"""All of them. `outcome` is ok, or the ledger's reason why not."""
+
+
+class Publisher:
+    """Publishes the metrics of one run from a process that is connected to Ray."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._open: dict[str, Any] = {}
+
+    def publish(self, row: Mapping[str, float | None]) -> None:
+        """Publishes a row of training's log: every key that is declared as `train_<key>` and has a value."""
+        for key, value in row.items():
+            metric = METRICS.get(f"train_{key}")
+            if metric is not None and value is not None:
+                (self.set if metric.kind == "gauge" else self.add)(metric.name, value)
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        """Sets a gauge; KeyError for a name that is not declared."""
+        self._metric(name).set(value, {"run": self._run, **labels})
+
+    def add(self, name: str, n: float = 1, **labels: str) -> None:
+        """Adds to a counter; KeyError for a name that is not declared. Adding nothing leaves it as it is."""
+        if n > 0:
+            self._metric(name).inc(n, {"run": self._run, **labels})
+
+    def _metric(self, name: str) -> Any:
+        if name not in self._open:
+            from ray.util import metrics  # here, so that the declarations can be read without Ray
+
+            declared = METRICS[name]
+            kinds = {"gauge": metrics.Gauge, "counter": metrics.Counter}
+            text = f"{declared.help} Unit: {declared.unit}."
+            self._open[name] = kinds[declared.kind](f"vitascope_{name}", text, ("run", *declared.labels))
+        return self._open[name]

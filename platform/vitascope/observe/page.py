@@ -1,0 +1,144 @@
+"""The report's HTML pieces and its style."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+STYLE = """
+:root { color-scheme: light dark; --bg: #fbfbfa; --card: #fff; --ink: #1d2127; --soft: #667080;
+  --line: #e3e5e8; --accent: #2563eb; --bad: #b3411f; }
+@media (prefers-color-scheme: dark) { :root { --bg: #111418; --card: #191d23; --ink: #e6e8eb; --soft: #97a1b0;
+  --line: #2b313a; --accent: #7aa7ff; --bad: #ff9a76; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--bg); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 1160px; margin: 0 auto; padding: 28px 24px 60px; }
+h1 { font-size: 26px; margin: 0; letter-spacing: -.01em; }
+h2 { font-size: 19px; margin: 44px 0 4px; }
+p { margin: 4px 0 12px; color: var(--soft); max-width: 78ch; }
+.tiles { display: grid; gap: 12px; margin: 20px 0; }
+.tiles { grid-template-columns: repeat(auto-fit, minmax(125px, 1fr)); }
+.tile, figure, .panel { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
+.tile { padding: 12px 14px; }
+.tile b { display: block; font-size: 22px; line-height: 1.2; font-variant-numeric: tabular-nums; }
+.tile span { color: var(--soft); font-size: 13px; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(460px, 100%), 1fr)); gap: 14px; }
+.panel { padding: 12px 14px; min-width: 0; }
+.panel h3 { font-size: 14px; margin: 0 0 6px; }
+.chart { width: 100%; height: auto; display: block; }
+.gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 14px; }
+.gallery.small { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
+figure { margin: 0; overflow: hidden; }
+.media { display: flex; height: 190px; background: #0b0d10; gap: 2px; justify-content: center; }
+.small .media { height: 104px; }
+.media > div { position: relative; display: flex; min-width: 0; flex: 0 1 auto; }
+.media img, .media video { width: auto; max-width: 100%; height: 100%; object-fit: contain; min-width: 0; }
+.media em { position: absolute; left: 6px; bottom: 5px; font: 600 11px system-ui; color: #fff;
+  background: #000a; border-radius: 4px; padding: 1px 6px; }
+.strip { display: flex; height: 5px; background: var(--line); }
+.strip i { background: var(--accent); }
+.strip u { flex: 1; }
+figcaption { padding: 9px 12px 11px; font-size: 13.5px; }
+figcaption small { display: block; color: var(--soft); font-size: 12px; }
+.tag { color: var(--accent); font-weight: 600; }
+.scroll { overflow: auto; max-height: 380px; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; }
+th { text-align: left; color: var(--soft); font-weight: 500; }
+th { position: sticky; top: 0; background: var(--card); }
+th, td { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.bad { color: var(--bad); white-space: nowrap; }
+pre { overflow: auto; font-size: 12.5px; margin: 8px 0 0; }
+summary { cursor: pointer; color: var(--soft); }
+"""
+
+
+class Html(str):
+    """Text that is HTML already; any other text is escaped where it is put in."""
+
+    __slots__ = ()
+
+
+def text(value: object) -> str:
+    """`value` as it may stand in HTML; nothing for None."""
+    return value if isinstance(value, Html) else "" if value is None else escape(str(value))
+
+
+def page(title: str, body: Iterable[str]) -> str:
+    """A whole document that needs no other file."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>{''.join(body)}</main></body></html>\n"
+    )
+
+
+def section(title: str, about: str, *parts: str) -> str:
+    """A headed part of the page."""
+    return f"<section><h2>{text(title)}</h2><p>{text(about)}</p>{''.join(parts)}</section>\n"
+
+
+def tiles(figures: Mapping[str, object]) -> str:
+    """Figures in large type, each over what it is."""
+    cells = (f'<div class="tile"><b>{text(v)}</b><span>{text(k)}</span></div>' for k, v in figures.items())
+    return f'<div class="tiles">{"".join(cells)}</div>'
+
+
+def panels(contents: Mapping[str, str]) -> str:
+    """Plots or tables beside each other, each under its title."""
+    cells = (f'<div class="panel"><h3>{text(title)}</h3>{inner}</div>' for title, inner in contents.items())
+    return f'<div class="panels">{"".join(cells)}</div>'
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table that scrolls within itself; numbers stand to the right."""
+    lines = [list(row) for row in rows]
+    numeric = [
+        bool(lines) and all(isinstance(row[i], int | float) for row in lines) for i in range(len(head))
+    ]
+    marks = [' class="n"' if n else "" for n in numeric]
+    top = "".join(f"<th{mark}>{text(name)}</th>" for name, mark in zip(head, marks, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{mark}>{_cell(v)}</td>" for v, mark in zip(row, marks, strict=True)) + "</tr>"
+        for row in lines
+    )
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:,.2f}".rstrip("0").rstrip(".")
+    return f"{value:,}" if isinstance(value, int) else text(value)
+
+
+def bad(reason: str) -> Html:
+    """A reason for a drop, marked."""
+    return Html(f'<span class="bad">{escape(reason)}</span>')
+
+
+def gallery(figures: Iterable[str], *, small: bool = False) -> str:
+    """Figures in a grid."""
+    return f'<div class="gallery{" small" if small else ""}">{"".join(figures)}</div>'
+
+
+def figure(media: str, caption: str, strip: str = "") -> str:
+    """Media over its caption, both HTML; between them, where the frames come from."""
+    return f'<figure><div class="media">{media}</div>{strip}<figcaption>{caption}</figcaption></figure>'
+
+
+def medium(content: bytes, suffix: str, label: str = "") -> str:
+    """A picture, or a video that plays by itself, carried within the page."""
+    mime = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4"}[suffix]
+    data = f"data:{mime};base64,{base64.b64encode(content).decode()}"
+    tag = (
+        f'<video src="{data}" autoplay loop muted playsinline></video>'
+        if suffix == ".mp4"
+        else f'<img src="{data}">'
+    )
+    return f"<div>{tag}{f'<em>{text(label)}</em>' if label else ''}</div>"
+
+
+def strip(before: float, after: float) -> str:
+    """A line as long as a video, coloured where its frames were given: shares at its start and at its end."""
+    return (
+        f'<div class="strip"><i style="width:{before:.1%}"></i><u></u><i style="width:{after:.1%}"></i></div>'
+    )

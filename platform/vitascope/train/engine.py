@@ -1,0 +1,158 @@
+"""DeepSpeed ZeRO-3 around the model, with its EMA."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vitascope.train.schedule import ema_decay, learning_rate
+from vitascope.train.settings import TrainSettings
+from vitascope.train.shards import ShardedState, part_of, write_shard
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed picks its accelerator when it is imported
+logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+# DeepSpeed calls collectives by names that newer torch versions rename.
+warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
+import deepspeed  # noqa: E402
+
+KINDS = ("master", "exp_avg", "exp_avg_sq", "ema")
+"""What a checkpoint holds of every parameter, each float32."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the processes of the run."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+
+class Engine:
+    """A model whose weights, gradients, optimizer state and EMA are each split over the ranks.
+
+    The EMA stands beside the float32 master weights of this rank and is never gathered.
+    """
+
+    def __init__(self, model: nn.Module, settings: TrainSettings, ranks: Ranks, passes: int) -> None:
+        self._settings, self._ranks, self._passes = settings, ranks, passes
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+        )
+        self._engine, *_ = deepspeed.initialize(
+            model=model, optimizer=optimizer, config=_config(settings, passes), dist_init_required=False
+        )
+        self._zero = self._engine.optimizer
+        self._ema = [flat.detach().clone() for flat in self._masters]
+        self.step_number = 0
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage DeepSpeed runs."""
+        return int(self._engine.zero_optimization_stage())
+
+    @property
+    def model(self) -> nn.Module:
+        """The model to call; its weights are gathered as the pass needs them."""
+        return self._engine
+
+    @property
+    def _masters(self) -> list[Tensor]:
+        return self._zero.fp32_partitioned_groups_flat
+
+    def train(self, training: bool) -> None:
+        """Training or evaluation mode."""
+        self._engine.train(training)
+
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        """Adds the gradients of this rank's share of the step's loss; `last` for the step's last pass.
+
+        DeepSpeed averages over ranks; the step's loss is a sum, hence the factor.
+        """
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss * self._ranks.size, scale_wrt_gas=False)
+
+    def step(self) -> tuple[float, float]:
+        """Updates weights and EMA; returns the gradient's norm before clipping and the learning rate."""
+        rate = learning_rate(self._settings, self.step_number)
+        for group in self._zero.optimizer.param_groups:
+            group["lr"] = rate
+        self._engine.step()
+        weight = 1 - ema_decay(self._settings, self.step_number)
+        for ema, master in zip(self._ema, self._masters, strict=True):
+            ema.lerp_(master.detach(), weight)
+        self.step_number += 1
+        return float(self._engine.get_global_grad_norm()), rate
+
+    def save(self, folder: str | Path) -> dict[str, Any]:
+        """Writes this rank's shard; returns what every rank's shard has in common."""
+        size, rank = self._ranks.size, self._ranks.rank
+        tensors = {}
+        for name, parameter, parts in self._parts():
+            own = part_of(parameter.ds_numel, size, rank)
+            for kind, part in parts.items():
+                tensors[f"{kind}/{name}"] = part[: own.stop - own.start]
+        write_shard(folder, tensors, rank, size)
+        shapes = {name: list(parameter.ds_shape) for name, parameter in self._engine.module.named_parameters()}
+        return {"step": self.step_number, "ranks": size, "shapes": shapes}
+
+    def load(self, folder: str | Path, state: dict[str, Any]) -> None:
+        """Takes over what `save` wrote, at any number of ranks."""
+        source = ShardedState(folder, state["ranks"])
+        self.step_number = state["step"]
+        self._create_optimizer_state()
+        for name, parameter, parts in self._parts():
+            own = part_of(parameter.ds_numel, self._ranks.size, self._ranks.rank)
+            for kind, part in parts.items():
+                part.zero_()
+                part[: own.stop - own.start].copy_(source.read(f"{kind}/{name}", parameter.ds_numel, own))
+        self._publish_masters()
+
+    def _parts(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
+        """Views of this rank's part of every parameter, one of each kind, padding included."""
+        for name, parameter in self._engine.module.named_parameters():
+            group, offset, numel = self._zero.grad_position[self._zero.get_param_id(parameter)]
+            master = self._masters[group]
+            state = self._zero.optimizer.state[master]
+            wholes = (master, state["exp_avg"], state["exp_avg_sq"], self._ema[group])
+            yield name, parameter, {k: w.detach().narrow(0, offset, numel) for k, w in zip(KINDS, wholes, strict=True)}
+
+    def _create_optimizer_state(self) -> None:
+        """Adam's moments, which it would otherwise create at its first step."""
+        for master in self._masters:
+            self._zero.optimizer.state[master] = {
+                "step": torch.tensor(float(self.step_number)),
+                "exp_avg": torch.zeros_like(master),
+                "exp_avg_sq": torch.zeros_like(master),
+            }
+
+    def _publish_masters(self) -> None:
+        """Copies the master weights into the compute weights, and small ones to every rank."""
+        for low, master in zip(self._zero.fp16_partitioned_groups_flat, self._masters, strict=True):
+            low.data.copy_(master.data)
+        small = self._zero.persistent_parameters
+        if small:
+            small[0].partition(small)
+            small[0].all_gather(small)
+
+
+def _config(settings: TrainSettings, passes: int) -> dict[str, Any]:
+    """DeepSpeed's own settings. Gradients add up and travel in float32, so that ranks change little."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": passes,
+        "gradient_clipping": settings.grad_clip,
+        "zero_optimization": {"stage": 3, "overlap_comm": settings.use_gpu, "contiguous_gradients": True},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": settings.bf16},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
+        "steps_per_print": 10**9,
+    }

@@ -1,0 +1,66 @@
+"""Step metrics as JSON lines that survive a restart."""
+
+import time
+from typing import Any
+
+from vitascope import storage
+
+FLUSH_EVERY_S = 2.0
+
+
+class StepLog:
+    """Rows of a run, a file for every stretch between checkpoints, named after its first step.
+
+    A run that goes on from the checkpoint at step n rewrites the file of n and drops later ones, so that every
+    step stands in the log once, as it was last computed. Works on object stores, which cannot append.
+    """
+
+    def __init__(self, folder: str, step: int) -> None:
+        self._folder = folder
+        for file in _files(folder):
+            if _first_step(file) > step:
+                storage.delete(file)
+        self._begin(step)
+
+    def _begin(self, step: int) -> None:
+        self._location = storage.join(self._folder, f"{step:08d}.jsonl")
+        self._rows: list[dict[str, Any]] = []
+        self._flushed = time.monotonic()
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Adds a row; it is visible within seconds."""
+        self._rows.append(row)
+        if time.monotonic() - self._flushed > FLUSH_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Makes all rows visible."""
+        storage.put(self._location, storage.json_lines(self._rows))
+        self._flushed = time.monotonic()
+
+    def cut(self, step: int) -> None:
+        """Ends the file at a checkpoint after which step `step` comes next, and begins another."""
+        self.flush()
+        self._begin(step)
+
+
+def read(folder: str) -> list[dict[str, Any]]:
+    """All rows of a run in the order they were written; none where nothing has run."""
+    return [row for file in _files(folder) for row in storage.read_json_lines(file)]
+
+
+def last_row(folder: str) -> dict[str, Any] | None:
+    """The newest step row, read from the newest file that has one; None where there is none."""
+    for file in reversed(_files(folder)):
+        rows = [row for row in storage.read_json_lines(file) if "loss" in row]
+        if rows:
+            return rows[-1]
+    return None
+
+
+def _files(folder: str) -> list[str]:
+    return storage.list_files(folder) if storage.exists(folder) else []
+
+
+def _first_step(file: str) -> int:
+    return int(file.rsplit("/", 1)[1].removesuffix(".jsonl"))

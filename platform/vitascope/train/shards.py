@@ -1,0 +1,66 @@
+"""Which part of a tensor a rank holds, at any number of ranks.
+
+A rank's shard of a tensor is its n-th equal part of the flattened elements (ZeRO-3's partition, without the
+padding at the end). A checkpoint keeps a file a rank; since parts follow from (elements, ranks, rank) alone,
+a checkpoint of any number of ranks is read by any other, each rank reading only what it needs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+
+@dataclass(frozen=True)
+class Span:
+    """Elements from `start` up to `stop`."""
+
+    start: int
+    stop: int
+
+
+def part_of(numel: int, ranks: int, rank: int) -> Span:
+    """The elements of a tensor of `numel` that `rank` of `ranks` holds; empty where there are none left."""
+    size = -(-numel // ranks)
+    return Span(min(numel, rank * size), min(numel, (rank + 1) * size))
+
+
+def overlaps(numel: int, ranks: int, wanted: Span) -> Iterator[tuple[int, Span]]:
+    """Which ranks of `ranks` hold elements of `wanted`, and where within their own part."""
+    for rank in range(ranks):
+        part = part_of(numel, ranks, rank)
+        start, stop = max(part.start, wanted.start), min(part.stop, wanted.stop)
+        if start < stop:
+            yield rank, Span(start - part.start, stop - part.start)
+
+
+def file_name(rank: int, ranks: int) -> str:
+    """The file of a rank's shard."""
+    return f"state-{rank:05d}-of-{ranks:05d}.safetensors"
+
+
+class ShardedState:
+    """The tensors of a checkpoint folder, read in parts."""
+
+    def __init__(self, folder: str | Path, ranks: int) -> None:
+        self._files = [safetensors.safe_open(Path(folder) / file_name(r, ranks), "pt") for r in range(ranks)]
+
+    def read(self, name: str, numel: int, wanted: Span) -> torch.Tensor:
+        """Elements `wanted` of the flattened tensor `name`, from the files that hold them."""
+        found = overlaps(numel, len(self._files), wanted)
+        pieces = [self._files[rank].get_slice(name)[span.start : span.stop] for rank, span in found]
+        return torch.cat(pieces) if pieces else torch.zeros(0)
+
+    def whole(self, name: str, shape: Sequence[int]) -> torch.Tensor:
+        """The whole tensor `name`."""
+        numel = torch.Size(shape).numel()
+        return self.read(name, numel, Span(0, numel)).reshape(tuple(shape))
+
+
+def write_shard(folder: str | Path, tensors: dict[str, torch.Tensor], rank: int, ranks: int) -> None:
+    """Writes one rank's parts, flattened and on the host, into the folder of a checkpoint."""
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(flat, Path(folder) / file_name(rank, ranks))

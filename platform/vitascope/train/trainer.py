@@ -1,0 +1,140 @@
+"""Trains on Ray: worker group, restarts, the final model."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+
+from vitascope import storage
+from vitascope.cluster.local import connect
+from vitascope.config import Settings
+from vitascope.encode.fingerprint import latents_folder
+from vitascope.model.card import ModelCard, save_model
+from vitascope.progress import track
+from vitascope.train import log
+from vitascope.train.loop import Job, worker
+from vitascope.train.shards import ShardedState
+
+COLLECTIVE_TIMEOUT_S = 1800  # above the slowest checkpoint
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Trains to the last step, going on from the run's newest checkpoint where there is one.
+
+    Returns the summary, also written to summaries/train.json.
+
+    Raises:
+        ValueError: where the run's checkpoints were made with other settings.
+    """
+    connect(settings.cluster)
+    started = time.monotonic()
+    job = plan_job(settings)
+    metrics = settings.path("train", "metrics")
+    with _progress(metrics, settings.train.steps):
+        result = _trainer(job).fit()
+    card = _publish_model(settings, result.checkpoint)
+    summary = summarize(log.read(metrics)) | {
+        "ranks": settings.train.ranks,
+        "zero_stage": 3,
+        "step": card.step,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    storage.put_json(settings.path("summaries", "train.json"), summary)
+    return summary
+
+
+def plan_job(settings: Settings) -> Job:
+    """The job for the latents that the settings name; FileNotFoundError where they are not encoded yet."""
+    folder = latents_folder(settings)
+    encoded = storage.read_json(storage.join(folder, "encode.json"))
+    card = ModelCard(
+        model=settings.model,
+        encode=encoded["encode"],
+        channels=encoded["channels"],
+        text_dim=encoded["text_dim"],
+        fingerprint=encoded["fingerprint"],
+        timestep_shift=settings.train.timestep_shift,
+        step=0,
+    )
+    return Job(settings, folder, card)
+
+
+def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
+    train = job.settings.train
+    filesystem, path = storage.arrow_filesystem(job.settings.path("train"))
+    return ray.train.torch.TorchTrainer(
+        worker,
+        train_loop_config={"job": job},
+        torch_config=ray.train.torch.TorchConfig(
+            backend="nccl" if train.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
+        ),
+        scaling_config=ray.train.ScalingConfig(num_workers=train.ranks, use_gpu=train.use_gpu),
+        run_config=ray.train.RunConfig(
+            name="checkpoints",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=train.checkpoints_kept),
+        ),
+    )
+
+
+def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> ModelCard:
+    """Puts the EMA weights of a checkpoint together, a tensor at a time, into the run's model folder."""
+    with checkpoint.as_directory() as folder:
+        state = storage.read_json(storage.join(folder, "state.json"))
+        card = ModelCard.model_validate_json(storage.read_bytes(storage.join(folder, "model.json")))
+        source = ShardedState(folder, state["ranks"])
+        weights = {name: source.whole(f"ema/{name}", shape) for name, shape in state["shapes"].items()}
+        save_model(settings.path("model"), weights, card)
+    return card
+
+
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The figures of a run from its log: losses at both ends, medians of rates, shares of the whole."""
+    steps = [row for row in rows if "loss" in row]
+    held_out = [row["val_loss"] for row in rows if row.get("val_loss") is not None]
+    ends = max(1, min(10, len(steps) // 4))
+    losses = np.array([row["loss"] for row in steps])
+    seconds = np.array([row["step_s"] for row in steps])
+    return {
+        "steps": len(steps),
+        "train_loss_first": float(losses[:ends].mean()),
+        "train_loss_last": float(losses[-ends:].mean()),
+        "val_loss_first": held_out[0] if held_out else None,
+        "val_loss_last": held_out[-1] if held_out else None,
+        "tokens_per_s": float(sum(row["tokens"] for row in steps) / seconds.sum()),
+        "useful_token_share": float(np.average([row["useful_token_share"] for row in steps])),
+        "cost_spread_p99": float(np.quantile([row["cost_spread"] for row in steps], 0.99)),
+        "data_wait_share": float(np.average([row["data_wait_share"] for row in steps], weights=seconds)),
+        "flops_per_s": float(np.median([row["flops_per_s"] for row in steps])),
+    }
+
+
+@contextmanager
+def _progress(metrics: str, steps: int) -> Iterator[None]:
+    """Shows the newest step of the log while the workers run."""
+    done = threading.Event()
+    with track(steps, "train") as advance:
+        watcher = threading.Thread(target=_watch, args=(metrics, done, advance), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
+
+
+def _watch(metrics: str, done: threading.Event, advance: Any) -> None:
+    shown, stopping = 0, False
+    while not stopping:
+        stopping = done.wait(timeout=1.0)
+        row = log.last_row(metrics)
+        if row:
+            advance(row["step"] + 1 - shown, note=f"loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s")
+            shown = row["step"] + 1

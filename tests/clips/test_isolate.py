@@ -1,0 +1,63 @@
+"""A hang or crash costs one call."""
+
+import os
+import threading
+import time
+
+import pytest
+from called_in_child import crash, hang, pid, reject, zeros
+
+from vitascope.clips.isolate import CALLS_PER_CHILD, ChildDied, isolated
+from vitascope.ledger import Rejected
+
+
+def test_calls_share_one_child_that_is_not_this_process() -> None:
+    assert isolated(pid, timeout_s=30) == isolated(pid, timeout_s=30) != os.getpid()
+
+
+def test_large_results_come_through() -> None:
+    assert isolated(zeros, timeout_s=30, n=50_000_000).shape == (50_000_000,)
+
+
+def test_a_hang_is_killed_in_time_and_the_next_call_works() -> None:
+    isolated(pid, timeout_s=30)
+    started = time.monotonic()
+    with pytest.raises(ChildDied, match=r"took longer than 0\.5 s"):
+        isolated(hang, timeout_s=0.5)
+    assert time.monotonic() - started < 5
+    assert isolated(pid, timeout_s=30)
+
+
+def test_a_crash_says_so_and_the_next_call_works() -> None:
+    with pytest.raises(ChildDied, match="SIGSEGV"):
+        isolated(crash, timeout_s=30)
+    assert isolated(pid, timeout_s=30)
+
+
+def test_exceptions_are_raised_here() -> None:
+    with pytest.raises(Rejected, match="as told"):
+        isolated(reject, timeout_s=30)
+
+
+def test_a_child_is_replaced_after_many_calls() -> None:
+    pids = [isolated(pid, timeout_s=30) for _ in range(CALLS_PER_CHILD + 1)]
+    assert len(set(pids)) == 2
+
+
+def test_each_thread_has_its_own_child() -> None:
+    pids: list[int] = []
+    threads = [threading.Thread(target=lambda: pids.append(isolated(pid, timeout_s=30))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(pids)) == 2
+
+
+def test_a_child_ends_with_its_thread() -> None:
+    pids: list[int] = []
+    thread = threading.Thread(target=lambda: pids.append(isolated(pid, timeout_s=30)))
+    thread.start()
+    thread.join()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)

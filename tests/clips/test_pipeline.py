@@ -1,0 +1,135 @@
+"""The stage on a folder with everything in it."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from media import corners_frame, corners_video, noisy_video, tone, truncated
+from PIL import Image
+
+from vitascope import records, storage
+from vitascope.clips.pipeline import run
+from vitascope.config import Settings
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def settings(source: str, folder: str, **clips: Any) -> Settings:
+    return Settings.model_validate(
+        {"run": {"folder": folder}, "clips": {"input": source, "decode_timeout_s": 20, **clips}}
+    )
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Good files, bad ones and captions of every kind."""
+    folder = tmp_path_factory.mktemp("input")
+    corners_video(folder / "good.mp4", size=(96, 64), seconds=3)
+    corners_video(folder / "turned.mp4", size=(96, 64), seconds=1, rotation=90)
+    noisy_video(folder / "no_caption.mkv", seconds=1)
+    truncated(folder / "cut_late.mp4", noisy_video(folder / ".a.mp4", faststart=True), 0.6)
+    truncated(folder / "cut_early.mp4", noisy_video(folder / ".b.mp4"), 0.6)
+    (folder / "text.mp4").write_text("no video at all\n" * 300)
+    (folder / "zero.mp4").touch()
+    (folder / "paper.pdf").write_bytes(b"%PDF-1.4\n" * 100)
+    (folder / "readme.txt").write_text("not beside any video")
+    tone(folder / "sound.mp4")
+    corners_video(folder / "tiny.mp4", size=(48, 48), seconds=1)
+    (folder / "deep").mkdir()
+    Image.fromarray(corners_frame(80, 120)).save(folder / "deep" / "still.png")
+    for name in ("good", "cut_late", "turned"):
+        (folder / f"{name}.txt").write_text(f"caption of {name}")
+    (folder / "captions.csv").write_text("name,caption\ndeep/still.png,a still\ngood.mp4,the sidecar wins\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def result(everything: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = str(tmp_path_factory.mktemp("run"))
+    summary = run(settings(str(everything), folder, captions=str(everything / "captions.csv")))
+    videos = {row["name"]: row for row in storage.rows(f"{folder}/videos")}
+    return {"summary": summary, "videos": videos, "clips": storage.rows(f"{folder}/clips"), "folder": folder}
+
+
+def clips_of(result: dict[str, Any], name: str) -> list[tuple]:
+    rows = [row for row in result["clips"] if row["name"] == name]
+    return [(row["start_s"], row["end_s"], row["n_frames"], row["status"], row["reason"]) for row in rows]
+
+
+def test_every_file_has_one_row_with_its_reason(result: dict[str, Any]) -> None:
+    reasons = {name: row["reason"] for name, row in result["videos"].items()}
+    assert reasons == {
+        "good.mp4": None,
+        "turned.mp4": None,
+        "no_caption.mkv": None,
+        "cut_late.mp4": None,
+        "deep/still.png": None,
+        "cut_early.mp4": "unreadable",
+        "text.mp4": "unreadable",
+        "paper.pdf": "unreadable",
+        "readme.txt": "unreadable",
+        "zero.mp4": "empty_file",
+        "sound.mp4": "no_video_stream",
+        "tiny.mp4": "too_small",
+    }
+    assert all(row["detail"] for row in result["videos"].values() if row["reason"])
+    assert len({row["video_id"] for row in result["videos"].values()}) == len(reasons)
+
+
+def test_clips_are_cut_and_a_truncated_source_keeps_its_beginning(result: dict[str, Any]) -> None:
+    assert clips_of(result, "good.mp4") == [(0, 1, 9, "ok", None), (1, 3, 17, "ok", None)]
+    assert clips_of(result, "deep/still.png") == [(0, 0, 1, "ok", None)]
+    assert clips_of(result, "no_caption.mkv") == [(0, 1, 9, "dropped", "no_caption")]
+    assert clips_of(result, "cut_late.mp4") == [
+        (0, 1, 9, "ok", None),
+        (1, 3, 17, "dropped", "decode_failed"),
+        (3, 4, 9, "dropped", "decode_failed"),
+    ]
+
+
+def test_the_rotated_video_is_upright(result: dict[str, Any]) -> None:
+    (clip,) = [row for row in result["clips"] if row["name"] == "turned.mp4"]
+    assert (clip["width"], clip["height"], clip["rotation_deg"], clip["status"]) == (64, 96, 270, "ok")
+
+
+def test_captions_and_hashes(result: dict[str, Any]) -> None:
+    captions = {row["name"]: row["caption"] for row in result["clips"]}
+    assert captions["good.mp4"] == "caption of good"
+    assert captions["deep/still.png"] == "a still"
+    assert captions["no_caption.mkv"] is None
+    assert all((row["phash"] is not None) == (row["status"] == "ok") for row in result["clips"])
+
+
+def test_no_source_is_in_both_splits_and_both_have_some(result: dict[str, Any]) -> None:
+    sources = {(row["name"], row["split"]) for row in result["clips"]}
+    assert len(sources) == len({name for name, _ in sources})
+    assert {row["split"] for row in result["clips"] if row["status"] == "ok"} == {"train", "val"}
+
+
+def test_the_summary_adds_up(result: dict[str, Any]) -> None:
+    summary, rows = result["summary"], [*result["videos"].values(), *result["clips"]]
+    assert summary["dropped_by_reason"] == Counter(row["reason"] for row in rows if row["reason"])
+    assert (summary["videos_in"], summary["videos_ok"]) == (12, 5)
+    assert (summary["clips"], summary["clips_ok"]) == (8, 5)
+    assert storage.read_json(f"{result['folder']}/summaries/clips.json") == summary
+
+
+def test_the_tables_have_their_schemas(result: dict[str, Any]) -> None:
+    assert storage.read_table(f"{result['folder']}/videos").schema.equals(records.VIDEOS)
+    assert storage.read_table(f"{result['folder']}/clips").schema.equals(records.CLIPS)
+
+
+def test_s3_gives_the_same_tables(everything: Path, result: dict[str, Any], s3: str) -> None:
+    for path in everything.rglob("*"):
+        if path.is_file():
+            storage.put(f"{s3}/in/{path.relative_to(everything)}", path.read_bytes())
+    run(settings(f"{s3}/in", f"{s3}/run", captions=f"{s3}/in/captions.csv"))
+    keep = set(records.CLIPS.names) - {"uri", "detail"}
+    here = [{key: row[key] for key in keep} for row in result["clips"]]
+    assert [{key: row[key] for key in keep} for row in storage.rows(f"{s3}/run/clips")] == here
+
+
+def test_no_input_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"set clips\.input"):
+        run(settings(str(tmp_path / "nothing"), str(tmp_path / "run")))

@@ -1,0 +1,101 @@
+"""Fixtures that all tests share: one local Ray cluster, one S3 server, and what the markers mean."""
+
+import os
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+import ray
+
+from vitascope.cluster.local import connect
+from vitascope.cluster.settings import ClusterSettings
+
+REPO = Path(__file__).resolve().parents[1]
+MOTO = REPO / ".venv-moto" / "bin" / "moto_server"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves nightly tests out unless asked for; GPU tests skip, or fail where a GPU was promised."""
+    if "nightly" not in (config.option.markexpr or ""):
+        nightly = [item for item in items if item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if item not in nightly]
+    if any(item.get_closest_marker("gpu") for item in items):
+        _mark_gpu_tests([item for item in items if item.get_closest_marker("gpu")])
+
+
+def _mark_gpu_tests(items: list[pytest.Item]) -> None:
+    import torch
+
+    if torch.cuda.is_available() or os.environ.get("VITASCOPE_EXPECT_GPU") == "1":
+        return  # where a GPU was promised and is missing, they run and fail
+    for item in items:
+        item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none here"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says loudly what a machine without a GPU left untested."""
+    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "CUDA device" in str(r.longrepr)]
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} GPU tests were SKIPPED: no CUDA device here "
+            "(VITASCOPE_EXPECT_GPU=1 makes them fail instead)",
+            yellow=True,
+        )
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str | None]:
+    """The endpoint of an S3 server (moto) and the environment to reach it; None where it is not installed."""
+    if not MOTO.exists():
+        yield None
+        return
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(MOTO), "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_until_listening(server, port)
+        os.environ["AWS_ENDPOINT_URL"] = endpoint = f"http://127.0.0.1:{port}"
+        os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "testing"
+        os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
+        os.environ.pop("AWS_PROFILE", None)
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def _wait_until_listening(server: subprocess.Popen, port: int) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"the S3 server did not start; try: {MOTO} -p {port}")
+
+
+@pytest.fixture
+def s3(s3_server: str | None) -> str:
+    """The URI of a new, empty bucket."""
+    if s3_server is None:
+        pytest.fail(f"no {MOTO}; run `make .venv-moto/.done`, or run the tests with `make test`")
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem("s3").mkdir(bucket)
+    return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server: str | None) -> Iterator[None]:  # noqa: ARG001 - its workers inherit S3's environment
+    """A local Ray cluster of 8 slots, shared by the whole session and started after the S3 server."""
+    os.environ.pop("RAY_ADDRESS", None)
+    connect(ClusterSettings(local_cpus=8))
+    yield
+    ray.shutdown()

@@ -1,0 +1,220 @@
+"""The encode stage on real clips: samples, drops, reruns and kills."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitascope import storage
+from vitascope.config import Settings, load
+from vitascope.encode import pipeline
+from vitascope.encode.codecs import make_codec
+from vitascope.encode.encoder import ShardEncoder
+from vitascope.encode.fingerprint import fingerprint, latents_folder
+from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.shards import read_samples
+from vitascope.records import DROPS, LATENTS, SAMPLES
+
+BIKES_AT = {"width": 640, "height": 272}
+
+
+def settings_for(run: str, *overrides: str) -> Settings:
+    small = ["encode.max_pixels=8192", "encode.shard_tokens=150", f'run.folder="{run}"']
+    return load(None, [*small, *overrides])
+
+
+Rows = list[dict[str, Any]]
+PutClips = Callable[[str, Rows], None]
+
+
+@pytest.fixture
+def real_clips(tmp_path: Path, media: Any, clip_row: Callable[..., dict[str, Any]]) -> Rows:
+    """Four good clips of three sizes, one that is no video and one that is too short for its times."""
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"this is no video" * 100)
+    return [
+        clip_row(media.bikes, start_s=0.0, **BIKES_AT),
+        clip_row(media.bikes, start_s=4.0, split="val", caption="", **BIKES_AT),
+        clip_row(
+            media.bunny, width=1280, height=720, n_frames=17, caption="a rabbit in a meadow", decoder="decord"
+        ),
+        clip_row(
+            media.china, kind="image", n_frames=1, width=640, height=427, decoder="pillow", caption="a temple"
+        ),
+        clip_row(str(broken)),
+        clip_row(media.bikes, start_s=60.0, **BIKES_AT),
+    ]
+
+
+def count_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The shard numbers that `run` hands to Ray from now on."""
+    handed: list[int] = []
+    execute = pipeline._execute
+
+    def counted(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Any:
+        handed.extend(row["shard"] for row in plan)
+        return execute(settings, latents, plan)
+
+    monkeypatch.setattr(pipeline, "_execute", counted)
+    return handed
+
+
+def latents_of(folder: str) -> dict[int, torch.Tensor]:
+    index = storage.rows(storage.join(folder, "index.parquet"))
+    samples = read_samples(folder, [(row["shard"], row["row"]) for row in index])
+    assert [sample.sample_id for sample in samples] == [row["sample_id"] for row in index]
+    return {sample.sample_id: sample.latent for sample in samples}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_clips_become_samples_and_bad_ones_drops(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(str(tmp_path / "run"))
+    put_clips(settings.run.folder, real_clips)
+    summary = pipeline.run(settings)
+    assert (summary["samples"], summary["samples_train"], summary["samples_val"]) == (4, 3, 1)
+    assert summary["dropped_by_reason"] == {"decode_failed": 2}
+    assert {row["size"]: row["samples"] for row in summary["sizes"]} == {
+        "1x64x96": 1,
+        "9x48x128": 2,
+        "17x64x112": 1,
+    }
+    assert summary["codec_psnr_db"] > 25
+    assert storage.read_json(settings.path("summaries", "encode.json")) == summary
+
+    folder = latents_folder(settings)
+    assert folder.endswith(summary["fingerprint"])
+    index = storage.read_table(storage.join(folder, "index.parquet"))
+    assert index.schema.equals(SAMPLES)
+    assert storage.read_table(storage.join(folder, "drops.parquet")).schema.equals(DROPS)
+    shards = [f for f in storage.list_files(folder) if "/shard-" in f]
+    assert len(shards) > 1
+    assert all(storage.read_table(shard).schema.equals(LATENTS) for shard in shards)
+    note = storage.read_json(storage.join(folder, "encode.json"))
+    assert EncodeSettings(**note["encode"]) == settings.encode
+    assert (note["patch"], note["channels"], note["text_dim"]) == (2, settings.encode.dct_channels, 384)
+
+    by_caption = {row["caption"]: row for row in index.to_pylist()}
+    temple = by_caption["a temple"]
+    assert (temple["latent_frames"], temple["latent_height"], temple["latent_width"]) == (1, 8, 12)
+    assert temple["n_text"] == 4
+    assert by_caption[""]["n_text"] == 0
+    sample = read_samples(folder, [(temple["shard"], temple["row"])])[0]
+    picture = make_codec(settings.encode).decode(sample.latent)
+    assert picture.shape == (1, 64, 96, 3)
+    assert picture.float().std() > 20
+
+    handed = count_work(monkeypatch)
+    before = {f: storage.read_bytes(f) for f in storage.list_files(folder)}
+    again = pipeline.run(settings)
+    assert handed == []
+    assert {f: storage.read_bytes(f) for f in storage.list_files(folder)} == before
+    assert {k: v for k, v in again.items() if k != "seconds"} == {
+        k: v for k, v in summary.items() if k != "seconds"
+    }
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = settings_for(str(tmp_path / "whole"))
+    put_clips(whole.run.folder, real_clips)
+    expected = pipeline.run(whole)
+
+    killed = settings_for(str(tmp_path / "killed"))
+    put_clips(killed.run.folder, real_clips)
+    folder = latents_folder(killed)
+
+    def die_after_one(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Any:
+        encoder = ShardEncoder(settings.encode, latents, decode_timeout_s=60.0)
+        yield encoder(plan[0])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "_execute", die_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(killed)
+    assert len(storage.list_files(folder)) == 1
+    assert not storage.exists(storage.join(folder, "index.parquet"))
+
+    handed = count_work(monkeypatch)
+    summary = pipeline.run(killed)
+    assert 0 not in handed
+    assert len(handed) >= 1
+    assert {**summary, "seconds": 0} == {**expected, "seconds": 0}
+    index, whole_index = (
+        storage.rows(storage.join(f, "index.parquet")) for f in (folder, latents_folder(whole))
+    )
+    assert index == whole_index
+    done, undisturbed = latents_of(folder), latents_of(latents_folder(whole))
+    assert done.keys() == undisturbed.keys()
+    assert all(torch.equal(done[i], undisturbed[i]) for i in done)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_new_clips_are_added_and_gone_ones_leave_the_index(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(str(tmp_path / "run"))
+    first, second, temple = (real_clips[i] for i in (0, 1, 3))
+    put_clips(settings.run.folder, [first, temple])
+    assert pipeline.run(settings)["samples"] == 2
+    folder = latents_folder(settings)
+    before = {row["clip_id"]: row for row in storage.rows(storage.join(folder, "index.parquet"))}
+
+    put_clips(settings.run.folder, [temple, second])
+    handed = count_work(monkeypatch)
+    assert pipeline.run(settings)["samples"] == 2
+    after = {row["clip_id"]: row for row in storage.rows(storage.join(folder, "index.parquet"))}
+    assert after.keys() == {temple["clip_id"], second["clip_id"]}
+    assert after[temple["clip_id"]] == before[temple["clip_id"]]
+    assert handed == [max(row["shard"] for row in before.values()) + 1]
+    assert len(latents_of(folder)) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_table_of_no_usable_clip_gives_an_empty_index(
+    tmp_path: Path, media: Any, clip_row: Any, put_clips: PutClips
+) -> None:
+    settings = settings_for(str(tmp_path / "run"), "feed.token_budget=64")
+    put_clips(settings.run.folder, [clip_row(media.bikes)])
+    summary = pipeline.run(settings)
+    assert summary["samples"] == 0
+    assert summary["codec_psnr_db"] is None
+    assert summary["dropped_by_reason"] == {"too_many_tokens": 1}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_input_and_output_on_s3(s3: str, media: Any, clip_row: Any, put_clips: PutClips) -> None:
+    source = storage.join(s3, "videos", "bikes.mp4")
+    storage.put(source, Path(media.bikes).read_bytes())
+    settings = settings_for(storage.join(s3, "run"))
+    put_clips(settings.run.folder, [clip_row(source)])
+    assert pipeline.run(settings)["samples"] == 1
+    assert len(latents_of(latents_folder(settings))) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "encode.dct_channels=32",
+        "encode.max_text_tokens=64",
+        "encode.max_pixels=4096",
+        "encode.frame_counts=[1, 9]",
+        "model.patch=4",
+        "clips.fps=12.0",
+    ],
+)
+def test_the_fingerprint_changes_with_what_shapes_a_latent(change: str) -> None:
+    assert fingerprint(settings_for("a")) != fingerprint(settings_for("a", change))
+
+
+@pytest.mark.parametrize(
+    "change", ["encode.shard_tokens=7", "train.lr=1e-5", "feed.token_budget=999", "run.seed=3"]
+)
+def test_the_fingerprint_is_that_of_the_latents_alone(change: str) -> None:
+    assert fingerprint(settings_for("a")) == fingerprint(settings_for("b", change))

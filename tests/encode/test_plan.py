@@ -1,0 +1,119 @@
+"""The encode plan: every clip a task or a drop, shards of equal work, nothing done twice."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
+from vitascope.encode.settings import EncodeSettings
+from vitascope.ledger import Reason, dropped_by_reason
+from vitascope.records import dropped
+
+LIMITS = Limits(patch=2, token_budget=2000)
+SETTINGS = EncodeSettings(max_pixels=256 * 256)
+
+
+ClipRow = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def mixed_clips(clip_row: ClipRow) -> list[dict[str, Any]]:
+    """300 clips of many sizes and lengths."""
+    n = 300
+    draw = np.random.default_rng(0)
+    sizes = draw.integers(64, 800, (n, 2))
+    counts = draw.integers(1, 20, n)
+    return [
+        clip_row(f"{i}.mp4", width=int(w), height=int(h), n_frames=int(f))
+        for i, ((w, h), f) in enumerate(zip(sizes, counts, strict=True))
+    ]
+
+
+def tasks_of(clips: list[dict[str, Any]], budget: int = 10_000) -> list[EncodeTask]:
+    return make_tasks(clips, SETTINGS, Limits(patch=2, token_budget=budget))[0]
+
+
+def test_every_clip_is_a_task_or_a_drop(mixed_clips: list[dict[str, Any]]) -> None:
+    clips = mixed_clips[:200]
+    tasks, drops = make_tasks(clips, SETTINGS, LIMITS)
+    assert {task.clip_id for task in tasks} | {row["clip_id"] for row in drops} == {
+        c["clip_id"] for c in clips
+    }
+    assert len(tasks) + len(drops) == len(clips)
+    assert max(task.n_tokens for task in tasks) <= LIMITS.token_budget
+    assert len({task.sample_id for task in tasks}) == len(tasks)
+
+
+def test_too_many_tokens_is_a_drop_that_names_the_limit(clip_row: ClipRow) -> None:
+    tasks, drops = make_tasks([clip_row("a.mp4", n_frames=17)], SETTINGS, Limits(patch=2, token_budget=100))
+    assert tasks == []
+    assert dropped_by_reason(drops) == {"too_many_tokens": 1}
+    assert "a pack holds 100" in drops[0]["detail"]
+
+
+def test_clips_dropped_before_are_passed_over(clip_row: ClipRow) -> None:
+    bad = clip_row("bad.mp4", **dropped(Reason.DECODE_FAILED, "damaged"))
+    assert make_tasks([bad], SETTINGS, LIMITS) == ([], [])
+
+
+def test_a_clip_without_caption_has_an_empty_one(clip_row: ClipRow) -> None:
+    assert tasks_of([clip_row("a.mp4", caption=None)])[0].caption == ""
+
+
+def test_a_task_survives_the_plan_row(clip_row: ClipRow) -> None:
+    task = tasks_of([clip_row("a.mp4")])[0]
+    assert EncodeTask(**task.as_row()) == task
+
+
+def test_shards_hold_every_task_once_in_equal_work(mixed_clips: list[dict[str, Any]]) -> None:
+    tasks = tasks_of(mixed_clips)
+    shards = plan_shards(tasks, shard_tokens=20_000)
+    assert sorted(task.sample_id for shard in shards for task in shard) == [task.sample_id for task in tasks]
+    loads = [sum(task.n_tokens for task in shard) for shard in shards]
+    assert len(shards) > 5
+    assert max(loads) - min(loads) <= max(task.n_tokens for task in tasks)
+    assert np.mean(loads) <= 20_000
+
+
+def test_shards_do_not_depend_on_the_order_of_the_clips(mixed_clips: list[dict[str, Any]]) -> None:
+    clips = mixed_clips[:100]
+    assert plan_shards(tasks_of(clips), 9_000) == plan_shards(tasks_of(clips[::-1]), 9_000)
+
+
+def test_shards_mix_sizes(mixed_clips: list[dict[str, Any]]) -> None:
+    shards = plan_shards(tasks_of(mixed_clips), shard_tokens=20_000)
+    assert min(len({task.size for task in shard}) for shard in shards) > 3
+
+
+def test_no_tasks_no_shards_and_no_shard_is_empty(clip_row: ClipRow) -> None:
+    assert plan_shards([], 1000) == []
+    one = tasks_of([clip_row("a.mp4")])
+    assert plan_shards(one, 1) == [one]
+
+
+def sample_of(task: EncodeTask) -> dict[str, Any]:
+    return {
+        "sample_id": task.sample_id,
+        "caption": task.caption,
+        "name": task.name,
+        "split": task.split,
+        "shard": 0,
+    }
+
+
+def test_only_what_no_sample_and_no_failure_answers_is_done(mixed_clips: list[dict[str, Any]]) -> None:
+    tasks = tasks_of(mixed_clips[:30])
+    samples = [sample_of(task) for task in tasks[:10]]
+    todo, kept = still_to_do(tasks, samples, failed={tasks[10].clip_id})
+    assert todo == tasks[11:]
+    assert kept == samples
+
+
+def test_samples_of_clips_that_are_gone_or_have_a_new_caption_leave(clip_row: ClipRow) -> None:
+    old = tasks_of([clip_row("a.mp4", caption="old"), clip_row("b.mp4"), clip_row("c.mp4")])
+    now = tasks_of([clip_row("a.mp4", caption="new"), clip_row("b.mp4", split="val")])
+    todo, kept = still_to_do(now, [sample_of(task) for task in old], failed=set())
+    assert [task.caption for task in todo] == ["new"]
+    assert [(row["name"], row["split"]) for row in kept] == [("b.mp4", "val")]

@@ -1,0 +1,112 @@
+"""Latent shards: what goes in comes out, by row, and each shard accounts for itself."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from vitascope.encode import shards as shards_module
+from vitascope.encode.plan import EncodeTask
+from vitascope.encode.shards import (
+    ShardNote,
+    latent_row,
+    read_note,
+    read_samples,
+    shard_uri,
+    write_shard,
+)
+from vitascope.records import LATENTS
+
+DIM = 6
+
+
+def tasks(n: int) -> list[EncodeTask]:
+    return [
+        EncodeTask(
+            sample_id=1000 + i,
+            clip_id=f"clip-{i}",
+            name="a.mp4",
+            uri="a.mp4",
+            kind="video",
+            start_s=0.0,
+            fps=8.0,
+            rotation_deg=0,
+            decoder="pyav",
+            split="train",
+            caption=f"clip {i}",
+            n_frames=1,
+            height=16,
+            width=16,
+            n_tokens=1,
+        )
+        for i in range(n)
+    ]
+
+
+def put(folder: Path, n: int, side: int = 4) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Writes shard 3 with `n` samples of growing size and returns their (latent, text)."""
+    generator = torch.Generator().manual_seed(0)
+    values = [
+        (
+            torch.randn(1 + i % 3, side, 4, 5, generator=generator),
+            torch.randn(i % 4, DIM, generator=generator),
+        )
+        for i in range(n)
+    ]
+    rows = [latent_row(task, latent, text) for task, (latent, text) in zip(tasks(n), values, strict=True)]
+    write_shard(shard_uri(str(folder), 3), rows, ShardNote("key", DIM, [{"row": 1}], [{"clip_id": "x"}]))
+    return values
+
+
+def test_samples_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
+    values = put(tmp_path, 100)
+    asked = [99, 0, 41, 41, 7]
+    samples = read_samples(str(tmp_path), [(3, row) for row in asked])
+    for row, sample in zip(asked, samples, strict=True):
+        latent, text = values[row]
+        assert torch.equal(sample.latent, latent.bfloat16())
+        assert torch.equal(sample.text, text.bfloat16())
+        assert sample.text.shape[1] == DIM
+    assert [s.sample_id for s in samples] == [tasks(100)[row].sample_id for row in asked]
+    assert samples[0].caption == tasks(100)[99].caption
+
+
+def test_the_file_has_the_declared_schema_and_small_row_groups(tmp_path: Path) -> None:
+    put(tmp_path, 100)
+    file = pq.ParquetFile(shard_uri(str(tmp_path), 3))
+    assert file.schema_arrow.equals(LATENTS)
+    assert file.metadata.num_row_groups == 4
+
+
+def test_large_samples_make_row_groups_of_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards_module, "GROUP_BYTES", 2000)
+    values = put(tmp_path, 9, side=8)
+    assert pq.ParquetFile(shard_uri(str(tmp_path), 3)).metadata.num_row_groups > 3
+    assert torch.equal(read_samples(str(tmp_path), [(3, 8)])[0].latent, values[8][0].bfloat16())
+
+
+def test_the_cache_stays_within_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = shards_module._GroupCache(max_bytes=10_000)
+    monkeypatch.setattr(shards_module, "_groups", cache)
+    values = put(tmp_path, 100, side=8)
+    for row in range(100):
+        assert torch.equal(read_samples(str(tmp_path), [(3, row)])[0].latent, values[row][0].bfloat16())
+    assert len(cache._tables) == 1
+
+
+def test_a_shard_tells_what_it_holds(tmp_path: Path) -> None:
+    put(tmp_path, 2)
+    assert read_note(shard_uri(str(tmp_path), 3)) == ShardNote("key", DIM, [{"row": 1}], [{"clip_id": "x"}])
+    assert read_note(shard_uri(str(tmp_path), 4)) is None
+
+
+def test_a_shard_of_failures_only_is_still_a_shard(tmp_path: Path) -> None:
+    write_shard(shard_uri(str(tmp_path), 0), [], ShardNote("key", DIM, [], [{"clip_id": "x"}]))
+    assert read_note(shard_uri(str(tmp_path), 0)) is not None
+
+
+def test_a_row_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    put(tmp_path, 2)
+    with pytest.raises(ValueError, match="2 rows, asked for row 2"):
+        read_samples(str(tmp_path), [(3, 2)])

@@ -1,0 +1,41 @@
+"""A pack keeps its segments apart."""
+
+import pytest
+import torch
+
+from vitascope.feed.packs import Segment, collate, idle
+
+
+def segment(grid: tuple[int, int, int], n_text: int, sample_id: int) -> Segment:
+    n = grid[0] * grid[1] * grid[2]
+    return Segment(torch.randn(n, 8), grid, torch.rand(grid[0]), torch.randn(n_text, 4), sample_id, sample_id + 100)
+
+
+def test_segments_lie_end_to_end() -> None:
+    segments = [segment((1, 2, 3), 4, 7), segment((3, 1, 2), 0, 8), segment((2, 2, 2), 5, 9)]
+    pack = collate(segments)
+    assert (pack.n_tokens, pack.n_segments, pack.lengths) == (6 + 6 + 8, 3, [6, 6, 8])
+    assert pack.segment_of_token.tolist() == [0] * 6 + [1] * 6 + [2] * 8
+    assert pack.frame_of_token.tolist() == [0] * 6 + [1, 1, 2, 2, 3, 3] + [4] * 4 + [5] * 4
+    assert pack.segment_of_frame.tolist() == [0, 1, 1, 1, 2, 2]
+    assert pack.text_lengths.tolist() == [4, 0, 5]
+    for part, one in zip(pack.split(pack.tokens), segments, strict=True):
+        assert torch.equal(part, one.tokens)
+
+
+def test_positions_begin_anew_in_every_segment() -> None:
+    pack = collate([segment((1, 1, 2), 1, 0), segment((2, 1, 2), 1, 1)])
+    assert pack.positions.tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1]]
+
+
+def test_a_segment_whose_parts_disagree_is_refused() -> None:
+    with pytest.raises(ValueError, match="holds 6 tokens, got 5"):
+        Segment(torch.zeros(5, 8), (1, 2, 3), torch.zeros(1), torch.zeros(0, 4))
+    with pytest.raises(ValueError, match="expected 2 timesteps"):
+        Segment(torch.zeros(4, 8), (2, 1, 2), torch.zeros(1), torch.zeros(0, 4))
+
+
+def test_an_empty_pack_is_refused_and_an_idle_one_has_no_loss() -> None:
+    with pytest.raises(ValueError, match="at least one segment"):
+        collate([])
+    assert not idle(8, 4).timesteps.any()

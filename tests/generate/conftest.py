@@ -1,0 +1,62 @@
+"""What the tests of generation share: a tiny model, and requests."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vitascope.encode.codecs import make_codec
+from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.text import make_text_encoder
+from vitascope.generate.request import Limits, Request, parse
+from vitascope.generate.settings import GenerateSettings
+from vitascope.model.card import ModelCard, save_model
+from vitascope.model.dit import DiT
+from vitascope.model.settings import ModelSettings
+
+
+@pytest.fixture(scope="session")
+def card() -> ModelCard:
+    """The card of a model with two small blocks."""
+    encode = EncodeSettings(dct_channels=12)
+    return ModelCard(
+        model=ModelSettings(depth=2, width=64, heads=2, patch=2),
+        encode=encode,
+        channels=make_codec(encode).channels,
+        text_dim=make_text_encoder(encode).dim,
+        fingerprint="tiny",
+        timestep_shift=1.0,
+        step=7,
+    )
+
+
+@pytest.fixture(scope="session")
+def model(card: ModelCard) -> DiT:
+    """A model whose every weight is random: a fresh one's output layer is zero, and would hide mistakes."""
+    torch.manual_seed(0)
+    model = card.build().eval()
+    for weights in model.parameters():
+        torch.nn.init.normal_(weights, std=0.1)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model_folder(card: ModelCard, model: DiT, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model as files."""
+    folder = tmp_path_factory.mktemp("model")
+    save_model(str(folder), model.state_dict(), card)
+    return folder
+
+
+@pytest.fixture
+def request_of() -> Callable[..., Request]:
+    """Makes a checked request: a small video, but for the fields given."""
+
+    def make(**fields: Any) -> Request:
+        document = {"custom_id": "a", "prompt": "a cat", "width": 64, "height": 48, "seconds": 9 / 8} | fields
+        return parse(json.dumps(document), Limits(GenerateSettings(), patch=2, folder="/media"))
+
+    return make

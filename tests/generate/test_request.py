@@ -1,0 +1,113 @@
+"""Requests: what is filled in, and what is refused and how."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vitascope.generate.request import Limits, Mode, Request, generated_size, n_tokens, parse
+from vitascope.generate.settings import GenerateSettings
+from vitascope.ledger import Reason, Rejected
+from vitascope.records import VideoSize
+
+GOOD = {"custom_id": "cat/1", "prompt": "a cat", "width": 640, "height": 360, "seconds": 2, "fps": 8}
+LIMITS = Limits(GenerateSettings(max_frames=65, steps=20, guidance=3.0), patch=2, folder="s3://bucket/in")
+
+
+def line(**fields: Any) -> str:
+    return json.dumps(GOOD | fields)
+
+
+def test_defaults_come_from_the_settings_and_the_seed_from_the_id() -> None:
+    request = parse(line(), LIMITS)
+    assert (request.steps, request.guidance, request.mode) == (20, 3.0, Mode.TEXT_TO_VIDEO)
+    assert request.seed == parse(line(width=320), LIMITS).seed
+    assert request.seed != parse(line(custom_id="cat/2"), LIMITS).seed
+    assert parse(line(seed=5, steps=3), LIMITS).seed == 5
+
+
+@pytest.mark.parametrize(("seconds", "fps", "frames"), [(2, 8, 16), (0, 8, 1), (0.01, 8, 1), (1.3, 10, 13)])
+def test_frames_are_seconds_times_fps_and_at_least_one(seconds: float, fps: float, frames: int) -> None:
+    request = parse(line(seconds=seconds, fps=fps), LIMITS)
+    assert request.size == VideoSize(frames, 360, 640)
+    assert request.kind == ("image" if frames == 1 else "text_to_video")
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ("cat.png", "s3://bucket/in/cat.png"),
+        ("/data/cat.png", "/data/cat.png"),
+        ("s3://other/cat.png", "s3://other/cat.png"),
+    ],
+)
+def test_relative_media_lie_beside_the_request_file(given: str, found: str) -> None:
+    assert parse(line(mode="image_to_video", image=given), LIMITS).image == found
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "said"),
+    [
+        ({"promt": "x"}, Reason.INVALID_REQUEST, "did you mean 'prompt'"),
+        ({"prompt": "  "}, Reason.INVALID_REQUEST, "the prompt is empty"),
+        ({"custom_id": ""}, Reason.INVALID_REQUEST, "custom_id"),
+        ({"mode": "video_to_text"}, Reason.INVALID_REQUEST, "'extend_forward'"),
+        ({"width": 8}, Reason.INVALID_REQUEST, "width"),
+        ({"width": 639}, Reason.INVALID_REQUEST, "must be even"),
+        ({"width": 4096, "height": 2160}, Reason.INVALID_REQUEST, "at most 921600 pixels"),
+        ({"seconds": 60}, Reason.INVALID_REQUEST, "at most 65 frames, got 480"),
+        ({"seconds": float("inf")}, Reason.INVALID_REQUEST, "seconds"),
+        ({"guidance": 0.5}, Reason.INVALID_REQUEST, "guidance"),
+        ({"guidance": 1, "negative_prompt": "blurry"}, Reason.INVALID_REQUEST, "no effect"),
+        ({"mode": "image_to_video"}, Reason.MEDIA_MISSING, "needs 'image'"),
+        ({"mode": "join", "video": "a.mp4"}, Reason.MEDIA_MISSING, "'video_after' is not given"),
+        ({"image": "cat.png"}, Reason.INVALID_REQUEST, "makes no use of 'image'"),
+        ({"mode": "image_to_video", "image": "a.png", "seconds": 0}, Reason.INVALID_REQUEST, "at least 2"),
+        ({"mode": "extend_backward", "video": "a.mp4", "seconds": 0.5}, Reason.INVALID_REQUEST, "at least 5"),
+        ({"width": 1280, "height": 720, "seconds": 8}, Reason.TOO_MANY_TOKENS, "generate.token_budget"),
+    ],
+)
+def test_a_wrong_request_is_refused_with_its_reason(fields: dict, reason: Reason, said: str) -> None:
+    with pytest.raises(Rejected) as refused:
+        parse(line(**fields), LIMITS)
+    assert refused.value.reason == reason
+    assert said in refused.value.detail
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "null", '"text"', "{}"])
+def test_a_line_that_is_no_request_is_refused(text: str) -> None:
+    with pytest.raises(Rejected, match=r"JSON|custom_id"):
+        parse(text, LIMITS)
+
+
+def test_an_image_may_have_odd_sides() -> None:
+    assert parse(line(width=101, height=67, seconds=0), LIMITS).size == VideoSize(1, 67, 101)
+
+
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        (VideoSize(1, 16, 16), VideoSize(1, 16, 16)),
+        (VideoSize(2, 17, 32), VideoSize(5, 32, 32)),
+        (VideoSize(9, 360, 640), VideoSize(9, 368, 640)),
+        (VideoSize(10, 33, 31), VideoSize(13, 48, 32)),
+    ],
+)
+def test_sizes_snap_up_to_what_the_model_makes(asked: VideoSize, made: VideoSize) -> None:
+    assert generated_size(asked, patch=2) == made
+
+
+def test_guidance_doubles_the_tokens(request_of: Callable[..., Request]) -> None:
+    plain, guided = request_of(guidance=1), request_of(guidance=2)
+    assert n_tokens(plain, 2) == 3 * 3 * 4
+    assert n_tokens(guided, 2) == 2 * n_tokens(plain, 2)
+
+
+def test_a_name_is_safe_and_belongs_to_one_request_and_model() -> None:
+    name = parse(line(custom_id="../ä b?/" + "x" * 99), LIMITS).name("m")
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+    variants = [line(), line(seed=1), line(prompt="a dog"), line(custom_id="cat.1")]
+    names = {parse(v, LIMITS).name(model) for v in variants for model in ("m", "n")}
+    assert len(names) == 8
+    assert parse(line(), LIMITS).name("m") == parse(line(), LIMITS).name("m")

@@ -1,0 +1,84 @@
+"""One request from noise to latent."""
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from vitascope.feed.patches import unpatchify
+from vitascope.generate.conditions import Canvas, blank
+from vitascope.generate.request import Request
+from vitascope.generate.sampler import Work, advance, begin, schedule, segments
+from vitascope.model.card import ModelCard
+
+Make = Callable[..., Request]
+
+
+@pytest.fixture
+def work_of(card: ModelCard, request_of: Make) -> Callable[..., Work]:
+    def make(*, canvas: Canvas | None = None, **fields: object) -> Work:
+        request = request_of(**fields)
+        text = torch.ones(3, card.text_dim), torch.zeros(0, card.text_dim)
+        return begin(request, canvas or blank(request, 2, card.channels), text, card=card)
+
+    return make
+
+
+def solve(work: Work, velocity: Callable[[Work], torch.Tensor]) -> tuple[Work, int]:
+    """Steps to the end with one velocity for all segments; and the number of passes it took."""
+    passes = 0
+    while work.load.n_passes:
+        work = advance(work, [velocity(work) for _ in segments(work)])
+        passes += 1
+    return work, passes
+
+
+@pytest.mark.parametrize("steps", [1, 3, 20])
+def test_a_straight_flow_is_solved_exactly_in_as_many_passes_as_steps(
+    work_of: Callable[..., Work], steps: int
+) -> None:
+    work = work_of(steps=steps)
+    target = torch.randn_like(work.tokens)
+    eps = work.tokens
+    done, passes = solve(work, lambda _: eps - target)
+    torch.testing.assert_close(done.tokens, target, atol=1e-5, rtol=0)
+    assert passes == steps
+
+
+def test_given_frames_stay_as_they_are_to_the_last_bit(
+    card: ModelCard, work_of: Callable[..., Work]
+) -> None:
+    latent = torch.randn(3, 6, 8, card.channels)
+    work = work_of(canvas=Canvas(latent, torch.tensor([True, False, True])), steps=4)
+    assert segments(work)[0].timesteps.tolist() == [0, 1, 0]
+    done, _ = solve(work, lambda w: torch.randn_like(w.tokens))
+    result = unpatchify(done.tokens, done.grid, 2)
+    assert torch.equal(result[[0, 2]], latent[[0, 2]])
+    assert not torch.isclose(result[1], latent[1]).any()
+
+
+def test_without_guidance_there_is_no_second_segment(work_of: Callable[..., Work]) -> None:
+    plain, guided = work_of(guidance=1), work_of(guidance=4)
+    assert [len(s.text) for s in segments(plain)] == [3]
+    assert [len(s.text) for s in segments(guided)] == [3, 0]
+    assert guided.load.n_tokens == 2 * plain.load.n_tokens
+
+
+def test_guidance_extrapolates_from_the_second_segment(work_of: Callable[..., Work]) -> None:
+    work = dataclasses.replace(work_of(guidance=3), schedule=(1.0, 0.5))
+    one = torch.ones_like(work.tokens)
+    stepped = advance(work, [2 * one, one])
+    torch.testing.assert_close(stepped.tokens, work.tokens - 0.5 * (1 + 3 * (2 - 1)))
+
+
+def test_noise_depends_on_the_seed_alone(work_of: Callable[..., Work]) -> None:
+    assert torch.equal(work_of(seed=1).tokens, work_of(seed=1, prompt="a dog", steps=5, custom_id="b").tokens)
+    assert not torch.equal(work_of(seed=1).tokens, work_of(seed=2).tokens)
+
+
+def test_longer_samples_stay_longer_in_the_noise() -> None:
+    assert schedule(4, 1024, 1.0) == (1.0, 0.75, 0.5, 0.25, 0.0)
+    long = schedule(4, 4096, 1.0)
+    assert (long[0], long[-1]) == (1.0, 0.0)
+    assert all(a > b for a, b in zip(long[1:-1], (0.75, 0.5, 0.25), strict=True))

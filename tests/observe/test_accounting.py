@@ -1,0 +1,67 @@
+"""What went in equals what came out and what was dropped, or the sum is refused."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from vitascope.config import Settings
+from vitascope.observe import results
+from vitascope.observe.accounting import NotAccounted, figures
+from vitascope.observe.results import Results
+
+WANTED = set(
+    "videos_in clips samples dropped_by_reason sizes codec_psnr_db useful_token_share cost_spread_p99 ranks "
+    "zero_stage steps train_loss_first train_loss_last val_loss_first val_loss_last tokens_per_s data_wait_share "
+    "requests outputs outputs_by_mode requests_failed_by_reason seconds_by_stage".split()
+)
+
+
+@pytest.fixture(scope="module")
+def found(finished_run: Settings) -> Results:
+    return results.read(finished_run)
+
+
+def test_the_figures_have_their_names_and_add_up(found: Results) -> None:
+    summary = figures(found, {"clips": 1.0})
+    assert summary.keys() >= WANTED
+    assert summary["videos_in"] == 4
+    assert summary["dropped_by_reason"] == {"empty_file": 1, "unreadable": 1, "too_short": 1, "no_bucket": 1}
+    assert summary["dropped_by_stage"] == {"probe": 2, "clips": 1, "encode": 1}
+    files_dropped = summary["dropped_by_stage"]["probe"]
+    assert summary["clips"] + files_dropped == summary["samples"] + sum(summary["dropped_by_reason"].values())
+    assert summary["sizes"] == ["1x96x96", "9x64x96", "9x96x64"]
+    assert summary["requests"] == summary["outputs"] + sum(summary["requests_failed_by_reason"].values()) == 7
+    assert sum(summary["outputs_by_mode"].values()) == summary["outputs"]
+    assert summary["outputs_by_mode"]["image"] == 1
+
+
+def changed(found: Results, **tables: Any) -> Results:
+    return dataclasses.replace(found, **tables)
+
+
+def test_a_lost_sample_is_noticed(found: Results) -> None:
+    with pytest.raises(NotAccounted, match="1 clips that became neither a sample nor a drop: c9"):
+        figures(changed(found, samples=found.samples[:-1]), {})
+
+
+def test_a_doubled_sample_is_noticed(found: Results) -> None:
+    with pytest.raises(NotAccounted, match="more than one sample"):
+        figures(changed(found, samples=[*found.samples, found.samples[0]]), {})
+
+
+def test_a_file_that_gave_no_clip_is_noticed(found: Results) -> None:
+    clips = [row for row in found.clips if row["video_id"] != "v2"]
+    with pytest.raises(NotAccounted, match="files that were read and gave no clip: v2"):
+        figures(changed(found, clips=clips), {})
+
+
+def test_a_lost_request_is_noticed(found: Results) -> None:
+    with pytest.raises(NotAccounted, match="7 requests were read, the manifest has 6 rows"):
+        figures(changed(found, manifest=found.manifest[:-1]), {})
+
+
+def test_two_requests_with_one_output_are_noticed(found: Results) -> None:
+    twice = found.manifest[0] | {"line": 99}
+    with pytest.raises(NotAccounted, match="outputs that two requests claim"):
+        figures(changed(found, manifest=[*found.manifest, twice]), {})

@@ -1,0 +1,92 @@
+"""One TOML file, checked as a whole before anything starts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from vitascope import config
+from vitascope.config import SettingsError
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "settings.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_what_is_saved_loads_to_an_equal_value(tmp_path: Path) -> None:
+    settings = config.load(None, ["train.lr=3e-4", f"run.folder={tmp_path}", "clips.durations_s=[0.5, 1.5]"])
+    assert config.load(config.save(settings)) == settings
+
+
+def test_override_wins_over_the_file(tmp_path: Path) -> None:
+    source = write(tmp_path, "[train]\nlr = 1e-3\nsteps = 7\n")
+    settings = config.load(source, ["train.lr=1e-4"])
+    assert (settings.train.lr, settings.train.steps) == (1e-4, 7)
+
+
+def test_an_override_that_is_no_toml_value_is_text() -> None:
+    assert config.load(None, ["clips.input=s3://bucket/videos"]).clips.input == "s3://bucket/videos"
+
+
+def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"\[train\] unknown key 'learning_rat'|did you mean 'lr'"):
+        config.load(write(tmp_path, "[train]\nlearning_rat = 1\n"))
+    with pytest.raises(SettingsError, match="unknown key 'warmup_step'; did you mean 'warmup_steps'"):
+        config.load(None, ["train.warmup_step=1"])
+
+
+def test_unknown_section_names_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown key 'trian'; did you mean 'train'"):
+        config.load(write(tmp_path, "[trian]\nlr = 1\n"))
+    with pytest.raises(SettingsError, match="did you mean 'train'"):
+        config.load(None, ["trian.lr=1"])
+
+
+def test_every_mistake_is_listed_with_what_was_got(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as error:
+        config.load(write(tmp_path, '[train]\nlr = "fast"\nsteps = 0\n[clips]\nfps = -1\n'))
+    for part in ("train.lr", "'fast'", "train.steps", "clips.fps", "-1"):
+        assert part in str(error.value)
+
+
+def test_settings_of_one_section_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(SettingsError, match="multiple of 8"):
+        config.load(None, ["model.width=100", "model.heads=3"])
+
+
+@pytest.mark.parametrize("override", ["lr=1", "train.lr", "train=1", "=1"])
+def test_malformed_override_is_explained(override: str) -> None:
+    with pytest.raises(SettingsError, match=r"takes section\.key=value"):
+        config.load(None, [override])
+
+
+def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no settings file at"):
+        config.load(str(tmp_path / "none.toml"))
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        config.load(write(tmp_path, "[train\n"))
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        config.load(None).train.lr = 1.0  # type: ignore[misc]
+
+
+def test_schema_describes_every_section() -> None:
+    schema = json.loads(config.schema())
+    assert set(schema["properties"]) == set(config.Settings.model_fields)
+    assert schema["$defs"]["TrainSettings"]["properties"]["lr"]["description"]
+
+
+def test_paths_are_absolute_and_remote_folders_stay_remote() -> None:
+    assert config.load(None, ["run.folder=runs/x"]).path("clips") == str(Path.cwd() / "runs/x/clips")
+    assert config.load(None, ["run.folder=s3://b/x"]).path("clips") == "s3://b/x/clips"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(config.default_config("x")).parent.glob("*.toml")), ids=lambda p: p.name
+)
+def test_the_ready_configurations_load(path: Path) -> None:
+    config.load(str(path))

@@ -1,0 +1,164 @@
+"""The architecture's rules: who may import whom, where Ray may be, how long things may get."""
+
+import ast
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+PACKAGE = REPO / "platform" / "vitascope"
+MODULES = {
+    str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+MAY_IMPORT_RAY = [
+    "clips/pipeline.py",
+    "encode/pipeline.py",
+    "feed/stream.py",
+    "train/trainer.py",
+    "train/loop.py",
+    "train/report.py",
+    "generate/app.py",
+    "generate/batch.py",
+    "observe/metrics.py",
+    "cluster/*.py",
+]
+MAY_IMPORT_DEEPSPEED = ["train/engine.py"]
+PLANNERS = ["feed/plan.py", "feed/packing.py", "encode/buckets.py", "generate/scheduler.py"]
+
+# Lower layers first; a module may import from its own layer and from the ones before it.
+LAYERS = [
+    [
+        "section.py",
+        "ledger.py",
+        "records.py",
+        "storage.py",
+        "progress.py",
+        "*/settings.py",
+        "config.py",
+        "__init__.py",
+    ],
+    ["cluster/*", "observe/metrics.py", "observe/__init__.py"],
+    ["clips/*"],
+    ["encode/*"],
+    ["feed/*"],
+    ["model/*"],
+    ["train/*"],
+    ["generate/*"],
+    ["evaluate/*"],
+    ["observe/*"],
+    ["demo/*"],
+    ["cli.py"],
+]
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Every module name that `tree` imports, anywhere in it; `from a import b` gives both a and a.b."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.add(str(node.module))
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return names
+
+
+def tops(tree: ast.AST) -> set[str]:
+    """The top-level packages that `tree` imports."""
+    return {name.partition(".")[0] for name in imports(tree)}
+
+
+def layer(module: str) -> int:
+    """The first layer with a pattern that `module` matches."""
+    found = [i for i, patterns in enumerate(LAYERS) if any(fnmatch(module, p) for p in patterns)]
+    assert found, f"{module} has no layer; add it to LAYERS"
+    return found[0]
+
+
+def files_of(name: str) -> list[str]:
+    """The file that a dotted vitascope name stands for, if it is a module or package."""
+    path = name.removeprefix("vitascope").strip(".").replace(".", "/")
+    candidates = [f"{path}.py", f"{path}/__init__.py"] if path else ["__init__.py"]
+    return [c for c in candidates if c in MODULES]
+
+
+def test_the_source_root_is_no_package() -> None:
+    assert not (REPO / "platform" / "__init__.py").exists(), "it would shadow the standard library's platform"
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [("ray", MAY_IMPORT_RAY), ("deepspeed", MAY_IMPORT_DEEPSPEED)],
+    ids=["ray", "deepspeed"],
+)
+def test_few_modules_know_the_library(library: str, allowed: list[str]) -> None:
+    users = [m for m, tree in MODULES.items() if library in tops(tree)]
+    assert [m for m in users if not any(fnmatch(m, pattern) for pattern in allowed)] == []
+
+
+def test_planners_know_neither_ray_nor_torch() -> None:
+    assert [m for m in PLANNERS if m in MODULES and tops(MODULES[m]) & {"ray", "torch"}] == []
+
+
+def test_settings_import_only_pydantic_and_the_section() -> None:
+    allowed = {"typing", "pydantic", "vitascope", "enum"}
+    for module in (m for m in MODULES if m.endswith("/settings.py")):
+        names = imports(MODULES[module])
+        assert tops(MODULES[module]) <= allowed, module
+        ours = {n for n in names if n.startswith("vitascope.")}
+        assert all(n.startswith("vitascope.section") for n in ours), (module, ours)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_lower_layers_do_not_import_higher_ones(module: str) -> None:
+    used = {f for name in imports(MODULES[module]) if name.startswith("vitascope") for f in files_of(name)}
+    too_high = {f for f in used if layer(f) > layer(module)}
+    assert too_high == set(), f"{module} (layer {layer(module)}) imports {too_high}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_and_files_stay_small(module: str) -> None:
+    source = (PACKAGE / module).read_text()
+    assert source.count("\n") <= 450
+    for node in ast.walk(MODULES[module]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert code_lines(node) <= 60, f"{module}: {node.name} has {code_lines(node)} lines of code"
+            positional = [
+                a for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")
+            ]
+            assert len(positional) <= 4, (
+                f"{module}: {node.name} takes {len(positional)} positional parameters"
+            )
+
+
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines from `def` to the end, without the docstring."""
+    total = int(function.end_lineno or 0) - function.lineno + 1
+    first = function.body[0]
+    is_doc = (
+        isinstance(first, ast.Expr)
+        and isinstance(first.value, ast.Constant)
+        and isinstance(first.value.value, str)
+    )
+    return total - (int(first.end_lineno or 0) - first.lineno + 1 if is_doc else 0)
+
+
+def test_no_module_is_named_like_the_standard_library() -> None:
+    """A script's folder is on the path, and then its neighbours shadow what they are named after."""
+    scripts = [str(path.relative_to(REPO)) for path in (REPO / "jobs").rglob("*.py")]
+    parts = {part.removesuffix(".py") for module in (*MODULES, *scripts) for part in module.split("/")}
+    allowed = {"__init__", "__main__", "codecs"}  # the field's word; encode/ is on nobody's path
+    assert (parts - allowed) & sys.stdlib_module_names == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_its_job(module: str) -> None:
+    doc = ast.get_docstring(MODULES[module])
+    assert doc, f"{module} has no docstring"
+    if not module.endswith("__init__.py"):
+        first = doc.splitlines()[0]
+        assert len(first.split()) <= 15, f"{module}: {first!r} is long; about eight words"

@@ -1,0 +1,100 @@
+"""Files behave the same on a local disk and on S3."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from vitascope import storage
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path) if request.param == "local" else request.getfixturevalue("s3")
+
+
+def test_put_replaces_and_reads_back(root: str) -> None:
+    location = storage.join(root, "a", "b.txt")
+    storage.put(location, b"one")
+    storage.put(location, b"two!")
+    assert storage.read_bytes(location) == b"two!"
+    assert storage.size_bytes(location) == 4
+    with storage.open_file(location) as file:
+        assert file.read() == b"two!"
+
+
+def test_put_leaves_nothing_else_behind(root: str) -> None:
+    storage.put(storage.join(root, "x"), b"1")
+    storage.create(storage.join(root, "y"), b"2")
+    storage.create(storage.join(root, "y"), b"3")
+    fs, path = storage.filesystem(root)
+    assert len(fs.find(path)) == 2
+
+
+def test_of_racing_writers_exactly_one_creates(root: str) -> None:
+    with ThreadPoolExecutor(16) as threads:
+        for round_ in range(5):
+            location = storage.join(root, f"commit-{round_}")
+            contents = [str(i).encode() for i in range(16)]
+            won = list(threads.map(lambda c, to=location: storage.create(to, c), contents))
+            assert won.count(True) == 1
+            assert storage.read_bytes(location) == contents[won.index(True)]
+
+
+def test_a_reader_never_sees_half_a_file(root: str) -> None:
+    location = storage.join(root, "file")
+    contents = {bytes([i]) * 200_000 for i in range(4)}
+    storage.put(location, next(iter(contents)))
+    with ThreadPoolExecutor(2) as threads:
+        writing = threads.submit(lambda: [storage.put(location, c) for c in contents for _ in range(5)])
+        while not writing.done():
+            assert storage.read_bytes(location) in contents
+        writing.result()
+
+
+def test_list_is_sorted_full_locations_without_hidden_files(root: str) -> None:
+    for name in ("b.mp4", "a/c.mp4", ".tmp/x", "a/.part", "d.txt"):
+        storage.put(storage.join(root, name), b"-")
+    assert storage.list_files(root) == [storage.join(root, n) for n in ("a/c.mp4", "b.mp4", "d.txt")]
+    assert storage.list_files(storage.join(root, "b.mp4")) == [storage.join(root, "b.mp4")]
+
+
+def test_list_sees_what_was_written_a_moment_ago(root: str) -> None:
+    storage.put(storage.join(root, "one"), b"-")
+    assert len(storage.list_files(root)) == 1
+    storage.put(storage.join(root, "two"), b"-")
+    assert len(storage.list_files(root)) == 2
+
+
+def test_delete_removes_files_and_folders_and_forgives_absence(root: str) -> None:
+    storage.put(storage.join(root, "folder", "file"), b"-")
+    storage.delete(storage.join(root, "folder"))
+    storage.delete(storage.join(root, "folder"))
+    assert not storage.exists(storage.join(root, "folder", "file"))
+
+
+def test_what_is_missing_raises_file_not_found(root: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        storage.read_bytes(storage.join(root, "none"))
+    with pytest.raises(FileNotFoundError, match="has the stage"):
+        storage.read_table(storage.join(root, "none"))
+
+
+def test_tables_of_a_folder_are_read_in_the_order_of_their_names(root: str) -> None:
+    for name, value in (("2.parquet", 2), ("1.parquet", 1)):
+        storage.put_table(storage.join(root, "t", name), pa.table({"x": [value]}))
+    assert storage.rows(storage.join(root, "t")) == [{"x": 1}, {"x": 2}]
+    assert storage.rows(storage.join(root, "t", "2.parquet"), columns=["x"]) == [{"x": 2}]
+
+
+def test_json_lines_round_trip(root: str) -> None:
+    location = storage.join(root, "rows.jsonl")
+    documents = [{"prompt": "späte Wellen"}, {"n": 1}]
+    storage.put(location, storage.json_lines(documents))
+    assert list(storage.read_json_lines(location)) == documents
+
+
+def test_open_file_refuses_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"storage\.put"):
+        storage.open_file(str(tmp_path / "x"), "wb")
