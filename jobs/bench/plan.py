@@ -2,25 +2,25 @@
 
     python jobs/bench/plan.py [--samples 1000000] [--ranks 64] [--seed 0] [--token-budget 524288]
 
-The samples: half images, half videos of 9 to 129 frames; 256² to 720p; landscape, portrait and square; 10 to
-200 text tokens, uniform. The codec's strides are 4 x 8 x 8 and the patch is 2, so 129 frames of 720p are
+The samples: half images, half videos of 9 to 129 frames; 256² to 720p; landscape, portrait and square; 10
+to 200 text tokens, uniform. The codec's strides are 4 x 8 x 8 and the patch is 2, so 129 frames of 720p are
 33 x 45 x 80 = 118,800 tokens. Costs are those of a transformer of width 3072 and depth 30 (about 5 billion
-parameters), where a token of the longest video costs 6.5 times one of an image. A rank is whatever computes a
-pack: one GPU, or several with sequence parallelism. 524,288 tokens a pack, because below about 390,000 a pack
-with one such video, filled up with images, outweighs the mean pack: no plan makes the ranks equal there (try
---token-budget 262144).
+parameters), where a token of the longest video costs 6.5 times one of an image. A rank is whatever computes
+a pack: one GPU, or several with sequence parallelism. 524,288 tokens a pack, because below about 342,000 a
+pack with one such video, filled up with images, outweighs the mean pack: no plan of full packs makes the
+ranks equal there (try --token-budget 262144).
 
 The naive way is Open-Sora's: a batch holds one shape (T x H x W), as many samples as the budget allows; the
-last batch of a shape is filled up with repeats, and the last step with repeated batches; batches are shuffled,
-and in a step each rank takes the next; text is padded to 512 tokens.
+last batch of a shape is filled up with repeats, and the last step with repeated batches; batches are
+shuffled, and in a step each rank takes the next; text is padded to 512 tokens.
 
-The last line is one JSON object. samples_per_s is the median wall time of --repeats epochs, each planned from
-nothing, on one thread (numpy sorts and adds on one); samples_per_cpu_s the same in processor time, for machines
-with other work. peak_memory_bytes is what planning an epoch allocates at its peak beside the index
-(tracemalloc). useful_token_share is real patches and text over patches and text computed; fill is mean tokens
-over the budget. step_mix_divergence is the mean total-variation distance between a step's token share by size
-class (T x H x W; by_area: whatever the aspect) and the epoch's; random_step_mix_divergence the same for samples
-dealt to as many steps at random.
+The last line is one JSON object. samples_per_s is the median wall time of --repeats epochs, each planned
+from nothing, on one thread (numpy sorts and adds on one); samples_per_cpu_s the same in processor time, for
+machines with other work. peak_memory_bytes is what planning an epoch allocates at its peak beside the index
+(tracemalloc). useful_token_share is real patches and text over patches and text computed; fill is mean
+tokens over the budget. step_mix_divergence is the mean total-variation distance between a step's token
+share by size class (T x H x W; by_area: whatever the aspect) and the epoch's; random_step_mix_divergence
+the same for samples dealt to as many steps at random.
 """
 
 import argparse

@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             run_stage(options.command, settings)
     except (ValueError, FileNotFoundError, ConnectionError) as error:
-        if not _is_ours(error):
+        if isinstance(error, ValueError) and not _is_ours(error):
             raise
         print(f"vitascope {options.command}: {error}", file=sys.stderr)
         return 2

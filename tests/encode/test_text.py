@@ -11,7 +11,7 @@ from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text import TextEncoder, make_text_encoder
 
 RABBIT = "a large grey rabbit stands in a sunny meadow"
-CITY = "traffic moves along a wide street of a city at dusk, seen from a bridge, with tall buildings on both sides"
+CITY = "traffic moves along a wide street of a city at dusk, seen from a bridge between tall buildings"
 
 
 @pytest.fixture(scope="module")

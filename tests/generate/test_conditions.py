@@ -56,7 +56,9 @@ def test_an_end_of_fewer_than_four_frames_is_refused(request_of: Make) -> None:
 
 
 @pytest.mark.parametrize("n_frames", range(1, 20))
-@pytest.mark.parametrize("mode", ["text_to_video", "image_to_video", "extend_forward", "extend_backward", "join"])
+@pytest.mark.parametrize(
+    "mode", ["text_to_video", "image_to_video", "extend_forward", "extend_backward", "join"]
+)
 def test_the_output_holds_given_and_made_frames_whatever_its_length(
     request_of: Make, mode: str, n_frames: int
 ) -> None:
@@ -93,7 +95,7 @@ def test_given_frames_come_out_where_they_belong(request_of: Make, mode: str) ->
     output = crop(codec().decode(filled.latent).numpy(), request)
     assert output.shape == (18, 50, 60, 3)
     n_last = min(place.n_last, 18 - (place.made.n_frames - place.n_last)) if mode == "join" else place.n_last
-    close = dict(atol=1)  # rounding to uint8
+    close = {"atol": 1}  # rounding to uint8
     np.testing.assert_allclose(output[: place.n_first].astype(int), frames[: place.n_first], **close)
     end = frames[place.n_first :][:n_last]
     np.testing.assert_allclose(output[18 - n_last :].astype(int), end, **close)

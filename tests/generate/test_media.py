@@ -17,7 +17,7 @@ Make = Callable[..., Request]
 
 @pytest.fixture
 def media(tmp_path: Path) -> Path:
-    """a.mp4: 24 frames, each of one brightness, 5 more than the one before; a.png; text.mp4, which is none."""
+    """a.mp4, 24 frames each of one brightness, 5 more than before; a.png; text.mp4, which is none."""
     levels = np.arange(24, dtype=np.uint8)[:, None, None, None] * 5 + 40
     (tmp_path / "a.mp4").write_bytes(mp4_bytes(np.broadcast_to(levels, (24, 96, 128, 3)), 8))
     Image.new("RGB", (128, 96), (200, 100, 50)).save(tmp_path / "a.png")

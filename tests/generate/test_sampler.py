@@ -46,9 +46,7 @@ def test_a_straight_flow_is_solved_exactly_in_as_many_passes_as_steps(
     assert passes == steps
 
 
-def test_given_frames_stay_as_they_are_to_the_last_bit(
-    card: ModelCard, work_of: Callable[..., Work]
-) -> None:
+def test_given_frames_stay_as_they_are_to_the_last_bit(card: ModelCard, work_of: Callable[..., Work]) -> None:
     latent = torch.randn(3, 6, 8, card.channels)
     work = work_of(canvas=Canvas(latent, torch.tensor([True, False, True])), steps=4)
     assert segments(work)[0].timesteps.tolist() == [0, 1, 0]

@@ -71,7 +71,9 @@ def test_one_frame_becomes_a_lossless_png() -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), frames[0])
 
 
-@pytest.mark.parametrize("frames", [picture(2, 33, 48), picture(2, 32, 48).astype(float), picture(2, 32, 48)[..., :2]])
+@pytest.mark.parametrize(
+    "frames", [picture(2, 33, 48), picture(2, 32, 48).astype(float), picture(2, 32, 48)[..., :2]]
+)
 def test_what_no_video_can_hold_is_refused(frames: np.ndarray) -> None:
     with pytest.raises(ValueError, match="even H and W, got"):
         writer.mp4_bytes(frames, 8)

@@ -10,11 +10,30 @@ from vitascope.observe import results
 from vitascope.observe.accounting import NotAccounted, figures
 from vitascope.observe.results import Results
 
-WANTED = set(
-    "videos_in clips samples dropped_by_reason sizes codec_psnr_db useful_token_share cost_spread_p99 ranks "
-    "zero_stage steps train_loss_first train_loss_last val_loss_first val_loss_last tokens_per_s data_wait_share "
-    "requests outputs outputs_by_mode requests_failed_by_reason seconds_by_stage".split()
-)
+WANTED = {
+    "videos_in",
+    "clips",
+    "samples",
+    "dropped_by_reason",
+    "sizes",
+    "codec_psnr_db",
+    "useful_token_share",
+    "cost_spread_p99",
+    "ranks",
+    "zero_stage",
+    "steps",
+    "train_loss_first",
+    "train_loss_last",
+    "val_loss_first",
+    "val_loss_last",
+    "tokens_per_s",
+    "data_wait_share",
+    "requests",
+    "outputs",
+    "outputs_by_mode",
+    "requests_failed_by_reason",
+    "seconds_by_stage",
+}
 
 
 @pytest.fixture(scope="module")

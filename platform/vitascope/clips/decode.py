@@ -5,9 +5,11 @@ decord cannot do. Times count from the source's first frame. The frame at a time
 the last whose timestamp is not later. So a variable frame rate comes out right.
 
 decord 0.6 returns wrong channel counts at some narrow widths, turns frames upright for mp4 but not for
-mkv, and invents frames where data is missing; `probe` gives it only files where none of this applies.
+mkv, shows damaged frames as if they were good, and finds other frames than asked for in containers without
+an index (MPEG); `probe` gives it only files where none of this applies.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -99,7 +101,8 @@ def _decode(uri: str, decoder: str, times_s: np.ndarray, rotation_deg: int) -> t
                 return _reader(uri, decoder, version).read(times_s), decoder
             except Exception:  # whatever it was, PyAV decides whether the clip is bad, and says why
                 decoder = "pyav"
-        return upright(_reader(uri, decoder, version).read(times_s), rotation_deg), decoder
+        frames = _reader(uri, decoder, version).read(times_s)
+        return (frames if decoder == "pillow" else upright(frames, rotation_deg)), decoder
     except Rejected:
         raise
     except Exception as error:
@@ -187,14 +190,23 @@ class PyavReader:
     def _decoded(self, start_s: float) -> Iterator[tuple[av.VideoFrame, float, float]]:
         target = round((max(start_s, 0.0) + self.first_s) / self.stream.time_base)
         self.container.seek(target if start_s > 0 else min(target, 0), stream=self.stream)
+        for frame in self._until_damage():
+            if frame.pts is None:
+                raise Rejected(Reason.DECODE_FAILED, "its frames carry no timestamps")
+            at_s = float(frame.pts * self.stream.time_base) - self.first_s
+            yield frame, at_s, at_s + float((frame.duration or 0) * self.stream.time_base)
+
+    def _until_damage(self) -> Iterator[av.VideoFrame]:
+        """Frames up to the end or the first damaged packet; what is missing then shows in their times."""
         try:
-            for frame in self.container.decode(self.stream):
-                if frame.time is None:
-                    raise Rejected(Reason.DECODE_FAILED, "its frames carry no timestamps")
-                at_s = frame.time - self.first_s
-                yield frame, at_s, at_s + float((frame.duration or 0) * frame.time_base)
-        except (av.error.InvalidDataError, av.error.EOFError):
-            return  # damaged from here on; what is missing then is found by comparing times
+            for packet in self.container.demux(self.stream):
+                if packet.is_corrupt:
+                    break
+                yield from self.stream.decode(packet)
+        except av.error.InvalidDataError:
+            pass
+        with contextlib.suppress(av.error.EOFError, av.error.InvalidDataError):
+            yield from self.stream.decode(None)  # what the decoder still holds back
 
 
 class PillowReader:
@@ -245,7 +257,7 @@ def _check_covered(times_s: np.ndarray, end_s: float) -> None:
 
 def _rgb(frame: av.VideoFrame) -> np.ndarray:
     if frame.is_corrupt:
-        raise Rejected(Reason.DECODE_FAILED, f"the frame at {frame.time:.2f} s is damaged")
+        raise Rejected(Reason.DECODE_FAILED, "one of its frames is damaged")
     return frame.to_ndarray(format="rgb24")
 
 

@@ -1,5 +1,6 @@
 """Encode the clips of one shard."""
 
+import functools
 from typing import Any
 
 import torch
@@ -15,21 +16,23 @@ from vitascope.encode.text import make_text_encoder
 from vitascope.ledger import Rejected
 
 
-class ShardEncoder:
-    """Turns a plan row into a committed shard; holds the codec and the text encoder between rows."""
+def encode_shard(
+    plan_row: dict[str, Any], *, settings: EncodeSettings, latents: str, decode_timeout_s: float
+) -> dict[str, Any]:
+    """Encodes a plan row into a committed shard; each process keeps its codec and text encoder."""
+    return _encoder(settings, latents, decode_timeout_s).encode(plan_row)
 
-    def __init__(self, settings: EncodeSettings, latents: str, *, decode_timeout_s: float) -> None:
+
+class ShardEncoder:
+    """Turns plan rows into committed shards; holds the codec and the text encoder."""
+
+    def __init__(self, settings: EncodeSettings, latents: str, decode_timeout_s: float) -> None:
         self._codec = make_codec(settings)
         self._text = make_text_encoder(settings)
         self._latents = latents
         self._timeout_s = decode_timeout_s
 
-    @staticmethod
-    def describe(settings: EncodeSettings) -> dict[str, int]:
-        """What a model needs to know of the latents: `channels` and `text_dim`."""
-        return {"channels": make_codec(settings).channels, "text_dim": make_text_encoder(settings).dim}
-
-    def __call__(self, plan_row: dict[str, Any]) -> dict[str, int]:
+    def encode(self, plan_row: dict[str, Any]) -> dict[str, Any]:
         """Encodes the row's tasks, commits its shard, and says how many became samples and how many drops.
 
         Doing a row twice writes the same shard twice, under one name.
@@ -74,6 +77,9 @@ class ShardEncoder:
         fitted = fit(frames, task.size)
         latent = self._codec.encode(fitted).to(torch.bfloat16)
         return latent, psnr_db(fitted, self._codec.decode(latent))
+
+
+_encoder = functools.lru_cache(maxsize=1)(ShardEncoder)
 
 
 def _sample(task: EncodeTask) -> dict[str, Any]:

@@ -1,21 +1,25 @@
 """Encode clips into latent shards, with Ray Data."""
 
+import functools
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy
+from ray.data import TaskPoolStrategy
 
 from vitascope import storage
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
-from vitascope.encode.encoder import ShardEncoder
+from vitascope.encode.codecs import make_codec
+from vitascope.encode.encoder import encode_shard
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
 from vitascope.encode.shards import INDEX, ShardNote, read_notes
+from vitascope.encode.text import make_text_encoder
 from vitascope.ledger import Reason, dropped_by_reason
 from vitascope.progress import track
 from vitascope.records import DROPS, SAMPLES, stable_id
@@ -91,32 +95,37 @@ def _plan_row(number: int, tasks: list[EncodeTask]) -> dict[str, Any]:
     return {"shard": number, "key": key, "tasks": [task.as_row() for task in tasks]}
 
 
-def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Any:
+def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Runs plan rows on Ray; yields a row of counts as each shard is committed."""
     if not plan:
         return
-    actors = min(len(plan), max(1, int(ray.cluster_resources().get("CPU", 1)) // 2))
+    # Tasks and not actors: a process keeps its encoder for its next task anyway, and no pool can hang.
+    # At most half the slots: each task holds a text encoder, and a local cluster has more slots than cores.
+    at_once = min(len(plan), max(1, int(ray.cluster_resources().get("CPU", 1)) // 2))
+    encode: Callable[[dict[str, Any]], dict[str, Any]] = functools.partial(
+        encode_shard,
+        settings=settings.encode,
+        latents=latents,
+        decode_timeout_s=settings.clips.decode_timeout_s,
+    )
     shards = ray.data.from_items(plan, override_num_blocks=len(plan)).map(
-        ShardEncoder,  # type: ignore[arg-type]
-        fn_constructor_args=(settings.encode, latents),
-        fn_constructor_kwargs={"decode_timeout_s": settings.clips.decode_timeout_s},
-        compute=ActorPoolStrategy(min_size=1, max_size=actors, max_tasks_in_flight_per_actor=2),
-        num_cpus=1,
+        encode, compute=TaskPoolStrategy(size=at_once), num_cpus=1
     )
     yield from shards.iter_rows()
 
 
 def _commit(settings: Settings, latents: str, samples: list[dict], drops: list[dict]) -> None:
     """Writes what describes the latents, and last the index that makes them visible."""
-    codec_note = {
+    facts = {
         "encode": settings.encode.model_dump(mode="json"),
         "patch": settings.model.patch,
-        **ShardEncoder.describe(settings.encode),
+        "channels": make_codec(settings.encode).channels,
+        "text_dim": make_text_encoder(settings.encode).dim,
         "fingerprint": latents.rpartition("/")[2],
     }
     index = pa.Table.from_pylist(sorted(samples, key=lambda row: (row["shard"], row["row"])), schema=SAMPLES)
     storage.put_table(storage.join(latents, DROPS_FILE), pa.Table.from_pylist(drops, schema=DROPS))
-    storage.put_json(storage.join(latents, "encode.json"), codec_note)
+    storage.put_json(storage.join(latents, "encode.json"), facts)
     storage.put_table(storage.join(latents, INDEX), index)
 
 

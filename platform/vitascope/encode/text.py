@@ -74,10 +74,13 @@ class MiniLm:
     @functools.cached_property
     def _tokenizer_and_model(self) -> tuple[Any, Any]:
         with _quiet_transformers():
-            from transformers import AutoModel, AutoTokenizer
+            from transformers import (
+                BertModel,
+                PreTrainedTokenizerFast,
+            )  # the Auto classes take 3 s more to import
 
-            tokenizer = AutoTokenizer.from_pretrained(str(self._folder), local_files_only=True)
-            model = AutoModel.from_pretrained(
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(str(self._folder), local_files_only=True)
+            model = BertModel.from_pretrained(
                 str(self._folder), local_files_only=True, add_pooling_layer=False, dtype=torch.float32
             )
         return tokenizer, model.eval()

@@ -11,8 +11,7 @@ import torch
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.index import read_index
-from vitascope.encode.shards import read_samples
+from vitascope.encode.shards import INDEX, read_samples
 from vitascope.feed.packs import Pack, Segment, collate
 from vitascope.feed.patches import grid_of, patchify
 from vitascope.model import flow
@@ -35,8 +34,7 @@ def run(settings: Settings) -> Row:
     """
     started = time.monotonic()
     latents = latents_folder(settings)
-    rows = read_index(latents).to_pylist()
-    rows = [row for row in rows if row["split"] == "val"]
+    rows = [row for row in storage.rows(storage.join(latents, INDEX)) if row["split"] == "val"]
     device = "cuda" if settings.train.use_gpu else "cpu"
     model, card = load_model(settings.generate.model or settings.path("model"), device)
     timesteps = settings.evaluate.timesteps

@@ -259,9 +259,9 @@ def _random(n: int, *key: object) -> npt.NDArray[np.uint64]:
 
 def _scrambled(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """(n,) a random-looking number for each number, the same for equal ones (the finaliser of SplitMix64)."""
-    numbers = (numbers ^ (numbers >> 30)) * 0xBF58476D1CE4E5B9
-    numbers = (numbers ^ (numbers >> 27)) * 0x94D049BB133111EB
-    return numbers ^ (numbers >> 31)
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
 
 
 def _unit(numbers: npt.NDArray[np.uint64]) -> Floats:
@@ -288,7 +288,7 @@ def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
         samples=samples[_stable_order(assignment)],
         offsets=np.append(0, np.cumsum(counts)),
         tokens=pack_tokens.astype(np.int64).reshape(shape),
-        costs=np.bincount(assignment, costs, n_steps * n_packs).reshape(shape),
+        costs=np.bincount(assignment, costs, n_steps * n_packs).astype(np.float64).reshape(shape),
     )
 
 

@@ -1,6 +1,7 @@
 """The generation app: three deployments and an ingress."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from vitascope.model.card import ModelCard, load_model
 
 # A video takes minutes; Ray Serve's default of 20 s would kill those in flight when a replica is to go.
 _GRACEFUL_SHUTDOWN_S = 900.0
+_GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # and idle ones need not wait the default's 2 s
 # A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only working.
 _HEALTH_TIMEOUT_S = 120.0
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
@@ -163,6 +165,7 @@ def serving(app: serve.Application, name: str) -> Iterator[Any]:
 
     The app goes at the end, at once if the work was broken off.
     """
+    logging.getLogger("ray.serve").addFilter(_worth_reading)
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
     status = serve.status().applications.get(name)
     if status and status.status == "RUNNING":
@@ -177,12 +180,18 @@ def serving(app: serve.Application, name: str) -> Iterator[Any]:
     serve.delete(name)
 
 
+def _worth_reading(record: logging.LogRecord) -> bool:
+    """Not that a replica on a busy CPU took a moment to say how much it has to do; it is asked again."""
+    return "Failed to get queue length" not in record.getMessage()
+
+
 def _deployment(cls: type, replicas: int, *, cpus: float, gpus: int = 0, ongoing: int = 1) -> Any:
     """`ongoing`: requests a replica takes at once; the others wait for any replica to be free."""
     return serve.deployment(
         num_replicas=replicas,
         max_ongoing_requests=ongoing,
         graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_S,
+        graceful_shutdown_wait_loop_s=_GRACEFUL_SHUTDOWN_LOOK_S,
         health_check_timeout_s=_HEALTH_TIMEOUT_S,
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
     )(cls)

@@ -55,7 +55,7 @@ def losses(steps: Sequence[Mapping], held_out: Sequence[Mapping]) -> str:
 
 
 def throughput(steps: Sequence[Mapping]) -> str:
-    """Tokens per second of every step, and its running median-like mean."""
+    """Tokens per second of every step, and its running mean."""
 
     def draw(axes: Axes) -> None:
         at = [row["step"] for row in steps]
@@ -116,7 +116,7 @@ def loss_by_timestep(timesteps: Sequence[float], curves: Mapping[str, Sequence[f
     """Held-out loss against the noise level, a curve for each size."""
 
     def draw(axes: Axes) -> None:
-        colors = mpl.colormaps["viridis"](np.linspace(0.15, 0.85, len(curves)))
+        colors = mpl.colormaps["plasma"](np.linspace(0.3, 0.75, len(curves)))
         for (name, values), color in zip(curves.items(), colors, strict=True):
             axes.plot(timesteps, values, "o-", color=color, linewidth=1.2, markersize=3, label=name)
         axes.set(xlabel="noise level", ylabel="loss")

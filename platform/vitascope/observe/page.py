@@ -16,7 +16,7 @@ h1 { font-size: 26px; margin: 0; letter-spacing: -.01em; }
 h2 { font-size: 19px; margin: 44px 0 4px; }
 p { margin: 4px 0 12px; color: var(--soft); max-width: 78ch; }
 .tiles { display: grid; gap: 12px; margin: 20px 0; }
-.tiles { grid-template-columns: repeat(auto-fit, minmax(125px, 1fr)); }
+.tiles { grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); }
 .tile, figure, .panel { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .tile { padding: 12px 14px; }
 .tile b { display: block; font-size: 22px; line-height: 1.2; font-variant-numeric: tabular-nums; }
@@ -28,6 +28,7 @@ p { margin: 4px 0 12px; color: var(--soft); max-width: 78ch; }
 .gallery { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 14px; }
 .gallery.small { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
 figure { margin: 0; overflow: hidden; }
+@media (min-width: 600px) { figure.wide { grid-column: span 2; } }
 .media { display: flex; height: 190px; background: #0b0d10; gap: 2px; justify-content: center; }
 .small .media { height: 104px; }
 .media > div { position: relative; display: flex; min-width: 0; flex: 0 1 auto; }
@@ -121,8 +122,9 @@ def gallery(figures: Iterable[str], *, small: bool = False) -> str:
 
 
 def figure(media: str, caption: str, strip: str = "") -> str:
-    """Media over its caption, both HTML; between them, where the frames come from."""
-    return f'<figure><div class="media">{media}</div>{strip}<figcaption>{caption}</figcaption></figure>'
+    """Media over its caption, both HTML, and between them a strip, which makes it wide."""
+    top = f'<figure{" class=wide" if strip else ""}><div class="media">{media}</div>'
+    return f"{top}{strip}<figcaption>{caption}</figcaption></figure>"
 
 
 def medium(content: bytes, suffix: str, label: str = "") -> str:

@@ -166,8 +166,8 @@ def _packed(results: Results, figures: dict[str, Any], card: ModelCard) -> str:
     feed = results.settings.feed
     about = (
         f"A step is {feed.packs_per_step} packs of at most {feed.token_budget:,} patches: samples of any "
-        f"size, laid end to end. {figures['useful_token_share']:.2%} of the tokens computed are real. Packs of "
-        f"a step cost the same, so {figures['ranks']} ranks finish together: the busiest is "
+        f"size, end to end. {figures['useful_token_share']:.2%} of the tokens computed are real. Packs of a "
+        f"step cost the same, so {figures['ranks']} ranks finish together: the busiest is "
         f"{figures['cost_spread_p99']:.2%} above the mean in the worst steps (99th percentile)."
     )
     plots = {
@@ -214,8 +214,8 @@ def _ledger(results: Results, figures: dict[str, Any]) -> str:
     dropped = sum(figures["dropped_by_reason"].values())
     about = (
         f"{figures['videos_in']} files went in: {figures['samples']} samples came of them and {dropped} "
-        f"files and clips were dropped. Of {figures['requests']} requests {figures['outputs']} became outputs and "
-        f"{len(refused)} were refused or failed. Nothing else happened to anything."
+        f"files and clips were dropped. Of {figures['requests']} requests {figures['outputs']} became "
+        f"outputs; refused or failed: {len(refused)}. Nothing is unaccounted for."
     )
     more = f", the first {MOST_ROWS}" if len(lost) > MOST_ROWS else ""
     tables = {

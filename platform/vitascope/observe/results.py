@@ -6,6 +6,8 @@ from typing import Any
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.pipeline import DROPS_FILE
+from vitascope.encode.shards import INDEX
 from vitascope.train import log
 
 Row = dict[str, Any]
@@ -40,8 +42,8 @@ def read(settings: Settings) -> Results:
         settings=settings,
         videos=storage.rows(settings.path("videos")),
         clips=storage.rows(settings.path("clips")),
-        samples=storage.rows(storage.join(latents, "index.parquet")),
-        drops=storage.rows(storage.join(latents, "drops.parquet")),
+        samples=storage.rows(storage.join(latents, INDEX)),
+        drops=storage.rows(storage.join(latents, DROPS_FILE)),
         steps=[row for row in rows if "loss" in row],
         held_out=[row for row in rows if row.get("val_loss") is not None],
         losses=storage.read_json(settings.path("evaluate", "losses.json")),

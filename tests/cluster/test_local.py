@@ -1,0 +1,96 @@
+"""Reaching Ray: quietly, with the user's token, and with what the workers need."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+START = """
+import logging, os, ray, ray.data
+from vitascope.cluster.local import connect
+from vitascope.cluster.settings import ClusterSettings
+connect(ClusterSettings(local_cpus=4))
+connect(ClusterSettings(local_cpus=4))
+assert ray.cluster_resources()["CPU"] == 4
+assert ray.data.range(8).map(lambda row: row).count() == 8
+print(os.environ["RAY_AUTH_MODE"], ray.get_runtime_context().gcs_address, flush=True)
+logging.getLogger("ray.data").warning("a real warning")
+input()
+"""
+
+JOIN = """
+import os, ray
+from vitascope.cluster.local import connect
+from vitascope.cluster.settings import ClusterSettings
+connect(ClusterSettings())
+@ray.remote(num_cpus=0)
+def seen():
+    return os.environ.get("AWS_ENDPOINT_URL")
+print(ray.get(seen.remote()))
+"""
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """A user's environment in which nothing is known of any cluster."""
+    hidden = ("RAY_", "AWS_")
+    return {k: v for k, v in os.environ.items() if not k.startswith(hidden)} | {"HOME": str(home)} | more
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def started(home: Path) -> Iterator[subprocess.Popen]:
+    """A process that has started a local cluster."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", START],
+        env=environment(home),
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def test_a_local_cluster_asks_for_a_token_that_only_the_user_can_read(
+    started: subprocess.Popen, home: Path
+) -> None:
+    assert started.stdout is not None
+    mode, address = started.stdout.readline().split()
+    assert mode == "token"
+    token = home / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o077 == 0
+    joined = subprocess.run(
+        [sys.executable, "-c", JOIN],
+        env=environment(home, RAY_ADDRESS=address, AWS_ENDPOINT_URL="http://storage:1"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert joined.stdout.split() == ["http://storage:1"]  # of this client, not of whoever started the cluster
+    assert joined.stderr == ""
+
+
+def test_of_all_that_ray_says_only_warnings_are_heard(started: subprocess.Popen) -> None:
+    _, said = started.communicate("\n", timeout=60)
+    assert len(said.splitlines()) == 1
+    assert said.strip().endswith("a real warning")
+
+
+def test_an_address_where_nobody_answers_is_named(home: Path) -> None:
+    code = JOIN.replace("ClusterSettings()", "ClusterSettings(address='127.0.0.1:1')")
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(home), capture_output=True, text=True, check=False
+    )
+    assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr

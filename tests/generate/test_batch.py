@@ -1,0 +1,216 @@
+"""The job on a real cluster: all modes mixed, wrong requests, a killed driver, a killed replica."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+
+from vitascope import storage
+from vitascope.config import Settings
+from vitascope.generate import batch, writer
+
+SIZES = [(64, 48), (48, 64), (80, 50)]
+MODES: list[dict[str, Any]] = [
+    {},
+    {"seconds": 0},
+    {"mode": "image_to_video", "image": "a.png"},
+    {"mode": "extend_forward", "video": "a.mp4", "fps": 12, "seconds": 1},
+    {"mode": "extend_backward", "video": "a.mp4", "seconds": 14 / 8},
+    {"mode": "join", "video": "a.mp4", "video_after": "a.mp4", "negative_prompt": "dark"},
+]
+WRONG = {
+    "unknown field": ({"promt": "a cat"}, "invalid_request"),
+    "too large": ({"width": 16384, "height": 96}, "invalid_request"),
+    "no image": ({"mode": "image_to_video"}, "media_missing"),
+    "image not there": ({"mode": "image_to_video", "image": "none.png"}, "media_missing"),
+    "empty prompt": ({"prompt": ""}, "invalid_request"),
+    "not a video": ({"mode": "extend_forward", "video": "text.mp4"}, "unreadable"),
+}
+SMALL = {"prompt": "a cat", "seconds": 9 / 8, "steps": 12}
+DRIVER = "from vitascope.config import Settings; from vitascope.generate import batch; import sys;"
+DRIVER += "batch.run(Settings.model_validate_json(sys.argv[1]))"
+
+
+def good_requests() -> list[dict[str, Any]]:
+    """Every mode at every size."""
+    pairs = [(i, size, mode) for i, size in enumerate(SIZES) for mode in MODES]
+    return [
+        SMALL | {"width": w, "height": h} | mode | {"custom_id": f"{i} {n}/ü"}
+        for n, (i, (w, h), mode) in enumerate(pairs)
+    ]
+
+
+def write_inputs(folder: Path, requests: list[dict[str, Any]], model: Path) -> Settings:
+    """A request file with its media beside it, and the settings of the batch."""
+    levels = np.arange(24, dtype=np.uint8)[:, None, None, None] * 5 + 40
+    (folder / "a.mp4").write_bytes(writer.mp4_bytes(np.broadcast_to(levels, (24, 96, 128, 3)), 8))
+    Image.new("RGB", (128, 96), (200, 100, 50)).save(folder / "a.png")
+    (folder / "text.mp4").write_text("no video")
+    (folder / "requests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in requests))
+    generate = {"requests": str(folder / "requests.jsonl"), "model": str(model)}
+    generate |= {"max_in_flight": 3, "token_budget": 400}
+    return Settings.model_validate({"run": {"folder": str(folder / "run")}, "generate": generate})
+
+
+def finished(settings: Settings) -> dict[str, float]:
+    """The sidecars there are, with the times they were made."""
+    folder = Path(settings.path("outputs", "batch"))
+    return {str(p): p.stat().st_mtime_ns for p in folder.glob("*.json")}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+@dataclass
+class Scenario:
+    """A batch whose driver was killed half-way, run again."""
+
+    settings: Settings
+    requests: list[dict[str, Any]]
+    before: dict[str, float]
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def scenario(ray_cluster: None, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Scenario:  # noqa: ARG001
+    folder = tmp_path_factory.mktemp("batch")
+    wrong = [SMALL | {"custom_id": k, "width": 64, "height": 48} | fields for k, (fields, _) in WRONG.items()]
+    good = good_requests()
+    requests = [*good[:3], *wrong, *good[3:], good[0] | {"prompt": "the same custom_id again"}]
+    settings = write_inputs(folder, requests, model_folder)
+    before = _run_and_kill(settings)
+    summary = batch.run(settings)
+    rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
+    return Scenario(settings, requests, before, summary, rows)
+
+
+def _run_and_kill(settings: Settings) -> dict[str, float]:
+    """Runs the job in a process of its own on the same cluster, and kills it when a few outputs are there."""
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-c", DRIVER, settings.model_dump_json()]
+    driver = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address})
+    wait_for(lambda: len(finished(settings)) >= 5 or driver.poll() is not None)
+    driver.send_signal(signal.SIGKILL)
+    assert driver.wait() == -signal.SIGKILL, "the job ended before it was killed"
+    return finished(settings)
+
+
+def test_every_request_is_accounted_for(scenario: Scenario) -> None:
+    assert [row["line"] for row in scenario.rows] == list(range(1, len(scenario.requests) + 1))
+    assert [row["custom_id"] for row in scenario.rows] == [r["custom_id"] for r in scenario.requests]
+    summary = scenario.summary
+    assert summary["requests"] == len(scenario.requests) == 25
+    assert summary["outputs"] == 18
+    modes = ["extend_backward", "extend_forward", "image", "image_to_video", "join", "text_to_video"]
+    assert summary["outputs_by_mode"] == dict.fromkeys(modes, 3)
+    assert summary["requests_failed_by_reason"] == {"invalid_request": 4, "media_missing": 2, "unreadable": 1}
+    assert storage.read_json(scenario.settings.path("summaries", "generate.json")) == summary
+
+
+def test_wrong_requests_became_rows_that_say_why(scenario: Scenario) -> None:
+    by_id = {row["custom_id"]: row for row in scenario.rows if row["custom_id"] in WRONG}
+    assert {k: row["reason"] for k, row in by_id.items()} == {k: reason for k, (_, reason) in WRONG.items()}
+    assert all(row["status"] == "dropped" and row["detail"] and row["uri"] is None for row in by_id.values())
+    assert "'0 0/ü' stands on an earlier line" in scenario.rows[-1]["detail"]
+
+
+def test_every_output_is_exactly_as_asked(scenario: Scenario) -> None:
+    outputs = [
+        (r, row) for r, row in zip(scenario.requests, scenario.rows, strict=True) if row["status"] == "ok"
+    ]
+    assert len(outputs) == 18
+    for request, row in outputs:
+        size = (row["n_frames"], row["height"], row["width"])
+        frames = max(1, round(request["seconds"] * request.get("fps", 8)))
+        assert size == (frames, request["height"], request["width"])
+        if frames == 1:
+            assert np.asarray(Image.open(row["uri"])).shape == (*size[1:], 3)
+            continue
+        with av.open(row["uri"]) as container:
+            stream = container.streams.video[0]
+            assert (stream.codec_context.name, stream.height, stream.width) == ("h264", *size[1:])
+            assert float(stream.average_rate) == request.get("fps", 8)
+            assert len(list(container.decode(stream))) == frames
+
+
+def test_given_frames_are_seen_in_the_output(scenario: Scenario) -> None:
+    row = next(r for r in scenario.rows if r["mode"] == "extend_forward" and r["uri"])
+    with av.open(row["uri"]) as container:
+        frames = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
+    # The last frame of a.mp4 is the fifth here; twelve of the codec's coefficients keep flat colours.
+    assert frames[4] == pytest.approx(40 + 5 * 23, abs=6)
+
+
+def test_the_sidecar_says_how_it_was_made(scenario: Scenario) -> None:
+    row = next(r for r in scenario.rows if r["mode"] == "join")
+    sidecar = storage.read_json(row["uri"].rpartition(".")[0] + ".json")
+    assert (sidecar["prompt"], sidecar["negative_prompt"], sidecar["steps"]) == ("a cat", "dark", 12)
+    assert (sidecar["model"]["step"], sidecar["model"]["latents"]) == (7, "tiny")
+    assert set(sidecar["seconds"]) == {"denoise", "decode", "write"}
+
+
+def test_after_a_kill_each_has_one_output_and_finished_ones_are_untouched(scenario: Scenario) -> None:
+    assert 5 <= len(scenario.before) < 18
+    assert scenario.summary["skipped_done"] >= len(scenario.before)
+    now = finished(scenario.settings)
+    assert len(now) == 18
+    assert scenario.before.items() <= now.items()
+    folder = Path(scenario.settings.path("outputs", "batch"))
+    media = [p for p in folder.iterdir() if p.suffix in (".mp4", ".png")]
+    assert sorted(str(p.with_suffix(".json")) for p in media) == sorted(now)
+
+
+def test_run_again_nothing_is_done_twice(scenario: Scenario) -> None:
+    settings, before, started = scenario.settings, finished(scenario.settings), time.monotonic()
+    # Where every request that may succeed is finished, not even Ray is needed; lines may move.
+    done = [
+        r for r in scenario.requests if not r.get("image", r.get("video", "")).startswith(("none", "text"))
+    ]
+    Path(str(settings.generate.requests)).write_text(
+        "".join(json.dumps(r) + "\n" for r in reversed(done[:-1]))
+    )
+    summary = batch.run(settings)
+    assert time.monotonic() - started < 5
+    assert finished(settings) == before
+    assert summary["skipped_done"] == summary["outputs"] == 18
+    rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
+    assert {r["uri"] for r in rows} == {r["uri"] for r in scenario.rows}
+
+
+def test_a_killed_replica_costs_no_request(ray_cluster: None, model_folder: Path, tmp_path: Path) -> None:  # noqa: ARG001
+    requests = [r | {"steps": 60} for r in good_requests()[:6]]
+    settings = write_inputs(tmp_path, requests, model_folder)
+
+    def kill() -> None:
+        wait_for(lambda: len(finished(settings)) >= 1)
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        name = next(a["name"] for a in actors if "#Denoise#" in a["name"])
+        ray.kill(ray.get_actor(name, namespace="serve"))
+        killed.append(name)
+
+    killed: list[str] = []
+    killer = threading.Thread(target=kill)
+    killer.start()
+    summary = batch.run(settings)
+    killer.join()
+    assert killed
+    assert summary["outputs"] == 6
+    assert summary["requests_failed_by_reason"] == {}

@@ -1,0 +1,83 @@
+"""Latents of random numbers, for tests that train on them without videos."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from vitascope import config, records, storage
+from vitascope.config import Settings
+from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.shards import ShardNote, latent_row, shard_uri, write_shard
+
+CHANNELS, TEXT_DIM = 8, 32
+SIZES = [(1, 8, 12), (3, 6, 8), (3, 8, 6), (5, 4, 6)]
+"""Latent sizes in turn: 24, 36, 36 and 30 patches."""
+
+
+def make_run(
+    folder: str, overrides: Sequence[str] = (), *, n_samples: int = 24, n_shards: int = 3
+) -> Settings:
+    """A run folder with latents committed in it, and the settings of a tiny model to train on them.
+
+    Every eighth sample is held out. Sample i has id 1000 + i.
+    """
+    settings = config.load(
+        None,
+        [
+            f"run.folder={folder}",
+            *("model.depth=2", "model.width=64", "model.heads=4"),
+            *("feed.token_budget=160", "feed.packs_per_step=2", "feed.window_samples=16"),
+            *("train.lr=1e-3", "train.warmup_steps=2", "train.steps=20"),
+            *overrides,
+        ],
+    )
+    latents = latents_folder(settings)
+    generator = torch.Generator().manual_seed(0)
+    index: list[dict] = []
+    for shard, numbers in enumerate(np.array_split(np.arange(n_samples), n_shards)):
+        rows = [_row(int(number), generator) for number in numbers]
+        samples = [
+            _sample(int(number), row, shard, place)
+            for place, (number, row) in enumerate(zip(numbers, rows, strict=True))
+        ]
+        write_shard(shard_uri(latents, shard), rows, ShardNote(str(shard), TEXT_DIM, samples, []))
+        index += samples
+    described = {"channels": CHANNELS, "text_dim": TEXT_DIM, "fingerprint": "synthetic", "patch": 2}
+    storage.put_json(
+        storage.join(latents, "encode.json"), described | {"encode": settings.encode.model_dump(mode="json")}
+    )
+    storage.put_table(
+        storage.join(latents, "index.parquet"), pa.Table.from_pylist(index, schema=records.SAMPLES)
+    )
+    return settings
+
+
+def _row(number: int, generator: torch.Generator) -> dict:
+    latent = torch.randn(*SIZES[number % len(SIZES)], CHANNELS, generator=generator)
+    text = torch.randn(5 + number % 7, TEXT_DIM, generator=generator)
+    task = SimpleNamespace(sample_id=1000 + number, clip_id=f"clip-{number}", caption=f"caption {number}")
+    return latent_row(task, latent, text)
+
+
+def _sample(number: int, row: dict, shard: int, place: int) -> dict:
+    frames, height, width, _ = row["latent_shape"]
+    return {
+        "sample_id": row["sample_id"],
+        "clip_id": row["clip_id"],
+        "name": f"video-{number}.mp4",
+        "split": "val" if number % 8 == 7 else "train",
+        "shard": shard,
+        "row": place,
+        "n_frames": 1 + 4 * (frames - 1),
+        "height": 8 * height,
+        "width": 8 * width,
+        "latent_frames": frames,
+        "latent_height": height,
+        "latent_width": width,
+        "n_text": row["n_text"],
+        "psnr_db": 30.0,
+        "caption": row["caption"],
+    }
