@@ -22,23 +22,23 @@ def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
     work that failed.
     """
     console = Console(file=sys.stdout, highlight=False)
-    started, state = time.monotonic(), {"done": 0, "note": ""}
+    started, done, shown = time.monotonic(), 0, ""
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
     task = bar.add_task(label, total=total, note="")
 
     def advance(n: int = 1, note: str = "") -> None:
-        state["done"] += n
-        state["note"] = note or state["note"]
-        bar.update(task, advance=n, note=state["note"])
+        nonlocal done, shown
+        done, shown = done + n, note or shown
+        bar.update(task, advance=n, note=shown)
 
     if console.is_terminal:
         with bar:
             yield advance
     else:
         yield advance
-    console.print(_line(label, state["done"], time.monotonic() - started, str(state["note"])))
+    console.print(_line(label, done, time.monotonic() - started, shown))
 
 
-def _line(label: str, done: object, seconds: float, note: str) -> str:
+def _line(label: str, done: int, seconds: float, note: str) -> str:
     return f"{label:>10}  {done} in {seconds:.1f} s" + (f"  {note}" if note else "")

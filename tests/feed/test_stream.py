@@ -90,8 +90,9 @@ def test_what_fails_while_loading_is_raised_where_the_pack_is_taken(tmp_path: Pa
     feed = make_feed(make_source(settings))
     for shard in Path(latents_folder(settings)).glob("shard-*.parquet"):
         shard.unlink()
+    steps = feed.steps(Position(), 1)
     with pytest.raises(Exception, match="shard-00000"):
-        next(next(feed.steps(Position(), 1)).packs)
+        next(next(steps).packs)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -1,6 +1,5 @@
 """The job on a real cluster: all modes mixed, wrong requests, a killed driver, a killed replica."""
 
-import json
 import os
 import signal
 import subprocess
@@ -53,22 +52,29 @@ def good_requests() -> list[dict[str, Any]]:
     ]
 
 
-def write_inputs(folder: Path, requests: list[dict[str, Any]], model: Path) -> Settings:
+def write_inputs(folder: str, requests: list[dict[str, Any]], model: str) -> Settings:
     """A request file with its media beside it, and the settings of the batch."""
     levels = np.arange(24, dtype=np.uint8)[:, None, None, None] * 5 + 40
-    (folder / "a.mp4").write_bytes(writer.mp4_bytes(np.broadcast_to(levels, (24, 96, 128, 3)), 8))
-    Image.new("RGB", (128, 96), (200, 100, 50)).save(folder / "a.png")
-    (folder / "text.mp4").write_text("no video")
-    (folder / "requests.jsonl").write_text("".join(json.dumps(r) + "\n" for r in requests))
-    generate = {"requests": str(folder / "requests.jsonl"), "model": str(model)}
+    files = {
+        "a.mp4": writer.mp4_bytes(np.broadcast_to(levels, (24, 96, 128, 3)), 8),
+        "a.png": writer.png_bytes(np.full((96, 128, 3), 90, np.uint8)),
+        "text.mp4": b"no video",
+        "requests.jsonl": storage.json_lines(requests),
+    }
+    for name, content in files.items():
+        storage.put(storage.join(folder, name), content)
+    generate = {"requests": storage.join(folder, "requests.jsonl"), "model": model}
     generate |= {"max_in_flight": 3, "token_budget": 400}
-    return Settings.model_validate({"run": {"folder": str(folder / "run")}, "generate": generate})
+    return Settings.model_validate({"run": {"folder": storage.join(folder, "run")}, "generate": generate})
 
 
-def finished(settings: Settings) -> dict[str, float]:
-    """The sidecars there are, with the times they were made."""
-    folder = Path(settings.path("outputs", "batch"))
-    return {str(p): p.stat().st_mtime_ns for p in folder.glob("*.json")}
+def finished(settings: Settings) -> dict[str, str]:
+    """The sidecars there are, with what changes when one is written again."""
+    folder = settings.path("outputs", "batch")
+    sidecars = (
+        [f for f in storage.list_files(folder) if f.endswith(".json")] if storage.exists(folder) else []
+    )
+    return {f: storage.filesystem(f)[0].ukey(f) for f in sidecars}
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -84,7 +90,7 @@ class Scenario:
 
     settings: Settings
     requests: list[dict[str, Any]]
-    before: dict[str, float]
+    before: dict[str, str]
     summary: dict[str, Any]
     rows: list[dict[str, Any]]
 
@@ -95,14 +101,14 @@ def scenario(ray_cluster: None, model_folder: Path, tmp_path_factory: pytest.Tem
     wrong = [SMALL | {"custom_id": k, "width": 64, "height": 48} | fields for k, (fields, _) in WRONG.items()]
     good = good_requests()
     requests = [*good[:3], *wrong, *good[3:], good[0] | {"prompt": "the same custom_id again"}]
-    settings = write_inputs(folder, requests, model_folder)
+    settings = write_inputs(str(folder), requests, str(model_folder))
     before = _run_and_kill(settings)
     summary = batch.run(settings)
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
     return Scenario(settings, requests, before, summary, rows)
 
 
-def _run_and_kill(settings: Settings) -> dict[str, float]:
+def _run_and_kill(settings: Settings) -> dict[str, str]:
     """Runs the job in a process of its own on the same cluster, and kills it when a few outputs are there."""
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-c", DRIVER, settings.model_dump_json()]
@@ -184,9 +190,7 @@ def test_run_again_nothing_is_done_twice(scenario: Scenario) -> None:
     done = [
         r for r in scenario.requests if not r.get("image", r.get("video", "")).startswith(("none", "text"))
     ]
-    Path(str(settings.generate.requests)).write_text(
-        "".join(json.dumps(r) + "\n" for r in reversed(done[:-1]))
-    )
+    storage.put(str(settings.generate.requests), storage.json_lines(reversed(done[:-1])))
     summary = batch.run(settings)
     assert time.monotonic() - started < 5
     assert finished(settings) == before
@@ -195,22 +199,49 @@ def test_run_again_nothing_is_done_twice(scenario: Scenario) -> None:
     assert {r["uri"] for r in rows} == {r["uri"] for r in scenario.rows}
 
 
-def test_a_killed_replica_costs_no_request(ray_cluster: None, model_folder: Path, tmp_path: Path) -> None:  # noqa: ARG001
+@pytest.mark.parametrize("content", [b"", b"\n\n", b'\xff\n{"mode": "join", "custom_id": "a"}\n'])
+def test_without_a_request_that_may_succeed_no_app_is_started(
+    model_folder: Path, tmp_path: Path, content: bytes
+) -> None:
+    settings = write_inputs(str(tmp_path), [], str(model_folder))
+    storage.put(str(settings.generate.requests), content)
+    summary = batch.run(settings)
+    rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
+    assert summary["requests"] == len(rows) == len(content.strip().splitlines())
+    assert [(r["line"], r["custom_id"], r["mode"]) for r in rows] == [(1, None, None), (2, "a", "join")][
+        : len(rows)
+    ]
+
+
+def test_what_is_missing_is_named(model_folder: Path, tmp_path: Path) -> None:
+    settings = write_inputs(str(tmp_path), [], str(model_folder))
+    for key, value in (("requests", None), ("requests", "/none.jsonl"), ("model", "/none")):
+        generate = settings.generate.model_copy(update={key: value})
+        with pytest.raises((ValueError, FileNotFoundError), match=f"generate.{key}"):
+            batch.run(settings.model_copy(update={"generate": generate}))
+
+
+def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_folder: Path, s3: str) -> None:  # noqa: ARG001
     requests = [r | {"steps": 60} for r in good_requests()[:6]]
-    settings = write_inputs(tmp_path, requests, model_folder)
+    for file in model_folder.iterdir():
+        storage.put(storage.join(s3, "model", file.name), file.read_bytes())
+    settings = write_inputs(s3, requests, storage.join(s3, "model"))
+    killed: list[str] = []
 
     def kill() -> None:
         wait_for(lambda: len(finished(settings)) >= 1)
         actors = ray.util.list_named_actors(all_namespaces=True)
-        name = next(a["name"] for a in actors if "#Denoise#" in a["name"])
-        ray.kill(ray.get_actor(name, namespace="serve"))
-        killed.append(name)
+        killed.extend(a["name"] for a in actors if "#Denoise#" in a["name"])
+        ray.kill(ray.get_actor(killed[0], namespace="serve"))
 
-    killed: list[str] = []
     killer = threading.Thread(target=kill)
     killer.start()
     summary = batch.run(settings)
     killer.join()
-    assert killed
-    assert summary["outputs"] == 6
+    assert len(killed) == 1
+    rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
+    assert [row["detail"] for row in rows] == [None] * 6
     assert summary["requests_failed_by_reason"] == {}
+    for row in storage.rows(settings.path("outputs", "batch", "manifest.parquet")):
+        assert row["uri"].startswith(s3)
+        assert storage.size_bytes(row["uri"]) > 100

@@ -75,8 +75,11 @@ def test_a_wrong_request_is_refused_with_its_reason(fields: dict, reason: Reason
     assert said in refused.value.detail
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "null", '"text"', "{}"])
-def test_a_line_that_is_no_request_is_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [b"{", b"[1]", b"null", b'"text"', b"{}", b"\xff\xfe{", b'{"custom_id": "\\ud800"}', b"[" * 100_000],
+)
+def test_a_line_that_is_no_request_is_refused(text: bytes) -> None:
     with pytest.raises(Rejected, match=r"JSON|custom_id"):
         parse(text, LIMITS)
 

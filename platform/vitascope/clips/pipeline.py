@@ -151,7 +151,7 @@ def _verified(clips: list[_Row], settings: ClipsSettings) -> list[_Row]:
     seen = _on_ray(unseen, _check_batch, settings, per_task=CLIPS_PER_TASK, label="decode")
     seen += [c for c in clips if c["status"] != Status.OK]
     usable = {c["name"] for c in seen if c["status"] == Status.OK}
-    split = cut.splits({c["name"] for c in seen}, usable, settings.val_share)
+    split = cut.splits({c["name"] for c in seen}, usable, settings.val_share, settings.val_names)
     rows = [clip | {"split": split[clip["name"]]} for clip in seen]
     return sorted(rows, key=lambda clip: (clip["name"], clip["start_s"]))
 

@@ -23,6 +23,9 @@ class ClipsSettings(Section):
         lt=1,
         description="Share of the source files held out for validation; above 0, at least one.",
     )
+    val_names: tuple[str, ...] = Field(
+        (), description="Patterns of the source names to hold out (`tower*`), instead of a random share."
+    )
     decode_timeout_s: float = Field(
         60.0, gt=0, description="Longest time one clip may take to decode, or one file to probe."
     )

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 
 import ray
@@ -53,17 +54,25 @@ def _join(address: str) -> None:
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # ray.init leaves it off when joining
     forwarded = {} if _IN_A_JOB in os.environ else {k: os.environ[k] for k in _FORWARDED if k in os.environ}
     try:
+        _knock(address)
         ray.init(
             address=address,
             runtime_env={"env_vars": forwarded} if forwarded else None,
             logging_level=logging.WARNING,
             log_to_driver=False,
         )
-    except ConnectionError as error:
+    except OSError as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address} ({error}); check cluster.address and RAY_ADDRESS, "
             "or leave both out to start a local cluster"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens at host:port; Ray itself would go on trying for ten minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "//" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _start(num_cpus: int) -> None:

@@ -23,19 +23,19 @@ REQUESTS = config.default_config("demo").replace("demo.toml", "demo_requests.jso
 def run(settings: Settings) -> dict[str, Any]:
     """Runs all stages; writes summary.json, whose content it returns, and report.html into the run's folder.
 
-    Without `clips.input` the demo's own videos go in; without `generate.requests` its own requests are made,
-    or ones that follow from the user's videos.
+    Where `clips.input` is the run's own folder `input`, the demo's videos go in, else the user's. Without
+    `generate.requests` the demo's own requests are made, or ones that follow from the user's videos.
     """
     seconds: dict[str, float] = {}
-    own_input = "input" not in settings.clips.model_fields_set
+    own_input = storage.absolute(settings.clips.input) == settings.path("input")
     if own_input:
-        settings = _with(settings, "clips", input=settings.path("inputs"))
-        _timed(seconds, "inputs", inputs.gather, settings.clips.input)
-    config.save(settings)
+        _timed(seconds, "input", inputs.gather, settings.clips.input)
     for name, stage in (("clips", clips.run), ("encode", encode.run), ("train", trainer.run)):
         _timed(seconds, name, stage, settings)
     if settings.generate.requests is None:
-        settings = _with(settings, "generate", requests=_put_requests(settings, own_input))
+        requests = _put_requests(settings, own_input)
+        generation = settings.generate.model_copy(update={"requests": requests})
+        settings = settings.model_copy(update={"generate": generation})
         config.save(settings)
     for name, stage in (("generate", generate.run), ("evaluate", losses.run)):
         _timed(seconds, name, stage, settings)
@@ -46,11 +46,6 @@ def _timed(seconds: dict[str, float], name: str, work: Any, argument: Any) -> No
     started = time.monotonic()
     work(argument)
     seconds[name] = round(time.monotonic() - started, 1)
-
-
-def _with(settings: Settings, section: str, **values: str) -> Settings:
-    changed = getattr(settings, section).model_copy(update=values)
-    return settings.model_copy(update={section: changed})
 
 
 def _put_requests(settings: Settings, own_input: bool) -> str:

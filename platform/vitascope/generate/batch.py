@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from vitascope import storage
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
 from vitascope.generate import app
-from vitascope.generate.request import Limits, Request, parse
+from vitascope.generate.request import Limits, Request, document_of, parse
 from vitascope.ledger import Reason, Rejected
 from vitascope.model.card import ModelCard, load_card
 from vitascope.progress import track
@@ -34,7 +33,7 @@ class Item:
     """A line of the request file, and the request on it or why there is none."""
 
     line: int
-    text: str
+    text: bytes
     request: Request | Rejected
 
 
@@ -75,7 +74,7 @@ class Batch:
     def items(self) -> Iterator[Item]:
         """Every line that is not blank, checked. In memory are one line, and a number for each id."""
         seen: set[int] = set()
-        with storage.open_file(self.requests, "r") as lines:
+        with storage.open_file(self.requests) as lines:
             for number, text in enumerate(lines, start=1):
                 if text.strip():
                     yield Item(number, text, _checked(text, self.limits, seen))
@@ -207,7 +206,7 @@ async def _generate(handle: Any, request: Request, target: app.Target) -> dict[s
     raise AssertionError("the last try returns")
 
 
-def _checked(text: str, limits: Limits, seen: set[int]) -> Request | Rejected:
+def _checked(text: bytes, limits: Limits, seen: set[int]) -> Request | Rejected:
     """The request of a line, and its id into `seen`; of requests that share an id, the first is the one."""
     try:
         request = parse(text, limits)
@@ -226,10 +225,9 @@ def _checked(text: str, limits: Limits, seen: set[int]) -> Request | Rejected:
 def _refused(item: Item, error: Rejected) -> dict[str, Any]:
     """The row of a line that is no request, with as much of it as can be told."""
     try:
-        document = json.loads(item.text)
-    except ValueError:
-        document = None
-    known = document if isinstance(document, dict) else {}
+        known = document_of(item.text)
+    except Rejected:
+        known = {}
     told = {name: known[name] for name in ("custom_id", "mode") if isinstance(known.get(name), str)}
     return {"line": item.line} | told | dropped(error.reason, error.detail)
 

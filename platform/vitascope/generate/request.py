@@ -105,13 +105,13 @@ class Limits:
     folder: str
 
 
-def parse(line: str, limits: Limits) -> Request:
+def parse(line: bytes | str, limits: Limits) -> Request:
     """The request on a JSON line, defaults filled in and media made absolute.
 
     Raises:
         Rejected: saying what was got, what was expected and what to do.
     """
-    request = _validated(_document(line), limits)
+    request = _validated(document_of(line), limits)
     _check_media(request)
     _check_size(request, limits.settings)
     _check_guidance(request)
@@ -132,10 +132,12 @@ def n_tokens(request: Request, patch: int) -> int:
     return n if request.guidance == 1 else 2 * n
 
 
-def _document(line: str) -> dict[str, Any]:
+def document_of(line: bytes | str) -> dict[str, Any]:
+    """The JSON object on a line, whatever is in it. Raises Rejected where there is none."""
     try:
         document = json.loads(line)
-    except ValueError as error:
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text either
+    except (ValueError, RecursionError) as error:
         raise _invalid(f"the line is not valid JSON ({error}); write one JSON object a line") from None
     if not isinstance(document, dict):
         raise _invalid(f"expected a JSON object, got {line.strip()[:80]!r}")
@@ -220,7 +222,7 @@ def _explain(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing" or not where:
         return f"{where}: {message}" if where else message
-    return f"{where}: {message}, got {error['input']!r}"
+    return f"{where}: {message}, got {repr(error['input'])[:80]}"
 
 
 def _invalid(detail: str) -> Rejected:

@@ -1,5 +1,7 @@
 """The diffusion transformer, for packs of mixed sizes."""
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,14 +45,19 @@ class DiT(nn.Module):
         caption = _pool(text, text_boundaries)[pack.segment_of_frame]  # F width
         condition, shared = self.condition(pack.timesteps, caption)  # F width, F 6 width
         theta = angles(pack.positions, self.head_dim)[:, None]  # N 1 head_dim/2
-        rope = (theta.cos().to(dtype), theta.sin().to(dtype))
-        boundaries = Boundaries.of(pack.lengths, x.device)
+        around = Surroundings(
+            shared=shared,
+            frame=pack.frame_of_token,
+            rope=(theta.cos().to(dtype), theta.sin().to(dtype)),
+            tokens=Boundaries.of(pack.lengths, x.device),
+            text=text,
+            words=text_boundaries,
+        )
         for block in self.blocks:
-            inputs = (x, shared, pack.frame_of_token, rope, boundaries, text, text_boundaries)
             if self.activation_checkpointing and self.training:
-                x = checkpoint(block, *inputs, use_reentrant=False)
+                x = checkpoint(block, x, around, use_reentrant=False)
             else:
-                x = block(*inputs)
+                x = block(x, around)
         shift, scale = (condition[:, None] + self.out_table).unbind(1)  # F width
         x = self.out_norm(x) * (1 + scale[pack.frame_of_token]) + shift[pack.frame_of_token]
         return self.out(x)
@@ -83,6 +90,22 @@ class Condition(nn.Module):
         return embedding, self.modulation(F.silu(embedding)).unflatten(1, (6, -1))
 
 
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What every block of a pass sees beside the tokens.
+
+    shared: (F, 6, width) modulation. frame: (N,) each token's frame. rope: cos and sin, (N, 1, head_dim / 2).
+    text: (M, width) token states. tokens, words: where segments begin in the tokens and in the text.
+    """
+
+    shared: Tensor
+    frame: Tensor
+    rope: tuple[Tensor, Tensor]
+    tokens: Boundaries
+    text: Tensor
+    words: Boundaries
+
+
 class Block(nn.Module):
     """Self-attention within a segment, cross-attention to its text, MLP."""
 
@@ -106,32 +129,23 @@ class Block(nn.Module):
         nn.init.zeros_(self.text_out.weight)
         nn.init.zeros_(self.text_out.bias)
 
-    def forward(
-        self,
-        x: Tensor,  # N width
-        shared: Tensor,  # F 6 width
-        frame: Tensor,  # N
-        rope: tuple[Tensor, Tensor],  # N 1 head_dim/2, twice
-        boundaries: Boundaries,
-        text: Tensor,  # M width
-        text_boundaries: Boundaries,
-    ) -> Tensor:
+    def forward(self, x: Tensor, around: Surroundings) -> Tensor:
         """x with what the block adds, (N, width)."""
-        modulation = (shared + self.table).unbind(1)  # six of F width
-        shift1, scale1, gate1, shift2, scale2, gate2 = (part[frame] for part in modulation)  # N width each
-        x = x + gate1 * self._self_attention(self.norm1(x) * (1 + scale1) + shift1, rope, boundaries)
-        x = x + self._cross_attention(self.norm2(x), text, (boundaries, text_boundaries))
+        modulation = (around.shared + self.table).unbind(1)  # six of F width
+        shift1, scale1, gate1, shift2, scale2, gate2 = (part.index_select(0, around.frame) for part in modulation)  # N width each
+        x = x + gate1 * self._self_attention(self.norm1(x) * (1 + scale1) + shift1, around)
+        x = x + self._cross_attention(self.norm2(x), around)
         return x + gate2 * self.mlp(self.norm3(x) * (1 + scale2) + shift2)
 
-    def _self_attention(self, x: Tensor, rope: tuple[Tensor, Tensor], boundaries: Boundaries) -> Tensor:
+    def _self_attention(self, x: Tensor, around: Surroundings) -> Tensor:
         q, k, v = self.qkv(x).unflatten(1, (3, self.heads, self.head_dim)).unbind(1)  # N heads head_dim
-        q, k = rotate(self.q_norm(q), *rope), rotate(self.k_norm(k), *rope)
-        return self.attention_out(attention(q, k, v, (boundaries, boundaries)).flatten(1))
+        q, k = rotate(self.q_norm(q), *around.rope), rotate(self.k_norm(k), *around.rope)
+        return self.attention_out(attention(q, k, v, (around.tokens, around.tokens)).flatten(1))
 
-    def _cross_attention(self, x: Tensor, text: Tensor, of: tuple[Boundaries, Boundaries]) -> Tensor:
+    def _cross_attention(self, x: Tensor, around: Surroundings) -> Tensor:
         q = self.text_q(x).unflatten(1, (self.heads, self.head_dim))
-        k, v = self.text_kv(text).unflatten(1, (2, self.heads, self.head_dim)).unbind(1)
-        return self.text_out(attention(q, k, v, of).flatten(1))
+        k, v = self.text_kv(around.text).unflatten(1, (2, self.heads, self.head_dim)).unbind(1)
+        return self.text_out(attention(q, k, v, (around.tokens, around.words)).flatten(1))
 
 
 def sinusoid(timesteps: Tensor, n_frequencies: int, longest_period: float = 10_000.0) -> Tensor:

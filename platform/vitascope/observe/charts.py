@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -12,7 +13,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 BLUE, ORANGE, GREEN = "#3b82f6", "#f08c2e", "#12a67c"  # readable on white and on near-black
 _TEXT = "#010203"  # stands for the page's text colour, which the SVG takes on as currentColor
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,

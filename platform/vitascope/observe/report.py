@@ -86,7 +86,7 @@ def _output(row: Row, card: ModelCard) -> str:
     mode = page.text(row["mode"].replace("_", " "))
     caption = (
         f"{page.text(sidecar['prompt'])}<small><span class='tag'>{mode}</span> "
-        f"{size}{length}, seed {sidecar['seed']}, {row['seconds']:.0f} s</small>"
+        f"{size}{length}, seed {sidecar['seed']}, {row['seconds']:.1f} s</small>"
     )
     return page.figure(before + page.medium(storage.read_bytes(row["uri"]), suffix) + after, caption, strip)
 
@@ -179,7 +179,7 @@ def _packed(results: Results, figures: dict[str, Any], card: ModelCard) -> str:
 
 def _trained(results: Results, figures: dict[str, Any], card: ModelCard) -> str:
     parameters = results.summaries["train"].get("n_parameters")
-    size = f"{parameters / 1e6:.1f} M parameters" if parameters else "a model"
+    size = f"{parameters / 1e6:.1f} M parameters" if parameters else "A model"
     about = (
         f"{size}, {card.model.depth} blocks of width {card.model.width}, on {figures['ranks']} ranks with "
         f"ZeRO stage {figures['zero_stage']}. {figures['data_wait_share']:.2%} of the time was spent waiting "

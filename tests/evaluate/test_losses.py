@@ -1,0 +1,64 @@
+"""Held-out losses are measured on the held-out samples alone, the same every time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vitascope import config, storage
+from vitascope.config import Settings
+from vitascope.evaluate import losses
+from vitascope.model.card import ModelCard, save_model
+
+
+class Sample:
+    """What a shard would give."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.latent = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+        self.text = torch.zeros(0, 16).bfloat16()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A fresh model and three samples, of which two, of different sizes, are held out."""
+    overrides = [f"run.folder={tmp_path}", "model.depth=1", "model.width=32", "model.heads=2"]
+    settings = config.load(None, [*overrides, "evaluate.timesteps=[0.2, 0.8]"])
+    card = ModelCard(
+        model=settings.model,
+        encode=settings.encode,
+        channels=3,
+        text_dim=16,
+        fingerprint="f",
+        timestep_shift=1.0,
+        step=1,
+    )
+    torch.manual_seed(0)
+    save_model(settings.path("model"), card.build().state_dict(), card)
+    rows = [
+        {"sample_id": i, "shard": 0, "row": i, "split": split, "n_frames": n, "height": 32, "width": 32}
+        for i, (split, n) in enumerate([("val", 1), ("train", 5), ("val", 5)])
+    ]
+    monkeypatch.setattr(storage, "rows", lambda _: rows)
+    monkeypatch.setattr(
+        losses, "read_samples", lambda _, where: [Sample((1 if where[0][1] == 0 else 2, 4, 4, 3))]
+    )
+    return settings
+
+
+def test_a_loss_for_each_held_out_size_at_each_timestep(settings: Settings) -> None:
+    summary = losses.run(settings)
+    assert summary["samples"] == 2
+    document = storage.read_json(settings.path("evaluate", "losses.json"))
+    assert document["timesteps"] == [0.2, 0.8]
+    assert [(row["size"], row["samples"]) for row in document["by_size"]] == [("1x32x32", 1), ("5x32x32", 1)]
+    np.testing.assert_allclose(
+        np.mean([row["loss"] for row in document["by_size"]], axis=0), document["loss"]
+    )
+    # A fresh model predicts nothing: the error is the velocity's own square, noise 1 and these latents 1.
+    assert all(1 < value < 3 for value in document["loss"])
+
+
+def test_the_same_model_gives_the_same_losses(settings: Settings) -> None:
+    assert losses.run(settings)["loss"] == losses.run(settings)["loss"]
