@@ -222,7 +222,8 @@ def test_what_is_missing_is_named(model_folder: Path, tmp_path: Path) -> None:
 
 
 def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_folder: Path, s3: str) -> None:  # noqa: ARG001
-    requests = [r | {"steps": 60} for r in good_requests()[:6]]
+    # The first is soon done, and the others are not when the replica is killed then.
+    requests = [r | {"steps": 150 if i else 2} for i, r in enumerate(good_requests()[:6])]
     for file in model_folder.iterdir():
         storage.put(storage.join(s3, "model", file.name), file.read_bytes())
     settings = write_inputs(s3, requests, storage.join(s3, "model"))

@@ -48,7 +48,8 @@ def test_it_looks_like_the_frames_to_either_reader(tmp_path: Path) -> None:
 def test_it_plays_while_it_loads_and_repeats_to_the_byte() -> None:
     content = writer.mp4_bytes(picture(9, 48, 64), 8)
     assert content.index(b"moov") < content.index(b"mdat")
-    assert content == writer.mp4_bytes(picture(9, 48, 64), 8)
+    # Often, because x264 has settings that make the same bytes only nearly always.
+    assert {writer.mp4_bytes(picture(9, 48, 64), 8) for _ in range(40)} == {content}
 
 
 def test_it_is_h264_where_there_is_an_encoder_and_else_still_a_video(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 from ray.exceptions import RayActorError, RayError
+from ray.serve.exceptions import RayServeException
 
 from vitascope import storage
 from vitascope.cluster.local import connect
@@ -24,7 +25,7 @@ from vitascope.records import MANIFEST, OK, dropped, stable_id, stable_int
 
 # A request whose replica died is sent again this often; one that kills its replica each time is then given
 # up.
-_TRIES = 3
+_TRIES, _PAUSE_S = 3, 2.0
 _ROWS_PER_TABLE = 10_000
 
 
@@ -199,10 +200,11 @@ async def _generate(handle: Any, request: Request, target: app.Target) -> dict[s
     for tries_left in reversed(range(_TRIES)):
         try:
             return await handle.remote(request, target)
-        except RayError as error:
+        except (RayError, RayServeException) as error:
             cause = getattr(error, "cause", error)
-            if not (tries_left and isinstance(cause, RayActorError)):
+            if not (tries_left and isinstance(cause, RayActorError | RayServeException)):
                 return Rejected(Reason.GENERATION_FAILED, f"{type(cause).__name__}: {cause}")
+            await asyncio.sleep(_PAUSE_S)
     raise AssertionError("the last try returns")
 
 

@@ -191,7 +191,6 @@ class Loop:
             return
         with checkpoint.as_directory() as folder:
             state = storage.read_json(str(Path(folder) / "state.json"))
-            check_identity(state["identity"], self.job.identity)
             self.engine.load(folder, state)
             self.position = Position(**state["position"])
 

@@ -17,7 +17,7 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.model.card import ModelCard, save_model
 from vitascope.progress import track
 from vitascope.train import log
-from vitascope.train.loop import Job, worker
+from vitascope.train.loop import Job, check_identity, worker
 from vitascope.train.shards import ShardedState
 
 COLLECTIVE_TIMEOUT_S = 1800  # above the slowest checkpoint
@@ -34,6 +34,7 @@ def run(settings: Settings) -> dict[str, Any]:
     connect(settings.cluster)
     started = time.monotonic()
     job = plan_job(settings)
+    _check_resumable(job)
     metrics = settings.path("train", "metrics")
     with _progress(metrics, settings.train.steps):
         result = _trainer(job).fit()
@@ -62,6 +63,14 @@ def plan_job(settings: Settings) -> Job:
         step=0,
     )
     return Job(settings, folder, card)
+
+
+def _check_resumable(job: Job) -> None:
+    """Refuses a run folder whose checkpoints are of another run, before any worker starts."""
+    folder = job.settings.path("train", "checkpoints")
+    states = [f for f in storage.list_files(folder) if f.endswith("/state.json")] if storage.exists(folder) else []
+    for state in states:
+        check_identity(storage.read_json(state)["identity"], job.identity)
 
 
 def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
