@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
@@ -82,14 +82,24 @@ def _wait_until_listening(server: subprocess.Popen, port: int) -> None:
     pytest.fail(f"the S3 server did not start; try: {MOTO} -p {port}")
 
 
+@pytest.fixture(scope="session")
+def new_bucket(s3_server: str | None) -> Callable[[], str]:
+    """Makes a new, empty bucket and gives its URI."""
+
+    def make() -> str:
+        if s3_server is None:
+            pytest.fail(f"no {MOTO}; run `make .venv-moto/.done`, or run the tests with `make test`")
+        bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+        fsspec.filesystem("s3").mkdir(bucket)
+        return f"s3://{bucket}"
+
+    return make
+
+
 @pytest.fixture
-def s3(s3_server: str | None) -> str:
+def s3(new_bucket: Callable[[], str]) -> str:
     """The URI of a new, empty bucket."""
-    if s3_server is None:
-        pytest.fail(f"no {MOTO}; run `make .venv-moto/.done`, or run the tests with `make test`")
-    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-    fsspec.filesystem("s3").mkdir(bucket)
-    return f"s3://{bucket}"
+    return new_bucket()
 
 
 @pytest.fixture(scope="session")

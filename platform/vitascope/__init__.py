@@ -1,6 +1,6 @@
 """Vitascope: train video diffusion transformers on mixed sizes, and generate video with them in bulk.
 
-    videos ──clips──> clip table ──encode──> latent shards ──feed──> packs ──train──> checkpoints ──generate──> mp4
+    videos ──clips──> clip table ──encode──> latent shards ──feed──> packs ──train──> model ──generate──> mp4
 
 Read in the order the data flows:
 

@@ -29,7 +29,9 @@ from vitascope.train.settings import TrainSettings
 class RunSettings(Section):
     """One run of the flow, and where it lives."""
 
-    folder: str = Field("runs/default", description="Local folder or s3:// prefix of everything the run writes.")
+    folder: str = Field(
+        "runs/default", description="Local folder or s3:// prefix of everything the run writes."
+    )
     seed: int = Field(0, ge=0, description="Seed of the plan, the noise and the initial weights.")
 
 

@@ -118,7 +118,9 @@ LATENTS = pa.schema(
 )
 """A latent shard: the bytes."""
 
-DROPS = pa.schema([pa.field("clip_id", pa.string(), nullable=False), pa.field("name", pa.string()), *_OUTCOME])
+DROPS = pa.schema(
+    [pa.field("clip_id", pa.string(), nullable=False), pa.field("name", pa.string()), *_OUTCOME]
+)
 """Clips that became no sample, and why."""
 
 MANIFEST = pa.schema(

@@ -77,7 +77,9 @@ def _hidden(relative: str) -> bool:
 def open_file(uri: str, mode: str = "rb") -> IO[Any]:
     """Opens `uri` for reading (`rb`, `r`). To write, use `put` or `create`, which commit."""
     if "r" not in mode:
-        raise ValueError(f"open_file reads only, got mode {mode!r}; use storage.put or storage.create to write")
+        raise ValueError(
+            f"open_file reads only, got mode {mode!r}; use storage.put or storage.create to write"
+        )
     fs, path = filesystem(uri)
     return fs.open(path, mode)
 
@@ -128,7 +130,7 @@ def create(uri: str, content: bytes) -> bool:
 
 
 def _write_beside(path: str, content: bytes) -> str:
-    """Writes `content` to a hidden file in the folder of `path`, so that it can be renamed within one disk."""
+    """Writes `content` to a hidden file beside `path`, so that it can be renamed within one disk."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
@@ -175,7 +177,7 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 
     Raises FileNotFoundError naming the location where there is no Parquet file.
     """
-    fs, path = arrow_filesystem(uri)
+    fs, _ = arrow_filesystem(uri)
     files = [f for f in list_files(uri) if f.endswith(".parquet")] if not uri.endswith(".parquet") else [uri]
     if not files:
         raise FileNotFoundError(f"no Parquet file under {uri}; has the stage that writes it been run?")

@@ -8,7 +8,9 @@ from vitascope.feed.packs import Segment, collate, idle
 
 def segment(grid: tuple[int, int, int], n_text: int, sample_id: int) -> Segment:
     n = grid[0] * grid[1] * grid[2]
-    return Segment(torch.randn(n, 8), grid, torch.rand(grid[0]), torch.randn(n_text, 4), sample_id, sample_id + 100)
+    return Segment(
+        torch.randn(n, 8), grid, torch.rand(grid[0]), torch.randn(n_text, 4), sample_id, sample_id + 100
+    )
 
 
 def test_segments_lie_end_to_end() -> None:

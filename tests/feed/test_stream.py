@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from synthetic import make_run
 
+from synthetic import make_run
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.feed import stream
@@ -59,7 +59,10 @@ def test_packs_are_the_planned_ones_in_order(tmp_path: Path, monkeypatch: pytest
     for step in feed.steps(start, 9):
         for number, pack in zip(feed._mine, step.packs, strict=True):
             wanted = load_pack(source, step.position, number)
-            assert all(torch.equal(a, b) for a, b in zip(pack.tensors().values(), wanted.tensors().values(), strict=True))
+            assert all(
+                torch.equal(a, b)
+                for a, b in zip(pack.tensors().values(), wanted.tensors().values(), strict=True)
+            )
             count += 1
     assert count == 18
 
@@ -67,8 +70,12 @@ def test_packs_are_the_planned_ones_in_order(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_rest_of_a_run_is_the_same_from_any_step(tmp_path: Path) -> None:
     feed = make_feed(make_source(make_run(str(tmp_path))))
-    whole = [(step.after, [pack.sample_ids.tolist() for pack in step.packs]) for step in feed.steps(Position(), 8)]
-    rest = [(step.after, [pack.sample_ids.tolist() for pack in step.packs]) for step in feed.steps(whole[4][0], 3)]
+    whole = [
+        (step.after, [pack.sample_ids.tolist() for pack in step.packs]) for step in feed.steps(Position(), 8)
+    ]
+    rest = [
+        (step.after, [pack.sample_ids.tolist() for pack in step.packs]) for step in feed.steps(whole[4][0], 3)
+    ]
     assert rest == whole[5:]
 
 

@@ -26,5 +26,7 @@ def test_cost_is_what_torch_counts(grid: tuple[int, int, int], n_text: int) -> N
 def test_cost_works_on_arrays() -> None:
     cost = cost_of(ModelSettings(), 16, 384)
     tokens, text = np.array([1, 1000, 100_000]), np.array([0, 10, 200])
-    assert np.array_equal(cost.of(tokens, text), [cost.of(int(n), int(m)) for n, m in zip(tokens, text, strict=True)])
+    assert np.array_equal(
+        cost.of(tokens, text), [cost.of(int(n), int(m)) for n, m in zip(tokens, text, strict=True)]
+    )
     assert cost.of(100_000, 0) > 100 * cost.of(1000, 0)  # attention is quadratic

@@ -47,7 +47,7 @@ def test_order_in_the_pack_does_not_matter() -> None:
 
 
 def sensitivity(pack: Pack, part: str) -> torch.Tensor:
-    """Which tokens of the first segment's output change when `part` of the pack is perturbed in segment two."""
+    """How much each token's output changes when `part` of the pack is perturbed in segment two."""
     model = make_model()
     changed = dict(pack.tensors())
     values = changed[part].clone()

@@ -61,7 +61,14 @@ def test_shifting_keeps_the_ends_and_the_order(n_tokens: int) -> None:
 
 def make_pack(timesteps: list[list[float]]) -> Pack:
     segments = [
-        Segment(torch.randn(4 * len(levels), 6), (len(levels), 2, 2), torch.tensor(levels), torch.zeros(0, 4), i, 50 + i)
+        Segment(
+            torch.randn(4 * len(levels), 6),
+            (len(levels), 2, 2),
+            torch.tensor(levels),
+            torch.zeros(0, 4),
+            i,
+            50 + i,
+        )
         for i, levels in enumerate(timesteps)
     ]
     return collate(segments)
@@ -104,14 +111,18 @@ def test_the_loss_of_a_pack_is_the_sum_over_its_samples() -> None:
 
     pack = make_pack([[0.3, 0.7], [0.0, 0.5, 0.9], [0.2]])
     alone = [make_one(pack, i) for i in range(3)]
-    assert flow.loss(model, pack).item() == pytest.approx(sum(flow.loss(model, one).item() for one in alone), rel=1e-6)
+    assert flow.loss(model, pack).item() == pytest.approx(
+        sum(flow.loss(model, one).item() for one in alone), rel=1e-6
+    )
 
 
 def make_one(pack: Pack, number: int) -> Pack:
     grid = tuple(pack.grids[number].tolist())
     timesteps = pack.timesteps[pack.segment_of_frame == number]
     tokens = pack.split(pack.tokens)[number]
-    return collate([Segment(tokens, grid, timesteps, torch.zeros(0, 4), number, int(pack.noise_keys[number]))])
+    return collate(
+        [Segment(tokens, grid, timesteps, torch.zeros(0, 4), number, int(pack.noise_keys[number]))]
+    )
 
 
 def test_an_idle_pack_has_no_loss_but_a_gradient() -> None:

@@ -10,7 +10,9 @@ from vitascope.train.log import StepLog
 
 @pytest.fixture(params=["local", "s3"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "metrics") if request.param == "local" else request.getfixturevalue("s3") + "/metrics"
+    return (
+        str(tmp_path / "metrics") if request.param == "local" else request.getfixturevalue("s3") + "/metrics"
+    )
 
 
 def write(to: StepLog, steps: range, attempt: str) -> None:

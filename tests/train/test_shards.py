@@ -21,7 +21,9 @@ def test_only_the_ranks_that_hold_something_are_read() -> None:
 
 @pytest.mark.parametrize("written_by", [1, 2, 5])
 @pytest.mark.parametrize("read_by", [1, 3, 4])
-def test_a_checkpoint_is_read_at_another_number_of_ranks(tmp_path: Path, written_by: int, read_by: int) -> None:
+def test_a_checkpoint_is_read_at_another_number_of_ranks(
+    tmp_path: Path, written_by: int, read_by: int
+) -> None:
     tensors = {"ema/a": torch.randn(3, 7), "ema/b": torch.randn(2)}
     for rank in range(written_by):
         parts = {}

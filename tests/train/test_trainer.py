@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from synthetic import CHANNELS, TEXT_DIM, make_run
 
+from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.model.card import load_model
@@ -65,7 +65,9 @@ def test_other_settings_do_not_go_on_from_a_checkpoint(undisturbed: tuple[Settin
         trainer.run(other)
 
 
-def test_a_killed_worker_changes_no_loss_to_the_last_bit(undisturbed: tuple[Settings, dict], tmp_path: Path) -> None:
+def test_a_killed_worker_changes_no_loss_to_the_last_bit(
+    undisturbed: tuple[Settings, dict], tmp_path: Path
+) -> None:
     settings = make_run(str(tmp_path), [*OVERRIDES, "train.bf16=false"])
     killer = Killer(settings, at_step=4)
     killer.start()

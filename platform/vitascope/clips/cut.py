@@ -51,9 +51,10 @@ def splits(
 ) -> dict[str, str]:
     """train or val for each source of `names`: val where a hash of the name falls below `val_share`.
 
-    Where `val_names`, patterns such as `tower*`, are given, they alone decide. Where the share leaves no `usable` source (one with a good clip) for validation although `val_share` > 0 and
-    there are two or more, the usable one with the smallest hash goes there; where it leaves none for
-    training, the one with the largest hash goes back. Names are relative to the input, so a source stays
+    Where `val_names`, patterns such as `tower*`, are given, they alone decide. Where the share leaves no
+    `usable` source (one with a good clip) for validation although `val_share` > 0 and there are two or more,
+    the usable one with the smallest hash goes there; where it leaves none for training, the one with the
+    largest hash goes back. Names are relative to the input, so a source stays
     in its split wherever the folder lies and however often its file is encoded again.
     """
     if val_names:

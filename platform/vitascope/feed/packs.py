@@ -36,9 +36,13 @@ class Segment:
 
     def __post_init__(self) -> None:
         if self.tokens.shape[0] != prod(self.grid):
-            raise ValueError(f"a grid of {self.grid} holds {prod(self.grid)} tokens, got {self.tokens.shape[0]}")
+            raise ValueError(
+                f"a grid of {self.grid} holds {prod(self.grid)} tokens, got {self.tokens.shape[0]}"
+            )
         if self.timesteps.shape != (self.grid[0],):
-            raise ValueError(f"expected {self.grid[0]} timesteps, one a latent frame, got {tuple(self.timesteps.shape)}")
+            raise ValueError(
+                f"expected {self.grid[0]} timesteps, one a latent frame, got {tuple(self.timesteps.shape)}"
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,5 +10,7 @@ class FeedSettings(Section):
 
     token_budget: int = Field(16_384, ge=64, description="Most patches in a pack; memory is linear in it.")
     packs_per_step: int = Field(8, ge=1, description="Packs in a global step, whatever the number of ranks.")
-    window_samples: int = Field(131_072, ge=1, description="Samples planned together; bounds the planner's memory.")
+    window_samples: int = Field(
+        131_072, ge=1, description="Samples planned together; bounds the planner's memory."
+    )
     prefetch_packs: int = Field(4, ge=1, description="Packs each rank holds ready ahead of need.")

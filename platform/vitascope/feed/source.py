@@ -17,9 +17,8 @@ from vitascope.feed.patches import Grid, grid_of, patchify
 from vitascope.feed.plan import Lengths, Planner, Position
 
 
-
 class Draw(Protocol):
-    """How a sample is trained: noise level per latent frame, whether its caption is dropped, its noise's seed."""
+    """How a sample is trained: noise level per latent frame, no caption or its own, its noise's seed."""
 
     @property
     def timesteps(self) -> np.ndarray: ...
@@ -77,7 +76,9 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
     try:
         return storage.read_table(storage.join(latents, "index.parquet"), columns)
     except FileNotFoundError:
-        raise FileNotFoundError(f"no latents at {latents}; run `vitascope encode` with these settings first") from None
+        raise FileNotFoundError(
+            f"no latents at {latents}; run `vitascope encode` with these settings first"
+        ) from None
 
 
 @lru_cache(maxsize=4)
@@ -105,14 +106,16 @@ def planned(source: Source) -> Planned:
 
 
 def load_pack(source: Source, position: Position, number: int) -> Pack:
-    """Pack `number` of the step at `position`: clean bf16 patches, with the epoch's noise levels and captions."""
+    """Pack `number` of the step at `position`: clean bf16 patches, the epoch's noise levels and captions."""
     known = planned(source)
     chosen = known.planner.step(position).packs[number]
     samples = read_samples(source.latents, list(zip(known.shard[chosen], known.row[chosen], strict=True)))
     return collate([_segment(source, position.epoch, s.sample_id, (s.latent, s.text)) for s in samples])
 
 
-def _segment(source: Source, epoch: int, sample_id: int, content: tuple[torch.Tensor, torch.Tensor]) -> Segment:
+def _segment(
+    source: Source, epoch: int, sample_id: int, content: tuple[torch.Tensor, torch.Tensor]
+) -> Segment:
     latent, text = content
     grid = grid_of((latent.shape[0], latent.shape[1], latent.shape[2]), source.patch)
     draw = source.draws(sample_id, epoch, grid)

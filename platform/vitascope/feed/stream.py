@@ -7,17 +7,16 @@ the plan.
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 import safetensors.torch
-from ray.data import ExecutionResources
 
 from vitascope.feed.packs import Pack, idle
 from vitascope.feed.plan import NO_PACK, Position, StepPlan, cost_spread, ranks_share
@@ -60,11 +59,21 @@ class Step:
         return real / (real + overhead)
 
 
+Row = dict[str, int]
+"""Names a pack: its epoch, window, step and number."""
+
+Load = Callable[[Source, list[Row]], Iterator[Pack]]
+"""How rows of a source's plan become packs, in order and as they are taken."""
+
+
 class Feed:
     """One rank's packs of a source."""
 
-    def __init__(self, source: Source, *, rank: int, world_size: int, prefetch_packs: int) -> None:
-        self._source, self._prefetch = source, prefetch_packs
+    def __init__(
+        self, source: Source, *, rank: int, world_size: int, prefetch_packs: int, load: Load | None = None
+    ) -> None:
+        """`load`: Ray Data where nothing else is said."""
+        self._source, self._prefetch, self._load_rows = source, prefetch_packs, load or _execute
         self._known = planned(source)
         self._shares = [ranks_share(source.packs_per_step, world_size, r) for r in range(world_size)]
         self._mine = self._shares[rank]
@@ -108,7 +117,9 @@ class Feed:
         empty: Pack | None = None
         while part := list(islice(walk, max(1, ROWS_PER_EXECUTION // self.passes))):
             wanted = [(position, n, _has_pack(plan, n)) for position, plan in part for n in self._mine]
-            packs = _execute(self._source, [_row(position, n) for position, n, there in wanted if there])
+            packs = self._load_rows(
+                self._source, [_row(position, n) for position, n, there in wanted if there]
+            )
             for _, _, there in wanted:
                 if there:
                     pack = next(packs)
@@ -128,12 +139,15 @@ def _has_pack(plan: StepPlan, number: int) -> bool:
     return number != NO_PACK and len(plan.packs[number]) > 0
 
 
-def _row(position: Position, number: int) -> dict[str, int]:
+def _row(position: Position, number: int) -> Row:
     return {"epoch": position.epoch, "window": position.window, "step": position.step, "pack": number}
 
 
-def _execute(source: Source, rows: list[dict[str, int]]) -> Iterator[Pack]:
+def _execute(source: Source, rows: list[Row]) -> Iterator[Pack]:
     """Has Ray Data load the packs of plan rows; in order, and no faster than they are taken."""
+    import ray.data  # here, so that a machine without Ray can feed packs in another way
+    from ray.data import ExecutionResources
+
     if not rows:
         return
     n_tasks = -(-len(rows) // ROWS_PER_TASK)
@@ -141,12 +155,12 @@ def _execute(source: Source, rows: list[dict[str, int]]) -> Iterator[Pack]:
     options = dataset.context.execution_options
     options.preserve_order = True
     options.resource_limits = ExecutionResources(cpu=TASKS_AT_ONCE)
-    loaded = dataset.map(_load_row, fn_args=(source,))
+    loaded = dataset.map(partial(_load_row, source))
     for batch in loaded.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):
         yield Pack(**safetensors.torch.load(batch["pack"][0].as_buffer().to_pybytes()))
 
 
-def _load_row(row: dict[str, Any], source: Source) -> dict[str, bytes]:
+def _load_row(source: Source, row: dict[str, Any]) -> dict[str, bytes]:
     pack = load_pack(source, Position(row["epoch"], row["window"], row["step"]), row["pack"])
     return {"pack": safetensors.torch.save(pack.tensors())}
 
@@ -160,7 +174,8 @@ def _ahead(packs: Iterator[Pack], count: int) -> Iterator[Iterator[Pack]]:
     def put(item: Any) -> None:
         while not closed.is_set():
             try:
-                return ready.put(item, timeout=0.2)
+                ready.put(item, timeout=0.2)
+                return
             except queue.Full:
                 continue
 
@@ -191,4 +206,6 @@ def _ahead(packs: Iterator[Pack], count: int) -> Iterator[Iterator[Pack]]:
         closed.set()
         thread.join()
         with suppress(queue.Full):
-            ready.put_nowait(RuntimeError("packs are to be taken before the next step is, or the feed closed"))
+            ready.put_nowait(
+                RuntimeError("packs are to be taken before the next step is, or the feed closed")
+            )

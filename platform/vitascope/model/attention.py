@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,9 @@ class Boundaries:
         return cls(lengths, offsets, max(lengths))
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: tuple[Boundaries, Boundaries]) -> torch.Tensor:
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: tuple[Boundaries, Boundaries]
+) -> torch.Tensor:
     """Block-diagonal attention: each segment's queries see that segment's keys alone.
 
     Args:
@@ -31,19 +34,22 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: tuple[Bound
         of: the boundaries of the queries and of the keys, the same number of segments.
 
     Returns:
-        (N, heads, head_dim). On a GPU in half precision one variable-length kernel; elsewhere one fused call a
-        segment, which does no work across segments either.
+        (N, heads, head_dim). On a GPU in half precision one variable-length kernel; elsewhere one fused call
+        a segment, which does no work across segments either.
     """
     queries, keys = of
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
 
-        return varlen_attn(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)
-    pieces = zip(q.split(list(queries.lengths)), k.split(list(keys.lengths)), v.split(list(keys.lengths)), strict=True)
+        out = varlen_attn(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)
+        return cast(torch.Tensor, out)
+    pieces = zip(
+        q.split(list(queries.lengths)), k.split(list(keys.lengths)), v.split(list(keys.lengths)), strict=True
+    )
     return torch.cat([_one_segment(*piece) for piece in pieces])
 
 
 def _one_segment(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """In float32: on a CPU the fused kernel's backward pass takes three times as long in bfloat16."""
-    parts = (x.float().transpose(0, 1)[None] for x in (q, k, v))  # 1 heads n head_dim
-    return F.scaled_dot_product_attention(*parts)[0].transpose(0, 1).to(q.dtype)
+    query, key, value = (x.float().transpose(0, 1)[None] for x in (q, k, v))  # 1 heads n head_dim
+    return F.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1).to(q.dtype)

@@ -42,7 +42,9 @@ def load_card(folder: str) -> ModelCard:
     """The card of a model folder; FileNotFoundError, saying what to do, where there is none."""
     location = storage.join(folder, "model.json")
     if not storage.exists(location):
-        raise FileNotFoundError(f"no model at {folder}: expected {location}; train one first, or set generate.model")
+        raise FileNotFoundError(
+            f"no model at {folder}: expected {location}; train one first, or set generate.model"
+        )
     return ModelCard.model_validate_json(storage.read_bytes(location))
 
 
@@ -50,6 +52,8 @@ def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[DiT, Mo
     """The model of a folder in evaluation mode: float32 on a CPU, bfloat16 on a GPU."""
     card = load_card(folder)
     model = card.build()
-    model.load_state_dict(safetensors.torch.load(storage.read_bytes(storage.join(folder, "model.safetensors"))))
+    model.load_state_dict(
+        safetensors.torch.load(storage.read_bytes(storage.join(folder, "model.safetensors")))
+    )
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     return model.to(device=device, dtype=dtype).eval(), card

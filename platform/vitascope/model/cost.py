@@ -1,13 +1,9 @@
 """What a forward pass costs, from sizes alone."""
 
 from dataclasses import dataclass
-from typing import TypeVar
-
-import numpy as np
+from typing import Any
 
 from vitascope.model.settings import ModelSettings
-
-Count = TypeVar("Count", int, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -19,8 +15,8 @@ class Cost:
     per_pair: float
     per_text: float
 
-    def of(self, n_tokens: Count, n_text: Count) -> np.ndarray | float:
-        """FLOPs of one forward pass; works on numbers and on arrays. A backward pass costs twice as much."""
+    def of(self, n_tokens: Any, n_text: Any) -> Any:
+        """FLOPs of one forward pass, for numbers or for arrays. A backward pass costs twice as much."""
         return (
             self.per_token * n_tokens
             + self.per_token_squared * (1.0 * n_tokens * n_tokens)
@@ -32,7 +28,9 @@ class Cost:
 def cost_of(model: ModelSettings, channels: int, text_dim: int) -> Cost:
     """The cost of `model`, counting the products of matrices and nothing else (2 FLOPs a multiply-add)."""
     width, depth = model.width, model.depth
-    blocks = depth * (8 + 4 + 4 * model.mlp_ratio) * width**2  # self-attention, cross-attention's q and out, MLP
+    blocks = (
+        depth * (8 + 4 + 4 * model.mlp_ratio) * width**2
+    )  # self-attention, cross-attention's q and out, MLP
     return Cost(
         per_token=blocks + 4 * channels * model.patch**2 * width,
         per_token_squared=depth * 4 * width,

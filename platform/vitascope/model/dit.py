@@ -16,9 +16,9 @@ from vitascope.model.settings import ModelSettings
 class DiT(nn.Module):
     """Predicts the velocity of every patch of a pack.
 
-    A DiT (Peebles & Xie 2023) with the shared modulation of PixArt-α (Chen et al. 2023, section 2.3), QK-norm,
-    3-D rotary positions, and text by cross-attention. The timestep modulates each latent frame by itself, so
-    that given frames (timestep 0) and frames to be made stand in one sequence. Single-device code.
+    A DiT (Peebles & Xie 2023) with the shared modulation of PixArt-α (Chen et al. 2023, section 2.3),
+    QK-norm, 3-D rotary positions, and text by cross-attention. The timestep modulates each latent frame by
+    itself, so that given frames (timestep 0) and frames to be made stand in one sequence. Single-device code.
     """
 
     def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
@@ -85,8 +85,10 @@ class Condition(nn.Module):
         nn.init.zeros_(self.modulation.bias)
 
     def forward(self, timesteps: Tensor, caption: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding (F, width) and modulation (F, 6, width) of timesteps (F,) and pooled captions (F, width)."""
-        embedding = self.timestep(sinusoid(timesteps, self.n_frequencies).to(caption.dtype)) + self.caption(caption)
+        """Embedding (F, width) and modulation (F, 6, width), from timesteps (F,) and captions (F, width)."""
+        embedding = self.timestep(sinusoid(timesteps, self.n_frequencies).to(caption.dtype)) + self.caption(
+            caption
+        )
         return embedding, self.modulation(F.silu(embedding)).unflatten(1, (6, -1))
 
 
@@ -125,14 +127,18 @@ class Block(nn.Module):
         self.text_q = nn.Linear(width, width)
         self.text_kv = nn.Linear(width, 2 * width)
         self.text_out = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+        )
         nn.init.zeros_(self.text_out.weight)
         nn.init.zeros_(self.text_out.bias)
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
         """x with what the block adds, (N, width)."""
         modulation = (around.shared + self.table).unbind(1)  # six of F width
-        shift1, scale1, gate1, shift2, scale2, gate2 = (part.index_select(0, around.frame) for part in modulation)  # N width each
+        shift1, scale1, gate1, shift2, scale2, gate2 = (
+            part.index_select(0, around.frame) for part in modulation
+        )  # N width each
         x = x + gate1 * self._self_attention(self.norm1(x) * (1 + scale1) + shift1, around)
         x = x + self._cross_attention(self.norm2(x), around)
         return x + gate2 * self.mlp(self.norm3(x) * (1 + scale2) + shift2)

@@ -1,7 +1,7 @@
 """Rectified flow: noise levels, noise and loss.
 
-A sample at noise level t is x_t = (1 - t) x_0 + t ε; the model predicts the velocity ε - x_0 (Liu et al. 2022).
-Levels stand per latent frame: 0 is given, 1 is to be made from nothing.
+A sample at noise level t is x_t = (1 - t) x_0 + t ε; the model predicts the velocity ε - x_0 (Liu et al.
+2022). Levels stand per latent frame: 0 is given, 1 is to be made from nothing.
 """
 
 from collections.abc import Callable
@@ -22,8 +22,8 @@ REFERENCE_TOKENS = 1024
 def shift_timestep(timestep: Any, n_tokens: int, shift: float) -> Any:
     """Moves timesteps (a float, an array or a tensor in 0…1) towards noise, the more the longer the sample.
 
-    t' = s t / (1 + (s - 1) t) with s = shift · √(n_tokens / 1024): more tokens say the same thing more often, so
-    the same damage needs more noise (Esser et al. 2024, section 5.3.2).
+    t' = s t / (1 + (s - 1) t) with s = shift · √(n_tokens / 1024): more tokens say the same thing more often,
+    so the same damage needs more noise (Esser et al. 2024, section 5.3.2).
     """
     s = shift * (n_tokens / REFERENCE_TOKENS) ** 0.5
     return s * timestep / (1 + (s - 1) * timestep)
@@ -62,7 +62,7 @@ PATTERNS: dict[str, tuple[float, Pattern]] = {
 
 @dataclass(frozen=True)
 class Draw:
-    """How one sample is trained in one epoch: noise level per latent frame, whether its caption is dropped."""
+    """How one sample is trained in one epoch: noise level per latent frame, no caption or its own."""
 
     timesteps: np.ndarray
     drop_text: bool
@@ -120,8 +120,8 @@ def interpolate(clean: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor)
 def loss(model: Callable[[Pack], torch.Tensor], pack: Pack) -> torch.Tensor:
     """Sum over the pack's samples of a sample's mean squared velocity error times its number of tokens.
 
-    Divided by the tokens of all packs of a step it is the step's loss, whatever rank computed which pack. Given
-    frames carry no loss; the frames to be made stand for the whole sample. float32 scalar.
+    Divided by the tokens of all packs of a step it is the step's loss, whatever rank computed which pack.
+    Given frames carry no loss; the frames to be made stand for the whole sample. float32 scalar.
     """
     clean = pack.tokens.float()
     levels = pack.timesteps[pack.frame_of_token]

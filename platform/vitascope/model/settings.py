@@ -18,6 +18,6 @@ class ModelSettings(Section):
     def _heads_divide_width(self) -> "ModelSettings":
         if self.width % self.heads or (self.width // self.heads) % 8:
             raise ValueError(
-                f"width / heads must be a multiple of 8 (3-D rotary positions), got {self.width} / {self.heads}"
+                f"width / heads must be a multiple of 8 for 3-D positions, got {self.width} / {self.heads}"
             )
         return self

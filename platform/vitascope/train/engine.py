@@ -11,16 +11,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitascope.model.dit import Block
 from vitascope.train.schedule import ema_decay, learning_rate
 from vitascope.train.settings import TrainSettings
 from vitascope.train.shards import ShardedState, part_of, write_shard
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed picks its accelerator when it is imported
+    os.environ.setdefault("LOCAL_SIZE", "1")  # without it DeepSpeed starts numactl in every step, to count
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 # DeepSpeed calls collectives by names that newer torch versions rename.
 warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
 import deepspeed  # noqa: E402
+from deepspeed.utils import set_z3_leaf_modules  # noqa: E402
+
+ZERO_STAGE = 3
+"""Weights, gradients and optimizer state all split over the ranks."""
+
+SMALL_WEIGHT = 1_000_000
+"""Weights of fewer elements stay whole on every rank: gathering them in every pass costs more than it saves."""
 
 KINDS = ("master", "exp_avg", "exp_avg_sq", "ema")
 """What a checkpoint holds of every parameter, each float32."""
@@ -42,21 +51,21 @@ class Engine:
     """
 
     def __init__(self, model: nn.Module, settings: TrainSettings, ranks: Ranks, passes: int) -> None:
-        self._settings, self._ranks, self._passes = settings, ranks, passes
+        self._settings, self._ranks, self.passes = settings, ranks, passes
         optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.lr, betas=(0.9, 0.99), weight_decay=settings.weight_decay
+            model.parameters(),
+            lr=settings.lr,
+            betas=(0.9, 0.99),
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
+        set_z3_leaf_modules(model, [Block])  # a block's weights are gathered at once, with one hook for all
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_config(settings, passes), dist_init_required=False
         )
         self._zero = self._engine.optimizer
         self._ema = [flat.detach().clone() for flat in self._masters]
         self.step_number = 0
-
-    @property
-    def stage(self) -> int:
-        """The ZeRO stage DeepSpeed runs."""
-        return int(self._engine.zero_optimization_stage())
 
     @property
     def model(self) -> nn.Module:
@@ -100,7 +109,9 @@ class Engine:
             for kind, part in parts.items():
                 tensors[f"{kind}/{name}"] = part[: own.stop - own.start]
         write_shard(folder, tensors, rank, size)
-        shapes = {name: list(parameter.ds_shape) for name, parameter in self._engine.module.named_parameters()}
+        shapes = {
+            name: list(parameter.ds_shape) for name, parameter in self._engine.module.named_parameters()
+        }
         return {"step": self.step_number, "ranks": size, "shapes": shapes}
 
     def load(self, folder: str | Path, state: dict[str, Any]) -> None:
@@ -115,14 +126,18 @@ class Engine:
                 part[: own.stop - own.start].copy_(source.read(f"{kind}/{name}", parameter.ds_numel, own))
         self._publish_masters()
 
-    def _parts(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
+    def _parts(self) -> Iterator[tuple[str, Any, dict[str, Tensor]]]:
         """Views of this rank's part of every parameter, one of each kind, padding included."""
         for name, parameter in self._engine.module.named_parameters():
             group, offset, numel = self._zero.grad_position[self._zero.get_param_id(parameter)]
             master = self._masters[group]
             state = self._zero.optimizer.state[master]
             wholes = (master, state["exp_avg"], state["exp_avg_sq"], self._ema[group])
-            yield name, parameter, {k: w.detach().narrow(0, offset, numel) for k, w in zip(KINDS, wholes, strict=True)}
+            yield (
+                name,
+                parameter,
+                {k: w.detach().narrow(0, offset, numel) for k, w in zip(KINDS, wholes, strict=True)},
+            )
 
     def _create_optimizer_state(self) -> None:
         """Adam's moments, which it would otherwise create at its first step."""
@@ -149,7 +164,12 @@ def _config(settings: TrainSettings, passes: int) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": passes,
         "gradient_clipping": settings.grad_clip,
-        "zero_optimization": {"stage": 3, "overlap_comm": settings.use_gpu, "contiguous_gradients": True},
+        "zero_optimization": {
+            "stage": ZERO_STAGE,
+            "overlap_comm": settings.use_gpu,
+            "contiguous_gradients": True,
+            "stage3_param_persistence_threshold": SMALL_WEIGHT,
+        },
         "zero_allow_untested_optimizer": True,
         "bf16": {"enabled": settings.bf16},
         "data_types": {"grad_accum_dtype": "fp32"},

@@ -11,8 +11,8 @@ FLUSH_EVERY_S = 2.0
 class StepLog:
     """Rows of a run, a file for every stretch between checkpoints, named after its first step.
 
-    A run that goes on from the checkpoint at step n rewrites the file of n and drops later ones, so that every
-    step stands in the log once, as it was last computed. Works on object stores, which cannot append.
+    A run that goes on from the checkpoint at step n rewrites the file of n and drops later ones, so that
+    every step stands in the log once, as it was last computed. Works on object stores, which cannot append.
     """
 
     def __init__(self, folder: str, step: int) -> None:

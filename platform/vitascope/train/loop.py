@@ -1,7 +1,6 @@
 """What every rank of a training run does."""
 
-import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,83 +8,22 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-import torch.distributed as dist
 
 from vitascope import storage
-from vitascope.config import Settings
 from vitascope.feed.plan import Position
-from vitascope.feed.source import Source, has_samples
-from vitascope.feed.stream import Feed, Step
+from vitascope.feed.source import has_samples
+from vitascope.feed.stream import Feed
 from vitascope.model import flow
-from vitascope.model.card import ModelCard
-from vitascope.model.cost import cost_of
 from vitascope.observe.metrics import Publisher
 from vitascope.train.engine import Engine, Ranks
+from vitascope.train.job import Job
 from vitascope.train.log import StepLog
-
-BACKWARD_AND_FORWARD = 3  # a backward pass costs about twice its forward pass
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a rank needs to know: one value, sent to every worker."""
-
-    settings: Settings
-    latents: str
-    card: ModelCard
-
-    @property
-    def draws(self) -> flow.Draws:
-        """How samples are trained."""
-        train = self.settings.train
-        return flow.Draws(self.settings.run.seed, train.text_dropout, train.timestep_shift)
-
-    @property
-    def held_out_draws(self) -> flow.Draws:
-        """How held-out samples are probed: always with their captions."""
-        return replace(self.draws, text_dropout=0.0)
-
-    def source(self, split: str, draws: flow.Draws) -> Source:
-        """What decides the packs of a split."""
-        feed, card = self.settings.feed, self.card
-        return Source(
-            latents=self.latents,
-            split=split,
-            patch=card.model.patch,
-            seed=self.settings.run.seed,
-            token_budget=feed.token_budget,
-            packs_per_step=feed.packs_per_step,
-            window_samples=feed.window_samples,
-            cost=cost_of(card.model, card.channels, card.text_dim).of,
-            draws=draws,
-        )
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint and the run that goes on from it must agree on."""
-        feed = self.settings.feed
-        return {
-            "fingerprint": self.card.fingerprint,
-            "seed": self.settings.run.seed,
-            "token_budget": feed.token_budget,
-            "packs_per_step": feed.packs_per_step,
-            "window_samples": feed.window_samples,
-            "model": self.card.model.model_dump(),
-        }
+from vitascope.train.step import sum_over_ranks, take_step
 
 
 def worker(config: dict[str, Job]) -> None:
     """Entry point of a Ray Train worker."""
     Loop(config["job"]).run()
-
-
-@dataclass
-class Tally:
-    """What a step adds up to on one rank."""
-
-    loss: float = 0.0
-    wait_s: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
 
 
 class Loop:
@@ -117,11 +55,11 @@ class Loop:
     def run(self) -> None:
         """Trains from the last checkpoint to the last step."""
         train, start = self.settings.train, self.engine.step_number
-        log = StepLog(self.settings.path("train", "metrics"), start) if self.ranks.rank == 0 else None
+        log = StepLog(self.job.metrics, start) if self.ranks.rank == 0 else None
         if start == 0:
             self._note(log, {"step": 0, "val_loss": self.validate()})
         for step in self.feed.steps(self.position, train.steps - start):
-            self._note(log, self.step(step))
+            self._note(log, take_step(self.engine, self.ranks, step))
             self.position = step.after
             done = self.engine.step_number
             if done % train.val_every == 0 or done == train.steps:
@@ -130,34 +68,6 @@ class Loop:
                 if log:
                     log.cut(done)
                 self.checkpoint()
-
-    def step(self, step: Step) -> dict[str, Any]:
-        """One global step: this rank's packs forward and backward, then the update. Returns the step's row."""
-        tally, number = Tally(), self.engine.step_number
-        for n in range(self.feed.passes):
-            waiting = time.perf_counter()
-            pack = next(step.packs).to(self.ranks.device)
-            tally.wait_s += time.perf_counter() - waiting
-            loss = flow.loss(self.engine.model, pack) / step.n_tokens
-            self.engine.backward(loss, last=n == self.feed.passes - 1)
-            tally.loss += float(loss.detach())
-        norm, rate = self.engine.step()
-        loss_sum, wait_s = self._sum([tally.loss, tally.wait_s])
-        seconds = time.perf_counter() - tally.started
-        return {
-            "step": number,
-            "epoch": step.position.epoch,
-            "loss": loss_sum,
-            "grad_norm": norm,
-            "lr": rate,
-            "tokens": step.n_tokens,
-            "step_s": seconds,
-            "tokens_per_s": step.n_tokens / seconds,
-            "useful_token_share": step.useful_token_share,
-            "cost_spread": step.cost_spread,
-            "data_wait_share": wait_s / self.ranks.size / seconds,
-            "flops_per_s": BACKWARD_AND_FORWARD * step.flops / seconds,
-        }
 
     def validate(self) -> float | None:
         """Loss on the whole held-out split with the same noise every time; None where the split is empty."""
@@ -170,7 +80,7 @@ class Loop:
                 for pack in step.packs:
                     loss += float(flow.loss(self.engine.model, pack.to(self.ranks.device)))
         self.engine.train(True)
-        return self._sum([loss])[0] / self.held_out.total_tokens
+        return sum_over_ranks([loss], self.ranks)[0] / self.held_out.total_tokens
 
     def checkpoint(self) -> None:
         """Commits weights, optimizer, EMA and the feed's position together."""
@@ -204,23 +114,3 @@ class Loop:
         if log:
             log.write(row)
             self.publisher.publish(row)
-
-    def _sum(self, values: list[float]) -> list[float]:
-        """Adds up values over the ranks, in float64."""
-        total = torch.tensor(values, dtype=torch.float64, device=self.ranks.device)
-        dist.all_reduce(total)
-        return [float(v) for v in total]
-
-
-def check_identity(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Refuses to go on from a checkpoint of another run.
-
-    Raises:
-        ValueError: naming what differs.
-    """
-    differing = [f"{k}: checkpoint {found.get(k)!r}, settings {v!r}" for k, v in wanted.items() if found.get(k) != v]
-    if differing:
-        raise ValueError(
-            "the run's folder holds a checkpoint made with other settings; use them, or another run.folder.\n  "
-            + "\n  ".join(differing)
-        )

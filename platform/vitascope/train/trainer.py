@@ -14,10 +14,12 @@ from vitascope import storage
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.model.card import ModelCard, save_model
+from vitascope.model.card import ModelCard, load_card, save_model
 from vitascope.progress import track
 from vitascope.train import log
-from vitascope.train.loop import Job, check_identity, worker
+from vitascope.train.engine import ZERO_STAGE
+from vitascope.train.job import Job, check_identity
+from vitascope.train.loop import worker
 from vitascope.train.shards import ShardedState
 
 COLLECTIVE_TIMEOUT_S = 1800  # above the slowest checkpoint
@@ -35,18 +37,26 @@ def run(settings: Settings) -> dict[str, Any]:
     started = time.monotonic()
     job = plan_job(settings)
     _check_resumable(job)
-    metrics = settings.path("train", "metrics")
-    with _progress(metrics, settings.train.steps):
-        result = _trainer(job).fit()
-    card = _publish_model(settings, result.checkpoint)
-    summary = summarize(log.read(metrics)) | {
+    if not _is_trained(settings):
+        with _progress(job.metrics, settings.train.steps):
+            _publish_model(settings, _trainer(job).fit().checkpoint)
+    card = load_card(settings.path("model"))
+    summary = summarize(log.read(job.metrics)) | {
         "ranks": settings.train.ranks,
-        "zero_stage": 3,
-        "step": card.step,
+        "zero_stage": ZERO_STAGE,
+        "n_parameters": sum(p.numel() for p in card.build().parameters()),
         "seconds": round(time.monotonic() - started, 1),
     }
     storage.put_json(settings.path("summaries", "train.json"), summary)
     return summary
+
+
+def _is_trained(settings: Settings) -> bool:
+    """Whether the run's model has already had all its steps."""
+    try:
+        return load_card(settings.path("model")).step == settings.train.steps
+    except FileNotFoundError:
+        return False
 
 
 def plan_job(settings: Settings) -> Job:
@@ -62,13 +72,15 @@ def plan_job(settings: Settings) -> Job:
         timestep_shift=settings.train.timestep_shift,
         step=0,
     )
-    return Job(settings, folder, card)
+    return Job(settings, folder, settings.path("train", "metrics"), card)
 
 
 def _check_resumable(job: Job) -> None:
     """Refuses a run folder whose checkpoints are of another run, before any worker starts."""
     folder = job.settings.path("train", "checkpoints")
-    states = [f for f in storage.list_files(folder) if f.endswith("/state.json")] if storage.exists(folder) else []
+    states = (
+        [f for f in storage.list_files(folder) if f.endswith("/state.json")] if storage.exists(folder) else []
+    )
     for state in states:
         check_identity(storage.read_json(state)["identity"], job.identity)
 
@@ -93,15 +105,15 @@ def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
     )
 
 
-def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> ModelCard:
+def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint | None) -> None:
     """Puts the EMA weights of a checkpoint together, a tensor at a time, into the run's model folder."""
+    assert checkpoint is not None  # the last step always makes one
     with checkpoint.as_directory() as folder:
         state = storage.read_json(storage.join(folder, "state.json"))
         card = ModelCard.model_validate_json(storage.read_bytes(storage.join(folder, "model.json")))
         source = ShardedState(folder, state["ranks"])
         weights = {name: source.whole(f"ema/{name}", shape) for name, shape in state["shapes"].items()}
         save_model(settings.path("model"), weights, card)
-    return card
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -145,5 +157,7 @@ def _watch(metrics: str, done: threading.Event, advance: Any) -> None:
         stopping = done.wait(timeout=1.0)
         row = log.last_row(metrics)
         if row:
-            advance(row["step"] + 1 - shown, note=f"loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s")
+            advance(
+                row["step"] + 1 - shown, note=f"loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
+            )
             shown = row["step"] + 1

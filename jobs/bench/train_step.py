@@ -1,0 +1,364 @@
+"""Measures a training step beside a bare PyTorch loop on the same packs and the same model.
+
+    python jobs/bench/train_step.py [--device cuda] [--no-ray] [--threads 1] [--set model.width=192]
+    torchrun --nproc-per-node 8 jobs/bench/train_step.py --device cuda --no-ray
+
+Ours is what a rank of `vitascope train` runs: packs from Feed (Ray Data), flow.loss, DeepSpeed ZeRO-3 with
+float32 gradients, clipping, AdamW, EMA, the step's row into the log and to Ray's metrics. Held-out losses and
+checkpoints are not in it.
+
+Bare is what one would write for one device without any of it: bf16 weights with float32 masters, the same
+flow.loss, backward, clip_grad_norm_, fused AdamW on the masters, copied back to the weights. Its packs lie
+ready in memory; no EMA, no log, no waiting for the loss. Of several ranks each runs it for itself alone.
+
+Both run in turn, a few steps at a time, first the one, then the other, on the same packs; between them
+torch.matmul of bf16 squares gives the peak of the machine as it is at that moment, with the same threads.
+--no-ray, or where Ray is missing: packs lie ready for ours too, no metrics go to Ray, no data_wait_share.
+
+The last line is one JSON object. step_over_bare is the ratio of the medians of the blocks of steps, and
+step_over_bare_quartiles those of the ratios of neighbouring blocks: how noisy it was. flops_over_matmul_peak
+is the model FLOPs (model/cost.py: products of matrices, backward twice forward) that a rank achieves in a
+second in our step, over those of the median matmul. peak_memory_bytes is what ours alone takes of a GPU.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import islice
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+
+from vitascope import config, records, storage
+from vitascope.config import Settings
+from vitascope.encode.shards import ShardNote, latent_row, shard_uri, write_shard
+from vitascope.feed.packs import Pack
+from vitascope.feed.plan import NO_PACK, Position, ranks_share
+from vitascope.feed.source import Source, load_pack, planned
+from vitascope.feed.stream import Feed, Row
+from vitascope.model import flow
+from vitascope.model.card import ModelCard
+from vitascope.train.engine import Engine, Ranks
+from vitascope.train.job import Job
+from vitascope.train.log import StepLog
+from vitascope.train.step import take_step
+
+WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What is trained on a kind of device: latents T h w in turn, and settings."""
+
+    latents: list[tuple[int, int, int]]
+    n_samples: int
+    channels: int
+    text_dim: int
+    matmul: int
+    settings: list[str]
+
+
+SHAPES = {
+    "cpu": Shapes(  # the demo's model on about twice its pack: 70 to 200 patches a sample
+        latents=[(1, 14, 20), (3, 12, 18), (5, 10, 16), (5, 14, 10)],
+        n_samples=128,
+        channels=64,
+        text_dim=384,
+        matmul=2048,
+        settings=["model.depth=4", "model.width=192", "model.heads=6", "feed.token_budget=1024"],
+    ),
+    "cuda": Shapes(  # 0.7 billion parameters; 256 to 7,020 patches a sample
+        latents=[(1, 32, 32), (9, 30, 52), (17, 44, 30), (9, 60, 104), (1, 90, 160)],
+        n_samples=128,
+        channels=16,
+        text_dim=1024,
+        matmul=8192,
+        settings=["model.depth=24", "model.width=1280", "model.heads=10", "feed.token_budget=32768"],
+    ),
+}
+
+
+def make_latents(folder: str, shapes: Shapes) -> None:
+    """Commits latents of random numbers to a folder, one shard of them."""
+    generator = torch.Generator().manual_seed(0)
+    rows, samples = [], []
+    for number in range(shapes.n_samples):
+        frames, height, width = shapes.latents[number % len(shapes.latents)]
+        latent = torch.randn(frames, height, width, shapes.channels, generator=generator)
+        text = torch.randn(10 + number % 30, shapes.text_dim, generator=generator)
+        rows.append(
+            latent_row(SimpleNamespace(sample_id=number, clip_id=f"{number}", caption=""), latent, text)
+        )
+        samples.append(
+            {"sample_id": number, "clip_id": f"{number}", "name": "", "split": "train", "shard": 0}
+            | {"row": number, "n_frames": 4 * frames - 3, "height": 8 * height, "width": 8 * width}
+            | {"latent_frames": frames, "latent_height": height, "latent_width": width}
+            | {"n_text": len(text), "psnr_db": 0.0, "caption": ""}
+        )
+    write_shard(shard_uri(folder, 0), rows, ShardNote("0", shapes.text_dim, samples, []))
+    storage.put_table(
+        storage.join(folder, "index.parquet"), pa.Table.from_pylist(samples, schema=records.SAMPLES)
+    )
+
+
+class Bare:
+    """A plain mixed-precision loop; see the module's docstring."""
+
+    def __init__(self, job: Job, device: torch.device) -> None:
+        torch.manual_seed(job.settings.run.seed)
+        train = job.settings.train
+        self.model = job.card.build().to(device, torch.bfloat16)
+        self.clip, self.device = train.grad_clip, device
+        self.weights = list(self.model.parameters())
+        self.masters = [weight.detach().float() for weight in self.weights]
+        self.optimizer = torch.optim.AdamW(
+            self.masters, lr=train.lr, betas=(0.9, 0.99), weight_decay=train.weight_decay, fused=True
+        )
+
+    def step(self, packs: list[Pack]) -> None:
+        """One step on these packs."""
+        n_tokens = sum(pack.n_tokens for pack in packs)
+        for pack in packs:
+            (flow.loss(self.model, pack.to(self.device)) / n_tokens).backward()
+        for master, weight in zip(self.masters, self.weights, strict=True):
+            master.grad, weight.grad = weight.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(self.masters, self.clip)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_copy_(self.weights, self.masters)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What both loops share: the job, the ranks, and this rank's packs of every step."""
+
+    job: Job
+    source: Source
+    ranks: Ranks
+    with_ray: bool
+    packs: list[dict[tuple[int, ...], Pack]]  # by epoch, window, step and number
+
+    def feed(self) -> Feed:
+        """Ours: from Ray Data, or from the packs at hand."""
+        ready = {place: pack for step in self.packs for place, pack in step.items()}
+
+        def load(_: Source, rows: list[Row]) -> Iterator[Pack]:
+            return (ready[tuple(row.values())] for row in rows)
+
+        return Feed(
+            self.source,
+            rank=self.ranks.rank,
+            world_size=self.ranks.size,
+            prefetch_packs=self.job.settings.feed.prefetch_packs,
+            load=None if self.with_ray else load,
+        )
+
+    def ours(self, feed: Feed) -> Iterator[dict[str, Any]]:
+        """Takes a step of ours for every row asked for."""
+        train = self.job.settings.train
+        torch.manual_seed(self.job.settings.run.seed)
+        model = self.job.card.build()
+        model.activation_checkpointing = train.activation_checkpointing
+        engine = Engine(model.to(self.ranks.device), train, self.ranks, passes=feed.passes)
+        log = StepLog(self.job.metrics, 0)
+        publish = publisher(self.job.settings) if self.with_ray else lambda _: None
+        for step in feed.steps(Position(), len(self.packs)):
+            row = take_step(engine, self.ranks, step)
+            log.write(row)
+            publish(row)
+            yield row
+
+    def bare(self) -> Iterator[None]:
+        """Takes a step of the bare loop for every item asked for."""
+        loop = Bare(self.job, self.ranks.device)
+        for packs in self.packs:
+            yield loop.step(list(packs.values()))
+
+
+def publisher(settings: Settings) -> Callable[[dict[str, Any]], None]:
+    """Ray's metrics, as training publishes them."""
+    from vitascope.observe.metrics import Publisher
+
+    return Publisher(run=settings.run.folder).publish
+
+
+def packs_of(source: Source, ranks: Ranks, n_steps: int) -> list[dict[tuple[int, ...], Pack]]:
+    """A rank's packs of the first `n_steps` steps."""
+    mine = [n for n in ranks_share(source.packs_per_step, ranks.size, ranks.rank) if n != NO_PACK]
+    walk = islice(planned(source).planner.walk(Position()), n_steps)
+    return [
+        {(at.epoch, at.window, at.step, n): load_pack(source, at, n) for n in mine if len(plan.packs[n])}
+        for at, plan in walk
+    ]
+
+
+@dataclass
+class Blocks:
+    """Seconds of each block of steps or products."""
+
+    ours: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    matmul: list[float] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+
+def measure(bench: Bench, args: argparse.Namespace, size: int) -> dict[str, Any]:
+    """All figures of a run."""
+    device, blocks = bench.ranks.device, Blocks()
+    feed = bench.feed()
+    ours = bench.ours(feed)
+    warm_up = list(islice(ours, WARM_UP))
+    peak_memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    bare = bench.bare()
+    list(islice(bare, WARM_UP))
+    square = torch.randn(size, size, device=device).to(torch.bfloat16)
+    timed(lambda: square @ square, device)
+
+    def run_ours() -> None:
+        blocks.ours.append(timed(lambda: blocks.rows.extend(islice(ours, args.block)), device))
+
+    def run_bare() -> None:
+        blocks.bare.append(timed(lambda: list(islice(bare, args.block)), device))
+
+    for number in range(args.rounds):
+        for run in (run_ours, run_bare) if number % 2 else (run_bare, run_ours):
+            run()
+        blocks.matmul.append(timed(lambda: square @ square, device))
+        print(*(f"{name} {v[-1]:.3f} s" for name, v in list(vars(blocks).items())[:3]), flush=True)
+    figures = summary(blocks, 2 * size**3, bench.ranks.size)
+    if not bench.with_ray:
+        figures["data_wait_share"] = None
+    return figures | {"peak_memory_bytes": peak_memory, "loss_first": warm_up[0]["loss"]}
+
+
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds until the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def summary(blocks: Blocks, matmul_flops: int, world_size: int) -> dict[str, Any]:
+    """Medians over the blocks."""
+    per_block = len(blocks.rows) // len(blocks.ours)
+    ours, bare, rows = np.array(blocks.ours), np.array(blocks.bare), blocks.rows
+    seconds = np.array([row["step_s"] for row in rows])
+    flops = np.array([row["flops_per_s"] for row in rows]) * seconds / world_size
+    tokens = np.array([row["tokens"] for row in rows])
+    peak = matmul_flops / float(np.median(blocks.matmul))
+
+    def rate(amounts: np.ndarray) -> float:
+        return float(np.median(amounts.reshape(-1, per_block).sum(axis=1) / ours))
+
+    return {
+        "step_over_bare": round(float(np.median(ours) / np.median(bare)), 4),
+        "step_over_bare_quartiles": [round(float(q), 4) for q in np.quantile(ours / bare, [0.25, 0.75])],
+        "flops_over_matmul_peak": round(rate(flops) / peak, 4),
+        "data_wait_share": round(float(np.average([r["data_wait_share"] for r in rows], weights=seconds)), 5),
+        "tokens_per_s": round(rate(tokens)),
+        "tokens_per_step": round(float(tokens.mean())),
+        "step_s": round(float(np.median(ours)) / per_block, 4),
+        "bare_step_s": round(float(np.median(bare)) / per_block, 4),
+        "model_flops_per_s": round(rate(flops)),
+        "matmul_flops_per_s": round(peak),
+    }
+
+
+def start_ranks(kind: str) -> Ranks:
+    """This process among torchrun's, or alone."""
+    alone = {
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    }
+    for name, value in alone.items():
+        os.environ.setdefault(name, value)
+    device = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device(kind)
+    if kind == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+
+
+def start_ray(args: argparse.Namespace, world_size: int) -> bool:
+    """Starts or joins Ray, unless it is not wanted or not installed."""
+    if args.no_ray or not find_spec("ray"):
+        return False
+    if world_size > 1:
+        raise ValueError("torchrun's ranks would each start a Ray cluster; add --no-ray")
+    from vitascope.cluster.local import connect
+    from vitascope.cluster.settings import ClusterSettings
+
+    connect(ClusterSettings())
+    return True
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", choices=SHAPES, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-ray", action="store_true")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--block", type=int, default=4, help="steps taken in turn")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="settings")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    shapes, ranks = SHAPES[args.device], start_ranks(args.device)
+    with_ray = start_ray(args, ranks.size)
+    with TemporaryDirectory() as folder:
+        make_latents(f"{folder}/latents", shapes)
+        packs_per_step = f"feed.packs_per_step={ranks.size}"
+        overrides = [f"run.folder={folder}", f"train.use_gpu={str(args.device == 'cuda').lower()}"]
+        settings = config.load(None, [*overrides, packs_per_step, *shapes.settings, *args.set])
+        card = ModelCard(
+            model=settings.model,
+            encode=settings.encode,
+            channels=shapes.channels,
+            text_dim=shapes.text_dim,
+            fingerprint="random",
+            timestep_shift=1.0,
+            step=0,
+        )
+        job = Job(settings, f"{folder}/latents", f"{folder}/metrics", card)
+        source = job.source("train", job.draws)
+        packs = packs_of(source, ranks, WARM_UP + args.rounds * args.block)
+        figures = measure(Bench(job, source, ranks, with_ray, packs), args, shapes.matmul)
+    name = torch.cuda.get_device_name(ranks.device) if args.device == "cuda" else "cpu"
+    about = {
+        "device": name,
+        "threads": args.threads,
+        "torch": torch.__version__,
+        "dtype": "bfloat16",
+        "n_parameters": sum(p.numel() for p in card.build().parameters()),
+        "packs_per_step": settings.feed.packs_per_step,
+        "world_size": ranks.size,
+        "ray": with_ray,
+    }
+    if ranks.rank == 0:
+        print(json.dumps(figures | about))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""The whole flow with input and output on S3, from good files and bad ones; and again."""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from clips.media import corner_names, corners_frame
+from flow import sources
+from PIL import Image
+
+from vitascope import cli, config, storage
+from vitascope.config import Settings
+from vitascope.encode.codecs import make_codec
+from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.shards import read_samples
+from vitascope.model.card import load_model
+
+REPO = Path(__file__).resolve().parents[2]
+STEPS = 4
+SETTINGS = f"""
+[clips]
+val_names = ["tower*", "dahlia*"]
+[encode]
+max_pixels = 9216
+frame_counts = [1, 9, 17]
+[feed]
+token_budget = 256
+packs_per_step = 2
+[model]
+depth = 2
+width = 64
+heads = 4
+[train]
+steps = {STEPS}
+warmup_steps = 1
+val_every = 2
+checkpoint_every = 2
+[generate]
+steps = 2
+max_pixels = 16384
+"""
+LIKE_BUNNY, LIKE_TOWER = {"width": 112, "height": 80}, {"width": 80, "height": 112}
+REQUESTS: dict[str, dict[str, Any]] = {
+    "text": LIKE_BUNNY | {"seconds": 9 / 8},
+    "portrait, at 12 fps": LIKE_TOWER | {"seconds": 1, "fps": 12},
+    "picture": {"width": 70, "height": 45, "seconds": 0},
+    "from a picture": {
+        "mode": "image_to_video",
+        "image": "in/dahlia.jpg",
+        "width": 96,
+        "height": 64,
+        "seconds": 1,
+    },
+    "goes on": LIKE_BUNNY | {"mode": "extend_forward", "video": "in/bunny.mp4", "seconds": 17 / 8},
+    "turned, leads up to": {
+        "mode": "extend_backward",
+        "video": "in/turned.mp4",
+        "width": 64,
+        "height": 96,
+        "seconds": 9 / 8,
+    },
+    "joined": LIKE_TOWER
+    | {"mode": "join", "video": "in/tower.mp4", "video_after": "in/bunny.mp4", "seconds": 17 / 8},
+}
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown field": (LIKE_BUNNY | {"seconds": 1, "promt": "a cat"}, "invalid_request"),
+    "too large": ({"width": 256, "height": 256, "seconds": 1}, "invalid_request"),
+    "image not there": (
+        LIKE_BUNNY | {"mode": "image_to_video", "image": "in/none.png", "seconds": 1},
+        "media_missing",
+    ),
+    "empty prompt": (LIKE_BUNNY | {"seconds": 1, "prompt": " "}, "invalid_request"),
+    "broken media": (
+        LIKE_BUNNY | {"mode": "extend_forward", "video": "in/text.mp4", "seconds": 2},
+        "unreadable",
+    ),
+}
+FIELDS = """videos_in clips samples dropped_by_reason sizes codec_psnr_db useful_token_share cost_spread_p99 ranks
+zero_stage steps train_loss_first train_loss_last val_loss_first val_loss_last tokens_per_s data_wait_share requests
+outputs outputs_by_mode requests_failed_by_reason seconds_by_stage""".split()
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A finished flow: `files` it wrote below the run's folder, `beside` what it left where it was started."""
+
+    settings: Settings
+    files: dict[str, str]
+    beside: list[str]
+
+    def path(self, *parts: str) -> str:
+        """A location in the run's folder."""
+        return self.settings.path(*parts)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json."""
+        return storage.read_json(self.path("summary.json"))
+
+    @property
+    def manifest(self) -> dict[str, dict[str, Any]]:
+        """The batch's manifest, by custom_id."""
+        rows = storage.rows(self.path("outputs", "batch", "manifest.parquet"))
+        return {row["custom_id"]: row for row in rows}
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """The latent index."""
+        return storage.rows(storage.join(latents_folder(self.settings), "index.parquet"))
+
+
+def upload(folder: Path, bucket: str) -> str:
+    """Puts sources, requests and settings into the bucket; gives the settings file's URI."""
+    sources.make(folder)
+    for path in folder.iterdir():
+        storage.put(storage.join(bucket, "in", path.name), path.read_bytes())
+    wrong = {name: fields for name, (fields, _) in WRONG.items()}
+    documents = [{"prompt": f"a {name}"} | f | {"custom_id": name} for name, f in (REQUESTS | wrong).items()]
+    storage.put(f"{bucket}/requests.jsonl", storage.json_lines(documents))
+    places = f'[run]\nfolder = "{bucket}/run"\n'
+    places += SETTINGS.replace(
+        "[clips]", f'[clips]\ninput = "{bucket}/in"\ncaptions = "{bucket}/in/captions.csv"'
+    )
+    places = places.replace("[generate]", f'[generate]\nrequests = "{bucket}/requests.jsonl"')
+    storage.put(f"{bucket}/settings.toml", places.encode())
+    return f"{bucket}/settings.toml"
+
+
+def written(settings: Settings) -> dict[str, str]:
+    """Every file of the run, by its place in the folder, with what changes when it is written again."""
+    return {
+        uri.removeprefix(settings.path() + "/"): storage.filesystem(uri)[0].ukey(uri)
+        for uri in storage.list_files(settings.path())
+    }
+
+
+@pytest.fixture(scope="module")
+def flow(
+    ray_cluster: None,  # noqa: ARG001
+    new_bucket: Callable[[], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Flow:
+    settings = upload(tmp_path_factory.mktemp("sources"), new_bucket())
+    here = tmp_path_factory.mktemp("here")
+    before = os.listdir(REPO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        assert cli.main(["demo", settings]) == 0
+    loaded = config.load(settings)
+    return Flow(loaded, written(loaded), [*os.listdir(here), *(set(os.listdir(REPO)) - set(before))])
+
+
+def test_everything_is_on_s3_and_nothing_beside_it(flow: Flow) -> None:
+    latents = latents_folder(flow.settings).removeprefix(flow.path() + "/")
+    shards = [
+        f"train/checkpoints/step-0000000{n}/state-0000{r}-of-00002.safetensors"
+        for n in (2, 4)
+        for r in (0, 1)
+    ]
+    expected = [
+        *("settings.toml", "summary.json", "report.html", "videos/videos.parquet", "clips/clips.parquet"),
+        *(
+            f"{latents}/{name}"
+            for name in ("index.parquet", "drops.parquet", "encode.json", "shard-000000.parquet")
+        ),
+        *(
+            "model/model.json",
+            "model/model.safetensors",
+            "outputs/batch/manifest.parquet",
+            "evaluate/losses.json",
+        ),
+        *(f"summaries/{stage}.json" for stage in ("clips", "encode", "train", "generate", "evaluate")),
+        *shards,
+    ]
+    assert set(expected) <= flow.files.keys()
+    assert any(name.startswith("train/metrics/") for name in flow.files)
+    assert flow.beside == []
+
+
+def test_each_bad_file_is_in_the_ledger_with_its_reason(flow: Flow) -> None:
+    videos = storage.rows(flow.path("videos"))
+    assert {row["name"]: row["reason"] for row in videos if row["reason"]} == sources.BAD
+    assert {row["name"] for row in videos} == sources.BAD.keys() | sources.CLIPS.keys()
+    assert all(row["detail"] for row in videos if row["reason"])
+    found: dict[str, list] = {}
+    for row in storage.rows(flow.path("clips")):
+        found.setdefault(row["name"], []).append((row["n_frames"], row["reason"]))
+    assert found == sources.CLIPS
+
+
+def test_captions_come_from_sidecars_and_from_the_table(flow: Flow) -> None:
+    assert {row["name"]: row["caption"] for row in flow.samples} == {
+        "bunny.mp4": "a rabbit on a meadow",
+        "tower.mp4": "a tower of the city",
+        "turned.mp4": "four coloured quarters",
+        "phone.mp4": "a man talks in a car",
+        "dahlia.jpg": "a dahlia in bloom",
+        "cut_late.mp4": "grey noise",
+    }
+
+
+def test_the_rotated_video_is_upright_down_to_its_latents(flow: Flow) -> None:
+    (clip,) = [row for row in storage.rows(flow.path("clips")) if row["name"] == "turned.mp4"]
+    assert (clip["width"], clip["height"]) == (64, 96)
+    (sample,) = [row for row in flow.samples if row["name"] == "turned.mp4"]
+    assert (sample["width"], sample["height"]) == (64, 96)
+    (stored,) = read_samples(latents_folder(flow.settings), [(sample["shard"], sample["row"])])
+    frames = make_codec(flow.settings.encode).decode(stored.latent.float()).numpy()
+    assert {corner_names(frame) for frame in frames} == {corner_names(np.rot90(corners_frame(96, 64)))}
+
+
+def test_the_summary_has_every_figure_and_adds_up(flow: Flow) -> None:
+    summary = flow.summary
+    assert set(FIELDS) <= summary.keys()
+    assert all(summary[name] is not None for name in FIELDS)
+    clips = [clip for cut in sources.CLIPS.values() for clip in cut]
+    dropped = Counter([*sources.BAD.values(), *(reason for _, reason in clips if reason)])
+    assert summary["dropped_by_reason"] == dropped
+    assert summary["videos_in"] == len(sources.BAD) + len(sources.CLIPS)
+    assert summary["clips"] == len(clips)
+    assert summary["samples"] + dropped.total() == len(sources.BAD) + len(clips)
+    assert summary["samples"] == len(flow.samples)
+    assert {"9x80x112", "9x112x80", "17x80x112", "9x96x64", "9x80x96"} <= set(summary["sizes"])
+    assert summary["requests"] == summary["outputs"] + sum(summary["requests_failed_by_reason"].values())
+    assert (summary["ranks"], summary["zero_stage"], summary["steps"]) == (2, 3, STEPS)
+    assert summary["seconds_by_stage"].keys() == {"clips", "encode", "train", "generate", "evaluate"}
+
+
+def test_the_model_is_trained_and_knows_its_latents(flow: Flow) -> None:
+    _, card = load_model(flow.path("model"))
+    assert card.step == STEPS
+    assert card.fingerprint == latents_folder(flow.settings).rpartition("/")[2]
+
+
+def test_outputs_are_exactly_as_asked(flow: Flow) -> None:
+    manifest = flow.manifest
+    for name, asked in REQUESTS.items():
+        row, fps = manifest[name], asked.get("fps", 8)
+        size = (max(1, round(asked["seconds"] * fps)), asked["height"], asked["width"])
+        assert (row["status"], row["n_frames"], row["height"], row["width"]) == ("ok", *size), row["detail"]
+        assert row["uri"].startswith(flow.path("outputs", "batch"))
+        assert probed(row["uri"]) == (*size, None if size[0] == 1 else fps)
+        sidecar = storage.read_json(row["uri"].rpartition(".")[0] + ".json")
+        assert sidecar["prompt"] == f"a {name}"
+
+
+def probed(uri: str) -> tuple[int, int, int, float | None]:
+    """Frames, height, width and fps (None for a picture) of an output, counted in the file itself."""
+    content = io.BytesIO(storage.read_bytes(uri))
+    if uri.endswith(".png"):
+        picture = Image.open(content)
+        return 1, picture.height, picture.width, None
+    with av.open(content) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return len(frames), *frames[0].shape[:2], float(stream.average_rate or 0)
+
+
+def test_wrong_requests_are_rows_that_say_why(flow: Flow) -> None:
+    manifest, summary = flow.manifest, flow.summary
+    assert manifest.keys() == REQUESTS.keys() | WRONG.keys()
+    refused = {name: row["reason"] for name, row in manifest.items() if row["status"] == "dropped"}
+    assert refused == {name: reason for name, (_, reason) in WRONG.items()}
+    assert all(manifest[name]["detail"] and not manifest[name]["uri"] for name in WRONG)
+    assert summary["requests_failed_by_reason"] == Counter(refused.values())
+    assert summary["outputs"] == len(REQUESTS)
+
+
+def test_the_report_shows_them_all(flow: Flow) -> None:
+    report = storage.read_bytes(flow.path("report.html")).decode()
+    assert all(f"a {name}" in report for name in REQUESTS)
+    assert all(name in report for name in (*sources.BAD, *sources.CLIPS))
+    assert report.count("data:video/mp4") == len(REQUESTS) - 1  # one is a picture
+
+
+def test_run_again_nothing_is_done_twice(flow: Flow, capsys: pytest.CaptureFixture) -> None:
+    before = flow.samples
+    assert cli.main(["demo", storage.join(flow.path().rpartition("/")[0], "settings.toml")]) == 0
+    assert flow.samples == before
+    kept = ("latents/", "train/", "model/", "outputs/")
+    rewritten = {"index.parquet", "drops.parquet", "encode.json", "manifest.parquet"}  # to the same content
+    now = written(flow.settings)
+    assert now.keys() == flow.files.keys()
+    changed = {name for name in now if name.startswith(kept) and now[name] != flow.files[name]}
+    assert {name.rpartition("/")[2] for name in changed} <= rewritten
+    assert storage.read_json(flow.path("summaries", "generate.json"))["skipped_done"] == len(REQUESTS)
+    assert "train " not in capsys.readouterr().out
