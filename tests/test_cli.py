@@ -62,7 +62,7 @@ def test_missing_input_is_a_message_and_not_a_traceback(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("vitascope evaluate: ")
-    assert "index.parquet" in done.stderr
+    assert "run `vitascope encode` with these settings first" in done.stderr
     assert "Traceback" not in done.stderr
 
 

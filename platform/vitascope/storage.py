@@ -11,7 +11,7 @@ import json
 import os
 import posixpath
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -195,9 +195,6 @@ def json_lines(documents: Iterable[Any]) -> bytes:
     return "".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents).encode()
 
 
-def read_json_lines(uri: str) -> Iterator[Any]:
-    """Every document of a JSON-lines file, read as a stream."""
-    with open_file(uri, "r") as lines:
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)
+def read_json_lines(uri: str) -> list[Any]:
+    """Every document of a JSON-lines file; all of one version, should the file be replaced meanwhile."""
+    return [json.loads(line) for line in read_bytes(uri).splitlines() if line.strip()]

@@ -11,6 +11,11 @@ def times(duration_s: float, fps: float = 8, durations_s: tuple[float, ...] = (1
     return [(s.start_s, s.end_s, s.n_frames) for s in spans(duration_s, fps, durations_s)]
 
 
+def test_spans_overlap_where_they_begin_more_often() -> None:
+    cut = spans(2.5, 8, (1.0, 2.0), 0.5)
+    assert [(s.start_s, s.end_s) for s in cut] == [(0.0, 1.0), (0.5, 2.5), (1.0, 2.0), (1.5, 2.5)]
+
+
 def test_durations_are_taken_in_turn() -> None:
     assert times(6.0) == [(0, 1, 9), (1, 3, 17), (3, 4, 9), (4, 6, 17)]
 

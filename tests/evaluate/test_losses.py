@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -40,7 +41,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         {"sample_id": i, "shard": 0, "row": i, "split": split, "n_frames": n, "height": 32, "width": 32}
         for i, (split, n) in enumerate([("val", 1), ("train", 5), ("val", 5)])
     ]
-    monkeypatch.setattr(storage, "rows", lambda _: rows)
+    monkeypatch.setattr(losses, "read_index", lambda _: pa.Table.from_pylist(rows))
     monkeypatch.setattr(
         losses, "read_samples", lambda _, where: [Sample((1 if where[0][1] == 0 else 2, 4, 4, 3))]
     )

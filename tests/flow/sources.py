@@ -7,9 +7,9 @@ from typing import Any
 
 import av
 import numpy as np
-from clips.media import corners_video, noisy_video, tone, truncated, write_video
 from PIL import Image
 
+from clips.media import corners_video, noisy_video, tone, truncated, write_video
 from vitascope.demo.inputs import _shipped
 
 BAD = {

@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +13,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips.media import corner_names, corners_frame
-from flow import sources
+import ray
 from PIL import Image
 
+from clips.media import corner_names, corners_frame, corners_video
+from flow import sources
 from vitascope import cli, config, storage
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
@@ -24,6 +27,8 @@ from vitascope.model.card import load_model
 
 REPO = Path(__file__).resolve().parents[2]
 STEPS = 4
+NEWEST = f"train/checkpoints/step-{STEPS:08d}"
+STAGES = ("clips", "encode", "train", "generate", "evaluate")
 SETTINGS = f"""
 [clips]
 val_names = ["tower*", "dahlia*"]
@@ -42,10 +47,12 @@ steps = {STEPS}
 warmup_steps = 1
 val_every = 2
 checkpoint_every = 2
+checkpoints_kept = 1
 [generate]
 steps = 2
 max_pixels = 16384
 """
+SIZES = {"1x80x112", "9x80x96", "9x80x112", "9x96x64", "9x112x80", "17x80x96"}
 LIKE_BUNNY, LIKE_TOWER = {"width": 112, "height": 80}, {"width": 80, "height": 112}
 REQUESTS: dict[str, dict[str, Any]] = {
     "text": LIKE_BUNNY | {"seconds": 9 / 8},
@@ -82,14 +89,18 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "unreadable",
     ),
 }
-FIELDS = """videos_in clips samples dropped_by_reason sizes codec_psnr_db useful_token_share cost_spread_p99 ranks
-zero_stage steps train_loss_first train_loss_last val_loss_first val_loss_last tokens_per_s data_wait_share requests
-outputs outputs_by_mode requests_failed_by_reason seconds_by_stage""".split()
+FIELDS = {
+    *("videos_in", "clips", "samples", "dropped_by_reason", "sizes", "codec_psnr_db", "useful_token_share"),
+    *("cost_spread_p99", "ranks", "zero_stage", "steps", "train_loss_first", "train_loss_last"),
+    *("val_loss_first", "val_loss_last", "tokens_per_s", "data_wait_share", "requests", "outputs"),
+    *("outputs_by_mode", "requests_failed_by_reason", "seconds_by_stage"),
+}
+"""What the summary is promised to hold."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """A finished flow: `files` it wrote below the run's folder, `beside` what it left where it was started."""
+    """A finished flow: the files it wrote in the run's folder, and what it left where it was started."""
 
     settings: Settings
     files: dict[str, str]
@@ -159,28 +170,17 @@ def flow(
 
 def test_everything_is_on_s3_and_nothing_beside_it(flow: Flow) -> None:
     latents = latents_folder(flow.settings).removeprefix(flow.path() + "/")
-    shards = [
-        f"train/checkpoints/step-0000000{n}/state-0000{r}-of-00002.safetensors"
-        for n in (2, 4)
-        for r in (0, 1)
-    ]
     expected = [
         *("settings.toml", "summary.json", "report.html", "videos/videos.parquet", "clips/clips.parquet"),
-        *(
-            f"{latents}/{name}"
-            for name in ("index.parquet", "drops.parquet", "encode.json", "shard-000000.parquet")
-        ),
-        *(
-            "model/model.json",
-            "model/model.safetensors",
-            "outputs/batch/manifest.parquet",
-            "evaluate/losses.json",
-        ),
-        *(f"summaries/{stage}.json" for stage in ("clips", "encode", "train", "generate", "evaluate")),
-        *shards,
+        *(f"{latents}/{name}" for name in ("index.parquet", "encode.json", "shard-000000.parquet")),
+        *(f"{NEWEST}/state-0000{rank}-of-00002.safetensors" for rank in (0, 1)),
+        *("model/model.json", "model/model.safetensors", "evaluate/losses.json"),
+        *("outputs/batch/manifest.parquet", f"{NEWEST}/state.json", "train/metrics/00000000.jsonl"),
+        *(f"summaries/{stage}.json" for stage in STAGES),
     ]
     assert set(expected) <= flow.files.keys()
-    assert any(name.startswith("train/metrics/") for name in flow.files)
+    checkpoints = {name.split("/")[2] for name in flow.files if "/step-" in name}
+    assert checkpoints == {NEWEST.rpartition("/")[2]}  # of two, one was to be kept
     assert flow.beside == []
 
 
@@ -218,7 +218,7 @@ def test_the_rotated_video_is_upright_down_to_its_latents(flow: Flow) -> None:
 
 def test_the_summary_has_every_figure_and_adds_up(flow: Flow) -> None:
     summary = flow.summary
-    assert set(FIELDS) <= summary.keys()
+    assert summary.keys() >= FIELDS
     assert all(summary[name] is not None for name in FIELDS)
     clips = [clip for cut in sources.CLIPS.values() for clip in cut]
     dropped = Counter([*sources.BAD.values(), *(reason for _, reason in clips if reason)])
@@ -227,10 +227,10 @@ def test_the_summary_has_every_figure_and_adds_up(flow: Flow) -> None:
     assert summary["clips"] == len(clips)
     assert summary["samples"] + dropped.total() == len(sources.BAD) + len(clips)
     assert summary["samples"] == len(flow.samples)
-    assert {"9x80x112", "9x112x80", "17x80x112", "9x96x64", "9x80x96"} <= set(summary["sizes"])
+    assert set(summary["sizes"]) == SIZES
     assert summary["requests"] == summary["outputs"] + sum(summary["requests_failed_by_reason"].values())
     assert (summary["ranks"], summary["zero_stage"], summary["steps"]) == (2, 3, STEPS)
-    assert summary["seconds_by_stage"].keys() == {"clips", "encode", "train", "generate", "evaluate"}
+    assert tuple(summary["seconds_by_stage"]) == STAGES
 
 
 def test_the_model_is_trained_and_knows_its_latents(flow: Flow) -> None:
@@ -292,3 +292,64 @@ def test_run_again_nothing_is_done_twice(flow: Flow, capsys: pytest.CaptureFixtu
     assert {name.rpartition("/")[2] for name in changed} <= rewritten
     assert storage.read_json(flow.path("summaries", "generate.json"))["skipped_done"] == len(REQUESTS)
     assert "train " not in capsys.readouterr().out
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A working directory with settings, and a good and a bad file of input."""
+    (tmp_path / "in").mkdir()
+    corners_video(tmp_path / "in" / "a.mp4", size=(96, 64), seconds=2)
+    (tmp_path / "in" / "a.txt").write_text("four coloured quarters")
+    (tmp_path / "in" / "b.mp4").write_text("no video")
+    (tmp_path / "settings.toml").write_text('[clips]\ninput = "in"\nfps = 5\n')
+    return tmp_path
+
+
+def ran(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    """What a command of this environment did in a folder."""
+    return subprocess.run(
+        [str(Path(sys.executable).parent / command[0]), *command[1:]],
+        cwd=folder,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+JOB, COMMAND = ("python", str(REPO / "jobs" / "clips.py")), ("vitascope", "clips")
+
+
+def test_a_submitted_job_is_the_same_as_the_command(ray_cluster: None, here: Path) -> None:  # noqa: ARG001
+    address = ray.get_runtime_context().gcs_address
+    tables, said = [], []
+    for name, command in (("job", JOB), ("command", COMMAND)):
+        where = ("--set", f"run.folder={name}", "--set", "clips.durations_s=[1]")
+        done = ran(here, *command, "settings.toml", *where, RAY_ADDRESS=address)
+        assert (done.returncode, done.stderr) == (0, "")
+        said.append([line.split(" in ")[0] for line in done.stdout.splitlines()])
+        tables.append([storage.rows(str(here / name / table)) for table in ("videos", "clips")])
+        assert config.load(str(here / name / "settings.toml")).clips.durations_s == (1.0,)
+    assert tables[0] == tables[1]
+    assert [clip["n_frames"] for clip in tables[0][1]] == [6, 6]
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("command", [JOB, COMMAND], ids=["job", "command"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["settings.toml", "--set", "clips.fsp=8"], "unknown key 'fsp'; did you mean 'fps'?"),
+        (["none.toml"], "no settings file at none.toml"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_one_message_and_status_2(
+    here: Path, command: tuple[str, str], arguments: list[str], message: str
+) -> None:
+    done = ran(here, *command, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("vitascope clips: ")
+    assert line.endswith(message)
+    assert sorted(os.listdir(here)) == ["in", "settings.toml"]

@@ -1,5 +1,6 @@
 """The step log holds every step once, whatever happened on the way."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,32 @@ def test_the_newest_step_is_found_past_held_out_rows(folder: str) -> None:
     steps.write({"step": 3, "val_loss": 0.5})
     steps.flush()
     assert log.last_row(folder)["step"] == 2
+
+
+def test_it_can_be_read_while_it_is_written(folder: str) -> None:
+    steps, seen = StepLog(folder, 0), [0]
+    write(steps, range(1), "first")
+    steps.flush()
+
+    def watch() -> None:
+        while seen[-1] < 60:
+            seen.append(log.last_row(folder)["step"])
+
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        for step in range(1, 61):
+            write(steps, range(step, step + 1), "first")
+            steps.flush()
+        watching.result(timeout=30)
+    assert seen == sorted(seen)
+
+
+def test_a_file_dropped_since_it_was_listed_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = StepLog(str(tmp_path), 0)
+    write(kept, range(3), "first")
+    kept.flush()
+    listed = [str(tmp_path / "00000000.jsonl"), str(tmp_path / "00000009.jsonl")]
+    monkeypatch.setattr(log, "_files", lambda _: listed)
+    assert log.last_row(str(tmp_path))["step"] == 2

@@ -19,13 +19,16 @@ class Span:
     n_frames: int
 
 
-def spans(duration_s: float, fps: float, durations_s: Sequence[float]) -> list[Span]:
+def spans(
+    duration_s: float, fps: float, durations_s: Sequence[float], every_s: float | None = None
+) -> list[Span]:
     """Cuts a source from its beginning into spans, taking `durations_s` in turn.
 
     Where the next duration does not fit, the longest that does is taken; a source too short for all gives
     one span of all it has. A still image (duration 0) gives one span of one frame. A span of d seconds
     gives floor(d * fps) + 1 frames, both ends included, so that 1 s at 8 fps is the 1 + 4k frames of a
-    codec; the last frame of a span is the first of the next. A rest shorter than every duration is left.
+    codec; the last frame of a span is the first of the next. With `every_s` one begins so often, and spans
+    overlap. A rest shorter than every duration is left.
     """
     cut: list[Span] = []
     start_s = 0.0
@@ -37,7 +40,7 @@ def spans(duration_s: float, fps: float, durations_s: Sequence[float]) -> list[S
         if length_s is None:
             break
         cut.append(_span(start_s, length_s, fps))
-        start_s += length_s
+        start_s += every_s or length_s
     return cut or [_span(0.0, duration_s, fps)]
 
 

@@ -90,11 +90,13 @@ def _on_ray(
         function, batch_size=None, batch_format="pyarrow", fn_kwargs={"settings": settings}, num_cpus=1
     )
     rows: list[_Row] = []
+    n_dropped = 0
     batch: Any
     with progress.track(len(work), label) as advance:
         for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
             rows += batch.to_pylist()
-            advance(len(batch))
+            n_dropped += len(batch) - batch["status"].to_pylist().count(Status.OK)
+            advance(len(batch), note=f"{n_dropped} dropped" if n_dropped else "")
     return rows
 
 
@@ -138,7 +140,7 @@ def _cut(video: _Row, settings: ClipsSettings) -> list[_Row]:
     shared = ["video_id", "uri", "name", "kind", "width", "height", "rotation_deg", "decoder", "caption"]
     outcome = records.OK if video["caption"] else records.dropped(Reason.NO_CAPTION, video["no_caption"])
     rows = []
-    for span in cut.spans(video["duration_s"], settings.fps, settings.durations_s):
+    for span in cut.spans(video["duration_s"], settings.fps, settings.durations_s, settings.every_s):
         own: _Row = dataclasses.asdict(span) | {"fps": settings.fps, "split": "train"}
         own["clip_id"] = records.stable_id(video["video_id"], span.start_s, span.n_frames, settings.fps)
         rows.append({key: video[key] for key in shared} | own | outcome)

@@ -16,6 +16,9 @@ class ClipsSettings(Section):
     durations_s: tuple[float, ...] = Field(
         (1.0, 2.0), min_length=1, description="Clip lengths, taken in turn along a long source."
     )
+    every_s: float | None = Field(
+        None, gt=0, description="A clip begins so often, overlapping others; by default where one ends."
+    )
     min_side_px: int = Field(64, ge=8, description="Smaller sources are dropped.")
     val_share: float = Field(
         0.05,

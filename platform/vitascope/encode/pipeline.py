@@ -78,8 +78,10 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
     missing = [row for row, note in zip(plan, there, strict=True) if note is None or note.key != row["key"]]
     with track(len(todo), "encode") as advance:
         advance(len(todo) - sum(len(row["tasks"]) for row in missing))
+        n_dropped = 0
         for done in _execute(settings, latents, missing):
-            advance(done["samples"] + done["drops"])
+            n_dropped += done["drops"]
+            advance(done["samples"] + done["drops"], note=f"{n_dropped} dropped" if n_dropped else "")
     notes = read_notes(latents, numbers)
     lost = [number for number, note in zip(numbers, notes, strict=True) if note is None]
     if lost:

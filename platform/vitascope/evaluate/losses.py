@@ -11,9 +11,10 @@ import torch
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.shards import INDEX, read_samples
+from vitascope.encode.shards import read_samples
 from vitascope.feed.packs import Pack, Segment, collate
 from vitascope.feed.patches import grid_of, patchify
+from vitascope.feed.source import read_index
 from vitascope.model import flow
 from vitascope.model.card import load_model
 from vitascope.model.dit import DiT
@@ -34,7 +35,7 @@ def run(settings: Settings) -> Row:
     """
     started = time.monotonic()
     latents = latents_folder(settings)
-    rows = [row for row in storage.rows(storage.join(latents, INDEX)) if row["split"] == "val"]
+    rows = [row for row in read_index(latents).to_pylist() if row["split"] == "val"]
     device = "cuda" if settings.train.use_gpu else "cpu"
     model, card = load_model(settings.generate.model or settings.path("model"), device)
     timesteps = settings.evaluate.timesteps

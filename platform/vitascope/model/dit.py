@@ -13,12 +13,24 @@ from vitascope.model.rope import angles, rotate
 from vitascope.model.settings import ModelSettings
 
 
+SMALLEST_TIMESTEP = 0.05
+"""Below it errors of the clean patch are no longer magnified into the velocity."""
+
+
+PLACE_OCTAVES = 7
+PLACE_FEATURES = 2 * 3 * PLACE_OCTAVES
+
+
 class DiT(nn.Module):
     """Predicts the velocity of every patch of a pack.
 
     A DiT (Peebles & Xie 2023) with the shared modulation of PixArt-α (Chen et al. 2023, section 2.3),
     QK-norm, 3-D rotary positions, and text by cross-attention. The timestep modulates each latent frame by
-    itself, so that given frames (timestep 0) and frames to be made stand in one sequence. Single-device code.
+    itself, so that given frames (timestep 0) and frames to be made stand in one sequence.
+
+    The network predicts the clean patch, and the velocity follows from it: noise fills all of a patch's
+    dimensions, which may outnumber the width, while pictures do not (Li & He 2025, "Back to Basics").
+    Single-device code.
     """
 
     def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
@@ -26,6 +38,7 @@ class DiT(nn.Module):
         width, token_dim = settings.width, channels * settings.patch**2
         self.head_dim = width // settings.heads
         self.embed = nn.Linear(token_dim, width)
+        self.place = nn.Linear(PLACE_FEATURES, width)
         self.text = nn.Linear(text_dim, width)
         self.no_text = nn.Parameter(torch.randn(1, width) / width**0.5)
         self.condition = Condition(width)
@@ -40,7 +53,7 @@ class DiT(nn.Module):
     def forward(self, pack: Pack) -> Tensor:
         """Velocity noise - clean, (N, token_dim), of the noised tokens in `pack`."""
         dtype = self.embed.weight.dtype
-        x = self.embed(pack.tokens.to(dtype))  # N width
+        x = self.embed(pack.tokens.to(dtype)) + self.place(place(pack).to(dtype))  # N width
         text, text_boundaries = self._text_states(pack)  # M + S width
         caption = _pool(text, text_boundaries)[pack.segment_of_frame]  # F width
         condition, shared = self.condition(pack.timesteps, caption)  # F width, F 6 width
@@ -60,7 +73,7 @@ class DiT(nn.Module):
                 x = block(x, around)
         shift, scale = (condition[:, None] + self.out_table).unbind(1)  # F width
         x = self.out_norm(x) * (1 + scale[pack.frame_of_token]) + shift[pack.frame_of_token]
-        return self.out(x)
+        return velocity(pack, self.out(x))
 
     def _text_states(self, pack: Pack) -> tuple[Tensor, Boundaries]:
         """Each segment's text behind one learned token, which is all an unconditional segment has."""
@@ -152,6 +165,26 @@ class Block(nn.Module):
         q = self.text_q(x).unflatten(1, (self.heads, self.head_dim))
         k, v = self.text_kv(around.text).unflatten(1, (2, self.heads, self.head_dim)).unbind(1)
         return self.text_out(attention(q, k, v, (around.tokens, around.words)).flatten(1))
+
+
+def place(pack: Pack) -> Tensor:
+    """Where each token stands in its own frame and time: features (N, PLACE_FEATURES), float32.
+
+    Rotary positions tell tokens how far apart they are; these, octaves of sines over the height and width of
+    the frame and over 64 latent frames, tell each where it is, whatever the size.
+    """
+    extent = pack.grids[pack.segment_of_token].float()  # N 3
+    extent[:, 0] = 64.0
+    phase = torch.pi * (pack.positions + 0.5) / extent  # N 3
+    octaves = 2.0 ** torch.arange(PLACE_OCTAVES, device=phase.device)
+    phases = (phase[:, :, None] * octaves).flatten(1)
+    return torch.cat([phases.sin(), phases.cos()], dim=1)
+
+
+def velocity(pack: Pack, clean: Tensor) -> Tensor:
+    """The velocity (x_t - x_0) / t that leads from `clean` (N, token_dim) to the pack's tokens; float32."""
+    timesteps = pack.timesteps[pack.frame_of_token, None].clamp(min=SMALLEST_TIMESTEP)
+    return (pack.tokens.float() - clean.float()) / timesteps
 
 
 def sinusoid(timesteps: Tensor, n_frequencies: int, longest_period: float = 10_000.0) -> Tensor:

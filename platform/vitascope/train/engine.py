@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitascope.model.dit import Block
+from vitascope.model.dit import Block, Condition
 from vitascope.train.schedule import ema_decay, learning_rate
 from vitascope.train.settings import TrainSettings
 from vitascope.train.shards import ShardedState, part_of, write_shard
@@ -29,7 +29,8 @@ ZERO_STAGE = 3
 """Weights, gradients and optimizer state all split over the ranks."""
 
 SMALL_WEIGHT = 1_000_000
-"""Weights of fewer elements stay whole on every rank: gathering them in every pass costs more than it saves."""
+"""Weights of fewer elements stay whole on every rank: gathering them in every pass costs more than it saves,
+and in models wide enough to need the room few weights are this small."""
 
 KINDS = ("master", "exp_avg", "exp_avg_sq", "ema")
 """What a checkpoint holds of every parameter, each float32."""
@@ -59,7 +60,7 @@ class Engine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        set_z3_leaf_modules(model, [Block])  # a block's weights are gathered at once, with one hook for all
+        set_z3_leaf_modules(model, [Block, Condition])  # gathered whole, a hook each, not one a submodule
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=_config(settings, passes), dist_init_required=False
         )
@@ -143,7 +144,7 @@ class Engine:
         """Adam's moments, which it would otherwise create at its first step."""
         for master in self._masters:
             self._zero.optimizer.state[master] = {
-                "step": torch.tensor(float(self.step_number)),
+                "step": torch.tensor(float(self.step_number), device=master.device),
                 "exp_avg": torch.zeros_like(master),
                 "exp_avg_sq": torch.zeros_like(master),
             }

@@ -1,6 +1,7 @@
 """Step metrics as JSON lines that survive a restart."""
 
 import time
+from contextlib import suppress
 from typing import Any
 
 from vitascope import storage
@@ -52,7 +53,9 @@ def read(folder: str) -> list[dict[str, Any]]:
 def last_row(folder: str) -> dict[str, Any] | None:
     """The newest step row, read from the newest file that has one; None where there is none."""
     for file in reversed(_files(folder)):
-        rows = [row for row in storage.read_json_lines(file) if "loss" in row]
+        rows: list[dict[str, Any]] = []
+        with suppress(FileNotFoundError):  # a run that goes on has just dropped it
+            rows = [row for row in storage.read_json_lines(file) if "loss" in row]
         if rows:
             return rows[-1]
     return None

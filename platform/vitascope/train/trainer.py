@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from vitascope import storage
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.feed.source import has_samples
 from vitascope.model.card import ModelCard, load_card, save_model
 from vitascope.progress import track
 from vitascope.train import log
@@ -31,13 +33,16 @@ def run(settings: Settings) -> dict[str, Any]:
     Returns the summary, also written to summaries/train.json.
 
     Raises:
-        ValueError: where the run's checkpoints were made with other settings.
+        FileNotFoundError: where nothing is encoded yet.
+        ValueError: where no samples are there to train on, or the run's checkpoints were made with other
+            settings.
     """
-    connect(settings.cluster)
     started = time.monotonic()
+    _check_samples(settings)
     job = plan_job(settings)
     _check_resumable(job)
     if not _is_trained(settings):
+        connect(settings.cluster)
         with _progress(job.metrics, settings.train.steps):
             _publish_model(settings, _trainer(job).fit().checkpoint)
     card = load_card(settings.path("model"))
@@ -73,6 +78,21 @@ def plan_job(settings: Settings) -> Job:
         step=0,
     )
     return Job(settings, folder, settings.path("train", "metrics"), card)
+
+
+def _check_samples(settings: Settings) -> None:
+    """Refuses latents without training samples before any worker starts, with what became of the clips."""
+    if has_samples(latents_folder(settings), "train"):
+        return
+    summaries = (settings.path("summaries", f"{stage}.json") for stage in ("clips", "encode"))
+    reasons: Counter[str] = Counter()
+    for summary in filter(storage.exists, summaries):
+        reasons.update(storage.read_json(summary)["dropped_by_reason"])
+    dropped = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()) or "nothing"
+    raise ValueError(
+        f"no samples to train on; files and clips dropped: {dropped}. {settings.path('videos')} and "
+        f"{settings.path('clips')} say why; each file needs a caption, and not all may be held out"
+    )
 
 
 def _check_resumable(job: Job) -> None:
@@ -142,6 +162,7 @@ def _progress(metrics: str, steps: int) -> Iterator[None]:
     """Shows the newest step of the log while the workers run."""
     done = threading.Event()
     with track(steps, "train") as advance:
+        advance(0, note="starting the workers")
         watcher = threading.Thread(target=_watch, args=(metrics, done, advance), daemon=True)
         watcher.start()
         try:
