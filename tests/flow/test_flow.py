@@ -30,7 +30,11 @@ STEPS = 4
 NEWEST = f"train/checkpoints/step-{STEPS:08d}"
 STAGES = ("clips", "encode", "train", "generate", "evaluate")
 SETTINGS = f"""
+[run]
+folder = "BUCKET/run"
 [clips]
+input = "BUCKET/in"
+captions = "BUCKET/in/captions.csv"
 val_names = ["tower*", "dahlia*"]
 [encode]
 max_pixels = 9216
@@ -49,6 +53,7 @@ val_every = 2
 checkpoint_every = 2
 checkpoints_kept = 1
 [generate]
+requests = "BUCKET/requests.jsonl"
 steps = 2
 max_pixels = 16384
 """
@@ -79,15 +84,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown field": (LIKE_BUNNY | {"seconds": 1, "promt": "a cat"}, "invalid_request"),
     "too large": ({"width": 256, "height": 256, "seconds": 1}, "invalid_request"),
-    "image not there": (
-        LIKE_BUNNY | {"mode": "image_to_video", "image": "in/none.png", "seconds": 1},
-        "media_missing",
-    ),
+    "no image": (LIKE_BUNNY | {"mode": "image_to_video", "seconds": 1}, "media_missing"),
     "empty prompt": (LIKE_BUNNY | {"seconds": 1, "prompt": " "}, "invalid_request"),
-    "broken media": (
-        LIKE_BUNNY | {"mode": "extend_forward", "video": "in/text.mp4", "seconds": 2},
-        "unreadable",
-    ),
 }
 FIELDS = {
     *("videos_in", "clips", "samples", "dropped_by_reason", "sizes", "codec_psnr_db", "useful_token_share"),
@@ -135,12 +133,7 @@ def upload(folder: Path, bucket: str) -> str:
     wrong = {name: fields for name, (fields, _) in WRONG.items()}
     documents = [{"prompt": f"a {name}"} | f | {"custom_id": name} for name, f in (REQUESTS | wrong).items()]
     storage.put(f"{bucket}/requests.jsonl", storage.json_lines(documents))
-    places = f'[run]\nfolder = "{bucket}/run"\n'
-    places += SETTINGS.replace(
-        "[clips]", f'[clips]\ninput = "{bucket}/in"\ncaptions = "{bucket}/in/captions.csv"'
-    )
-    places = places.replace("[generate]", f'[generate]\nrequests = "{bucket}/requests.jsonl"')
-    storage.put(f"{bucket}/settings.toml", places.encode())
+    storage.put(f"{bucket}/settings.toml", SETTINGS.replace("BUCKET", bucket).encode())
     return f"{bucket}/settings.toml"
 
 
@@ -160,12 +153,12 @@ def flow(
 ) -> Flow:
     settings = upload(tmp_path_factory.mktemp("sources"), new_bucket())
     here = tmp_path_factory.mktemp("here")
-    before = os.listdir(REPO)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         assert cli.main(["demo", settings]) == 0
     loaded = config.load(settings)
-    return Flow(loaded, written(loaded), [*os.listdir(here), *(set(os.listdir(REPO)) - set(before))])
+    beside = [str(path) for path in (*here.iterdir(), *REPO.glob("s3:*"))]  # workers have other directories
+    return Flow(loaded, written(loaded), beside)
 
 
 def test_everything_is_on_s3_and_nothing_beside_it(flow: Flow) -> None:
@@ -257,7 +250,7 @@ def probed(uri: str) -> tuple[int, int, int, float | None]:
     if uri.endswith(".png"):
         picture = Image.open(content)
         return 1, picture.height, picture.width, None
-    with av.open(content) as container:
+    with av.open(content, "r") as container:
         stream = container.streams.video[0]
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
         return len(frames), *frames[0].shape[:2], float(stream.average_rate or 0)

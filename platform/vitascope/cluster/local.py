@@ -2,12 +2,14 @@
 
 import logging
 import os
+import re
 import socket
 from pathlib import Path
 
 import ray
 import ray.data
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.ray_logging import stdout_deduplicator
 
 from vitascope.cluster.settings import ClusterSettings
 
@@ -23,6 +25,8 @@ _FORWARDED = (
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
 )
+# A local cluster has more slots than the machine has cores, on purpose.
+_MANY_WORKERS = re.compile(r"\d+ PYTHON worker processes have been started")
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 
 
@@ -100,9 +104,9 @@ def _quiet() -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)
-    logging.getLogger("ray.serve").addFilter(
-        _is_warning
-    )  # a filter, since importing Serve sets the level again
+    # A filter, since importing Serve sets the level again.
+    logging.getLogger("ray.serve").addFilter(_is_warning)
+    stdout_deduplicator.skip_re = _MANY_WORKERS
 
 
 def _is_warning(record: logging.LogRecord) -> bool:

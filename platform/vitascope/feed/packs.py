@@ -74,7 +74,8 @@ class Pack:
     @cached_property
     def lengths(self) -> list[int]:
         """Patches of each segment."""
-        return [int(n) for n in self.grids.prod(dim=1)]
+        lengths: list[int] = self.grids.prod(dim=1).tolist()  # one transfer from a GPU, not one a segment
+        return lengths
 
     @cached_property
     def segment_of_token(self) -> torch.Tensor:

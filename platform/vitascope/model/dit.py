@@ -12,7 +12,6 @@ from vitascope.model.attention import Boundaries, attention
 from vitascope.model.rope import angles, rotate
 from vitascope.model.settings import ModelSettings
 
-
 SMALLEST_TIMESTEP = 0.05
 """Below it errors of the clean patch are no longer magnified into the velocity."""
 
@@ -82,7 +81,7 @@ class DiT(nn.Module):
         states = torch.cat([self.no_text.expand(pack.n_segments, -1), words])
         owner = torch.cat([torch.arange(pack.n_segments, device=lengths.device), _owners(lengths)])
         order = owner.argsort(stable=True)
-        return states[order], Boundaries.of([int(n) + 1 for n in lengths], states.device)
+        return states[order], Boundaries.of((lengths + 1).tolist(), states.device)
 
 
 class Condition(nn.Module):
