@@ -368,7 +368,13 @@ def make_job(folder: str, args: argparse.Namespace, world_size: int) -> Job:
         timestep_shift=settings.train.timestep_shift,
         step=0,
     )
-    return Job(settings, f"{folder}/latents", f"{folder}/metrics", card)
+    return Job(
+        settings=settings,
+        latents=f"{folder}/latents",
+        metrics=f"{folder}/metrics",
+        samples="random",
+        card=card,
+    )
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import torch
 from synthetic import make_run
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.feed import stream
 from vitascope.feed.plan import Position
 from vitascope.feed.source import Source, load_pack, planned
 from vitascope.feed.stream import Feed
@@ -50,8 +49,7 @@ def test_an_epoch_holds_every_sample_once_across_the_ranks(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_packs_are_the_planned_ones_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "ROWS_PER_EXECUTION", 6)  # so that several executions follow each other
+def test_packs_are_the_planned_ones_in_order(tmp_path: Path) -> None:
     source = make_source(make_run(str(tmp_path)))
     feed = make_feed(source)
     start = planned(source).planner.locate(3)

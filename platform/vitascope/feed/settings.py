@@ -13,4 +13,6 @@ class FeedSettings(Section):
     window_samples: int = Field(
         131_072, ge=1, description="Samples planned together; bounds the planner's memory."
     )
-    prefetch_packs: int = Field(4, ge=1, description="Packs each rank holds ready ahead of need.")
+    prefetch_packs: int = Field(
+        16, ge=1, description="Packs loaded at a time, ahead of need; a rank holds up to twice as many."
+    )

@@ -1,5 +1,6 @@
 """What decides a plan and its packs."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -79,6 +80,14 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
         raise FileNotFoundError(
             f"no latents at {latents}; run `vitascope encode` with these settings first"
         ) from None
+
+
+def samples_digest(latents: str) -> str:
+    """A name for the training samples and their order: with the settings, it decides the plan."""
+    table = read_index(latents, ["sample_id", "shard", "row", "split"]).filter(pc.field("split") == "train")
+    table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
+    ids = table["sample_id"].to_numpy().tobytes()
+    return hashlib.blake2b(ids, digest_size=8).hexdigest()
 
 
 @lru_cache(maxsize=4)

@@ -22,8 +22,6 @@ from vitascope.feed.packs import Pack, idle
 from vitascope.feed.plan import NO_PACK, Position, StepPlan, cost_spread, ranks_share
 from vitascope.feed.source import Source, load_pack, planned
 
-ROWS_PER_EXECUTION = 4096  # plan rows handed to Ray Data at a time; a new execution takes under a second
-ROWS_PER_TASK = 8
 TASKS_AT_ONCE = 2
 
 
@@ -115,7 +113,7 @@ class Feed:
         """This rank's packs of `count` steps, pass by pass; `idle` ones where a step has none for it."""
         walk = islice(self._known.planner.walk(start), count)
         empty: Pack | None = None
-        while part := list(islice(walk, max(1, ROWS_PER_EXECUTION // self.passes))):
+        while part := list(islice(walk, max(1, self._prefetch // self.passes))):
             wanted = [(position, n, _has_pack(plan, n)) for position, plan in part for n in self._mine]
             packs = self._load_rows(
                 self._source, [_row(position, n) for position, n, there in wanted if there]
@@ -144,13 +142,17 @@ def _row(position: Position, number: int) -> Row:
 
 
 def _execute(source: Source, rows: list[Row]) -> Iterator[Pack]:
-    """Has Ray Data load the packs of plan rows; in order, and no faster than they are taken."""
+    """Has Ray Data load the packs of plan rows, in order.
+
+    Few rows at a time, so that an execution soon has nothing left to do: one that waits for its consumer
+    turns over and over in this process, and took half of the training's time on a CPU.
+    """
     import ray.data  # here, so that a machine without Ray can feed packs in another way
     from ray.data import ExecutionResources
 
     if not rows:
         return
-    n_tasks = -(-len(rows) // ROWS_PER_TASK)
+    n_tasks = min(TASKS_AT_ONCE, len(rows))
     dataset = ray.data.from_arrow(pa.Table.from_pylist(rows), override_num_blocks=n_tasks)
     options = dataset.context.execution_options
     options.preserve_order = True

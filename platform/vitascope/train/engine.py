@@ -25,6 +25,9 @@ warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWar
 import deepspeed  # noqa: E402
 from deepspeed.utils import set_z3_leaf_modules  # noqa: E402
 
+# An extension for inference, compiled for a minute when first used.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 ZERO_STAGE = 3
 """Weights, gradients and optimizer state all split over the ranks."""
 

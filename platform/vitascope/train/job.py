@@ -15,11 +15,13 @@ class Job:
     """All that a rank needs to know: one value, sent to every worker.
 
     latents, metrics: locations, absolute since Ray Train gives its workers another working directory.
+    samples: a digest of the samples trained on, which decide the plan.
     """
 
     settings: Settings
     latents: str
     metrics: str
+    samples: str
     card: ModelCard
 
     @property
@@ -54,6 +56,7 @@ class Job:
         feed = self.settings.feed
         return {
             "fingerprint": self.card.fingerprint,
+            "samples": self.samples,
             "seed": self.settings.run.seed,
             "token_budget": feed.token_budget,
             "packs_per_step": feed.packs_per_step,

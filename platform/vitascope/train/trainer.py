@@ -15,7 +15,7 @@ from vitascope import storage
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.feed.source import has_samples
+from vitascope.feed.source import has_samples, samples_digest
 from vitascope.model.card import ModelCard, load_card, save_model
 from vitascope.progress import track
 from vitascope.train import log
@@ -77,7 +77,7 @@ def plan_job(settings: Settings) -> Job:
         timestep_shift=settings.train.timestep_shift,
         step=0,
     )
-    return Job(settings, folder, settings.path("train", "metrics"), card)
+    return Job(settings, folder, settings.path("train", "metrics"), samples_digest(folder), card)
 
 
 def _check_samples(settings: Settings) -> None:
