@@ -200,7 +200,7 @@ def _ahead(packs: Iterator[Pack], count: int) -> Iterator[Iterator[Pack]]:
                 raise item
             yield item
 
-    thread = threading.Thread(target=fill, daemon=True)
+    thread = threading.Thread(target=fill, name="feed", daemon=True)
     thread.start()
     try:
         yield take()
