@@ -16,9 +16,10 @@ torch.matmul of bf16 squares gives the peak of the machine as it is at that mome
 --no-ray, or where Ray is missing: packs lie ready for ours too, no metrics go to Ray, no data_wait_share.
 
 The last line is one JSON object. step_over_bare is the ratio of the medians of the blocks of steps, and
-step_over_bare_quartiles those of the ratios of neighbouring blocks: how noisy it was. flops_over_matmul_peak
-is the model FLOPs (model/cost.py: products of matrices, backward twice forward) that a rank achieves in a
-second in our step, over those of the median matmul. peak_memory_bytes is what ours alone takes of a GPU.
+step_over_bare_quartiles those of the ratios of neighbouring blocks: how noisy it was; step_over_bare_cpu the
+ratio in this process's processor time, for CPUs with other work. flops_over_matmul_peak is the model FLOPs
+(model/cost.py: products of matrices, backward twice forward) that a rank achieves in a second in our step,
+over those of the median matmul. peak_memory_bytes is what ours alone takes of a GPU.
 """
 
 import argparse
