@@ -84,10 +84,14 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
 
 def samples_digest(latents: str) -> str:
     """A name for the training samples and their order: with the settings, it decides the plan."""
-    table = read_index(latents, ["sample_id", "shard", "row", "split"]).filter(pc.field("split") == "train")
-    table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
-    ids = table["sample_id"].to_numpy().tobytes()
+    ids = _in_order(latents, "train", ["sample_id", "shard", "row"])["sample_id"].to_numpy().tobytes()
     return hashlib.blake2b(ids, digest_size=8).hexdigest()
+
+
+def _in_order(latents: str, split: str, columns: list[str]) -> pa.Table:
+    """The samples of a split, sorted by shard and row, which are among the `columns`."""
+    table = read_index(latents, [*columns, "split"]).filter(pc.field("split") == split)
+    return table.sort_by([("shard", "ascending"), ("row", "ascending")])
 
 
 @lru_cache(maxsize=4)
@@ -99,8 +103,7 @@ def planned(source: Source) -> Planned:
         ValueError: where the split is empty or a sample exceeds the token budget.
     """
     numbers = ["sample_id", "shard", "row", "n_text", "latent_frames", "latent_height", "latent_width"]
-    table = read_index(source.latents, [*numbers, "split"]).filter(pc.field("split") == source.split)
-    table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
+    table = _in_order(source.latents, source.split, numbers)
     column = {name: table[name].to_numpy().astype(np.int64) for name in numbers}
     tokens = column["latent_frames"] * column["latent_height"] * column["latent_width"] // source.patch**2
     costs = np.asarray(source.cost(tokens, column["n_text"]))
