@@ -75,13 +75,13 @@ class Shapes:
 
 
 SHAPES = {
-    "cpu": Shapes(  # the demo's model on packs of eight times its size: 70 to 175 patches a sample
+    "cpu": Shapes(  # the demo's model on packs that take a second; 70 to 175 patches a sample
         latents=[(1, 14, 20), (3, 12, 18), (5, 10, 16), (5, 14, 10)],
-        n_samples=128,
+        n_samples=512,
         channels=64,
         text_dim=384,
         matmul=2048,
-        settings=["model.depth=4", "model.width=192", "model.heads=6", "feed.token_budget=4096"],
+        settings=["model.depth=4", "model.width=192", "model.heads=6", "feed.token_budget=8192"],
     ),
     "cuda": Shapes(  # 0.64 billion parameters; 256 to 14,040 patches a sample
         latents=[(1, 32, 32), (9, 30, 52), (17, 44, 30), (9, 60, 104), (1, 90, 160)],
@@ -347,8 +347,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", choices=SHAPES, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-ray", action="store_true")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--block", type=int, default=4, help="steps taken in turn")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--block", type=int, default=2, help="steps taken in turn")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="settings")
     return parser.parse_args()
 

@@ -62,6 +62,7 @@ def list_files(uri: str) -> list[str]:
     """Every file under `uri` (or `uri` itself where it is a file), as full locations in sorted order.
 
     Hidden files and folders (a leading dot) are passed over, as are files a writer has not committed yet.
+    Where nothing is, there are none.
     """
     fs, path = filesystem(uri)
     prefix = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""

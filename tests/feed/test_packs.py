@@ -30,6 +30,17 @@ def test_positions_begin_anew_in_every_segment() -> None:
     assert pack.positions.tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1], [1, 0, 0], [1, 0, 1]]
 
 
+def test_each_token_finds_its_place_in_the_nearest_given_frame_of_its_own_segment() -> None:
+    def with_levels(grid: tuple[int, int, int], *levels: float) -> Segment:
+        n = grid[0] * grid[1] * grid[2]
+        return Segment(torch.zeros(n, 1), grid, torch.tensor(levels), torch.zeros(0, 1))
+
+    both_ends, none = with_levels((4, 1, 2), 0, 1, 1, 0), with_levels((2, 2, 1), 1, 1)
+    last, middle = with_levels((3, 1, 1), 0.5, 0.5, 0), with_levels((3, 1, 1), 0.5, 0, 0.5)
+    found = collate([both_ends, none, last, middle]).nearest_given.tolist()
+    assert found == [0, 1, 0, 1, 6, 7, 6, 7] + [-1] * 4 + [14] * 3 + [16] * 3
+
+
 def test_a_segment_whose_parts_disagree_is_refused() -> None:
     with pytest.raises(ValueError, match="holds 6 tokens, got 5"):
         Segment(torch.zeros(5, 8), (1, 2, 3), torch.zeros(1), torch.zeros(0, 4))

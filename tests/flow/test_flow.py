@@ -18,6 +18,7 @@ from PIL import Image
 
 from clips.media import corner_names, corners_frame, corners_video
 from flow import sources
+from observe.scraping import scrape
 from vitascope import cli, config, storage
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
@@ -271,6 +272,19 @@ def test_the_report_shows_them_all(flow: Flow) -> None:
     assert all(f"a {name}" in report for name in REQUESTS)
     assert all(name in report for name in (*sources.BAD, *sources.CLIPS))
     assert report.count("data:video/mp4") == len(REQUESTS) - 1  # one is a picture
+
+
+def test_what_became_of_every_item_is_counted_in_the_metrics(flow: Flow) -> None:
+    counted = scrape(flow.settings.run.folder, "requests_total")
+    clips = Counter(reason or "ok" for cut in sources.CLIPS.values() for _, reason in cut)
+    assert counted["items_total", "ok", "probe"] == len(sources.CLIPS)
+    for reason, n in Counter(sources.BAD.values()).items():
+        assert counted["items_total", reason, "probe"] == n
+    assert counted["items_total", "ok", "decode"] == clips["ok"]
+    assert counted["items_total", "ok", "encode"] == flow.summary["samples"]
+    assert counted["requests_total", "extend_forward", "ok"] == 1
+    assert counted["requests_total", "", "invalid_request"] == 3
+    assert counted["train_step",] == STEPS - 1
 
 
 def test_run_again_nothing_is_done_twice(flow: Flow, capsys: pytest.CaptureFixture) -> None:

@@ -24,8 +24,10 @@ def make_model() -> DiT:
 
 
 def make_segment(grid: tuple[int, int, int], n_text: int) -> Segment:
+    """Noise levels are of all kinds, and every second of three frames is given."""
     n = grid[0] * grid[1] * grid[2]
-    return Segment(torch.randn(n, 4 * CHANNELS), grid, torch.rand(grid[0]), torch.randn(n_text, TEXT_DIM))
+    timesteps = torch.where(torch.arange(grid[0]) % 3 == 1, 0.0, torch.rand(grid[0]))
+    return Segment(torch.randn(n, 4 * CHANNELS), grid, timesteps, torch.randn(n_text, TEXT_DIM))
 
 
 @torch.no_grad()

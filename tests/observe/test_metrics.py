@@ -2,25 +2,11 @@
 
 import subprocess
 import sys
-import time
-import urllib.request
 
 import pytest
-import ray
 
+from observe.scraping import scrape
 from vitascope.observe.metrics import METRICS, Publisher
-
-
-def scrape(wanted: str) -> str:
-    """The node's metrics page as soon as `wanted` is on it."""
-    node = ray.nodes()[0]
-    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    deadline = time.monotonic() + 60
-    page = ""
-    while wanted not in page and time.monotonic() < deadline:
-        time.sleep(1)
-        page = urllib.request.urlopen(url, timeout=10).read().decode()
-    return page
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -28,16 +14,14 @@ def test_published_values_reach_the_nodes_metrics_page() -> None:
     publisher = Publisher(run="scrape-me")
     publisher.publish({"step": 7, "loss": 0.25, "tokens": 100, "unknown": 1.0, "val_loss": None})
     publisher.publish({"tokens": 50})
-    publisher.add("items", 3, stage="clips", outcome="ok")
+    publisher.add_items("clips", ["ok", "ok", "ok"])
     publisher.add("items", 0, stage="clips", outcome="unreadable")
-    page = scrape("ray_vitascope_items")
-    lines = {line for line in page.splitlines() if 'run="scrape-me"' in line}
-    values = {line.partition("{")[0]: float(line.rpartition(" ")[2]) for line in lines}
-    assert values["ray_vitascope_train_loss"] == 0.25
-    assert values["ray_vitascope_train_step"] == 7
-    assert values["ray_vitascope_train_tokens_total"] == 150
-    assert values["ray_vitascope_items_total"] == 3
-    assert not [line for line in lines if "unreadable" in line]
+    values = scrape("scrape-me", "items_total")
+    assert values["train_loss",] == 0.25
+    assert values["train_step",] == 7
+    assert values["train_tokens_total",] == 150
+    assert values["items_total", "ok", "clips"] == 3
+    assert not any("unreadable" in key for key in values)
 
 
 def test_a_name_that_is_not_declared_is_refused() -> None:

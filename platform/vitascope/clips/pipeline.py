@@ -17,6 +17,7 @@ from vitascope.clips.settings import ClipsSettings
 from vitascope.cluster import local
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
+from vitascope.observe.metrics import Publisher
 
 VIDEOS_PER_TASK = 8
 CLIPS_PER_TASK = 16  # neighbours, so that a task opens few sources
@@ -42,10 +43,10 @@ def run(settings: Settings) -> dict[str, Any]:
     started = time.monotonic()
     local.connect(settings.cluster)
     work = work_list(settings.clips)
-    videos = _on_ray(work, _probe_batch, settings.clips, per_task=VIDEOS_PER_TASK, label="probe")
+    videos = _on_ray(work, _probe_batch, settings, per_task=VIDEOS_PER_TASK, label="probe")
     videos.sort(key=lambda row: row["name"])
     clips = [clip for video in videos if video["status"] == Status.OK for clip in _cut(video, settings.clips)]
-    clips = _verified(clips, settings.clips)
+    clips = _verified(clips, settings)
     summary = _summary(videos, clips) | {"seconds": round(time.monotonic() - started, 3)}
     storage.put_table(
         settings.path("videos", "videos.parquet"),
@@ -79,23 +80,23 @@ def _name(uri: str, root: str) -> str:
     return uri[len(root.rstrip("/")) :].lstrip("/") or posixpath.basename(uri)
 
 
-def _on_ray(
-    work: pa.Table, function: Callable, settings: ClipsSettings, *, per_task: int, label: str
-) -> list:
+def _on_ray(work: pa.Table, function: Callable, settings: Settings, *, per_task: int, label: str) -> list:
     """The rows of `function` over blocks of `work`; in no certain order."""
     if not len(work):
         return []
     blocks = [work.slice(start, per_task) for start in range(0, len(work), per_task)]
     done = ray.data.from_arrow(blocks).map_batches(
-        function, batch_size=None, batch_format="pyarrow", fn_kwargs={"settings": settings}, num_cpus=1
+        function, batch_size=None, batch_format="pyarrow", fn_kwargs={"settings": settings.clips}, num_cpus=1
     )
     rows: list[_Row] = []
-    n_dropped = 0
+    n_dropped, publisher = 0, Publisher(run=settings.run.folder)
     batch: Any
     with progress.track(len(work), label) as advance:
         for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
             rows += batch.to_pylist()
-            n_dropped += len(batch) - batch["status"].to_pylist().count(Status.OK)
+            outcomes = [reason or Status.OK for reason in batch["reason"].to_pylist()]
+            publisher.add_items(label, outcomes)
+            n_dropped += len(outcomes) - outcomes.count(Status.OK)
             advance(len(batch), note=f"{n_dropped} dropped" if n_dropped else "")
     return rows
 
@@ -147,13 +148,14 @@ def _cut(video: _Row, settings: ClipsSettings) -> list[_Row]:
     return rows
 
 
-def _verified(clips: list[_Row], settings: ClipsSettings) -> list[_Row]:
+def _verified(clips: list[_Row], settings: Settings) -> list[_Row]:
     """The clips, each decoded once to be sure of it, with hash, outcome and split; by name and time."""
     unseen = pa.Table.from_pylist([c for c in clips if c["status"] == Status.OK], schema=records.CLIPS)
     seen = _on_ray(unseen, _check_batch, settings, per_task=CLIPS_PER_TASK, label="decode")
     seen += [c for c in clips if c["status"] != Status.OK]
     usable = {c["name"] for c in seen if c["status"] == Status.OK}
-    split = cut.splits({c["name"] for c in seen}, usable, settings.val_share, settings.val_names)
+    held_out = (settings.clips.val_share, settings.clips.val_names)
+    split = cut.splits({c["name"] for c in seen}, usable, *held_out)
     rows = [clip | {"split": split[clip["name"]]} for clip in seen]
     return sorted(rows, key=lambda clip: (clip["name"], clip["start_s"]))
 

@@ -33,7 +33,7 @@ class ShardEncoder:
         self._timeout_s = decode_timeout_s
 
     def encode(self, plan_row: dict[str, Any]) -> dict[str, Any]:
-        """Encodes the row's tasks, commits its shard, and says how many became samples and how many drops.
+        """Encodes the row's tasks, commits its shard, and says how many became samples and why others not.
 
         Doing a row twice writes the same shard twice, under one name.
         """
@@ -56,7 +56,11 @@ class ShardEncoder:
         rows = [latents.pop(sample["sample_id"]) for sample in samples]
         note = ShardNote(plan_row["key"], self._text.dim, samples, drops)
         write_shard(shard_uri(self._latents, plan_row["shard"]), rows, note)
-        return {"shard": int(plan_row["shard"]), "samples": len(samples), "drops": len(drops)}
+        return {
+            "shard": int(plan_row["shard"]),
+            "samples": len(samples),
+            "drops": [drop["reason"] for drop in drops],
+        }
 
     def _encode_captions(self, tasks: list[EncodeTask]) -> dict[str, torch.Tensor]:
         """The token states of each distinct caption."""

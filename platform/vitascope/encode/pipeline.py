@@ -20,7 +20,8 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
 from vitascope.encode.shards import INDEX, ShardNote, read_notes
 from vitascope.encode.text import make_text_encoder
-from vitascope.ledger import Reason, dropped_by_reason
+from vitascope.ledger import Reason, Status, dropped_by_reason
+from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
 from vitascope.records import DROPS, SAMPLES, stable_id
 
@@ -78,10 +79,11 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
     missing = [row for row, note in zip(plan, there, strict=True) if note is None or note.key != row["key"]]
     with track(len(todo), "encode") as advance:
         advance(len(todo) - sum(len(row["tasks"]) for row in missing))
-        n_dropped = 0
+        n_dropped, publisher = 0, Publisher(run=settings.run.folder)
         for done in _execute(settings, latents, missing):
-            n_dropped += done["drops"]
-            advance(done["samples"] + done["drops"], note=f"{n_dropped} dropped" if n_dropped else "")
+            publisher.add_items("encode", [Status.OK] * done["samples"] + list(done["drops"]))
+            n_dropped += len(done["drops"])
+            advance(done["samples"] + len(done["drops"]), note=f"{n_dropped} dropped" if n_dropped else "")
     notes = read_notes(latents, numbers)
     lost = [number for number, note in zip(numbers, notes, strict=True) if note is None]
     if lost:
@@ -98,7 +100,7 @@ def _plan_row(number: int, tasks: list[EncodeTask]) -> dict[str, Any]:
 
 
 def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Runs plan rows on Ray; yields a row of counts as each shard is committed."""
+    """Runs plan rows on Ray; yields what became of its samples as each shard is committed."""
     if not plan:
         return
     # Tasks and not actors: a process keeps its encoder for its next task anyway, and no pool can hang.

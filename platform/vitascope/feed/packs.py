@@ -103,6 +103,25 @@ class Pack:
         area = grid[:, 1] * grid[:, 2]
         return torch.stack([index // area, index % area // grid[:, 2], index % grid[:, 2]], dim=1)
 
+    @cached_property
+    def nearest_given(self) -> torch.Tensor:
+        """(N,) int64: the token at each token's place in its segment's nearest given frame; -1 without one.
+
+        A given frame is one at noise level 0; of two as near, the earlier.
+        """
+        n_frames, segment = len(self.timesteps), self.segment_of_frame
+        frame, given = torch.arange(n_frames, device=segment.device), self.timesteps == 0
+        before = torch.where(given, frame, -1).cummax(0).values
+        after = torch.where(given, frame, n_frames).flip(0).cummin(0).values.flip(0)
+        ends = self.grids[:, 0].cumsum(0)
+        far = n_frames + 1
+        to_before = torch.where(before >= (ends - self.grids[:, 0])[segment], frame - before, far)
+        to_after = torch.where(after < ends[segment], after - frame, far)
+        step = torch.where(to_before <= to_after, -to_before, to_after)  # F
+        area = (self.grids[:, 1] * self.grids[:, 2])[segment]
+        there = (step * area)[self.frame_of_token] + torch.arange(self.n_tokens, device=segment.device)
+        return torch.where((step.abs() < far)[self.frame_of_token], there, -1)
+
     def with_tokens(self, tokens: torch.Tensor) -> "Pack":
         """The same pack holding other values: (N, D)."""
         return dataclasses.replace(self, tokens=tokens)

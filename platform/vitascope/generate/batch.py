@@ -18,8 +18,9 @@ from vitascope.cluster.local import connect
 from vitascope.config import Settings
 from vitascope.generate import app
 from vitascope.generate.request import Limits, Request, document_of, parse
-from vitascope.ledger import Reason, Rejected
+from vitascope.ledger import Reason, Rejected, Status
 from vitascope.model.card import ModelCard, load_card
+from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
 from vitascope.records import MANIFEST, OK, dropped, stable_id, stable_int
 
@@ -42,6 +43,7 @@ class Item:
 class Batch:
     """What is generated from what, and where it goes."""
 
+    run: str
     requests: str
     folder: str
     card: ModelCard
@@ -70,7 +72,14 @@ class Batch:
             "latents": card.fingerprint,
         }
         limits = Limits(settings.generate, card.model.patch, requests.rpartition("/")[0])
-        return cls(requests, settings.path("outputs", settings.generate.batch), card, about, limits)
+        return cls(
+            settings.run.folder,
+            requests,
+            settings.path("outputs", settings.generate.batch),
+            card,
+            about,
+            limits,
+        )
 
     def items(self) -> Iterator[Item]:
         """Every line that is not blank, checked. In memory are one line, and a number for each id."""
@@ -86,8 +95,6 @@ class Batch:
 
     def finished(self) -> set[str]:
         """The targets' locations that have a sidecar: their requests are finished."""
-        if not storage.exists(self.folder):
-            return set()
         return {f.removesuffix(".json") for f in storage.list_files(self.folder) if f.endswith(".json")}
 
 
@@ -161,12 +168,15 @@ def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
 
 async def _stream(batch: Batch, handle: Any, finished: set[str], advance: Callable[..., None]) -> Manifest:
     """Sends the requests with at most `max_in_flight` in flight, in the file's order; they end in any."""
-    manifest = Manifest()
+    manifest, publisher = Manifest(), Publisher(run=batch.run)
     in_flight: set[asyncio.Task] = set()
 
     async def one(item: Item) -> None:
         done = isinstance(item.request, Request) and batch.target(item.request).location in finished
-        manifest.add(await _row(batch, item, None if done else handle), skipped=done)
+        row = await _row(batch, item, None if done else handle)
+        manifest.add(row, skipped=done)
+        if handle is not None and not done:
+            publisher.add("requests", outcome=row["reason"] or Status.OK, mode=row.get("mode", ""))
         advance(1, note=_note(manifest))
 
     for item in batch.items():

@@ -32,7 +32,7 @@ def cost_of(model: ModelSettings, channels: int, text_dim: int) -> Cost:
         depth * (8 + 4 + 4 * model.mlp_ratio) * width**2
     )  # self-attention, cross-attention's q and out, MLP
     return Cost(
-        per_token=blocks + 4 * channels * model.patch**2 * width,
+        per_token=blocks + 6 * channels * model.patch**2 * width,
         per_token_squared=depth * 4 * width,
         per_pair=depth * 4 * width,
         per_text=depth * 4 * width**2 + 2 * text_dim * width,

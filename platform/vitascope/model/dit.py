@@ -28,7 +28,9 @@ class DiT(nn.Module):
     itself, so that given frames (timestep 0) and frames to be made stand in one sequence.
 
     The network predicts the clean patch, and the velocity follows from it: noise fills all of a patch's
-    dimensions, which may outnumber the width, while pictures do not (Li & He 2025, "Back to Basics").
+    dimensions, which may outnumber the width, while pictures do not (Li & He 2025, "Back to Basics"). Each
+    token also sees the patch at its place in the nearest given frame, and a learned share of that patch is
+    added to the prediction, so that detail of given frames passes by the width.
     Single-device code.
     """
 
@@ -37,6 +39,7 @@ class DiT(nn.Module):
         width, token_dim = settings.width, channels * settings.patch**2
         self.head_dim = width // settings.heads
         self.embed = nn.Linear(token_dim, width)
+        self.given = nn.Linear(token_dim, width, bias=False)
         self.place = nn.Linear(PLACE_FEATURES, width)
         self.text = nn.Linear(text_dim, width)
         self.no_text = nn.Parameter(torch.randn(1, width) / width**0.5)
@@ -47,12 +50,17 @@ class DiT(nn.Module):
         self.out = nn.Linear(width, token_dim)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.copied = nn.Linear(width, token_dim)
+        nn.init.zeros_(self.copied.weight)
+        nn.init.zeros_(self.copied.bias)
         self.activation_checkpointing = False
 
     def forward(self, pack: Pack) -> Tensor:
         """Velocity noise - clean, (N, token_dim), of the noised tokens in `pack`."""
         dtype = self.embed.weight.dtype
-        x = self.embed(pack.tokens.to(dtype)) + self.place(place(pack).to(dtype))  # N width
+        given = given_tokens(pack).to(dtype)  # N token_dim
+        x = self.embed(pack.tokens.to(dtype)) + self.given(given)  # N width
+        x = x + self.place(place(pack).to(dtype))
         text, text_boundaries = self._text_states(pack)  # M + S width
         caption = _pool(text, text_boundaries)[pack.segment_of_frame]  # F width
         condition, shared = self.condition(pack.timesteps, caption)  # F width, F 6 width
@@ -72,7 +80,8 @@ class DiT(nn.Module):
                 x = block(x, around)
         shift, scale = (condition[:, None] + self.out_table).unbind(1)  # F width
         x = self.out_norm(x) * (1 + scale[pack.frame_of_token]) + shift[pack.frame_of_token]
-        return velocity(pack, self.out(x))
+        copied = self.copied(F.silu(condition)).index_select(0, pack.frame_of_token)  # N token_dim
+        return velocity(pack, self.out(x) + copied * given)
 
     def _text_states(self, pack: Pack) -> tuple[Tensor, Boundaries]:
         """Each segment's text behind one learned token, which is all an unconditional segment has."""
@@ -164,6 +173,12 @@ class Block(nn.Module):
         q = self.text_q(x).unflatten(1, (self.heads, self.head_dim))
         k, v = self.text_kv(around.text).unflatten(1, (2, self.heads, self.head_dim)).unbind(1)
         return self.text_out(attention(q, k, v, (around.tokens, around.words)).flatten(1))
+
+
+def given_tokens(pack: Pack) -> Tensor:
+    """What stands at each token's place in the nearest given frame, (N, token_dim); zeros without one."""
+    found = pack.nearest_given
+    return pack.tokens[found.clamp(min=0)] * (found >= 0)[:, None]
 
 
 def place(pack: Pack) -> Tensor:

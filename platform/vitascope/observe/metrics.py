@@ -2,13 +2,14 @@
 
     publisher = Publisher(run="demo")
     publisher.publish({"step": 7, "loss": 0.61, "tokens_per_s": 8100.0})
-    publisher.add("items", 3, stage="clips", outcome="ok")
+    publisher.add_items("clips", ["ok", "ok", "unreadable"])
 
 Ray exports them on every node for Prometheus, with the prefix `ray_vitascope_`. Means and rates come from
 gauges and counters: Ray's histograms only know their sums to the nearest bucket.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -75,6 +76,11 @@ class Publisher:
         """Adds to a counter; KeyError for a name that is not declared. Adding nothing leaves it as it is."""
         if n > 0:
             self._metric(name).inc(n, {"run": self._run, **labels})
+
+    def add_items(self, stage: str, outcomes: Iterable[str]) -> None:
+        """Counts items that a stage has dealt with, given what became of each: ok, or why not."""
+        for outcome, n in Counter(outcomes).items():
+            self.add("items", n, stage=stage, outcome=outcome)
 
     def _metric(self, name: str) -> Any:
         if name not in self._open:

@@ -18,7 +18,7 @@ class StepLog:
 
     def __init__(self, folder: str, step: int) -> None:
         self._folder = folder
-        for file in _files(folder):
+        for file in storage.list_files(folder):
             if _first_step(file) > step:
                 storage.delete(file)
         self._begin(step)
@@ -47,22 +47,18 @@ class StepLog:
 
 def read(folder: str) -> list[dict[str, Any]]:
     """All rows of a run in the order they were written; none where nothing has run."""
-    return [row for file in _files(folder) for row in storage.read_json_lines(file)]
+    return [row for file in storage.list_files(folder) for row in storage.read_json_lines(file)]
 
 
 def last_row(folder: str) -> dict[str, Any] | None:
     """The newest step row, read from the newest file that has one; None where there is none."""
-    for file in reversed(_files(folder)):
+    for file in reversed(storage.list_files(folder)):
         rows: list[dict[str, Any]] = []
         with suppress(FileNotFoundError):  # a run that goes on has just dropped it
             rows = [row for row in storage.read_json_lines(file) if "loss" in row]
         if rows:
             return rows[-1]
     return None
-
-
-def _files(folder: str) -> list[str]:
-    return storage.list_files(folder) if storage.exists(folder) else []
 
 
 def _first_step(file: str) -> int:

@@ -98,10 +98,7 @@ def _check_samples(settings: Settings) -> None:
 def _check_resumable(job: Job) -> None:
     """Refuses a run folder whose checkpoints are of another run, before any worker starts."""
     folder = job.settings.path("train", "checkpoints")
-    states = (
-        [f for f in storage.list_files(folder) if f.endswith("/state.json")] if storage.exists(folder) else []
-    )
-    for state in states:
+    for state in (f for f in storage.list_files(folder) if f.endswith("/state.json")):
         check_identity(storage.read_json(state)["identity"], job.identity)
 
 
