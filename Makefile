@@ -14,7 +14,8 @@ PIP := -m pip install --quiet --disable-pip-version-check
 .DELETE_ON_ERROR:
 
 demo: .venv/.done
-	$(BIN)/vitascope demo $(if $(VIDEOS),--set "clips.input=$(VIDEOS)") $(ARGS)
+	$(BIN)/vitascope demo $(if $(VIDEOS),--set "clips.input=$(VIDEOS)" \
+		--set "run.folder=runs/own-$$(basename "$(VIDEOS)")") $(ARGS)
 
 test: lint .venv-moto/.done
 	$(BIN)/python -m pytest $(ARGS)

@@ -18,7 +18,12 @@ SIZES = [(1, 8, 12), (3, 6, 8), (3, 8, 6), (5, 4, 6)]
 
 
 def make_run(
-    folder: str, overrides: Sequence[str] = (), *, n_samples: int = 24, n_shards: int = 3
+    folder: str,
+    overrides: Sequence[str] = (),
+    *,
+    n_samples: int = 24,
+    n_shards: int = 3,
+    sizes: Sequence[tuple[int, int, int]] = SIZES,
 ) -> Settings:
     """A run folder with latents committed in it, and the settings of a tiny model to train on them.
 
@@ -38,7 +43,7 @@ def make_run(
     generator = torch.Generator().manual_seed(0)
     index: list[dict] = []
     for shard, numbers in enumerate(np.array_split(np.arange(n_samples), n_shards)):
-        rows = [_row(int(number), generator) for number in numbers]
+        rows = [_row(int(number), sizes[number % len(sizes)], generator) for number in numbers]
         samples = [
             _sample(int(number), row, shard, place)
             for place, (number, row) in enumerate(zip(numbers, rows, strict=True))
@@ -55,8 +60,8 @@ def make_run(
     return settings
 
 
-def _row(number: int, generator: torch.Generator) -> dict:
-    latent = torch.randn(*SIZES[number % len(SIZES)], CHANNELS, generator=generator)
+def _row(number: int, size: tuple[int, int, int], generator: torch.Generator) -> dict:
+    latent = torch.randn(*size, CHANNELS, generator=generator)
     text = torch.randn(5 + number % 7, TEXT_DIM, generator=generator)
     task = SimpleNamespace(sample_id=1000 + number, clip_id=f"clip-{number}", caption=f"caption {number}")
     return latent_row(task, latent, text)

@@ -51,6 +51,30 @@ def test_every_mistake_is_listed_with_what_was_got(tmp_path: Path) -> None:
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("clips.durations_s=[0]", r"clips\.durations_s\.0: .* greater than or equal to 0\.01, got 0"),
+        ("clips.durations_s=[1, -1]", r"clips\.durations_s\.1: .* greater than or equal to 0\.01, got -1"),
+        ("clips.durations_s=[nan]", r"clips\.durations_s\.0: .* got nan"),
+        ("clips.every_s=0", r"clips\.every_s: .* greater than or equal to 0\.01, got 0"),
+        ("evaluate.timesteps=[0]", r"evaluate\.timesteps\.0: .* greater than 0, got 0"),
+        ("evaluate.timesteps=[0.5, 2]", r"evaluate\.timesteps\.1: .* less than or equal to 1, got 2"),
+        ("generate.batch=../x", r"generate\.batch: .* got '\.\./x'"),
+        ("generate.batch=.x", r"generate\.batch: .* got '\.x'"),
+        ("generate.batch=", r"generate\.batch: .* got ''"),
+    ],
+)
+def test_values_out_of_bounds_are_refused(override: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        config.load(None, [override])
+
+
+def test_values_at_their_bounds_are_taken() -> None:
+    overrides = ["evaluate.timesteps=[0.001, 1]", "generate.batch=2024-05_v1.2", "clips.every_s=0.01"]
+    assert config.load(None, overrides).evaluate.timesteps == (0.001, 1.0)
+
+
 def test_settings_of_one_section_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(SettingsError, match="multiple of 8"):
         config.load(None, ["model.width=100", "model.heads=3"])

@@ -19,7 +19,6 @@ MAY_IMPORT_RAY = [
     "feed/stream.py",
     "train/trainer.py",
     "train/loop.py",
-    "train/report.py",
     "generate/app.py",
     "generate/batch.py",
     "observe/metrics.py",

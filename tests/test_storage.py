@@ -60,6 +60,28 @@ def test_list_is_sorted_full_locations_without_hidden_files(root: str) -> None:
     assert storage.list_files(storage.join(root, "b.mp4")) == [storage.join(root, "b.mp4")]
 
 
+def test_list_leaves_out_what_marks_a_folder_on_s3(s3: str) -> None:
+    fs, bucket = storage.filesystem(s3)
+    for marker in ("in/", "in/deep/", "in/deep/empty/"):  # as the AWS console makes them
+        fs.call_s3("put_object", Bucket=bucket, Key=marker, Body=b"")
+    storage.put(f"{s3}/in/deep/a.mp4", b"-")
+    for location in (s3, f"{s3}/in", f"{s3}/in/"):
+        assert storage.list_files(location) == [f"{s3}/in/deep/a.mp4"]
+    assert storage.list_files(f"{s3}/in/deep/empty/") == []
+
+
+@pytest.mark.parametrize("name", ["a::b.mp4", "s3::c.mp4", "100% [a] #1?.mp4"])
+def test_odd_names_are_names(root: str, name: str) -> None:
+    location = storage.join(root, "in", name)
+    storage.put(location, name.encode())
+    assert storage.list_files(storage.join(root, "in")) == [location]
+    assert storage.exists(location)
+    assert storage.size_bytes(location) == len(name)
+    assert storage.read_bytes(location) == name.encode()
+    with storage.open_file(location) as file:
+        assert file.read() == name.encode()
+
+
 def test_list_sees_what_was_written_a_moment_ago(root: str) -> None:
     storage.put(storage.join(root, "one"), b"-")
     assert len(storage.list_files(root)) == 1

@@ -49,6 +49,7 @@ SHAPES = np.array(  # height, width in pixels: square, landscape, portrait of ea
 )
 RESOLUTION_SHARE, ASPECT_SHARE = [0.3, 0.3, 0.25, 0.15], [0.2, 0.6, 0.2]
 PADDED_TEXT = 512
+LEARNED_TEXT = 1  # the token before each sample's text, computed and not counted as useful
 SAMPLES_PER_SHARD = 128
 
 
@@ -112,7 +113,7 @@ def planned(planner: Planner, data: Data) -> Epoch:
         steps=np.repeat(np.arange(len(per_step)), per_step),
         rank_costs=np.concatenate([window.costs for window in windows]),
         rank_tokens=tokens,
-        computed=int(tokens.sum() + data.n_text[samples].sum()),
+        computed=int(tokens.sum() + (data.n_text[samples] + LEARNED_TEXT).sum()),
     )
 
 
@@ -135,7 +136,7 @@ def naive(data: Data, cost: Cost, *, budget: int, ranks: int, seed: int) -> Epoc
         steps=np.repeat(np.arange(n_steps), counts.reshape(n_steps, ranks).sum(axis=1)),
         rank_costs=costs.reshape(n_steps, ranks),
         rank_tokens=(counts * each).reshape(n_steps, ranks),
-        computed=int((counts * (each + PADDED_TEXT)).sum()),
+        computed=int((counts * (each + PADDED_TEXT + LEARNED_TEXT)).sum()),
     )
 
 

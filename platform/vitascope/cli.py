@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from botocore.exceptions import BotoCoreError
+
 from vitascope import config
 from vitascope.config import Settings
 
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(config.schema() if options.schema else config.to_toml(settings), end="\n" * options.schema)
         else:
             run_stage(options.command, settings)
-    except (ValueError, FileNotFoundError, ConnectionError) as error:
+    except (ValueError, FileNotFoundError, PermissionError, ConnectionError, BotoCoreError) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
             raise
         print(f"vitascope {options.command}: {error}", file=sys.stderr)

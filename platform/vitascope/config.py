@@ -73,7 +73,10 @@ def load(source: str | None, overrides: list[str] | None = None) -> Settings:
     try:
         return Settings.model_validate(document)
     except ValidationError as error:
-        lines = [_explain(e) for e in error.errors()]
+        wrong = error.errors()
+        # A list whose items are all wrong is also said to be too short.
+        inside = {e["loc"][:n] for e in wrong for n in range(len(e["loc"]))}
+        lines = [_explain(e) for e in wrong if e["type"] != "too_short" or e["loc"] not in inside]
         raise SettingsError(f"{source or 'settings'}: " + "\n".join(lines)) from None
 
 

@@ -37,11 +37,15 @@ def absolute(uri: str) -> str:
 
 
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The fsspec filesystem of `uri`, and the path within it. Listings are never served from a cache."""
+    """The fsspec filesystem of `uri`, and the path within it. Listings are never served from a cache.
+
+    Names of local files and keys of S3 are taken as they are: `::` in them is no fsspec chain of URLs.
+    """
+    if uri.startswith("s3://"):
+        return fsspec.filesystem("s3", use_listings_cache=False), uri.removeprefix("s3://").rstrip("/")
     if is_remote(uri):
-        options = {"use_listings_cache": False} if uri.startswith("s3://") else {}
-        return fsspec.url_to_fs(uri, **options)
-    return fsspec.url_to_fs(absolute(uri))
+        return fsspec.url_to_fs(uri)
+    return fsspec.filesystem("file"), absolute(uri)
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -61,13 +65,13 @@ def exists(uri: str) -> bool:
 def list_files(uri: str) -> list[str]:
     """Every file under `uri` (or `uri` itself where it is a file), as full locations in sorted order.
 
-    Hidden files and folders (a leading dot) are passed over, as are files a writer has not committed yet.
-    Where nothing is, there are none.
+    Hidden files and folders (a leading dot) are passed over, as are files a writer has not committed yet and
+    the keys ending in "/" that stand for folders on S3. Where nothing is, there are none.
     """
     fs, path = filesystem(uri)
     prefix = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
     root = path.rstrip("/")
-    inside = [p for p in fs.find(path) if not _hidden(p[len(root) :])]
+    inside = [p for p in fs.find(path) if not p.endswith("/") and not _hidden(p[len(root) :])]
     return sorted(prefix + p for p in inside)
 
 

@@ -63,6 +63,17 @@ def test_validation_and_training_each_get_a_usable_source() -> None:
         assert {split[name] for name in NAMES[1:4]} == {"train", "val"}
 
 
+def test_named_sources_are_held_out_instead_of_a_share() -> None:
+    names = [*NAMES[:50], "a/tower.mp4", "tower_later.mp4"]
+    split = splits(names, names, 0.5, ["tower*", "none*"])
+    assert [name for name in names if split[name] == "val"] == ["tower_later.mp4"]
+
+
+def test_the_share_applies_where_no_name_matches() -> None:
+    assert splits(NAMES, NAMES, 0.1, ["tower*"]) == splits(NAMES, NAMES, 0.1)
+    assert "val" in splits(NAMES[:2], NAMES[:2], 0.05, ["*_later.mp4"]).values()
+
+
 def test_no_validation_when_none_is_wanted_or_there_is_one_source() -> None:
     assert set(splits(NAMES, NAMES, 0.0).values()) == {"train"}
     assert splits(["5.mp4"], ["5.mp4"], 0.001) == {"5.mp4": "train"}

@@ -1,5 +1,6 @@
 """The stage on a folder with everything in it."""
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,39 @@ def test_s3_gives_the_same_tables(everything: Path, result: dict[str, Any], s3: 
     assert [{key: row[key] for key in keep} for row in storage.rows(f"{s3}/run/clips")] == here
 
 
+def test_odd_names_cost_their_own_files_at_most(tmp_path: Path) -> None:
+    source, folder = tmp_path / "in", str(tmp_path / "run")
+    source.mkdir()
+    for name in ("a::b", "café"):
+        corners_video(source / f"{name}.mp4", seconds=1)
+        (source / f"{name}.txt").write_text("four corners")
+    for name in (b"caf\xe9.mp4", b"caf\xe9.txt", b"d\xe9j\xe0.mp4"):  # Latin-1
+        Path(os.fsdecode(bytes(source) + b"/" + name)).write_bytes(b"-")
+    run(settings(str(source), folder))
+    videos = {row["name"]: row for row in storage.rows(f"{folder}/videos")}
+    reasons = {name: row["reason"] for name, row in videos.items()}
+    assert reasons == {
+        "a::b.mp4": None,
+        "café.mp4": None,
+        r"caf\xe9.mp4": "unreadable",
+        r"d\xe9j\xe0.mp4": "unreadable",
+    }
+    assert videos[r"caf\xe9.mp4"]["uri"] == rf"{source}/caf\xe9.mp4"
+    assert "not UTF-8; rename" in videos[r"caf\xe9.mp4"]["detail"]
+    assert {row["name"] for row in storage.rows(f"{folder}/clips")} == {"a::b.mp4", "café.mp4"}
+
+
+def test_odd_keys_of_s3_are_inputs(tmp_path: Path, s3: str) -> None:
+    content = corners_video(tmp_path / "a.mp4", seconds=1).read_bytes()
+    fs, bucket = storage.filesystem(s3)
+    fs.call_s3("put_object", Bucket=bucket, Key="in/", Body=b"")
+    storage.put(f"{s3}/in/a::b.mp4", content)
+    summary = run(settings(f"{s3}/in/", str(tmp_path / "run")))
+    assert (summary["videos_in"], summary["videos_ok"]) == (1, 1)
+
+
 def test_no_input_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"clips\.input is not set; set clips\.input to a folder"):
+        run(Settings.model_validate({"run": {"folder": str(tmp_path / "run")}}))
     with pytest.raises(ValueError, match=r"set clips\.input"):
         run(settings(str(tmp_path / "nothing"), str(tmp_path / "run")))

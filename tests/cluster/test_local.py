@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vitascope.cluster import local
+from vitascope.cluster.settings import ClusterSettings
+
 START = """
 import logging, os, ray, ray.data
 from vitascope.cluster.local import connect
@@ -94,3 +97,20 @@ def test_an_address_where_nobody_answers_is_named(home: Path) -> None:
         [sys.executable, "-c", code], env=environment(home), capture_output=True, text=True, check=False
     )
     assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_work_larger_than_the_local_cluster_is_refused(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(local.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    local.check_room(ClusterSettings(), "two ranks", cpus=4)
+    with pytest.raises(ValueError, match=f"two ranks need 5 CPUs and {gpus} GPUs.*has 4 CPUs and 0 GPUs"):
+        local.check_room(ClusterSettings(), "two ranks", cpus=5, gpus=gpus)
+
+
+def test_work_larger_than_a_joined_cluster_is_said_to_wait(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(local.ray, "cluster_resources", lambda: {"CPU": 4.0})
+    local.check_room(ClusterSettings(address="10.0.0.1:6379"), "two ranks", cpus=2, gpus=2)
+    assert "has 4 CPUs and 0 GPUs; waiting for it to grow" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from vitascope.encode.codecs import make_codec
 from vitascope.encode.encoder import encode_shard
 from vitascope.encode.fingerprint import fingerprint, latents_folder
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.shards import read_samples
+from vitascope.encode.shards import read_samples, shard_uri
 from vitascope.records import DROPS, LATENTS, SAMPLES
 
 BIKES_AT = {"width": 640, "height": 272}
@@ -108,13 +108,31 @@ def test_clips_become_samples_and_bad_ones_drops(
     assert picture.float().std() > 20
 
     handed = count_work(monkeypatch)
-    before = {f: storage.read_bytes(f) for f in storage.list_files(folder)}
+    visible = [shard_uri(folder, number) for number in index["shard"].unique().to_pylist()]
+    before = {f: storage.read_bytes(f) for f in [*visible, storage.join(folder, "index.parquet")]}
     again = pipeline.run(settings)
-    assert handed == []
-    assert {f: storage.read_bytes(f) for f in storage.list_files(folder)} == before
+    assert len(handed) == 1  # for the two clips that failed to decode
+    assert {f: storage.read_bytes(f) for f in before} == before
     assert {k: v for k, v in again.items() if k != "seconds"} == {
         k: v for k, v in summary.items() if k != "seconds"
     }
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_clip_that_could_not_be_read_is_tried_again(
+    tmp_path: Path, media: Any, clip_row: Callable[..., dict[str, Any]], put_clips: PutClips
+) -> None:
+    settings = settings_for(str(tmp_path / "run"))
+    late = tmp_path / "late.jpg"
+    facts: dict[str, Any] = {"kind": "image", "n_frames": 1, "width": 640, "height": 427, "decoder": "pillow"}
+    there, not_there = clip_row(media.china, **facts), clip_row(str(late), caption="a temple", **facts)
+    put_clips(settings.run.folder, [there, not_there])
+    summary = pipeline.run(settings)
+    assert (summary["samples"], summary["dropped_by_reason"]) == (1, {"decode_failed": 1})
+    late.write_bytes(Path(media.china).read_bytes())
+    summary = pipeline.run(settings)
+    assert (summary["samples"], summary["dropped_by_reason"]) == (2, {})
+    assert len(latents_of(latents_folder(settings))) == 2
 
 
 @pytest.mark.usefixtures("ray_cluster")

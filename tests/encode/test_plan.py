@@ -103,17 +103,17 @@ def sample_of(task: EncodeTask) -> dict[str, Any]:
     }
 
 
-def test_only_what_no_sample_and_no_failure_answers_is_done(mixed_clips: list[dict[str, Any]]) -> None:
+def test_only_what_no_sample_answers_is_done(mixed_clips: list[dict[str, Any]]) -> None:
     tasks = tasks_of(mixed_clips[:30])
     samples = [sample_of(task) for task in tasks[:10]]
-    todo, kept = still_to_do(tasks, samples, failed={tasks[10].clip_id})
-    assert todo == tasks[11:]
+    todo, kept = still_to_do(tasks, samples)
+    assert todo == tasks[10:]
     assert kept == samples
 
 
 def test_samples_of_clips_that_are_gone_or_have_a_new_caption_leave(clip_row: ClipRow) -> None:
     old = tasks_of([clip_row("a.mp4", caption="old"), clip_row("b.mp4"), clip_row("c.mp4")])
     now = tasks_of([clip_row("a.mp4", caption="new"), clip_row("b.mp4", split="val")])
-    todo, kept = still_to_do(now, [sample_of(task) for task in old], failed=set())
+    todo, kept = still_to_do(now, [sample_of(task) for task in old])
     assert [task.caption for task in todo] == ["new"]
     assert [(row["name"], row["split"]) for row in kept] == [("b.mp4", "val")]

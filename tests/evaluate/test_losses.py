@@ -9,6 +9,7 @@ import torch
 
 from vitascope import config, storage
 from vitascope.config import Settings
+from vitascope.encode.fingerprint import latents_folder
 from vitascope.evaluate import losses
 from vitascope.model.card import ModelCard, save_model
 
@@ -31,7 +32,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         encode=settings.encode,
         channels=3,
         text_dim=16,
-        fingerprint="f",
+        fingerprint=latents_folder(settings).rpartition("/")[2],
         timestep_shift=1.0,
         step=1,
     )
@@ -63,3 +64,9 @@ def test_a_loss_for_each_held_out_size_at_each_timestep(settings: Settings) -> N
 
 def test_the_same_model_gives_the_same_losses(settings: Settings) -> None:
     assert losses.run(settings)["loss"] == losses.run(settings)["loss"]
+
+
+def test_a_model_of_other_latents_is_refused(settings: Settings) -> None:
+    other = settings.model_copy(update={"encode": settings.encode.model_copy(update={"dct_channels": 32})})
+    with pytest.raises(ValueError, match="the model was trained on latents"):
+        losses.run(other)

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 import ray
 from PIL import Image
+from ray import serve
 
 from vitascope import storage
 from vitascope.config import Settings
-from vitascope.generate import batch, writer
+from vitascope.generate import app, batch, writer
+from vitascope.generate.settings import GenerateSettings
+from vitascope.model.card import load_card
 
 SIZES = [(64, 48), (48, 64), (80, 50)]
 MODES: list[dict[str, Any]] = [
@@ -246,3 +249,13 @@ def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_fo
     for row in storage.rows(settings.path("outputs", "batch", "manifest.parquet")):
         assert row["uri"].startswith(s3)
         assert storage.size_bytes(row["uri"]) > 100
+
+
+def test_an_app_left_with_other_settings_makes_room(ray_cluster: None, model_folder: Path) -> None:  # noqa: ARG001
+    folder = str(model_folder)
+    large, usual = GenerateSettings(denoise_cpus=6), GenerateSettings()
+    assert app.cpus_needed(large) + app.cpus_needed(usual) > ray.cluster_resources()["CPU"]
+    card = load_card(folder)
+    serve.run(app.build(folder, card, large), name="vitascope-x-left", route_prefix=None)
+    with app.serving(app.build(folder, card, usual), "vitascope-x-", "vitascope-x-now"):
+        assert set(serve.status().applications) == {"vitascope-x-now"}

@@ -6,11 +6,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from vitascope.feed.packs import collate
 from vitascope.feed.patches import unpatchify
 from vitascope.generate.conditions import Canvas, blank
 from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, advance, begin, schedule, segments
 from vitascope.model.card import ModelCard
+from vitascope.model.dit import velocity
 
 Make = Callable[..., Request]
 
@@ -80,3 +82,17 @@ def test_longer_samples_stay_longer_in_the_noise() -> None:
     long = schedule(4, 4096, 1.0)
     assert (long[0], long[-1]) == (1.0, 0.0)
     assert all(a > b for a, b in zip(long[1:-1], (0.75, 0.5, 0.25), strict=True))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 30, 300])
+def test_a_perfect_model_leaves_no_noise(work_of: Callable[..., Work], steps: int) -> None:
+    work = work_of(steps=steps)
+    work = dataclasses.replace(work, schedule=schedule(steps, 1024, 1.0))
+    assert len(work.schedule) == steps + 1
+    target = torch.randn_like(work.tokens)
+
+    def of_the_model(now: Work) -> torch.Tensor:
+        return velocity(collate(segments(now)[:1]), target)
+
+    done, _ = solve(work, of_the_model)
+    torch.testing.assert_close(done.tokens, target, atol=1e-4, rtol=0)

@@ -9,6 +9,19 @@ from vitascope import config, storage
 from vitascope.train import trainer
 from vitascope.train.trainer import plan_job
 
+FAR_APART = [(1, 8, 12), (4, 16, 16)]
+"""Latent sizes of 24 and 256 patches."""
+
+
+@pytest.fixture
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stops a run where it would ask for its workers."""
+
+    def refuse(_: object) -> None:
+        raise ConnectionError("asked for workers")
+
+    monkeypatch.setattr(trainer, "connect", refuse)
+
 
 def test_locations_mean_the_same_in_a_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray Train gives its workers a working directory of their own."""
@@ -30,3 +43,34 @@ def test_without_samples_the_reasons_are_named_and_no_worker_starts(tmp_path: Pa
 def test_without_latents_the_stage_to_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="vitascope encode"):
         trainer.run(config.load(None, [f"run.folder={tmp_path}"]))
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_sample_beyond_the_budget_is_named_and_no_worker_starts(tmp_path: Path) -> None:
+    settings = make_run(str(tmp_path), ["feed.token_budget=255"], sizes=FAR_APART)
+    with pytest.raises(
+        ValueError, match=r"has 256 tokens, more than the budget of 255: set feed\.token_budget"
+    ):
+        trainer.run(settings)
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_fewer_steps_than_a_checkpoint_has_are_refused_and_no_worker_starts(tmp_path: Path) -> None:
+    settings = make_run(str(tmp_path), ["train.steps=8"])
+    state = {"step": 10, "identity": plan_job(settings).identity}
+    storage.put_json(settings.path("train", "checkpoints", "step-00000010", "state.json"), state)
+    with pytest.raises(
+        ValueError, match=r"after 10 steps, got train\.steps = 8; set train\.steps to 10 or more"
+    ):
+        trainer.run(settings)
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize(("budget", "times"), [(256, 1), (4096, 0)])
+def test_a_budget_that_makes_ranks_wait_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], budget: int, times: int
+) -> None:
+    settings = make_run(str(tmp_path), [f"feed.token_budget={budget}"], sizes=FAR_APART)
+    with pytest.raises(ConnectionError, match="asked for workers"):
+        trainer.run(settings)
+    assert capsys.readouterr().out.count("     train  packs of 256 tokens cannot all cost as much") == times

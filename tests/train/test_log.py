@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from vitascope import storage
 from vitascope.train import log
 from vitascope.train.log import StepLog
 
@@ -72,5 +73,5 @@ def test_a_file_dropped_since_it_was_listed_is_passed_over(
     write(kept, range(3), "first")
     kept.flush()
     listed = [str(tmp_path / "00000000.jsonl"), str(tmp_path / "00000009.jsonl")]
-    monkeypatch.setattr(log, "_files", lambda _: listed)
+    monkeypatch.setattr(storage, "list_files", lambda _: listed)
     assert log.last_row(str(tmp_path))["step"] == 2

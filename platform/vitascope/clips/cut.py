@@ -1,7 +1,7 @@
 """Spans and split, from probe results."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -50,18 +50,18 @@ def _span(start_s: float, length_s: float, fps: float) -> Span:
 
 
 def splits(
-    names: Iterable[str], usable: Iterable[str], val_share: float, val_names: Sequence[str] = ()
+    names: Collection[str], usable: Iterable[str], val_share: float, val_names: Sequence[str] = ()
 ) -> dict[str, str]:
     """train or val for each source of `names`: val where a hash of the name falls below `val_share`.
 
-    Where `val_names`, patterns such as `tower*`, are given, they alone decide. Where the share leaves no
-    `usable` source (one with a good clip) for validation although `val_share` > 0 and there are two or more,
-    the usable one with the smallest hash goes there; where it leaves none for training, the one with the
-    largest hash goes back. Names are relative to the input, so a source stays
-    in its split wherever the folder lies and however often its file is encoded again.
+    Where any name matches one of `val_names`, patterns such as `tower*`, they alone decide. Where the share
+    leaves no `usable` source (one with a good clip) for validation although `val_share` > 0 and there are two
+    or more, the usable one with the smallest hash goes there; where it leaves none for training, the one with
+    the largest hash goes back. Names are relative to the input, so a source stays in its split wherever the
+    folder lies and however often its file is encoded again.
     """
-    if val_names:
-        held_out = {name for name in names if any(fnmatchcase(name, pattern) for pattern in val_names)}
+    held_out = {name for name in names if any(fnmatchcase(name, pattern) for pattern in val_names)}
+    if held_out:
         return {name: "val" if name in held_out else "train" for name in names}
     split = {name: "val" if _draw(name) < val_share else "train" for name in names}
     ranked = sorted(usable, key=_draw)

@@ -28,9 +28,11 @@ _WORK = pa.schema(
         pa.field("name", pa.string()),
         pa.field("sidecar", pa.string()),
         pa.field("caption", pa.string()),  # from the captions table
+        pa.field("unreadable", pa.string()),  # why the file cannot even be named
     ]
 )
 _PROBED = records.VIDEOS.append(pa.field("caption", pa.string())).append(pa.field("no_caption", pa.string()))
+_NOT_UTF8 = "its name is not UTF-8; rename the file, or the folder it is in"
 _Row = dict[str, Any]
 
 
@@ -41,8 +43,8 @@ def run(settings: Settings) -> dict[str, Any]:
         ValueError: there is no input, or the captions table is unusable.
     """
     started = time.monotonic()
-    local.connect(settings.cluster)
     work = work_list(settings.clips)
+    local.connect(settings.cluster)
     videos = _on_ray(work, _probe_batch, settings, per_task=VIDEOS_PER_TASK, label="probe")
     videos.sort(key=lambda row: row["name"])
     clips = [clip for video in videos if video["status"] == Status.OK for clip in _cut(video, settings.clips)]
@@ -60,7 +62,12 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def work_list(settings: ClipsSettings) -> pa.Table:
-    """Every input file with what captions it: a sidecar beside it, or else its row of the captions table."""
+    """Every input file with what captions it: a sidecar beside it, or else its row of the captions table.
+
+    A local name that is not UTF-8 is shown with backslashes (`caf\\xe9.mp4`), and its file is unreadable.
+    """
+    if not settings.input:
+        raise ValueError("clips.input is not set; set clips.input to a folder or s3:// prefix of videos")
     root = storage.absolute(settings.input)
     table_uri = storage.absolute(settings.captions) if settings.captions else None
     names = {_name(uri, root): uri for uri in storage.list_files(root) if uri != table_uri}
@@ -69,11 +76,19 @@ def work_list(settings: ClipsSettings) -> pa.Table:
     if not inputs:
         raise ValueError(f"no media files under {root}; set clips.input to a folder or prefix that has some")
     by_name = captions.read_table(table_uri) if table_uri else {}
-    rows = [
-        {"uri": names[n], "name": n, "sidecar": names.get(beside.get(n, "")), "caption": by_name.get(n)}
-        for n in inputs
-    ]
+    rows = [_work(names[n], n, names.get(beside.get(n, "")), by_name.get(n)) for n in inputs]
     return pa.Table.from_pylist(rows, schema=_WORK)
+
+
+def _work(uri: str, name: str, sidecar: str | None, caption: str | None) -> _Row:
+    if (shown := _utf8(uri)) != uri:
+        return {"uri": shown, "name": _utf8(name), "unreadable": _NOT_UTF8}
+    return {"uri": uri, "name": name, "sidecar": sidecar, "caption": caption}
+
+
+def _utf8(name: str) -> str:
+    """`name` with a backslash escape for every byte that is not UTF-8, a lone surrogate in Python."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _name(uri: str, root: str) -> str:
@@ -111,6 +126,8 @@ def _probed(work: _Row, settings: ClipsSettings) -> _Row:
     facts: _Row = {}
     outcome: _Row = records.OK
     try:
+        if work["unreadable"]:
+            raise Rejected(Reason.UNREADABLE, work["unreadable"])
         size_bytes = storage.size_bytes(work["uri"])
         facts = probe(work["uri"], timeout_s=settings.decode_timeout_s)
         if min(facts["width"], facts["height"]) < settings.min_side_px:

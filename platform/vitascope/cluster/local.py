@@ -50,6 +50,28 @@ def connect(settings: ClusterSettings) -> None:
         _start(settings.local_cpus)
 
 
+def check_room(settings: ClusterSettings, what: str, *, cpus: float, gpus: float = 0) -> None:
+    """Refuses work that would wait for ever, because it is larger than the local cluster.
+
+    A cluster that was joined may grow; there it is said what is waited for.
+
+    Raises:
+        ValueError: naming what is too large, what it needs and what there is.
+    """
+    there = ray.cluster_resources()
+    has = {kind: there.get(kind, 0.0) for kind in ("CPU", "GPU")}
+    if cpus <= has["CPU"] and gpus <= has["GPU"]:
+        return
+    short = (
+        f"{what} need {cpus:g} CPUs and {gpus:g} GPUs at once, "
+        f"the cluster has {has['CPU']:g} CPUs and {has['GPU']:g} GPUs"
+    )
+    if settings.address or os.environ.get("RAY_ADDRESS"):
+        print(f"{'cluster':>10}  {short}; waiting for it to grow", flush=True)
+    else:
+        raise ValueError(f"{short}; ask for less, or raise cluster.local_cpus where it is CPUs that lack")
+
+
 def _join(address: str) -> None:
     """Joins a cluster; of a client's environment the storage settings go with it to the workers.
 

@@ -23,24 +23,32 @@ REQUESTS = config.default_config("demo").replace("demo.toml", "demo_requests.jso
 def run(settings: Settings) -> dict[str, Any]:
     """Runs all stages; writes summary.json, whose content it returns, and report.html into the run's folder.
 
-    Where `clips.input` is the run's own folder `input`, the demo's videos go in, else the user's. Without
-    `generate.requests` the demo's own requests are made, or ones that follow from the user's videos.
+    Where `clips.input` is not set, or is the run's own folder `input`, the demo's videos go in there; else
+    the user's are taken. Without `generate.requests` the demo's own requests are made, or ones that follow
+    from the user's videos. What was chosen is saved with the settings.
     """
     seconds: dict[str, float] = {}
-    own_input = storage.absolute(settings.clips.input) == settings.path("input")
+    folder = settings.clips.input or storage.join(settings.run.folder, "input")
+    own_input = storage.absolute(folder) == settings.path("input")
+    settings = _saved_with(settings, "clips", input=folder)
     if own_input and not storage.exists(settings.path("input", inputs.BROKEN)):  # the last one written
         inputs.gather_stills(settings.path("media"))
-        _timed(seconds, "input", inputs.gather, settings.clips.input)
+        _timed(seconds, "input", inputs.gather, folder)
     for name, stage in (("clips", clips.run), ("encode", encode.run), ("train", trainer.run)):
         _timed(seconds, name, stage, settings)
     if settings.generate.requests is None:
-        requests = _put_requests(settings, own_input)
-        generation = settings.generate.model_copy(update={"requests": requests})
-        settings = settings.model_copy(update={"generate": generation})
-        config.save(settings)
+        settings = _saved_with(settings, "generate", requests=_put_requests(settings, own_input))
     for name, stage in (("generate", generate.run), ("evaluate", losses.run)):
         _timed(seconds, name, stage, settings)
     return _conclude(settings, seconds)
+
+
+def _saved_with(settings: Settings, section: str, **values: Any) -> Settings:
+    """The settings with other values in a section, saved with the run."""
+    changed = getattr(settings, section).model_copy(update=values)
+    settings = settings.model_copy(update={section: changed})
+    config.save(settings)
+    return settings
 
 
 def _timed(seconds: dict[str, float], name: str, work: Any, argument: Any) -> None:

@@ -20,33 +20,30 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
 from vitascope.encode.shards import INDEX, ShardNote, read_notes
 from vitascope.encode.text import make_text_encoder
-from vitascope.ledger import Reason, Status, dropped_by_reason
+from vitascope.ledger import Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
 from vitascope.records import DROPS, SAMPLES, stable_id
 
 DROPS_FILE = "drops.parquet"
-_PLANNED_DROPS = (Reason.TOO_SMALL, Reason.NO_BUCKET, Reason.TOO_MANY_TOKENS)  # decided anew in every run
 
 
 def run(settings: Settings) -> dict[str, Any]:
     """Encodes the run's clips that no committed sample answers yet, commits the index, returns the summary.
 
     Killed at any point it leaves no index, or the one before; run again it takes over the shards that were
-    finished. Clips that failed to decode are not tried again while they stand in drops.parquet.
+    finished. Clips that failed to decode are tried again: what failed may have been the storage or the node.
     """
     started = time.monotonic()
     connect(settings.cluster)
     latents = latents_folder(settings)
     limits = Limits(patch=settings.model.patch, token_budget=settings.feed.token_budget)
     tasks, drops = make_tasks(storage.rows(settings.path("clips")), settings.encode, limits)
-    committed, failures = _committed(latents)
-    todo, samples = still_to_do(tasks, committed, {row["clip_id"] for row in failures})
-    in_table = {task.clip_id for task in tasks}
-    drops += [row for row in failures if row["clip_id"] in in_table]
-    first_free = 1 + max(
-        (row["shard"] for row in committed), default=-1
-    )  # what is visible is never rewritten
+    index = storage.join(latents, INDEX)
+    committed = storage.rows(index) if storage.exists(index) else []
+    todo, samples = still_to_do(tasks, committed)
+    # What is visible is never rewritten.
+    first_free = 1 + max((row["shard"] for row in committed), default=-1)
     notes = _encode(settings, latents, todo, first_shard=first_free)
     samples += [row for note in notes for row in note.samples]
     drops += [row for note in notes for row in note.drops]
@@ -59,24 +56,19 @@ def run(settings: Settings) -> dict[str, Any]:
     return summary
 
 
-def _committed(latents: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The sample rows of the visible index, and the drop rows of clips that did not decode."""
-    if not storage.exists(storage.join(latents, INDEX)):
-        return [], []
-    drops = storage.rows(storage.join(latents, DROPS_FILE))
-    samples = storage.rows(storage.join(latents, INDEX))
-    return samples, [row for row in drops if row["reason"] not in _PLANNED_DROPS]
-
-
 def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_shard: int) -> list[ShardNote]:
-    """Writes the shards of `todo` that are not there yet, and gives the notes of all of them."""
+    """Writes the shards of `todo` that are not there yet, or not whole; gives the notes of all of them."""
     plan = [
         _plan_row(i, shard)
         for i, shard in enumerate(plan_shards(todo, settings.encode.shard_tokens), first_shard)
     ]
     numbers = [row["shard"] for row in plan]
     there = read_notes(latents, numbers)
-    missing = [row for row, note in zip(plan, there, strict=True) if note is None or note.key != row["key"]]
+    missing = [
+        row
+        for row, note in zip(plan, there, strict=True)
+        if note is None or note.key != row["key"] or note.drops
+    ]
     with track(len(todo), "encode") as advance:
         advance(len(todo) - sum(len(row["tasks"]) for row in missing))
         n_dropped, publisher = 0, Publisher(run=settings.run.folder)

@@ -116,14 +116,14 @@ def plan_shards(tasks: Sequence[EncodeTask], shard_tokens: int) -> list[list[Enc
 
 
 def still_to_do(
-    tasks: Sequence[EncodeTask], samples: Sequence[dict[str, Any]], failed: set[str]
+    tasks: Sequence[EncodeTask], samples: Sequence[dict[str, Any]]
 ) -> tuple[list[EncodeTask], list[dict[str, Any]]]:
-    """The tasks that neither a committed sample nor a recorded failure answers, and the samples that stay.
+    """The tasks that no committed sample answers, and the samples that stay.
 
     A sample stays while its clip is in the table with the same bucket and caption; its name and split are
-    taken from there. `failed` holds the clip ids whose decoding failed before.
+    taken from there.
     """
     wanted = {(task.sample_id, task.caption): task for task in tasks}
     stay = {(s["sample_id"], s["caption"]): s for s in samples if (s["sample_id"], s["caption"]) in wanted}
     kept = [{**s, "name": wanted[key].name, "split": wanted[key].split} for key, s in stay.items()]
-    return [t for key, t in wanted.items() if key not in stay and t.clip_id not in failed], kept
+    return [task for key, task in wanted.items() if key not in stay], kept

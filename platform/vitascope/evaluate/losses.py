@@ -32,12 +32,18 @@ def run(settings: Settings) -> Row:
 
     Raises:
         FileNotFoundError: where the latents or the model are missing.
+        ValueError: where the model was trained on latents of another kind.
     """
     started = time.monotonic()
     latents = latents_folder(settings)
     rows = [row for row in read_index(latents).to_pylist() if row["split"] == "val"]
     device = "cuda" if settings.train.use_gpu else "cpu"
     model, card = load_model(settings.generate.model or settings.path("model"), device)
+    if card.fingerprint != latents.rpartition("/")[2]:
+        raise ValueError(
+            f"the model was trained on latents {card.fingerprint}, the settings' are {latents}; "
+            "evaluate with the encode settings it was trained with"
+        )
     timesteps = settings.evaluate.timesteps
     losses: dict[str, list[list[float]]] = defaultdict(list)
     with track(len(rows), "evaluate") as advance:

@@ -1,5 +1,7 @@
 """Settings of evaluation."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from vitascope.section import Section
@@ -8,6 +10,6 @@ from vitascope.section import Section
 class EvaluateSettings(Section):
     """Held-out losses of a trained model."""
 
-    timesteps: tuple[float, ...] = Field(
-        (0.1, 0.3, 0.5, 0.7, 0.9), min_length=1, description="Noise levels probed."
+    timesteps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.1, 0.3, 0.5, 0.7, 0.9), min_length=1, description="Noise levels probed; 1 is noise alone."
     )

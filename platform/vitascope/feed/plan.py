@@ -212,14 +212,6 @@ class Planner:
             return Position(position.epoch, position.window + 1)
         return Position(position.epoch + 1)
 
-    def locate(self, steps: int) -> Position:
-        """The position after so many steps from the very start; plans every window before it once."""
-        position = START
-        while steps >= (n := _n_steps(self, position.epoch, position.window)):
-            steps -= n
-            position = self.after(Position(position.epoch, position.window, n - 1))
-        return Position(position.epoch, position.window, steps)
-
     def steps_in_epoch(self, epoch: int) -> int:
         """Steps of an epoch; plans every window once."""
         return sum(_n_steps(self, epoch, window) for window in range(self.windows(epoch)))

@@ -31,6 +31,7 @@ _GRACEFUL_SHUTDOWN_S = 900.0
 _GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # and idle ones need not wait the default's 2 s
 # A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only working.
 _HEALTH_TIMEOUT_S = 120.0
+_TEXT_CPUS, _DECODE_CPUS, _INGRESS_CPUS = 0.5, 1.0, 0.1
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
@@ -147,8 +148,8 @@ class Generate:
 
 def build(folder: str, card: ModelCard, settings: GenerateSettings) -> serve.Application:
     """The app that generates with the model in `folder`."""
-    text = _deployment(TextEncode, settings.text_replicas, cpus=0.5).bind(card.encode)
-    codec = _deployment(DecodeWrite, settings.decode_replicas, cpus=1).bind(card)
+    text = _deployment(TextEncode, settings.text_replicas, cpus=_TEXT_CPUS).bind(card.encode)
+    codec = _deployment(DecodeWrite, settings.decode_replicas, cpus=_DECODE_CPUS).bind(card)
     denoise = _deployment(
         Denoise,
         settings.denoise_replicas,
@@ -156,18 +157,35 @@ def build(folder: str, card: ModelCard, settings: GenerateSettings) -> serve.App
         gpus=int(settings.use_gpu),
         ongoing=settings.max_in_flight,
     ).bind(folder, settings)
-    return _deployment(Generate, 1, cpus=0.1, ongoing=settings.max_in_flight).bind(text, denoise, codec)
+    return _deployment(Generate, 1, cpus=_INGRESS_CPUS, ongoing=settings.max_in_flight).bind(
+        text, denoise, codec
+    )
+
+
+def cpus_needed(settings: GenerateSettings) -> float:
+    """CPUs that all replicas of the app take."""
+    return (
+        settings.text_replicas * _TEXT_CPUS
+        + settings.decode_replicas * _DECODE_CPUS
+        + settings.denoise_replicas * settings.denoise_cpus
+        + _INGRESS_CPUS
+    )
 
 
 @contextmanager
-def serving(app: serve.Application, name: str) -> Iterator[Any]:
+def serving(app: serve.Application, batch: str, name: str) -> Iterator[Any]:
     """Runs `app` without HTTP and gives its handle; one of that name that a killed job left is taken over.
 
-    The app goes at the end, at once if the work was broken off.
+    Other apps whose names begin with `batch` are removed first: they would hold what this one needs. The app
+    goes at the end, at once if the work was broken off.
     """
     logging.getLogger("ray.serve").addFilter(_worth_reading)
     serve.start(proxy_location="Disabled", logging_config=_QUIET)
-    status = serve.status().applications.get(name)
+    running = serve.status().applications
+    for other in running:
+        if other.startswith(batch) and other != name:
+            serve.delete(other)
+    status = running.get(name)
     if status and status.status == "RUNNING":
         handle = serve.get_app_handle(name)
     else:

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 
 from vitascope import storage
-from vitascope.cluster.local import connect
+from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
 from vitascope.generate import app
 from vitascope.generate.request import Limits, Request, document_of, parse
@@ -139,8 +139,11 @@ def run(settings: Settings) -> dict[str, Any]:
     total, pending = _survey(batch, finished)
     if pending:
         connect(settings.cluster)
+        generate = settings.generate
+        gpus = generate.denoise_replicas * generate.use_gpu
+        check_room(settings.cluster, "generate's replicas", cpus=app.cpus_needed(generate), gpus=gpus)
         folder = batch.model["folder"]
-        serving = app.serving(app.build(folder, batch.card, settings.generate), _app_name(batch, settings))
+        serving = app.serving(app.build(folder, batch.card, settings.generate), *_app_name(batch, settings))
     with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
         manifest = asyncio.run(_stream(batch, handle, finished, advance))
     manifest.commit(storage.join(batch.folder, "manifest.parquet"))
@@ -259,8 +262,10 @@ def _identity(model: str) -> str:
     return stable_id(storage.read_bytes(storage.join(model, "model.json")), size, tail)
 
 
-def _app_name(batch: Batch, settings: Settings) -> str:
-    """Same batch, model and settings, same app: a job run again takes over what a killed one left running."""
-    return (
-        f"vitascope-{stable_id(batch.folder, batch.model['identity'], settings.generate.model_dump_json())}"
-    )
+def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
+    """The batch's name, and that of its app: a job run again takes over the app that a killed one left.
+
+    With another model or other settings it is another app, and the one left is in the way.
+    """
+    name = f"vitascope-{stable_id(batch.folder)}-"
+    return name, name + stable_id(batch.model["identity"], settings.generate.model_dump_json())

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,8 @@ from vitascope.generate.conditions import Canvas
 from vitascope.generate.request import Request
 from vitascope.generate.scheduler import Load
 from vitascope.model.card import ModelCard
-from vitascope.model.flow import noise, shift_timestep
+from vitascope.model.dit import SMALLEST_TIMESTEP
+from vitascope.model.flow import noise, shift_timestep, unshift_timestep
 from vitascope.records import stable_int
 
 
@@ -79,8 +81,13 @@ def begin(
 
 
 def schedule(steps: int, n_tokens: int, shift: float) -> tuple[float, ...]:
-    """Noise levels from 1 to 0, equally spaced and then shifted by the number of tokens as in training."""
-    return tuple(float(shift_timestep(1 - i / steps, n_tokens, shift)) for i in range(steps + 1))
+    """Noise levels from 1 to 0, equally spaced and then shifted by the number of tokens as in training.
+
+    The last step starts no lower than SMALLEST_TIMESTEP: below it the model's velocity stops short of clean.
+    """
+    last = max(1 / steps, float(unshift_timestep(SMALLEST_TIMESTEP, n_tokens, shift)))
+    spaced = np.linspace(1.0, last, steps)
+    return (*shift_timestep(spaced, n_tokens, shift).tolist(), 0.0)
 
 
 def segments(work: Work) -> list[Segment]:

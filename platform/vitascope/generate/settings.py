@@ -9,7 +9,11 @@ class GenerateSettings(Section):
     """The app's limits and the defaults of a request."""
 
     requests: str | None = Field(None, description="JSON-lines file of requests, local or s3://.")
-    batch: str = Field("batch", description="Name of the batch: outputs go to outputs/<batch>/.")
+    batch: str = Field(
+        "batch",
+        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
+        description="Name of the batch: letters, digits, `-`, `_`, `.`; outputs go to outputs/<batch>/.",
+    )
     model: str | None = Field(None, description="Folder with model.safetensors; by default the run's own.")
     token_budget: int = Field(16_384, ge=64, description="Most patches in one forward pass.")
     max_in_flight: int = Field(32, ge=1, description="Requests sent to the app and not yet answered.")

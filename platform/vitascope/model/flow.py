@@ -29,6 +29,12 @@ def shift_timestep(timestep: Any, n_tokens: int, shift: float) -> Any:
     return s * timestep / (1 + (s - 1) * timestep)
 
 
+def unshift_timestep(timestep: Any, n_tokens: int, shift: float) -> Any:
+    """The timestep that `shift_timestep` moves to `timestep`."""
+    s = shift * (n_tokens / REFERENCE_TOKENS) ** 0.5
+    return timestep / (s - (s - 1) * timestep)
+
+
 Pattern = Callable[[np.random.Generator, int], np.ndarray]
 
 

@@ -12,10 +12,11 @@ import ray.train
 import ray.train.torch
 
 from vitascope import storage
-from vitascope.cluster.local import connect
+from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.feed.source import has_samples, samples_digest
+from vitascope.feed.source import has_samples, planned, samples_digest
+from vitascope.feed.stream import TASKS_AT_ONCE
 from vitascope.model.card import ModelCard, load_card, save_model
 from vitascope.progress import track
 from vitascope.train import log
@@ -34,15 +35,19 @@ def run(settings: Settings) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: where nothing is encoded yet.
-        ValueError: where no samples are there to train on, or the run's checkpoints were made with other
-            settings.
+        ValueError: where no samples are there to train on, a sample exceeds the token budget, or the run's
+            checkpoints were made with other settings or are beyond the last step.
     """
     started = time.monotonic()
     _check_samples(settings)
     job = plan_job(settings)
     _check_resumable(job)
     if not _is_trained(settings):
+        _check_plan(job)
         connect(settings.cluster)
+        ranks = settings.train.ranks
+        gpus = ranks * settings.train.use_gpu
+        check_room(settings.cluster, "train's ranks and its feed", cpus=ranks + TASKS_AT_ONCE, gpus=gpus)
         with _progress(job.metrics, settings.train.steps):
             _publish_model(settings, _trainer(job).fit().checkpoint)
     card = load_card(settings.path("model"))
@@ -96,10 +101,25 @@ def _check_samples(settings: Settings) -> None:
 
 
 def _check_resumable(job: Job) -> None:
-    """Refuses a run folder whose checkpoints are of another run, before any worker starts."""
-    folder = job.settings.path("train", "checkpoints")
-    for state in (f for f in storage.list_files(folder) if f.endswith("/state.json")):
-        check_identity(storage.read_json(state)["identity"], job.identity)
+    """Refuses a run folder with checkpoints of another run or a longer one, before any worker starts."""
+    folder, steps = job.settings.path("train", "checkpoints"), job.settings.train.steps
+    for location in (f for f in storage.list_files(folder) if f.endswith("/state.json")):
+        state = storage.read_json(location)
+        check_identity(state["identity"], job.identity)
+        if state["step"] > steps:
+            raise ValueError(
+                f"run.folder holds a checkpoint after {state['step']} steps, got train.steps = {steps}; "
+                f"set train.steps to {state['step']} or more, or use another run.folder"
+            )
+
+
+def _check_plan(job: Job) -> None:
+    """Refuses samples that fit no pack before any worker starts, and says what would make packs equal."""
+    if has_samples(job.latents, "val"):
+        planned(job.source("val", job.held_out_draws))
+    advice = planned(job.source("train", job.draws)).planner.advice()
+    if advice:
+        print(f"{'train':>10}  {advice}", flush=True)
 
 
 def _trainer(job: Job) -> ray.train.torch.TorchTrainer:

@@ -1,0 +1,90 @@
+"""Which videos and requests the demo takes; its stages stand still here, the flow's test runs them."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from vitascope import config, storage
+from vitascope.config import Settings
+from vitascope.demo import flow, inputs
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """Stages that only note the settings they are given, the report's last."""
+    seen: list[Settings] = []
+    for stage in (flow.clips, flow.encode, flow.trainer, flow.generate, flow.losses):
+        monkeypatch.setattr(stage, "run", seen.append)
+    monkeypatch.setattr(flow, "_conclude", lambda settings, _: seen.append(settings) or {})
+    monkeypatch.setattr(inputs, "gather_stills", lambda folder: storage.put(f"{folder}/still.png", b"-"))
+    monkeypatch.setattr(inputs, "gather", lambda folder: storage.put(f"{folder}/{inputs.BROKEN}", b"-"))
+    return seen
+
+
+def demo(*overrides: str) -> Settings:
+    return config.load(config.default_config("demo"), list(overrides))
+
+
+def test_the_demos_media_lie_in_the_runs_folder_wherever_that_is(
+    given: list[Settings], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    flow.run(demo(f"run.folder={run}"))
+    assert {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} == {
+        f"input/{inputs.BROKEN}",
+        "media/still.png",
+        "requests.jsonl",
+        "settings.toml",
+    }
+    assert {settings.clips.input for settings in given} == {str(run / "input")}
+    assert config.load(str(run / "settings.toml")) == given[-1]
+
+
+def test_saved_settings_make_the_same_demo_again(given: list[Settings], tmp_path: Path) -> None:
+    flow.run(demo(f"run.folder={tmp_path}"))
+    (tmp_path / "input" / inputs.BROKEN).unlink()
+    flow.run(config.load(str(tmp_path / "settings.toml")))
+    assert (tmp_path / "input" / inputs.BROKEN).exists()
+    assert given[0].clips == given[-1].clips
+
+
+def test_the_users_videos_are_taken_and_nothing_is_put_beside_them(
+    given: list[Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(flow, "_put_requests", lambda _, own_input: f"own_input={own_input}")
+    flow.run(demo(f"clips.input={tmp_path / 'mine'}", f"run.folder={tmp_path / 'run'}"))
+    assert not list((tmp_path / "mine").iterdir())
+    assert not (tmp_path / "run" / "input").exists()
+    assert {settings.clips.input for settings in given} == {str(tmp_path / "mine")}
+    assert given[-1].generate.requests == "own_input=False"
+
+
+def test_of_the_users_videos_some_are_held_out() -> None:
+    assert demo().clips.val_share > 0
+    assert demo().clips.input is None
+
+
+@pytest.mark.parametrize(
+    ("videos", "expected"),
+    [
+        (None, ["demo"]),
+        ("mine", ["demo", "--set", "clips.input=mine", "--set", "run.folder=runs/own-mine"]),
+        (
+            "s3://b/my cats/",
+            ["demo", "--set", "clips.input=s3://b/my cats/", "--set", "run.folder=runs/own-my cats"],
+        ),
+    ],
+)
+def test_make_gives_the_users_videos_a_run_of_their_own(
+    videos: str | None, expected: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "vitascope").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    (tmp_path / "vitascope").chmod(0o755)
+    arguments = [f"BIN={tmp_path}", *([f"VIDEOS={videos}"] if videos else [])]
+    command = ["make", "--silent", "--old-file", ".venv/.done", "demo", *arguments]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == expected
