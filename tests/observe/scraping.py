@@ -6,17 +6,17 @@ import urllib.request
 
 import ray
 
+Values = dict[tuple[str, ...], float]
+"""By a metric's name and the values of its labels beside `run`, in the order of the labels' names."""
 
-def scrape(run: str, wanted: str) -> dict[tuple[str, ...], float]:
-    """The values of a run on the node's metrics page, once `wanted` is among them: by name and label values.
 
-    Label values are those beside `run` that are Vitascope's own, in the order of the labels' names.
-    """
+def scrape(run: str, expected: Values) -> Values:
+    """A run's values on the node's metrics page, once the expected are among them, or a minute on."""
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     deadline = time.monotonic() + 60
-    found: dict[tuple[str, ...], float] = {}
-    while not any(key[0] == wanted for key in found) and time.monotonic() < deadline:
+    found: Values = {}
+    while not expected.items() <= found.items() and time.monotonic() < deadline:
         time.sleep(1)
         page = urllib.request.urlopen(url, timeout=10).read().decode()
         found = {_key(line): float(line.rpartition(" ")[2]) for line in _lines(page, run)}

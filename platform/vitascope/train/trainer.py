@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import ray.train
 import ray.train.torch
+from ray.exceptions import RayActorError
 
 from vitascope import storage
 from vitascope.cluster.local import check_room, connect
@@ -49,7 +50,7 @@ def run(settings: Settings) -> dict[str, Any]:
         gpus = ranks * settings.train.use_gpu
         check_room(settings.cluster, "train's ranks and its feed", cpus=ranks + TASKS_AT_ONCE, gpus=gpus)
         with _progress(job.metrics, settings.train.steps):
-            _publish_model(settings, _trainer(job).fit().checkpoint)
+            _publish_model(settings, _fit(job))
     card = load_card(settings.path("model"))
     summary = summarize(log.read(job.metrics)) | {
         "ranks": settings.train.ranks,
@@ -120,6 +121,21 @@ def _check_plan(job: Job) -> None:
     advice = planned(job.source("train", job.draws)).planner.advice()
     if advice:
         print(f"{'train':>10}  {advice}", flush=True)
+
+
+def _fit(job: Job) -> ray.train.Checkpoint | None:
+    """Trains to the last step and gives the last checkpoint.
+
+    A worker that dies at a certain moment of the group's start ends Ray Train's controller, whatever
+    `max_failures` says (Ray 2.60); as many times the run goes on with a new one.
+    """
+    for failures_left in reversed(range(job.settings.train.max_failures + 1)):
+        try:
+            return _trainer(job).fit().checkpoint
+        except ray.train.ControllerError as error:
+            if not (failures_left and isinstance(error.controller_failure, RayActorError)):
+                raise
+    raise AssertionError("the last try returns")
 
 
 def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
