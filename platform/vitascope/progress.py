@@ -40,5 +40,10 @@ def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
     console.print(_line(label, done, time.monotonic() - started, shown))
 
 
+def say(label: str, text: str) -> None:
+    """Prints a line under the label of a stage, beside the lines of `track`."""
+    print(f"{label:>10}  {text}", flush=True)
+
+
 def _line(label: str, done: int, seconds: float, note: str) -> str:
     return f"{label:>10}  {done} in {seconds:.1f} s" + (f"  {note}" if note else "")

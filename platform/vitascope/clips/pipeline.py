@@ -171,8 +171,8 @@ def _verified(clips: list[_Row], settings: Settings) -> list[_Row]:
     seen = _on_ray(unseen, _check_batch, settings, per_task=CLIPS_PER_TASK, label="decode")
     seen += [c for c in clips if c["status"] != Status.OK]
     usable = {c["name"] for c in seen if c["status"] == Status.OK}
-    held_out = (settings.clips.val_share, settings.clips.val_names)
-    split = cut.splits({c["name"] for c in seen}, usable, *held_out)
+    names = {c["name"] for c in seen}
+    split = cut.splits(names, usable, settings.clips.val_share, settings.clips.val_names)
     rows = [clip | {"split": split[clip["name"]]} for clip in seen]
     return sorted(rows, key=lambda clip: (clip["name"], clip["start_s"]))
 

@@ -12,6 +12,7 @@ from ray._private.authentication.authentication_token_setup import maybe_enable_
 from ray._private.ray_logging import stdout_deduplicator
 
 from vitascope.cluster.settings import ClusterSettings
+from vitascope.progress import say
 
 # What every worker needs to reach the storage, where the driver was given it.
 _FORWARDED = (
@@ -43,11 +44,16 @@ def connect(settings: ClusterSettings) -> None:
     if ray.is_initialized():
         return
     _quiet()
-    address = settings.address or os.environ.get("RAY_ADDRESS")
+    address = _address(settings)
     if address:
         _join(address)
     else:
         _start(settings.local_cpus)
+
+
+def _address(settings: ClusterSettings) -> str | None:
+    """The cluster to join; none where a local one is started."""
+    return settings.address or os.environ.get("RAY_ADDRESS")
 
 
 def check_room(settings: ClusterSettings, what: str, *, cpus: float, gpus: float = 0) -> None:
@@ -66,8 +72,8 @@ def check_room(settings: ClusterSettings, what: str, *, cpus: float, gpus: float
         f"{what} need {cpus:g} CPUs and {gpus:g} GPUs at once, "
         f"the cluster has {has['CPU']:g} CPUs and {has['GPU']:g} GPUs"
     )
-    if settings.address or os.environ.get("RAY_ADDRESS"):
-        print(f"{'cluster':>10}  {short}; waiting for it to grow", flush=True)
+    if _address(settings):
+        say("cluster", f"{short}; waiting for it to grow")
     else:
         raise ValueError(f"{short}; ask for less, or raise cluster.local_cpus where it is CPUs that lack")
 

@@ -14,6 +14,7 @@ from vitascope.encode.shards import INDEX
 from vitascope.evaluate import losses
 from vitascope.generate import batch as generate
 from vitascope.observe import accounting, report, results
+from vitascope.progress import say
 from vitascope.train import trainer
 
 REQUESTS = config.default_config("demo").replace("demo.toml", "demo_requests.jsonl")
@@ -74,5 +75,5 @@ def _conclude(settings: Settings, seconds: dict[str, float]) -> dict[str, Any]:
     summary = accounting.figures(found, seconds)
     storage.put_json(settings.path("summary.json"), summary)
     storage.put(settings.path("report.html"), report.render(found, summary))
-    print(f"{'report':>10}  {settings.path('report.html')}")
+    say("report", settings.path("report.html"))
     return summary

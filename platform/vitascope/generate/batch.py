@@ -142,8 +142,8 @@ def run(settings: Settings) -> dict[str, Any]:
         generate = settings.generate
         gpus = generate.denoise_replicas * generate.use_gpu
         check_room(settings.cluster, "generate's replicas", cpus=app.cpus_needed(generate), gpus=gpus)
-        folder = batch.model["folder"]
-        serving = app.serving(app.build(folder, batch.card, settings.generate), *_app_name(batch, settings))
+        built = app.build(batch.model["folder"], batch.card, generate)
+        serving = app.serving(built, *_app_name(batch, settings))
     with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
         manifest = asyncio.run(_stream(batch, handle, finished, advance))
     manifest.commit(storage.join(batch.folder, "manifest.parquet"))

@@ -59,8 +59,8 @@ class DiT(nn.Module):
         """Velocity noise - clean, (N, token_dim), of the noised tokens in `pack`."""
         dtype = self.embed.weight.dtype
         given = given_tokens(pack).to(dtype)  # N token_dim
-        x = self.embed(pack.tokens.to(dtype)) + self.given(given)  # N width
-        x = x + self.place(place(pack).to(dtype))
+        tokens, places = pack.tokens.to(dtype), place(pack).to(dtype)
+        x = self.embed(tokens) + self.given(given) + self.place(places)  # N width
         text, text_boundaries = self._text_states(pack)  # M + S width
         caption = _pool(text, text_boundaries)[pack.segment_of_frame]  # F width
         condition, shared = self.condition(pack.timesteps, caption)  # F width, F 6 width

@@ -25,14 +25,18 @@ def shift_timestep(timestep: Any, n_tokens: int, shift: float) -> Any:
     t' = s t / (1 + (s - 1) t) with s = shift · √(n_tokens / 1024): more tokens say the same thing more often,
     so the same damage needs more noise (Esser et al. 2024, section 5.3.2).
     """
-    s = shift * (n_tokens / REFERENCE_TOKENS) ** 0.5
+    s = _strength(n_tokens, shift)
     return s * timestep / (1 + (s - 1) * timestep)
 
 
 def unshift_timestep(timestep: Any, n_tokens: int, shift: float) -> Any:
     """The timestep that `shift_timestep` moves to `timestep`."""
-    s = shift * (n_tokens / REFERENCE_TOKENS) ** 0.5
+    s = _strength(n_tokens, shift)
     return timestep / (s - (s - 1) * timestep)
+
+
+def _strength(n_tokens: int, shift: float) -> float:
+    return shift * (n_tokens / REFERENCE_TOKENS) ** 0.5
 
 
 Pattern = Callable[[np.random.Generator, int], np.ndarray]

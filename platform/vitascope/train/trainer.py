@@ -19,7 +19,7 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.feed.stream import TASKS_AT_ONCE
 from vitascope.model.card import ModelCard, load_card, save_model
-from vitascope.progress import track
+from vitascope.progress import say, track
 from vitascope.train import log
 from vitascope.train.engine import ZERO_STAGE
 from vitascope.train.job import Job, check_identity
@@ -120,7 +120,7 @@ def _check_plan(job: Job) -> None:
         planned(job.source("val", job.held_out_draws))
     advice = planned(job.source("train", job.draws)).planner.advice()
     if advice:
-        print(f"{'train':>10}  {advice}", flush=True)
+        say("train", advice)
 
 
 def _fit(job: Job) -> ray.train.Checkpoint | None:
