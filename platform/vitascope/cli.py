@@ -1,7 +1,11 @@
 """The `vitascope` command.
 
-vitascope <clips|encode|train|generate|evaluate|demo> [settings.toml] [--set section.key=value ...]
-vitascope config [settings.toml] [--schema] [--set section.key=value ...]
+vitascope <clips|encode|train|generate|evaluate|report|flow|demo|doctor> [settings.toml] [--set key=value …]
+vitascope config [settings.toml] [--schema] [--set section.key=value …]
+vitascope submit <stage> [settings.toml] [--address URL] [--set section.key=value …]
+vitascope jobs <list|logs|stop> [id] [--address URL]
+vitascope cluster <render|validate> …
+vitascope dashboards <diff|push> --url URL
 """
 
 import argparse
@@ -14,6 +18,7 @@ from botocore.exceptions import BotoCoreError
 
 from vitascope import config
 from vitascope.config import Settings
+from vitascope.progress import Stopped
 
 STAGES = {
     "clips": "vitascope.clips.pipeline:run",
@@ -21,6 +26,9 @@ STAGES = {
     "train": "vitascope.train.trainer:run",
     "generate": "vitascope.generate.batch:run",
     "evaluate": "vitascope.evaluate.losses:run",
+    "report": "vitascope.observe.report:run",
+    "flow": "vitascope.cluster.pipeline:run",
+    "doctor": "vitascope.doctor.examination:run",
     "demo": "vitascope.demo.flow:run",
 }
 """Each stage's entry point, imported only when it is asked for."""
@@ -31,39 +39,41 @@ _HELP = {
     "train": "train on the latents; run again to continue",
     "generate": "generate a file of requests with the trained model",
     "evaluate": "held-out loss per size and noise level",
+    "report": "summary.json and report.html of a finished run",
+    "flow": "on a cluster: all of these as jobs, from the first unfinished one",
+    "doctor": "check the settings against the cluster before money is spent",
     "demo": "the whole flow on real video, with a report",
-    "config": "check the settings and print them resolved",
 }
+_FROM_ELSEWHERE = [stage for stage in STAGES if stage != "demo"]
+_MISTAKE, _FAILED = 2, 1
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, or 2 where the user's input cannot be used."""
+    """Runs one command and returns its exit status: 0, 1 where a job or check failed, 2 for a mistake."""
     options = _parser().parse_args(arguments)
     try:
-        settings = config.load(options.settings or _default_file(options.command), options.set)
-        if options.command == "config":
-            print(config.schema() if options.schema else config.to_toml(settings), end="\n" * options.schema)
-        else:
-            run_stage(options.command, settings)
+        return int(options.run(options) or 0)
     except (ValueError, FileNotFoundError, PermissionError, ConnectionError, BotoCoreError) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
             raise
         print(f"vitascope {options.command}: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return _MISTAKE
+    except Stopped as stopped:
+        print(f"vitascope {options.command}: {stopped}", file=sys.stderr)
+        return _FAILED
 
 
-def run_stage(name: str, settings: Settings) -> dict[str, Any]:
+def run_stage(name: str, settings: Settings, **more: Any) -> dict[str, Any]:
     """Writes the resolved settings into the run's folder, runs one stage and returns its summary."""
     stage = load_stage(name)
     config.save(settings)
-    return stage(settings)
+    return stage(settings, **more)
 
 
-def load_stage(name: str) -> Callable[[Settings], dict[str, Any]]:
+def load_stage(name: str) -> Callable[..., dict[str, Any]]:
     """The entry point of a stage."""
     module, _, function = STAGES[name].partition(":")
-    entry: Callable[[Settings], dict[str, Any]] = getattr(importlib.import_module(module), function)
+    entry: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
     return entry
 
 
@@ -75,8 +85,67 @@ def _is_ours(error: Exception) -> bool:
     return step is not None and str(step.tb_frame.f_globals.get("__name__")).startswith("vitascope.")
 
 
-def _default_file(command: str) -> str | None:
-    return config.default_config("demo") if command == "demo" else None
+def _stage(options: argparse.Namespace) -> int:
+    run_stage(options.command, _settings(options), **_more(options))
+    return 0
+
+
+def _more(options: argparse.Namespace) -> dict[str, str]:
+    """What a command takes beside the settings."""
+    return {"start": options.start} if getattr(options, "start", None) else {}
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    return _FAILED * (not load_stage("doctor")(_settings(options))["healthy"])
+
+
+def _config(options: argparse.Namespace) -> None:
+    settings = _settings(options)
+    print(config.schema() if options.schema else config.to_toml(settings), end="\n" * options.schema)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from vitascope.cluster import jobs
+
+    settings = config.absolute(_settings(options))
+    client = jobs.client_of(options.address, allow_open=options.allow_open or settings.cluster.allow_open)
+    words = [word for name, value in _more(options).items() for word in (f"--{name}", value)]
+    submission_id = jobs.submit(client, jobs.Submission(options.stage, settings, tuple(words)))
+    print(f"job {submission_id}; to stop it: vitascope jobs stop {submission_id}", flush=True)
+    return 0 if options.detach else _follow(client, submission_id)
+
+
+def _follow(client: Any, submission_id: str) -> int:
+    from vitascope.cluster import jobs
+
+    try:
+        details = jobs.follow(client, submission_id, lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        print(f"\nthe job goes on; to follow it again: vitascope jobs logs {submission_id}")
+        return _FAILED
+    print(f"job {submission_id}: {details.status.value}")
+    return 0 if details.status.value == "SUCCEEDED" else _FAILED
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    from vitascope.cluster import jobs
+
+    client = jobs.client_of(options.address, allow_open=options.allow_open)
+    if options.action == "list":
+        print("\n".join(jobs.table(client.list_jobs())))
+    elif not options.id:
+        raise ValueError(f"vitascope jobs {options.action} takes an id; `vitascope jobs list` names them")
+    elif options.action == "logs":
+        return _follow(client, options.id)
+    else:
+        stopping = jobs.stop(client, options.id)
+        print(f"job {options.id} {'is asked to leave' if stopping else 'has already ended'}")
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    demo = options.command == "demo" and not options.settings
+    return config.load(config.default_config("demo") if demo else options.settings, options.set)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,22 +154,52 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in _HELP.items():
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument(
-            "settings", nargs="?", help="a TOML file, local or s3://; without one, the defaults"
-        )
-        command.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="section.key=value",
-            help="override one setting; may be given many times",
-        )
-        if name == "config":
-            command.add_argument(
-                "--schema", action="store_true", help="print the JSON schema of the file instead"
-            )
+        command = _command(commands, name, text, _doctor if name == "doctor" else _stage)
+        _takes_settings(command)
+        if name == "flow":
+            _takes_start(command)
+    command = _command(commands, "config", "check the settings and print them resolved", _config)
+    _takes_settings(command)
+    command.add_argument("--schema", action="store_true", help="print the JSON schema of the file instead")
+    command = _command(commands, "submit", "have a cluster run one of these as a job, and follow it", _submit)
+    command.add_argument("stage", choices=_FROM_ELSEWHERE)
+    _takes_settings(command)
+    _takes_start(command)
+    _takes_address(command)
+    command.add_argument("--detach", action="store_true", help="return once it is submitted")
+    command = _command(commands, "jobs", "list the jobs of a cluster, follow or stop one", _jobs)
+    command.add_argument("action", choices=["list", "logs", "stop"])
+    command.add_argument("id", nargs="?", help="of the job, for logs and stop")
+    _takes_address(command)
     return parser
+
+
+def _command(commands: Any, name: str, text: str, run: Callable) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.set_defaults(run=run)
+    return command
+
+
+def _takes_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("settings", nargs="?", help="a TOML file, local or s3://; without one, the defaults")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="section.key=value",
+        help="override one setting; may be given many times",
+    )
+
+
+def _takes_start(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--start", metavar="STAGE", help="of flow: begin here, even where it is finished")
+
+
+def _takes_address(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address", metavar="URL", help="the cluster's dashboard; RAY_API_SERVER_ADDRESS, or this machine's"
+    )
+    command.add_argument("--allow-open", action="store_true", help="even if it asks for no token")
 
 
 if __name__ == "__main__":

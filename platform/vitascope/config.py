@@ -114,6 +114,23 @@ def _explain(error: Any) -> str:
     return f"{where}: {message}, got {error['input']!r}"
 
 
+_LOCATIONS = {
+    "run": ("folder",),
+    "clips": ("input", "captions"),
+    "generate": ("requests", "model"),
+}
+
+
+def absolute(settings: Settings) -> Settings:
+    """The settings with absolute locations, which mean the same wherever they are read."""
+    changed = {}
+    for section, keys in _LOCATIONS.items():
+        values = {key: getattr(getattr(settings, section), key) for key in keys}
+        located = {key: storage.absolute(value) for key, value in values.items() if value}
+        changed[section] = getattr(settings, section).model_copy(update=located)
+    return settings.model_copy(update=changed)
+
+
 def save(settings: Settings) -> str:
     """Commits the resolved settings to the run's folder and returns the location."""
     location = settings.path("settings.toml")

@@ -9,6 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 
+class Stopped(RuntimeError):
+    """Work was asked to stop, and has; run again, it goes on."""
+
+
 @contextmanager
 def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
     """Shows a bar for `total` items (None where unknown) and gives the function that moves it.

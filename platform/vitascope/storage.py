@@ -36,6 +36,13 @@ def absolute(uri: str) -> str:
     return uri if is_remote(uri) else os.path.abspath(uri.removeprefix("file://"))
 
 
+def is_within(uri: str, folder: str) -> bool:
+    """Whether `uri` lies in `folder` or below it: dots and links do not lead out of it."""
+    if is_remote(uri) or is_remote(folder):
+        return ".." not in uri.split("/") and uri.startswith(folder.rstrip("/") + "/")
+    return Path(os.path.realpath(absolute(uri))).is_relative_to(os.path.realpath(absolute(folder)))
+
+
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec filesystem of `uri`, and the path within it. Listings are never served from a cache.
 

@@ -56,7 +56,8 @@ def request_of() -> Callable[..., Request]:
     """Makes a checked request: a small video, but for the fields given."""
 
     def make(**fields: Any) -> Request:
+        anywhere = GenerateSettings(media_from=("/",))
         document = {"custom_id": "a", "prompt": "a cat", "width": 64, "height": 48, "seconds": 9 / 8} | fields
-        return parse(json.dumps(document), Limits(GenerateSettings(), patch=2, folder="/media"))
+        return parse(json.dumps(document), Limits(anywhere, patch=2, folder="/media"))
 
     return make

@@ -253,8 +253,8 @@ def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_fo
 
 def test_an_app_left_with_other_settings_makes_room(ray_cluster: None, model_folder: Path) -> None:  # noqa: ARG001
     folder = str(model_folder)
-    large, usual = GenerateSettings(denoise_cpus=6), GenerateSettings()
-    assert app.cpus_needed(large) + app.cpus_needed(usual) > ray.cluster_resources()["CPU"]
+    large, usual = Settings(generate=GenerateSettings(denoise_cpus=6)), Settings()
+    assert app.cpus_needed(large.generate) + app.cpus_needed(usual.generate) > ray.cluster_resources()["CPU"]
     card = load_card(folder)
     serve.run(app.build(folder, card, large), name="vitascope-x-left", route_prefix=None)
     with app.serving(app.build(folder, card, usual), "vitascope-x-", "vitascope-x-now"):

@@ -1,7 +1,9 @@
 """Requests: what is filled in, and what is refused and how."""
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,16 +36,9 @@ def test_frames_are_seconds_times_fps_and_at_least_one(seconds: float, fps: floa
     assert request.kind == ("image" if frames == 1 else "text_to_video")
 
 
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        ("cat.png", "s3://bucket/in/cat.png"),
-        ("/data/cat.png", "/data/cat.png"),
-        ("s3://other/cat.png", "s3://other/cat.png"),
-    ],
-)
-def test_relative_media_lie_beside_the_request_file(given: str, found: str) -> None:
-    assert parse(line(mode="image_to_video", image=given), LIMITS).image == found
+def test_relative_media_lie_beside_the_request_file() -> None:
+    found = parse(line(mode="image_to_video", image="a/cat.png"), LIMITS).image
+    assert found == "s3://bucket/in/a/cat.png"
 
 
 @pytest.mark.parametrize(
@@ -114,3 +109,34 @@ def test_a_name_is_safe_and_belongs_to_one_request_and_model() -> None:
     names = {parse(v, LIMITS).name(model) for v in variants for model in ("m", "n")}
     assert len(names) == 8
     assert parse(line(), LIMITS).name("m") == parse(line(), LIMITS).name("m")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        *("/etc/passwd", "file:///etc/passwd", "../other.png", "a/../../b.png", "s3://other/a.png"),
+        *("s3://bucket/in2/a.png", "s3://bucket/in/../keys.png", "http://169.254.169.254/latest/meta-data/"),
+        "simplecache::s3://bucket/x.png",
+    ],
+)
+def test_a_request_has_no_other_media_read_than_it_may(image: str) -> None:
+    with pytest.raises(Rejected, match=r"lies outside of s3://bucket/in; .*generate\.media_from"):
+        parse(line(mode="image_to_video", image=image), LIMITS)
+
+
+def test_other_places_of_media_can_be_allowed(tmp_path: Path) -> None:
+    allowed = GenerateSettings(media_from=("s3://other", str(tmp_path)))
+    limits = Limits(allowed, patch=2, folder="s3://bucket/in")
+    for image in ("s3://other/a.png", "b.png", str(tmp_path / "c.png")):
+        assert parse(line(mode="image_to_video", image=image), limits).image.endswith(image)
+    (tmp_path / "link").symlink_to("/etc")
+    with pytest.raises(Rejected, match="lies outside of"):
+        parse(line(mode="image_to_video", image=str(tmp_path / "link" / "passwd")), limits)
+
+
+@pytest.mark.parametrize(
+    "custom_id", ["../../etc/cron.d/x", "/etc/passwd", "a\u0000b", "..", ".", "s3://other/x", "a\nb"]
+)
+def test_no_name_leads_out_of_the_outputs(custom_id: str) -> None:
+    request = parse(line(custom_id=custom_id), LIMITS)
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", request.name("model"))

@@ -1,9 +1,11 @@
 """A model folder is all that is needed to use a model."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from vitascope.encode.settings import EncodeSettings
 from vitascope.feed.packs import Segment, collate
@@ -32,6 +34,32 @@ def test_a_saved_model_computes_the_same(where: str, tmp_path: Path, request: py
     assert card == CARD
     assert not loaded.training
     assert torch.equal(loaded(pack), model(pack))
+
+
+@pytest.mark.parametrize("change", ["a byte", "a pickle", "no checksum"])
+def test_weights_that_were_changed_are_not_loaded(change: str, tmp_path: Path) -> None:
+    save_model(str(tmp_path), CARD.build().state_dict(), CARD)
+    weights = tmp_path / "model.safetensors"
+    if change == "a byte":
+        content = bytearray(weights.read_bytes())
+        content[-3] ^= 1
+        weights.write_bytes(content)
+    elif change == "a pickle":
+        torch.save(CARD.build().state_dict(), weights)
+    else:
+        (tmp_path / "model.safetensors.sha256").unlink()
+    with pytest.raises(ValueError, match=r"damaged or was changed|has no checksum; where you trust"):
+        load_model(str(tmp_path))
+
+
+def test_a_pickle_is_not_loaded_though_its_checksum_is_right(tmp_path: Path) -> None:
+    save_model(str(tmp_path), CARD.build().state_dict(), CARD)
+    weights = tmp_path / "model.safetensors"
+    torch.save(CARD.build().state_dict(), weights)
+    sums = ["sha256sum", "model.safetensors"]
+    (tmp_path / "model.safetensors.sha256").write_bytes(subprocess.check_output(sums, cwd=tmp_path))
+    with pytest.raises(SafetensorError):
+        load_model(str(tmp_path))
 
 
 def test_no_model_says_where_it_was_expected(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def write_tables(settings: Settings) -> None:
     drop = {"clip_id": "c7", "name": "wave.mp4"} | records.dropped(Reason.NO_BUCKET, "too long and thin")
     put(storage.join(latents, "drops.parquet"), [drop], records.DROPS)
     for stage in ("clips", "encode", "evaluate"):
-        storage.put_json(settings.path("summaries", f"{stage}.json"), {})
+        storage.put_json(settings.path("summaries", f"{stage}.json"), {"seconds": 12.0})
     by_size = [{"size": "9x64x96", "samples": 3, "loss": [0.9, 0.5, 0.3]}]
     document = {"timesteps": [0.1, 0.5, 0.9], "by_size": by_size, "loss": [0.9, 0.5, 0.3]}
     storage.put_json(settings.path("evaluate", "losses.json"), document)
@@ -187,7 +187,7 @@ def write_training(settings: Settings) -> None:
         "val_loss_first": 2.0,
         "val_loss_last": 0.45,
     }
-    summary |= {"tokens_per_s": 8000.0, "data_wait_share": 0.01, "n_parameters": 1_234_567}
+    summary |= {"tokens_per_s": 8000.0, "data_wait_share": 0.01, "n_parameters": 1_234_567, "seconds": 240.0}
     storage.put_json(settings.path("summaries", "train.json"), summary)
     card = ModelCard(
         model=settings.model,
@@ -210,7 +210,8 @@ def write_outputs(settings: Settings) -> None:
         manifest.append(write_output(settings, parse(line, limits), i + 1))
     refused = {"line": 9, "custom_id": "r9"} | records.dropped(Reason.INVALID_REQUEST, "unknown key 'heigth'")
     put(settings.path("outputs", "batch", "manifest.parquet"), [*manifest, refused], records.MANIFEST)
-    storage.put_json(settings.path("summaries", "generate.json"), {"requests": len(manifest) + 1})
+    generated = {"requests": len(manifest) + 1, "seconds": 55.0}
+    storage.put_json(settings.path("summaries", "generate.json"), generated)
 
 
 def write_output(settings: Settings, request: Request, line: int) -> dict[str, Any]:

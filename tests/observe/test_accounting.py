@@ -42,7 +42,7 @@ def found(finished_run: Settings) -> Results:
 
 
 def test_the_figures_have_their_names_and_add_up(found: Results) -> None:
-    summary = figures(found, {"clips": 1.0})
+    summary = figures(found)
     assert summary.keys() >= WANTED
     assert summary["videos_in"] == 4
     assert summary["dropped_by_reason"] == {"empty_file": 1, "unreadable": 1, "too_short": 1, "no_bucket": 1}
@@ -61,26 +61,26 @@ def changed(found: Results, **tables: Any) -> Results:
 
 def test_a_lost_sample_is_noticed(found: Results) -> None:
     with pytest.raises(NotAccounted, match="1 clips that became neither a sample nor a drop: c9"):
-        figures(changed(found, samples=found.samples[:-1]), {})
+        figures(changed(found, samples=found.samples[:-1]))
 
 
 def test_a_doubled_sample_is_noticed(found: Results) -> None:
     with pytest.raises(NotAccounted, match="more than one sample"):
-        figures(changed(found, samples=[*found.samples, found.samples[0]]), {})
+        figures(changed(found, samples=[*found.samples, found.samples[0]]))
 
 
 def test_a_file_that_gave_no_clip_is_noticed(found: Results) -> None:
     clips = [row for row in found.clips if row["video_id"] != "v2"]
     with pytest.raises(NotAccounted, match="files that were read and gave no clip: v2"):
-        figures(changed(found, clips=clips), {})
+        figures(changed(found, clips=clips))
 
 
 def test_a_lost_request_is_noticed(found: Results) -> None:
     with pytest.raises(NotAccounted, match="7 requests were read, the manifest has 6 rows"):
-        figures(changed(found, manifest=found.manifest[:-1]), {})
+        figures(changed(found, manifest=found.manifest[:-1]))
 
 
 def test_two_requests_with_one_output_are_noticed(found: Results) -> None:
     twice = found.manifest[0] | {"line": 99}
     with pytest.raises(NotAccounted, match="outputs that two requests claim"):
-        figures(changed(found, manifest=[*found.manifest, twice]), {})
+        figures(changed(found, manifest=[*found.manifest, twice]))

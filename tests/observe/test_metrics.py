@@ -2,11 +2,16 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
+import torch
 
 from observe.scraping import scrape
 from vitascope.observe.metrics import METRICS, Publisher
+from vitascope.train import step as steps
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -23,6 +28,77 @@ def test_published_values_reach_the_nodes_metrics_page() -> None:
         ("items_total", "ok", "clips"): 3,
     }
     assert scrape("scrape-me", expected) == expected
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_loss_that_is_not_a_number_is_seen_though_ray_drops_it() -> None:
+    publisher = Publisher(run="nan")
+    publisher.publish({"step": 3, "loss": float("nan"), "grad_norm": float("inf"), "not_finite": 1.0})
+    found = scrape("nan", {("train_not_finite",): 1, ("train_step",): 3})
+    assert found[("train_not_finite",)] == 1
+    assert ("train_loss",) not in found
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_stage_says_how_far_it_is_and_when_it_has_ended() -> None:
+    publisher = Publisher(run="stages")
+    with publisher.stage("encode", 10, done=4) as advance:
+        advance(1)
+        advance(2)
+        running = {
+            ("stage_running", "encode"): 1,
+            ("stage_items", "encode"): 10,
+            ("stage_items_done", "encode"): 7,
+        }
+        assert scrape("stages", running) == running
+    with pytest.raises(OSError, match="disk"), publisher.stage("probe", 3):
+        raise OSError("disk")
+    ended = running | {("stage_running", "encode"): 0, ("stage_running", "probe"): 0}
+    ended |= {("stage_items", "probe"): 3, ("stage_items_done", "probe"): 0}
+    assert scrape("stages", ended) == ended
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "expected"),
+    [(0.5, 2.0, 0), (float("nan"), 2.0, 1), (float("inf"), 2.0, 1), (0.5, float("nan"), 1)],
+)
+def test_a_step_says_whether_its_loss_and_gradient_are_finite(
+    monkeypatch: pytest.MonkeyPatch, loss: float, norm: float, expected: float
+) -> None:
+    pack: Any = SimpleNamespace(to=lambda _: pack)
+    step: Any = SimpleNamespace(n_tokens=1, packs=iter([pack]), position=SimpleNamespace(epoch=0))
+    step.useful_token_share, step.cost_spread, step.flops = 1.0, 0.0, 1.0
+    engine: Any = SimpleNamespace(passes=1, step_number=7, model=None, backward=lambda *_, **__: None)
+    engine.step = lambda: (norm, 1e-4)
+    monkeypatch.setattr(steps.flow, "loss", lambda *_: torch.tensor(loss))
+    monkeypatch.setattr(steps, "sum_over_ranks", lambda values, _: values)
+    ranks: Any = SimpleNamespace(device="cpu", size=1)
+    assert steps.take_step(engine, ranks, step)["not_finite"] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("Tesla T4", None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_known_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert steps.peak_flops_per_s(torch.device("cuda"), bf16=True) == peak
+    assert steps.peak_flops_per_s(torch.device("cuda"), bf16=False) is None
+    assert steps.peak_flops_per_s(torch.device("cpu"), bf16=True) is None
+
+
+def test_the_memory_of_a_rank_is_what_it_has_held_at_most() -> None:
+    peak, now = steps.peak_memory_bytes(torch.device("cpu")), psutil.Process().memory_info().rss
+    assert 0.9 * now < peak < psutil.virtual_memory().total
 
 
 def test_a_name_that_is_not_declared_is_refused() -> None:

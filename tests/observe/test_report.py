@@ -8,8 +8,6 @@ import pytest
 from vitascope.config import Settings
 from vitascope.observe import accounting, report, results
 
-SECONDS = {"clips": 11.0, "encode": 30.0, "train": 240.0, "generate": 55.0, "evaluate": 4.0}
-
 
 class Tags(HTMLParser):
     """Collects what a browser would load or show."""
@@ -28,7 +26,7 @@ class Tags(HTMLParser):
 @pytest.fixture(scope="module")
 def html(finished_run: Settings) -> str:
     found = results.read(finished_run)
-    return report.render(found, accounting.figures(found, SECONDS)).decode()
+    return report.render(found, accounting.figures(found)).decode()
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +77,6 @@ def test_media_that_have_gone_do_not_keep_the_rest_from_showing(
 
     monkeypatch.setattr(report, "read_given", gone)
     found = results.read(finished_run)
-    page = report.render(found, accounting.figures(found, SECONDS)).decode()
+    page = report.render(found, accounting.figures(found)).decode()
     assert page.count("<video ") == 5
     assert "no file at a.png" in page

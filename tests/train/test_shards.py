@@ -37,3 +37,16 @@ def test_a_checkpoint_is_read_at_another_number_of_ranks(
         pieces = [state.read(name, n, part_of(n, read_by, rank)) for rank in range(read_by)]
         assert torch.equal(torch.cat(pieces), tensor.flatten())
         assert torch.equal(state.whole(name, tensor.shape), tensor)
+
+
+def test_a_damaged_shard_is_refused_and_the_others_are_read(tmp_path: Path) -> None:
+    for rank in range(2):
+        write_shard(tmp_path, {"ema/a": torch.arange(4.0) + 4 * rank}, rank, 2)
+    shard = tmp_path / "state-00001-of-00002.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 0x80
+    shard.write_bytes(content)
+    state = ShardedState(tmp_path, 2)
+    assert state.read("ema/a", 8, Span(0, 4)).tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match=r"state-00001-of-00002\.safetensors is damaged or was changed"):
+        state.read("ema/a", 8, Span(2, 6))

@@ -15,6 +15,7 @@ from vitascope.clips.decode import check_clip
 from vitascope.clips.probe import probe
 from vitascope.clips.settings import ClipsSettings
 from vitascope.cluster import local
+from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
@@ -100,18 +101,19 @@ def _on_ray(work: pa.Table, function: Callable, settings: Settings, *, per_task:
     if not len(work):
         return []
     blocks = [work.slice(start, per_task) for start in range(0, len(work), per_task)]
-    done = ray.data.from_arrow(blocks).map_batches(
+    done = place(ray.data.from_arrow(blocks), settings, "clips").map_batches(
         function, batch_size=None, batch_format="pyarrow", fn_kwargs={"settings": settings.clips}, num_cpus=1
     )
     rows: list[_Row] = []
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)
     batch: Any
-    with progress.track(len(work), label) as advance:
+    with progress.track(len(work), label) as advance, publisher.stage(label, len(work)) as did:
         for batch in done.iter_batches(batch_size=None, batch_format="pyarrow"):
             rows += batch.to_pylist()
             outcomes = [reason or Status.OK for reason in batch["reason"].to_pylist()]
             publisher.add_items(label, outcomes)
             n_dropped += len(outcomes) - outcomes.count(Status.OK)
+            did(len(batch))
             advance(len(batch), note=f"{n_dropped} dropped" if n_dropped else "")
     return rows
 

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import socket
+import urllib.request
 from pathlib import Path
 
 import ray
@@ -14,11 +15,9 @@ from ray._private.ray_logging import stdout_deduplicator
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.progress import say
 
-# What every worker needs to reach the storage, where the driver was given it.
+# What every worker needs to reach the storage, where the driver was given it. No credentials: Ray shows and
+# logs what it forwards. Nodes have their own, from their role, their profile or their environment.
 _FORWARDED = (
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
     "AWS_ENDPOINT_URL",
@@ -28,6 +27,10 @@ _FORWARDED = (
 )
 # A local cluster has more slots than the machine has cores, on purpose.
 _MANY_WORKERS = re.compile(r"\d+ PYTHON worker processes have been started")
+TOKEN_HINT = (
+    "start it with RAY_AUTH_MODE=token (cluster/SECURITY.md), or say cluster.allow_open=true where nobody "
+    "else can reach it"
+)
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 
 
@@ -44,15 +47,21 @@ def connect(settings: ClusterSettings) -> None:
     if ray.is_initialized():
         return
     _quiet()
-    address = _address(settings)
+    address = address_of(settings)
     if address:
         _join(address)
+        _refuse_open(settings)
     else:
-        _start(settings.local_cpus)
+        _start(settings)
 
 
-def _address(settings: ClusterSettings) -> str | None:
-    """The cluster to join; none where a local one is started."""
+def storage_environment() -> dict[str, str]:
+    """Where the storage is, from this process's environment, for workers on other machines. No secrets."""
+    return {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+
+
+def address_of(settings: ClusterSettings) -> str | None:
+    """The cluster to join, which may grow; none where a local one is started, which does not."""
     return settings.address or os.environ.get("RAY_ADDRESS")
 
 
@@ -72,7 +81,7 @@ def check_room(settings: ClusterSettings, what: str, *, cpus: float, gpus: float
         f"{what} need {cpus:g} CPUs and {gpus:g} GPUs at once, "
         f"the cluster has {has['CPU']:g} CPUs and {has['GPU']:g} GPUs"
     )
-    if _address(settings):
+    if address_of(settings):
         say("cluster", f"{short}; waiting for it to grow")
     else:
         raise ValueError(f"{short}; ask for less, or raise cluster.local_cpus where it is CPUs that lack")
@@ -83,8 +92,8 @@ def _join(address: str) -> None:
 
     Within a submitted job they are left alone: Ray has already put them together from the job's own.
     """
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # ray.init leaves it off when joining
-    forwarded = {} if _IN_A_JOB in os.environ else {k: os.environ[k] for k in _FORWARDED if k in os.environ}
+    use_token()
+    forwarded = {} if _IN_A_JOB in os.environ else storage_environment()
     try:
         _knock(address)
         ray.init(
@@ -107,21 +116,53 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _start(num_cpus: int) -> None:
-    """Starts a cluster with `num_cpus` slots on this machine; its workers inherit this environment.
+def _refuse_open(settings: ClusterSettings) -> None:
+    """Leaves a cluster that does work for anybody who reaches it."""
+    url = ray._private.worker.get_dashboard_url()
+    if settings.allow_open or not url or not answers_strangers(f"http://{url}"):
+        return
+    ray.shutdown()
+    raise ValueError(f"this cluster does work for anybody who reaches it; {TOKEN_HINT}")
 
-    Ray turns on its token authentication for it (unless RAY_AUTH_MODE says otherwise) and makes the token.
+
+def answers_strangers(dashboard: str) -> bool:
+    """Whether a cluster's jobs are shown without a token. False where nobody can be asked."""
+    try:
+        with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=15) as answer:
+            return bool(answer.status == 200)
+    except (OSError, ValueError):  # refused, among them
+        return False
+
+
+def _start(settings: ClusterSettings) -> None:
+    """Starts a cluster with `local_cpus` slots on this machine; its workers inherit this environment.
+
+    Ray turns on its token authentication for it and makes the token. Its ports are open to the network, so
+    that it is not to be had without.
     """
+    if os.environ.get("RAY_AUTH_MODE") == "disabled" and not settings.allow_open:
+        raise ValueError(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
     ray.init(
         address="local",
-        num_cpus=num_cpus,
+        num_cpus=settings.local_cpus,
         include_dashboard=False,
         logging_level=logging.WARNING,
         log_to_driver=False,
     )
+    _hide_token()
+
+
+def use_token() -> None:
+    """Has Ray's clients in this process show the user's token, which Ray does not do by itself on joining."""
+    _hide_token()
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
+
+def _hide_token() -> None:
+    """Ray leaves the file that it makes readable for everyone on the machine."""
     token = Path.home() / ".ray" / "auth_token"
-    if token.is_file():
-        token.chmod(0o600)  # Ray leaves it readable for everyone on the machine
+    if token.is_file() and token.stat().st_uid == os.getuid():
+        token.chmod(0o600)
 
 
 def _quiet() -> None:

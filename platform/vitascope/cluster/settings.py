@@ -6,7 +6,7 @@ from vitascope.section import Section
 
 
 class ClusterSettings(Section):
-    """Where Ray is."""
+    """Where Ray is, and which of its nodes do what."""
 
     address: str | None = Field(
         None,
@@ -14,4 +14,14 @@ class ClusterSettings(Section):
     )
     local_cpus: int = Field(
         8, ge=4, description="Logical CPUs of a local cluster: slots for tasks and actors, not cores."
+    )
+    place_by_label: bool = Field(
+        False,
+        description="Work only on nodes labelled vitascope-node=decode (clips, encode), train or generate.",
+    )
+    stop_wait_s: int = Field(
+        600, ge=3, description="Seconds a job that is asked to stop has for its last checkpoint."
+    )
+    allow_open: bool = Field(
+        False, description="Use a cluster that asks for no token, where no stranger can reach it."
     )

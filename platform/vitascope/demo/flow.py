@@ -1,6 +1,5 @@
 """The whole flow, stage after stage, to a report."""
 
-import time
 from typing import Any
 
 from vitascope import config, storage
@@ -13,8 +12,7 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import INDEX
 from vitascope.evaluate import losses
 from vitascope.generate import batch as generate
-from vitascope.observe import accounting, report, results
-from vitascope.progress import say
+from vitascope.observe import report
 from vitascope.train import trainer
 
 REQUESTS = config.default_config("demo").replace("demo.toml", "demo_requests.jsonl")
@@ -28,20 +26,19 @@ def run(settings: Settings) -> dict[str, Any]:
     the user's are taken. Without `generate.requests` the demo's own requests are made, or ones that follow
     from the user's videos. What was chosen is saved with the settings.
     """
-    seconds: dict[str, float] = {}
     folder = settings.clips.input or storage.join(settings.run.folder, "input")
     own_input = storage.absolute(folder) == settings.path("input")
     settings = _saved_with(settings, "clips", input=folder)
     if own_input and not storage.exists(settings.path("input", inputs.BROKEN)):  # the last one written
         inputs.gather_stills(settings.path("media"))
-        _timed(seconds, "input", inputs.gather, folder)
-    for name, stage in (("clips", clips.run), ("encode", encode.run), ("train", trainer.run)):
-        _timed(seconds, name, stage, settings)
+        inputs.gather(folder)
+    for stage in (clips, encode, trainer):
+        stage.run(settings)
     if settings.generate.requests is None:
         settings = _saved_with(settings, "generate", requests=_put_requests(settings, own_input))
-    for name, stage in (("generate", generate.run), ("evaluate", losses.run)):
-        _timed(seconds, name, stage, settings)
-    return _conclude(settings, seconds)
+    for stage in (generate, losses):
+        stage.run(settings)
+    return report.run(settings)
 
 
 def _saved_with(settings: Settings, section: str, **values: Any) -> Settings:
@@ -50,12 +47,6 @@ def _saved_with(settings: Settings, section: str, **values: Any) -> Settings:
     settings = settings.model_copy(update={section: changed})
     config.save(settings)
     return settings
-
-
-def _timed(seconds: dict[str, float], name: str, work: Any, argument: Any) -> None:
-    started = time.monotonic()
-    work(argument)
-    seconds[name] = round(time.monotonic() - started, 1)
 
 
 def _put_requests(settings: Settings, own_input: bool) -> str:
@@ -68,12 +59,3 @@ def _put_requests(settings: Settings, own_input: bool) -> str:
         rows = requests_for(samples, storage.rows(settings.path("clips")), settings.clips.fps)
         storage.put(location, storage.json_lines(rows))
     return location
-
-
-def _conclude(settings: Settings, seconds: dict[str, float]) -> dict[str, Any]:
-    found = results.read(settings)
-    summary = accounting.figures(found, seconds)
-    storage.put_json(settings.path("summary.json"), summary)
-    storage.put(settings.path("report.html"), report.render(found, summary))
-    say("report", settings.path("report.html"))
-    return summary

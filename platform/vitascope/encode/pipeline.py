@@ -12,7 +12,8 @@ import ray.data
 from ray.data import TaskPoolStrategy
 
 from vitascope import storage
-from vitascope.cluster.local import connect
+from vitascope.cluster.local import address_of, connect
+from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.encoder import encode_shard
@@ -69,12 +70,15 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
         for row, note in zip(plan, there, strict=True)
         if note is None or note.key != row["key"] or note.drops
     ]
-    with track(len(todo), "encode") as advance:
-        advance(len(todo) - sum(len(row["tasks"]) for row in missing))
-        n_dropped, publisher = 0, Publisher(run=settings.run.folder)
+    there_already = len(todo) - sum(len(row["tasks"]) for row in missing)
+    n_dropped, publisher = 0, Publisher(run=settings.run.folder)
+    stage = publisher.stage("encode", len(todo), there_already)
+    with track(len(todo), "encode") as advance, stage as did:
+        advance(there_already)
         for done in _execute(settings, latents, missing):
             publisher.add_items("encode", [Status.OK] * done["samples"] + list(done["drops"]))
             n_dropped += len(done["drops"])
+            did(done["samples"] + len(done["drops"]))
             advance(done["samples"] + len(done["drops"]), note=f"{n_dropped} dropped" if n_dropped else "")
     notes = read_notes(latents, numbers)
     lost = [number for number, note in zip(numbers, notes, strict=True) if note is None]
@@ -96,17 +100,17 @@ def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> It
     if not plan:
         return
     # Tasks and not actors: a process keeps its encoder for its next task anyway, and no pool can hang.
-    # At most half the slots: each task holds a text encoder, and a local cluster has more slots than cores.
-    at_once = min(len(plan), max(1, int(ray.cluster_resources().get("CPU", 1)) // 2))
+    # Half the slots of a local cluster: each task holds a text encoder, and there are more slots than cores.
+    local = address_of(settings.cluster) is None
+    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2) if local else None
     encode: Callable[[dict[str, Any]], dict[str, Any]] = functools.partial(
         encode_shard,
         settings=settings.encode,
         latents=latents,
         decode_timeout_s=settings.clips.decode_timeout_s,
     )
-    shards = ray.data.from_items(plan, override_num_blocks=len(plan)).map(
-        encode, compute=TaskPoolStrategy(size=at_once), num_cpus=1
-    )
+    rows = ray.data.from_items(plan, override_num_blocks=len(plan))
+    shards = place(rows, settings, "encode").map(encode, compute=TaskPoolStrategy(size=at_once), num_cpus=1)
     yield from shards.iter_rows()
 
 

@@ -71,7 +71,7 @@ class Feed:
         self, source: Source, *, rank: int, world_size: int, prefetch_packs: int, load: Load | None = None
     ) -> None:
         """`load`: Ray Data where nothing else is said."""
-        self._source, self._prefetch, self._load_rows = source, prefetch_packs, load or _execute
+        self._source, self._prefetch, self._load_rows = source, prefetch_packs, load or execute
         self._known = planned(source)
         self._shares = [ranks_share(source.packs_per_step, world_size, r) for r in range(world_size)]
         self._mine = self._shares[rank]
@@ -141,8 +141,8 @@ def _row(position: Position, number: int) -> Row:
     return {"epoch": position.epoch, "window": position.window, "step": position.step, "pack": number}
 
 
-def _execute(source: Source, rows: list[Row]) -> Iterator[Pack]:
-    """Has Ray Data load the packs of plan rows, in order.
+def execute(source: Source, rows: list[Row], labels: dict[str, str] | None = None) -> Iterator[Pack]:
+    """Has Ray Data load the packs of plan rows, in order, on nodes with `labels`.
 
     Few rows at a time, so that an execution soon has nothing left to do: one that waits for its consumer
     turns over and over in this process, and took half of the training's time on a CPU.
@@ -156,6 +156,7 @@ def _execute(source: Source, rows: list[Row]) -> Iterator[Pack]:
     dataset = ray.data.from_arrow(pa.Table.from_pylist(rows), override_num_blocks=n_tasks)
     options = dataset.context.execution_options
     options.preserve_order = True
+    options.label_selector = labels
     options.resource_limits = ExecutionResources(cpu=TASKS_AT_ONCE)
     loaded = dataset.map(partial(_load_row, source))
     for batch in loaded.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=1):

@@ -1,6 +1,7 @@
 """The generation app: three deployments and an ingress."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from ray.exceptions import RayTaskError
 from ray.serve.schema import LoggingConfig
 
 from vitascope import storage
+from vitascope.cluster.placement import node_labels
+from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text import make_text_encoder
@@ -25,12 +28,14 @@ from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Rejected
 from vitascope.model.card import ModelCard, load_model
+from vitascope.observe.metrics import Publisher
 
 # A video takes minutes; Ray Serve's default of 20 s would kill those in flight when a replica is to go.
 _GRACEFUL_SHUTDOWN_S = 900.0
 _GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # and idle ones need not wait the default's 2 s
 # A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only working.
 _HEALTH_TIMEOUT_S = 120.0
+_GROW_AFTER_S = 5.0
 _TEXT_CPUS, _DECODE_CPUS, _INGRESS_CPUS = 0.5, 1.0, 0.1
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -66,10 +71,12 @@ class TextEncode:
 class Denoise:
     """Noise to latents; all requests of a replica share its passes."""
 
-    def __init__(self, folder: str, settings: GenerateSettings) -> None:
+    def __init__(self, folder: str, settings: GenerateSettings, run: str) -> None:
         self._device = "cuda" if settings.use_gpu else "cpu"
         model, self._card = load_model(folder, self._device)
-        self._denoiser = Denoiser(model, token_budget=settings.token_budget, device=self._device)
+        self._denoiser = Denoiser(
+            model, token_budget=settings.token_budget, device=self._device, publisher=Publisher(run)
+        )
 
     async def __call__(
         self,
@@ -146,20 +153,20 @@ class Generate:
             raise
 
 
-def build(folder: str, card: ModelCard, settings: GenerateSettings) -> serve.Application:
-    """The app that generates with the model in `folder`."""
-    text = _deployment(TextEncode, settings.text_replicas, cpus=_TEXT_CPUS).bind(card.encode)
-    codec = _deployment(DecodeWrite, settings.decode_replicas, cpus=_DECODE_CPUS).bind(card)
-    denoise = _deployment(
-        Denoise,
-        settings.denoise_replicas,
-        cpus=settings.denoise_cpus,
-        gpus=int(settings.use_gpu),
-        ongoing=settings.max_in_flight,
-    ).bind(folder, settings)
-    return _deployment(Generate, 1, cpus=_INGRESS_CPUS, ongoing=settings.max_in_flight).bind(
-        text, denoise, codec
-    )
+def build(folder: str, card: ModelCard, settings: Settings) -> serve.Application:
+    """The app that generates with the model in `folder`.
+
+    Each deployment grows with what it has to do, up to its number of replicas, and goes to none when idle,
+    so that an app whose job was killed does not hold its nodes.
+    """
+    own, labels = settings.generate, node_labels(settings, "generate")
+    deploy = functools.partial(_deployment, idle_s=own.idle_s, labels=labels)
+    text = deploy(TextEncode, own.text_replicas, cpus=_TEXT_CPUS).bind(card.encode)
+    codec = deploy(DecodeWrite, own.decode_replicas, cpus=_DECODE_CPUS).bind(card)
+    denoise = deploy(
+        Denoise, own.denoise_replicas, cpus=own.denoise_cpus, gpus=int(own.use_gpu), ongoing=own.max_in_flight
+    ).bind(folder, own, settings.run.folder)
+    return deploy(Generate, 1, cpus=_INGRESS_CPUS, ongoing=own.max_in_flight).bind(text, denoise, codec)
 
 
 def cpus_needed(settings: GenerateSettings) -> float:
@@ -186,12 +193,11 @@ def serving(app: serve.Application, batch: str, name: str) -> Iterator[Any]:
         if other.startswith(batch) and other != name:
             serve.delete(other)
     status = running.get(name)
-    if status and status.status == "RUNNING":
-        handle = serve.get_app_handle(name)
-    else:
-        handle = serve.run(app, name=name, route_prefix=None, logging_config=_QUIET)
     try:
-        yield handle
+        if status and status.status == "RUNNING":
+            yield serve.get_app_handle(name)
+        else:
+            yield serve.run(app, name=name, route_prefix=None, logging_config=_QUIET)
     except BaseException:
         serve.delete(name, _blocking=False)
         raise
@@ -203,13 +209,31 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     return "Failed to get queue length" not in record.getMessage()
 
 
-def _deployment(cls: type, replicas: int, *, cpus: float, gpus: int = 0, ongoing: int = 1) -> Any:
+def _deployment(
+    cls: type,
+    most: int,
+    *,
+    cpus: float,
+    idle_s: float,
+    labels: dict[str, str] | None,
+    gpus: int = 0,
+    ongoing: int = 1,
+) -> Any:
     """`ongoing`: requests a replica takes at once; the others wait for any replica to be free."""
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
     return serve.deployment(
-        num_replicas=replicas,
+        autoscaling_config={
+            "min_replicas": 0,
+            "initial_replicas": 1,
+            "max_replicas": most,
+            "target_ongoing_requests": max(1.0, ongoing / most),  # all of them work before any is full
+            "upscale_delay_s": _GROW_AFTER_S,
+            "downscale_delay_s": idle_s,
+            "downscale_to_zero_delay_s": idle_s,
+        },
         max_ongoing_requests=ongoing,
         graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_S,
         graceful_shutdown_wait_loop_s=_GRACEFUL_SHUTDOWN_LOOK_S,
         health_check_timeout_s=_HEALTH_TIMEOUT_S,
-        ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
+        ray_actor_options=options | ({"label_selector": labels} if labels else {}),
     )(cls)

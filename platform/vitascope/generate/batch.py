@@ -1,7 +1,6 @@
 """The job: stream a request file through the app."""
 
 import asyncio
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,13 +12,13 @@ import pyarrow as pa
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 
-from vitascope import storage
+from vitascope import checksum, storage
 from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
 from vitascope.generate import app
 from vitascope.generate.request import Limits, Request, document_of, parse
 from vitascope.ledger import Reason, Rejected, Status
-from vitascope.model.card import ModelCard, load_card
+from vitascope.model.card import WEIGHTS, ModelCard, load_card
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
 from vitascope.records import MANIFEST, OK, dropped, stable_id, stable_int
@@ -142,10 +141,10 @@ def run(settings: Settings) -> dict[str, Any]:
         generate = settings.generate
         gpus = generate.denoise_replicas * generate.use_gpu
         check_room(settings.cluster, "generate's replicas", cpus=app.cpus_needed(generate), gpus=gpus)
-        built = app.build(batch.model["folder"], batch.card, generate)
+        built = app.build(batch.model["folder"], batch.card, settings)
         serving = app.serving(built, *_app_name(batch, settings))
     with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
-        manifest = asyncio.run(_stream(batch, handle, finished, advance))
+        manifest = asyncio.run(_stream(batch, handle, finished, advance, pending=pending))
     manifest.commit(storage.join(batch.folder, "manifest.parquet"))
     summary = {
         "requests": total,
@@ -169,25 +168,34 @@ def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
     return total, pending
 
 
-async def _stream(batch: Batch, handle: Any, finished: set[str], advance: Callable[..., None]) -> Manifest:
+async def _stream(
+    batch: Batch, handle: Any, finished: set[str], advance: Callable[..., None], *, pending: int
+) -> Manifest:
     """Sends the requests with at most `max_in_flight` in flight, in the file's order; they end in any."""
     manifest, publisher = Manifest(), Publisher(run=batch.run)
     in_flight: set[asyncio.Task] = set()
+    stage = publisher.stage("generate", pending) if handle is not None else nullcontext()
 
     async def one(item: Item) -> None:
+        started = time.monotonic()
         done = isinstance(item.request, Request) and batch.target(item.request).location in finished
         row = await _row(batch, item, None if done else handle)
         manifest.add(row, skipped=done)
         if handle is not None and not done:
-            publisher.add("requests", outcome=row["reason"] or Status.OK, mode=row.get("mode", ""))
+            labels = {"outcome": row["reason"] or Status.OK, "mode": row.get("mode", "")}
+            publisher.add("requests", **labels)
+            publisher.add("request_s", time.monotonic() - started, **labels)
+        if did and isinstance(item.request, Request) and not done:
+            did(1)
         advance(1, note=_note(manifest))
 
-    for item in batch.items():
-        if len(in_flight) >= batch.limits.settings.max_in_flight:
-            done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.gather(*done)  # raises what went wrong in them
-        in_flight.add(asyncio.create_task(one(item)))
-    await asyncio.gather(*in_flight)
+    with stage as did:
+        for item in batch.items():
+            if len(in_flight) >= batch.limits.settings.max_in_flight:
+                done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.gather(*done)  # raises what went wrong in them
+            in_flight.add(asyncio.create_task(one(item)))
+        await asyncio.gather(*in_flight)
     return manifest
 
 
@@ -253,13 +261,9 @@ def _note(manifest: Manifest) -> str:
 
 
 def _identity(model: str) -> str:
-    """Tells one model from another by its card, and the size and last MiB of its weights."""
-    weights = storage.join(model, "model.safetensors")
-    size = storage.size_bytes(weights)
-    with storage.open_file(weights) as file:
-        file.seek(max(0, size - 2**20))
-        tail = hashlib.blake2b(file.read(), digest_size=16).hexdigest()
-    return stable_id(storage.read_bytes(storage.join(model, "model.json")), size, tail)
+    """Tells one model from another by its card and its weights' checksum."""
+    card = storage.read_bytes(storage.join(model, "model.json"))
+    return stable_id(card, checksum.recorded(storage.join(model, WEIGHTS)))
 
 
 def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:

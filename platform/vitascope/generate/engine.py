@@ -1,6 +1,7 @@
 """Run many requests through shared forward passes."""
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -13,6 +14,7 @@ from vitascope.feed.packs import Pack, collate
 from vitascope.generate import sampler, scheduler
 from vitascope.generate.sampler import Work
 from vitascope.ledger import Reason, Rejected
+from vitascope.observe.metrics import Publisher
 
 
 @dataclass(eq=False)
@@ -30,10 +32,19 @@ class Denoiser:
     background thread runs the passes; `submit` may be called from any thread.
     """
 
-    def __init__(self, model: Callable[[Pack], Tensor], *, token_budget: int, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: Callable[[Pack], Tensor],
+        *,
+        token_budget: int,
+        device: str = "cpu",
+        publisher: Publisher | None = None,
+    ) -> None:
+        """Publishes its queue and its passes through `publisher`, where there is one."""
         self._model = model
         self._budget = token_budget
         self._device = device
+        self._publisher = publisher
         self._waiting: deque[_Entry] = deque()
         self._running: list[_Entry] = []
         self._wake = threading.Condition()
@@ -78,6 +89,7 @@ class Denoiser:
     def _gather(self) -> bool:
         """Waits for work and lets in who fits; False when closed."""
         with self._wake:
+            self._publish_queue()
             while not (self._running or self._waiting or self._closed):
                 self._wake.wait()
             running, waiting = ([e.work.load for e in group] for group in (self._running, self._waiting))
@@ -87,12 +99,14 @@ class Denoiser:
             self._running += [
                 queue[i] for i in sorted(joined) if queue[i].future.set_running_or_notify_cancel()
             ]
+            self._publish_queue()
             return not self._closed
 
     @torch.inference_mode()
     def _pass(self) -> None:
         if not self._running:
             return
+        started = time.perf_counter()
         groups = [sampler.segments(entry.work) for entry in self._running]
         pack = collate([segment for group in groups for segment in group]).to(self._device)
         velocities = iter(pack.split(self._model(pack)))
@@ -108,6 +122,19 @@ class Denoiser:
                     [entry],
                     "the result holds values that are not finite; lower the guidance, or check the model",
                 )
+        self._publish_pass(pack.tokens.shape[0], time.perf_counter() - started)
+
+    def _publish_queue(self) -> None:
+        if self._publisher:
+            self._publisher.set("generate_waiting", len(self._waiting))
+            self._publisher.set("generate_running", len(self._running))
+
+    def _publish_pass(self, n_tokens: int, seconds: float) -> None:
+        if self._publisher:
+            self._publisher.add("generate_passes")
+            self._publisher.add("generate_pass_s", seconds)
+            self._publisher.add("generate_pass_tokens", n_tokens)
+            self._publisher.add("generate_pass_budget", self._budget)
 
 
 def _fail(entries: Iterable[_Entry], detail: str) -> None:

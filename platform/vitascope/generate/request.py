@@ -153,17 +153,24 @@ def _validated(document: dict[str, Any], limits: Limits) -> Request:
     }
     for field in ("image", "video", "video_after"):
         if isinstance(document.get(field), str):
-            document = document | {field: _located(document[field], limits.folder)}
+            document = document | {field: _located(document[field], limits)}
     try:
         return Request.model_validate(defaults | document)
     except ValidationError as error:
         raise _invalid("; ".join(_explain(e) for e in error.errors())) from None
 
 
-def _located(uri: str, folder: str) -> str:
-    return (
-        uri if storage.is_remote(uri) else storage.absolute(storage.join(folder, uri.removeprefix("file://")))
-    )
+def _located(uri: str, limits: Limits) -> str:
+    """The location of media; those who write requests may not have any file or address read."""
+    if not storage.is_remote(uri):
+        uri = storage.join(limits.folder, uri.removeprefix("file://"))
+    allowed = (limits.folder, *limits.settings.media_from)
+    if not any(storage.is_within(uri, folder) for folder in allowed):
+        raise _invalid(
+            f"{uri} lies outside of {' and '.join(allowed)}; put it there, or add its folder to "
+            "generate.media_from"
+        )
+    return storage.absolute(uri)
 
 
 def _check_media(request: Request) -> None:

@@ -9,6 +9,9 @@ class GenerateSettings(Section):
     """The app's limits and the defaults of a request."""
 
     requests: str | None = Field(None, description="JSON-lines file of requests, local or s3://.")
+    media_from: tuple[str, ...] = Field(
+        (), description="Folders and s3:// prefixes that requests may name media in, beside their file's own."
+    )
     batch: str = Field(
         "batch",
         pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
@@ -17,11 +20,12 @@ class GenerateSettings(Section):
     model: str | None = Field(None, description="Folder with model.safetensors; by default the run's own.")
     token_budget: int = Field(16_384, ge=64, description="Most patches in one forward pass.")
     max_in_flight: int = Field(32, ge=1, description="Requests sent to the app and not yet answered.")
-    denoise_replicas: int = Field(1, ge=1, description="Replicas that run the model.")
+    denoise_replicas: int = Field(1, ge=1, description="Most replicas that run the model.")
     denoise_cpus: int = Field(2, ge=1, description="CPUs of each; without a GPU as many threads compute.")
     use_gpu: bool = Field(False, description="Run each denoise replica on a GPU.")
-    text_replicas: int = Field(1, ge=1, description="Replicas that encode prompts.")
-    decode_replicas: int = Field(1, ge=1, description="Replicas that read given media, decode and write.")
+    text_replicas: int = Field(1, ge=1, description="Most replicas that encode prompts.")
+    decode_replicas: int = Field(1, ge=1, description="Most replicas that read media, decode and write.")
+    idle_s: float = Field(300, gt=0, description="Seconds after which a replica that is not needed goes.")
     steps: int = Field(30, ge=1, le=1000, description="Default number of sampling steps.")
     guidance: float = Field(4.0, ge=1, description="Default guidance scale; 1 turns guidance off.")
     max_pixels: int = Field(1280 * 720, ge=256, description="Largest frame area a request may ask for.")

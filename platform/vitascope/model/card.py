@@ -1,6 +1,7 @@
 """A trained model's weights and settings, as files.
 
-A model folder holds `model.safetensors` (float32 EMA weights by parameter name) and `model.json` (the card).
+A model folder holds `model.safetensors` (float32 EMA weights by parameter name), its checksum, and
+`model.json` (the card). Nothing else is ever loaded: a file of another format could run code.
 """
 
 from collections.abc import Mapping
@@ -8,11 +9,13 @@ from collections.abc import Mapping
 import safetensors.torch
 import torch
 
-from vitascope import storage
+from vitascope import checksum, storage
 from vitascope.encode.settings import EncodeSettings
 from vitascope.model.dit import DiT
 from vitascope.model.settings import ModelSettings
 from vitascope.section import Section
+
+WEIGHTS = "model.safetensors"
 
 
 class ModelCard(Section):
@@ -34,7 +37,9 @@ class ModelCard(Section):
 def save_model(folder: str, weights: Mapping[str, torch.Tensor], card: ModelCard) -> None:
     """Commits weights, then the card: a folder with a card is whole."""
     tensors = {name: tensor.detach().float().contiguous() for name, tensor in weights.items()}
-    storage.put(storage.join(folder, "model.safetensors"), safetensors.torch.save(tensors))
+    weights_uri = storage.join(folder, WEIGHTS)
+    storage.put(weights_uri, safetensors.torch.save(tensors))
+    checksum.seal(weights_uri)
     storage.put(storage.join(folder, "model.json"), card.model_dump_json(indent=2).encode())
 
 
@@ -49,11 +54,13 @@ def load_card(folder: str) -> ModelCard:
 
 
 def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[DiT, ModelCard]:
-    """The model of a folder in evaluation mode: float32 on a CPU, bfloat16 on a GPU."""
-    card = load_card(folder)
+    """The model of a folder in evaluation mode: float32 on a CPU, bfloat16 on a GPU.
+
+    ValueError where the weights are not the ones that were written.
+    """
+    card, weights = load_card(folder), storage.join(folder, WEIGHTS)
+    checksum.check(weights)
     model = card.build()
-    model.load_state_dict(
-        safetensors.torch.load(storage.read_bytes(storage.join(folder, "model.safetensors")))
-    )
+    model.load_state_dict(safetensors.torch.load(storage.read_bytes(weights)))
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     return model.to(device=device, dtype=dtype).eval(), card

@@ -35,7 +35,7 @@ class NotAccounted(RuntimeError):
     """Something went in and neither came out nor was dropped: a stage has lost or doubled it."""
 
 
-def figures(results: Results, seconds_by_stage: dict[str, float]) -> dict[str, Any]:
+def figures(results: Results) -> dict[str, Any]:
     """The document of summary.json.
 
     Raises:
@@ -61,7 +61,7 @@ def figures(results: Results, seconds_by_stage: dict[str, float]) -> dict[str, A
         "outputs": len(ok),
         "outputs_by_mode": dict(Counter(row["mode"] for row in ok).most_common()),
         "requests_failed_by_reason": dropped_by_reason(results.manifest),
-        "seconds_by_stage": seconds_by_stage,
+        "seconds_by_stage": {stage: round(s["seconds"], 1) for stage, s in results.summaries.items()},
     }
 
 

@@ -4,12 +4,15 @@
     publisher.publish({"step": 7, "loss": 0.61, "tokens_per_s": 8100.0})
     publisher.add_items("clips", ["ok", "ok", "unreadable"])
 
-Ray exports them on every node for Prometheus, with the prefix `ray_vitascope_`. Means and rates come from
-gauges and counters: Ray's histograms only know their sums to the nearest bucket.
+Ray exports them on every node for Prometheus, with the prefix `ray_vitascope_`, and the suffix `_total` where
+they count. Means and rates come from gauges and counters: Ray's histograms only know their sums to the
+nearest bucket. A gauge goes about 20 s after its process; a counter stays as long as its node. A gauge's NaN
+never arrives, hence `train_not_finite`.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,8 +51,33 @@ METRICS = _by_name(
         "FLOP/s",
         "Floating-point operations of the model achieved by all ranks.",
     ),
+    Metric("train_not_finite", "gauge", "1", "1 where loss or gradient of the last step is not finite."),
+    Metric("train_peak_flops_per_s", "gauge", "FLOP/s", "What all ranks could reach, where that is known."),
+    Metric(
+        "train_memory_bytes", "gauge", "bytes", "Most memory a rank has held: GPU, or resident.", ("rank",)
+    ),
+    Metric("train_world_size", "gauge", "ranks", "Ranks that train."),
+    Metric(
+        "train_starts", "counter", "starts", "Starts of the ranks: the first, and one after every failure."
+    ),
+    Metric(
+        "train_checkpoint_time_s",
+        "gauge",
+        "s",
+        "Unix time of the newest checkpoint; of the ranks' start before the first.",
+    ),
     Metric("requests", "counter", "requests", "Generation requests answered.", ("outcome", "mode")),
+    Metric("request_s", "counter", "s", "From sending requests to their answers.", ("outcome", "mode")),
+    Metric("generate_waiting", "gauge", "requests", "Requests that wait for room in a pass."),
+    Metric("generate_running", "gauge", "requests", "Requests that share the passes."),
+    Metric("generate_passes", "counter", "passes", "Forward passes."),
+    Metric("generate_pass_s", "counter", "s", "Spent in forward passes."),
+    Metric("generate_pass_tokens", "counter", "tokens", "Patches in forward passes."),
+    Metric("generate_pass_budget", "counter", "tokens", "Patches that the passes could have held."),
     Metric("items", "counter", "items", "Videos, clips and samples dealt with.", ("stage", "outcome")),
+    Metric("stage_running", "gauge", "1", "1 while the stage runs, 0 after it.", ("stage",)),
+    Metric("stage_items", "gauge", "items", "What the stage has to do; training's are steps.", ("stage",)),
+    Metric("stage_items_done", "gauge", "items", "What of it is done.", ("stage",)),
 )
 """All of them. `outcome` is ok, or the ledger's reason why not."""
 
@@ -81,6 +109,23 @@ class Publisher:
         """Counts items that a stage has dealt with, given what became of each: ok, or why not."""
         for outcome, n in Counter(outcomes).items():
             self.add("items", n, stage=stage, outcome=outcome)
+
+    @contextmanager
+    def stage(self, stage: str, total: float, done: float = 0) -> Iterator[Callable[[float], None]]:
+        """Publishes that a stage runs and how far it is; gives the function that counts items as done."""
+        self.set("stage_items", total, stage=stage)
+
+        def advance(n: float) -> None:
+            nonlocal done
+            done += n
+            self.set("stage_items_done", done, stage=stage)
+
+        advance(0)
+        self.set("stage_running", 1, stage=stage)
+        try:
+            yield advance
+        finally:
+            self.set("stage_running", 0, stage=stage)
 
     def _metric(self, name: str) -> Any:
         if name not in self._open:

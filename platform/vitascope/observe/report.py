@@ -10,18 +10,35 @@ from PIL import Image
 
 from vitascope import config, storage
 from vitascope.clips.decode import read_clip
+from vitascope.config import Settings
 from vitascope.generate.media import read_given
 from vitascope.generate.request import Mode, Request
 from vitascope.ledger import Rejected, Status
 from vitascope.model.card import ModelCard, load_card
-from vitascope.observe import charts, page
+from vitascope.observe import accounting, charts, page
 from vitascope.observe.accounting import size_of
 from vitascope.observe.packing import packing
 from vitascope.observe.page import Html
-from vitascope.observe.results import Results, Row
+from vitascope.observe.results import Results, Row, read
+from vitascope.progress import say
 
 MOST_VIDEOS, MOST_SOURCES, MOST_ROWS = 48, 24, 300  # more would make a page that browsers open slowly
 _THUMBNAIL_PX = 240
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Writes summary.json, whose content it returns, and report.html into the folder of a finished run.
+
+    Raises:
+        FileNotFoundError: where a stage has not been run.
+        NotAccounted: where something went in and neither came out nor was dropped.
+    """
+    found = read(settings)
+    summary = accounting.figures(found)
+    storage.put_json(settings.path("summary.json"), summary)
+    storage.put(settings.path("report.html"), render(found, summary))
+    say("report", settings.path("report.html"))
+    return summary
 
 
 def render(results: Results, figures: dict[str, Any]) -> bytes:

@@ -35,6 +35,11 @@ class Job:
         """How held-out samples are probed: always with their captions."""
         return replace(self.draws, text_dropout=0.0)
 
+    @property
+    def stop_request(self) -> str:
+        """Where a request to stop is left."""
+        return self.settings.path("train", "stop")
+
     def source(self, split: str, draws: flow.Draws) -> Source:
         """What decides the packs of a split."""
         feed, card = self.settings.feed, self.card

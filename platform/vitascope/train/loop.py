@@ -1,6 +1,8 @@
 """What every rank of a training run does."""
 
+import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,15 +12,17 @@ import ray.train.torch
 import torch
 
 from vitascope import storage
+from vitascope.cluster.placement import node_labels
 from vitascope.feed.plan import Position
 from vitascope.feed.source import has_samples
-from vitascope.feed.stream import Feed
+from vitascope.feed.stream import Feed, execute
 from vitascope.model import flow
 from vitascope.observe.metrics import Publisher
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.job import Job
 from vitascope.train.log import StepLog
-from vitascope.train.step import sum_over_ranks, take_step
+from vitascope.train.step import peak_flops_per_s, peak_memory_bytes, sum_over_ranks, take_step
+from vitascope.train.stopping import Signs
 
 
 def worker(config: dict[str, Job]) -> None:
@@ -50,24 +54,34 @@ class Loop:
             rank=self.ranks.rank,
             world_size=self.ranks.size,
             prefetch_packs=self.settings.feed.prefetch_packs,
+            load=partial(execute, labels=node_labels(self.settings, "train")),
         )
 
     def run(self) -> None:
-        """Trains from the last checkpoint to the last step."""
+        """Trains from the last checkpoint to the last step, or until it is asked to stop.
+
+        Checkpoints, beside every so many steps, when it stops and when it is known that a node will go.
+        """
         train, start = self.settings.train, self.engine.step_number
         log = StepLog(self.job.metrics, start) if self.ranks.rank == 0 else None
+        if log:
+            self._announce(start)
         if start == 0:
             self._note(log, {"step": 0, "val_loss": self.validate()})
+        signs = Signs(self.job.stop_request, self.ranks)
         for step in self.feed.steps(self.position, train.steps - start):
             self._note(log, take_step(self.engine, self.ranks, step))
             self.position = step.after
             done = self.engine.step_number
             if done % train.val_every == 0 or done == train.steps:
                 self._note(log, {"step": done, "val_loss": self.validate()})
-            if done % train.checkpoint_every == 0 or done == train.steps:
+            stop, node_goes = signs.look()
+            if done % train.checkpoint_every == 0 or done == train.steps or stop or node_goes:
                 if log:
                     log.cut(done)
                 self.checkpoint()
+            if stop:
+                return
 
     def validate(self) -> float | None:
         """Loss on the whole held-out split with the same noise every time; None where the split is empty."""
@@ -94,6 +108,8 @@ class Loop:
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
                 checkpoint_dir_name=f"step-{state['step']:08d}",
             )
+        if self.ranks.rank == 0:
+            self.publisher.set("train_checkpoint_time_s", time.time())
 
     def _resume(self) -> None:
         checkpoint = ray.train.get_checkpoint()
@@ -111,6 +127,22 @@ class Loop:
         return self.job.card.model_copy(update={"step": step}).model_dump_json(indent=2).encode()
 
     def _note(self, log: StepLog | None, row: dict[str, Any]) -> None:
+        memory = peak_memory_bytes(self.ranks.device)
+        self.publisher.set("train_memory_bytes", memory, rank=str(self.ranks.rank))
         if log:
             log.write(row)
             self.publisher.publish(row)
+            self.publisher.set("stage_items_done", self.engine.step_number, stage="train")
+
+    def _announce(self, start: int) -> None:
+        """Publishes what stays as it is while these ranks live."""
+        publisher, train = self.publisher, self.settings.train
+        publisher.add("train_starts")
+        publisher.set("train_world_size", self.ranks.size)
+        publisher.set("train_checkpoint_time_s", time.time())
+        publisher.set("stage_items", train.steps, stage="train")
+        publisher.set("stage_items_done", start, stage="train")
+        publisher.set("stage_running", 1, stage="train")
+        peak = peak_flops_per_s(self.ranks.device, train.bf16)
+        if peak:
+            publisher.set("train_peak_flops_per_s", peak * self.ranks.size)

@@ -8,10 +8,13 @@ a checkpoint of any number of ranks is read by any other, each rank reading only
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
+
+from vitascope import checksum
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,26 @@ def file_name(rank: int, ranks: int) -> str:
 
 
 class ShardedState:
-    """The tensors of a checkpoint folder, read in parts."""
+    """The tensors of a checkpoint folder, read in parts. Each file read from is checked first."""
 
     def __init__(self, folder: str | Path, ranks: int) -> None:
-        self._files = [safetensors.safe_open(Path(folder) / file_name(r, ranks), "pt") for r in range(ranks)]
+        self._folder, self._ranks = folder, ranks
+        self._files: dict[int, Any] = {}
+
+    def _file(self, rank: int) -> Any:
+        if rank not in self._files:
+            path = Path(self._folder) / file_name(rank, self._ranks)
+            checksum.check(str(path))
+            self._files[rank] = safetensors.safe_open(path, "pt")
+        return self._files[rank]
 
     def read(self, name: str, numel: int, wanted: Span) -> torch.Tensor:
-        """Elements `wanted` of the flattened tensor `name`, from the files that hold them."""
-        found = overlaps(numel, len(self._files), wanted)
-        pieces = [self._files[rank].get_slice(name)[span.start : span.stop] for rank, span in found]
+        """Elements `wanted` of the flattened tensor `name`, from the files that hold them.
+
+        ValueError where one of them is not as it was written.
+        """
+        found = overlaps(numel, self._ranks, wanted)
+        pieces = [self._file(rank).get_slice(name)[span.start : span.stop] for rank, span in found]
         return torch.cat(pieces) if pieces else torch.zeros(0)
 
     def whole(self, name: str, shape: Sequence[int]) -> torch.Tensor:
@@ -63,4 +77,6 @@ class ShardedState:
 def write_shard(folder: str | Path, tensors: dict[str, torch.Tensor], rank: int, ranks: int) -> None:
     """Writes one rank's parts, flattened and on the host, into the folder of a checkpoint."""
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    safetensors.torch.save_file(flat, Path(folder) / file_name(rank, ranks))
+    path = Path(folder) / file_name(rank, ranks)
+    safetensors.torch.save_file(flat, path)
+    checksum.seal(str(path))

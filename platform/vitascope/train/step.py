@@ -1,5 +1,7 @@
 """One training step, and what it says of itself."""
 
+import math
+import resource
 import time
 from typing import Any
 
@@ -11,6 +13,21 @@ from vitascope.model import flow
 from vitascope.train.engine import Engine, Ranks
 
 BACKWARD_AND_FORWARD = 3  # a backward pass costs about twice its forward pass
+
+PEAK_FLOPS_PER_S = {
+    "B200": 2250e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+}
+"""Dense bfloat16 peaks of GPUs from their data sheets; a name that contains others stands before them."""
 
 
 def take_step(engine: Engine, ranks: Ranks, step: Step) -> dict[str, Any]:
@@ -40,7 +57,23 @@ def take_step(engine: Engine, ranks: Ranks, step: Step) -> dict[str, Any]:
         "cost_spread": step.cost_spread,
         "data_wait_share": wait_sum / ranks.size / seconds,
         "flops_per_s": BACKWARD_AND_FORWARD * step.flops / seconds,
+        "not_finite": float(not (math.isfinite(loss_sum) and math.isfinite(norm))),
     }
+
+
+def peak_flops_per_s(device: torch.device, bf16: bool) -> float | None:
+    """What a GPU could reach; None for other devices, GPUs that are not listed, and other number formats."""
+    if device.type != "cuda" or not bf16:
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_FLOPS_PER_S.items() if part in name), None)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory this rank has held: of its GPU, or else of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
 
 
 def sum_over_ranks(values: list[float], ranks: Ranks) -> list[float]:

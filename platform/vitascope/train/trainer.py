@@ -14,13 +14,14 @@ from ray.exceptions import RayActorError
 
 from vitascope import storage
 from vitascope.cluster.local import check_room, connect
+from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.feed.stream import TASKS_AT_ONCE
 from vitascope.model.card import ModelCard, load_card, save_model
-from vitascope.progress import say, track
-from vitascope.train import log
+from vitascope.progress import Stopped, say, track
+from vitascope.train import log, stopping
 from vitascope.train.engine import ZERO_STAGE
 from vitascope.train.job import Job, check_identity
 from vitascope.train.loop import worker
@@ -38,6 +39,7 @@ def run(settings: Settings) -> dict[str, Any]:
         FileNotFoundError: where nothing is encoded yet.
         ValueError: where no samples are there to train on, a sample exceeds the token budget, or the run's
             checkpoints were made with other settings or are beyond the last step.
+        Stopped: where it was asked to stop before the last step, once that is committed.
     """
     started = time.monotonic()
     _check_samples(settings)
@@ -50,7 +52,7 @@ def run(settings: Settings) -> dict[str, Any]:
         gpus = ranks * settings.train.use_gpu
         check_room(settings.cluster, "train's ranks and its feed", cpus=ranks + TASKS_AT_ONCE, gpus=gpus)
         with _progress(job.metrics, settings.train.steps):
-            _publish_model(settings, _fit(job))
+            _publish_model(settings, _fit_or_stop(job))
     card = load_card(settings.path("model"))
     summary = summarize(log.read(job.metrics)) | {
         "ranks": settings.train.ranks,
@@ -138,6 +140,31 @@ def _fit(job: Job) -> ray.train.Checkpoint | None:
     raise AssertionError("the last try returns")
 
 
+def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
+    """`_fit`, unless this process or the run is asked to stop.
+
+    Raises:
+        Stopped: once the ranks have checkpointed and left, or where there were none.
+    """
+    checkpoint = None
+    with stopping.passed_on(job.stop_request) as asked:
+        try:
+            checkpoint = _fit(job)
+        except BaseException:
+            if not asked.is_set():
+                raise
+    steps, done = job.settings.train.steps, _step_of(checkpoint) if checkpoint else 0
+    if checkpoint is None or done < steps:
+        after = f" after step {done} of {steps}" if done else ""
+        raise Stopped(f"training was asked to stop and did{after}; run it again to go on")
+    return checkpoint
+
+
+def _step_of(checkpoint: ray.train.Checkpoint) -> int:
+    with checkpoint.as_directory() as folder:
+        return int(storage.read_json(storage.join(folder, "state.json"))["step"])
+
+
 def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
     train = job.settings.train
     filesystem, path = storage.arrow_filesystem(job.settings.path("train"))
@@ -147,7 +174,11 @@ def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
         torch_config=ray.train.torch.TorchConfig(
             backend="nccl" if train.use_gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S
         ),
-        scaling_config=ray.train.ScalingConfig(num_workers=train.ranks, use_gpu=train.use_gpu),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=train.ranks,
+            use_gpu=train.use_gpu,
+            label_selector=node_labels(job.settings, "train"),  # type: ignore[call-arg] # v2 has it
+        ),
         run_config=ray.train.RunConfig(
             name="checkpoints",
             storage_path=path,
@@ -158,9 +189,8 @@ def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
     )
 
 
-def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint | None) -> None:
+def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
     """Puts the EMA weights of a checkpoint together, a tensor at a time, into the run's model folder."""
-    assert checkpoint is not None  # the last step always makes one
     with checkpoint.as_directory() as folder:
         state = storage.read_json(storage.join(folder, "state.json"))
         card = ModelCard.model_validate_json(storage.read_bytes(storage.join(folder, "model.json")))

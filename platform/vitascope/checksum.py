@@ -1,0 +1,51 @@
+"""Files that carry their SHA-256 beside them.
+
+`weights.safetensors` has a `weights.safetensors.sha256`, as `sha256sum` writes and checks it.
+"""
+
+import hashlib
+
+from vitascope import storage
+
+_PART_BYTES = 8 * 2**20
+
+
+def seal(uri: str) -> None:
+    """Commits the checksum of a file beside it."""
+    storage.put(_beside(uri), f"{_digest(uri)}  {uri.rpartition('/')[2]}\n".encode())
+
+
+def recorded(uri: str) -> str:
+    """The checksum that was committed with a file.
+
+    Raises:
+        ValueError: where there is none.
+    """
+    if not storage.exists(_beside(uri)):
+        raise ValueError(
+            f"{uri} has no checksum; where you trust the file, write one: sha256sum FILE > FILE.sha256"
+        )
+    return storage.read_bytes(_beside(uri)).decode().split()[0]
+
+
+def check(uri: str) -> None:
+    """Reads a file through and compares.
+
+    Raises:
+        ValueError: where the file is not the one that was written, or nothing says which one that is.
+    """
+    expected, found = recorded(uri), _digest(uri)
+    if found != expected:
+        raise ValueError(f"{uri} is damaged or was changed: its SHA-256 is {found}, expected {expected}")
+
+
+def _digest(uri: str) -> str:
+    digest = hashlib.sha256()
+    with storage.open_file(uri) as file:
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _beside(uri: str) -> str:
+    return f"{uri}.sha256"

@@ -1,0 +1,261 @@
+"""Jobs on a cluster: submit, follow, list, stop.
+
+Through Ray's job API; what a job needs travels with it: this package and the settings, resolved. The name of
+a submission follows from what is submitted, so that submitting the same again while it runs joins it.
+"""
+
+import asyncio
+import getpass
+import ipaddress
+import logging
+import os
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+import vitascope
+from vitascope import config
+from vitascope.cluster.local import TOKEN_HINT, answers_strangers, storage_environment, use_token
+from vitascope.cluster.placement import entrypoint_resources
+from vitascope.config import Settings
+from vitascope.progress import say
+from vitascope.records import stable_id
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+_RECONNECT_S = 1.0
+_QUIET_S = 60.0  # a connection may be dead without either end knowing
+_GIVE_UP_S = 900.0  # a head that does not come back in a quarter of an hour has lost its jobs
+
+
+Show = Callable[[str], Any]
+"""Takes a piece of a job's log."""
+
+
+class Refused(ValueError):
+    """The cluster does not do what was asked of it; the text says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is submitted: a command of `vitascope`, with settings. `more`: further words of the command."""
+
+    command: str
+    settings: Settings
+    more: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The same for the same command and settings; readable."""
+        run = re.sub(r"[^A-Za-z0-9_-]+", "-", self.settings.run.folder.rstrip("/").rpartition("/")[2])[:40]
+        return f"{self.command}-{run}-{stable_id(*self.more, config.to_toml(self.settings))[:8]}"
+
+    def entrypoint(self, python: str) -> str:
+        """The shell's command; it replaces the shell, so that a request to stop reaches Python itself."""
+        return shlex.join(["exec", python, "-m", "vitascope.cli", self.command, "settings.toml", *self.more])
+
+
+def client_of(address: str | None, *, allow_open: bool = False) -> JobSubmissionClient:
+    """A client of the cluster whose dashboard is at `address`, or RAY_API_SERVER_ADDRESS, or on this machine.
+
+    Raises:
+        ConnectionError: where no cluster answers.
+        Refused: where the cluster wants another token, or takes work from anybody.
+    """
+    address = (address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
+    if "://" not in address:
+        address = f"http://{address}"
+    _refuse_open(address, allow_open=allow_open)
+    use_token()
+    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets it and RAY_ADDRESS overrule the argument
+    try:
+        client = JobSubmissionClient(address)
+        client.list_jobs()
+    except (RuntimeError, ConnectionError, ValueError, AuthenticationError) as error:
+        raise _explained(address, error) from None
+    return client
+
+
+def _refuse_open(address: str, *, allow_open: bool) -> None:
+    """Whoever reaches an open cluster can run anything on it; of one elsewhere we want no part."""
+    if allow_open or not answers_strangers(address):
+        return
+    said = f"the cluster at {address} does work for anybody who reaches it; {TOKEN_HINT}"
+    if not _is_loopback(urlsplit(address).hostname or ""):
+        raise Refused(said)
+    say("cluster", said)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _explained(address: str, error: Exception) -> Exception:
+    if re.search(r"40[13]\b|[Uu]nauth|[Tt]oken", str(error)):
+        return Refused(
+            f"the cluster at {address} does not accept your token; put the cluster's own into "
+            "~/.ray/auth_token (mode 600), or its path into RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token"
+        )
+    return ConnectionError(
+        f"no Ray dashboard answers at {address} ({str(error).splitlines()[0]}); check --address, and that "
+        "the tunnel to the head is open (`ray dashboard cluster.yaml`, `kubectl port-forward`)"
+    )
+
+
+def submit(client: JobSubmissionClient, submission: Submission) -> str:
+    """Submits, unless the very same is waiting or running, and returns the submission's id."""
+    submission_id, there = choose_id(submission.name, _statuses(client))
+    if there:
+        return submission_id
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "settings.toml").write_text(config.to_toml(submission.settings))
+        try:
+            return client.submit_job(
+                entrypoint=submission.entrypoint(_python(client)),
+                submission_id=submission_id,
+                runtime_env=_runtime_env(folder, submission.settings),
+                metadata=_metadata(submission),
+                **entrypoint_resources(submission.command, submission.settings),
+            )
+        except RuntimeError:
+            if submission_id in _statuses(client):  # submitted by somebody else in the meantime
+                return submission_id
+            raise
+
+
+def choose_id(name: str, statuses: Mapping[str, JobStatus]) -> tuple[str, bool]:
+    """The id of a submission, and whether it is there and unfinished; a finished one is followed by `-2`."""
+    attempt, found = 1, name
+    while found in statuses and statuses[found].is_terminal():
+        attempt += 1
+        found = f"{name}-{attempt}"
+    return found, found in statuses
+
+
+def _statuses(client: JobSubmissionClient) -> dict[str, JobStatus]:
+    return {job.submission_id: job.status for job in client.list_jobs() if job.submission_id}
+
+
+def _runtime_env(folder: str, settings: Settings) -> dict[str, Any]:
+    """Nothing secret is in here: Ray shows it to whoever may look at the job."""
+    return {
+        "working_dir": folder,
+        "py_modules": [str(Path(vitascope.__file__).parent)],
+        "excludes": ["__pycache__"],
+        "env_vars": storage_environment() | {"RAY_JOB_STOP_WAIT_TIME_S": str(settings.cluster.stop_wait_s)},
+    }
+
+
+def _python(client: JobSubmissionClient) -> str:
+    """The Python that runs Ray on the head: a job's own PATH may lead to one without Ray."""
+    nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
+    option = "--python_worker_command="
+    for word in (word for node in nodes if node["raylet"].get("isHeadNode") for word in node["cmdline"]):
+        if word.startswith(option):
+            return str(word.removeprefix(option).split()[0])
+    return "python"
+
+
+def _metadata(submission: Submission) -> dict[str, str]:
+    return {
+        "command": submission.command,
+        "run": submission.settings.run.folder,
+        "user": getpass.getuser(),
+        "git_revision": _revision(),
+    }
+
+
+def _revision() -> str:
+    """The package's commit, with a + where files were changed since; empty where it is in no repository."""
+    git = ["git", "-C", str(Path(vitascope.__file__).parent), "describe", "--always", "--exclude=*"]
+    done = subprocess.run([*git, "--dirty=+", "--abbrev=12"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def follow(client: JobSubmissionClient, submission_id: str, show: Show) -> JobDetails:
+    """Shows a job's log from its first line until the job ends, and returns what became of it.
+
+    A connection that drops, or is quiet for a minute, is made again, and the log goes on where it was.
+
+    Raises:
+        Refused: where there is no such job.
+        ConnectionError: where the cluster has not answered for a quarter of an hour; the job may go on.
+    """
+    shown, answered = 0, time.monotonic()
+
+    def show_new(text: str, start: int) -> None:
+        """`text` begins `start` characters into the log."""
+        nonlocal shown
+        if new := text[max(0, shown - start) :]:
+            show(new)
+            shown += len(new)
+
+    while True:
+        try:
+            details = _details(client, submission_id)
+            if details.status.is_terminal():
+                show_new(client.get_job_logs(submission_id), 0)
+                return details
+            answered = time.monotonic()
+            asyncio.run(_tail(client, submission_id, show_new))
+        except (OSError, aiohttp.ClientError, RuntimeError) as error:
+            if time.monotonic() - answered > _GIVE_UP_S:
+                raise ConnectionError(
+                    f"the cluster no longer answers ({error}); "
+                    f"once it does: vitascope jobs logs {submission_id}"
+                ) from None
+        time.sleep(_RECONNECT_S)
+
+
+async def _tail(client: JobSubmissionClient, submission_id: str, show: Callable[[str, int], None]) -> None:
+    """Gives the pieces of the log, and where each begins, while the connection lasts and is not quiet."""
+    pieces, start = client.tail_job_logs(submission_id), 0
+    with suppress(StopAsyncIteration, TimeoutError):
+        while True:
+            text = await asyncio.wait_for(anext(pieces), _QUIET_S)
+            show(text, start)
+            start += len(text)
+
+
+def _details(client: JobSubmissionClient, submission_id: str) -> JobDetails:
+    try:
+        return client.get_job_info(submission_id)
+    except RuntimeError as error:
+        if "does not exist" not in str(error):
+            raise
+        raise Refused(f"no job {submission_id!r} on this cluster; `vitascope jobs list` names them") from None
+
+
+def stop(client: JobSubmissionClient, submission_id: str) -> bool:
+    """Asks a job to leave where it can go on: training checkpoints first. False where it has ended."""
+    _details(client, submission_id)
+    return bool(client.stop_job(submission_id))
+
+
+def table(jobs: list[JobDetails]) -> list[str]:
+    """A line for every job that was submitted, the newest last."""
+    rows = [("id", "status", "user", "submitted", "run")]
+    for job in sorted((j for j in jobs if j.submission_id), key=lambda j: j.start_time or 0):
+        told = job.metadata or {}
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime((job.start_time or 0) / 1000))
+        rows.append(
+            (str(job.submission_id), job.status.value, told.get("user", ""), when, told.get("run", ""))
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,40 @@
+"""Which nodes a stage's work goes to."""
+
+from typing import Any
+
+from vitascope.config import Settings
+
+LABEL = "vitascope-node"
+KIND_OF = {
+    "clips": "decode",
+    "encode": "decode",
+    "train": "train",
+    "generate": "generate",
+    "evaluate": "train",
+}
+"""The value of LABEL on the nodes that a stage works on; what is not here runs on the head alone."""
+
+
+def node_labels(settings: Settings, stage: str) -> dict[str, str] | None:
+    """The labels that a node must have to do the work of `stage`; None where any node will do."""
+    return {LABEL: KIND_OF[stage]} if settings.cluster.place_by_label else None
+
+
+def place(dataset: Any, settings: Settings, stage: str) -> Any:
+    """The Ray Data dataset, to be executed on the nodes of `stage`."""
+    dataset.context.execution_options.label_selector = node_labels(settings, stage)
+    return dataset
+
+
+def entrypoint_resources(command: str, settings: Settings) -> dict[str, Any]:
+    """What a job's own process takes, in the words of Ray's job API.
+
+    A driver takes nothing and stays on the head, but for evaluation's, which runs the model itself.
+    """
+    if command != "evaluate":
+        return {}
+    wanted: dict[str, Any] = {"entrypoint_num_cpus": settings.evaluate.cpus}
+    if settings.train.use_gpu:
+        wanted["entrypoint_num_gpus"] = 1
+    labels = node_labels(settings, command)
+    return wanted | ({"entrypoint_label_selector": labels} if labels else {})

@@ -1,0 +1,263 @@
+"""What of the facts stands in the way of the settings."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from vitascope import storage
+from vitascope.cluster.placement import KIND_OF, LABEL
+from vitascope.config import Settings
+from vitascope.doctor.facts import Facts, Node
+from vitascope.feed.stream import TASKS_AT_ONCE
+from vitascope.generate.app import cpus_needed
+
+_CLOCKS_APART_S = 2.0
+_LEAST_STORE_BYTES = 100e6
+_LEAST_DISK_BYTES = 5e9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was looked at, what was found, and what to do where that is not well."""
+
+    what: str
+    level: Literal["ok", "warning", "problem"]
+    found: str
+    todo: str = ""
+
+
+def check(settings: Settings, facts: Facts) -> list[Finding]:
+    """All findings, in the order in which a run would meet them; each thing looked at has one at least."""
+    findings = []
+    for what, look in _CHECKS.items():
+        told = list(look(settings, facts))
+        findings += [Finding(what, *each) for each in told] or [Finding(what, "ok", _WELL[what])]
+    return findings
+
+
+Told = Iterator[tuple[Literal["warning", "problem"], str, str]]
+
+
+def _authentication(settings: Settings, facts: Facts) -> Told:
+    if not facts.needs_token:
+        level: Literal["warning", "problem"] = "warning" if settings.cluster.allow_open else "problem"
+        yield (
+            level,
+            "the cluster does work for anybody who reaches it",
+            "start its nodes with RAY_AUTH_MODE=token and one token (cluster/SECURITY.md)",
+        )
+
+
+def _nodes(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+    for node in facts.nodes:
+        if node.error:
+            yield (
+                "problem",
+                f"node {node.name} could not be asked: {node.error}",
+                "look at its logs with `ray logs`, or end it so that another comes",
+            )
+
+
+def _versions(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+    for node in _asked(facts):
+        apart = {k: (v, node.versions.get(k)) for k, v in facts.versions.items() if node.versions.get(k) != v}
+        for package, (here, there) in apart.items():
+            yield (
+                "problem",
+                f"node {node.name} has {package} {there}, this process has {here}",
+                "use one image, or one environment, on all nodes and for submitting",
+            )
+
+
+def _clocks(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+    for node in _asked(facts):
+        if abs(node.clock_ahead_s) > _CLOCKS_APART_S:
+            yield (
+                "problem",
+                f"the clock of node {node.name} is {node.clock_ahead_s:+.1f} s from this one's",
+                "run chrony or systemd-timesyncd there; signed storage requests and tokens go by the clock",
+            )
+
+
+def _storage(settings: Settings, facts: Facts) -> Told:
+    if facts.storage_error:
+        yield (
+            "problem",
+            f"{settings.path()} cannot be written: {facts.storage_error}",
+            "check run.folder, AWS_ENDPOINT_URL and the rights of the nodes' role (cluster/README.md)",
+        )
+    elif not facts.conditional_puts:
+        yield (
+            "problem",
+            f"of eight that created one file in {settings.path()} at once not just one was told that it did",
+            "use a storage that honours `If-None-Match: *`: outputs could be made twice",
+        )
+
+
+def _shared(settings: Settings, facts: Facts) -> Told:
+    blind = [node.name for node in _asked(facts) if not node.sees_run]
+    if blind and not facts.storage_error:
+        yield (
+            "problem",
+            f"what is written to {settings.path()} is not seen on {', '.join(blind)}",
+            "put run.folder on s3:// or on a disk that all nodes share"
+            if not storage.is_remote(settings.path())
+            else "give those nodes the credentials and the endpoint of the storage",
+        )
+
+
+def _cpus(settings: Settings, facts: Facts) -> Told:
+    needs = {
+        "train": ("ranks and feed", settings.train.ranks + TASKS_AT_ONCE),
+        "generate": ("replicas", cpus_needed(settings.generate)),
+    }
+    for stage, (what, needed) in needs.items():
+        there = _could_have(settings, facts, stage, "cpus")
+        if needed > there:
+            yield (
+                "problem",
+                f"{stage}'s {what} take {needed:g} CPUs at once, its nodes have at most {there:g}",
+                f"lower {_fewer(stage)}, or raise the number of nodes; it would wait for ever",
+            )
+
+
+def _gpus(settings: Settings, facts: Facts) -> Told:
+    needs = {
+        "train": settings.train.ranks * settings.train.use_gpu,
+        "generate": settings.generate.denoise_replicas * settings.generate.use_gpu,
+    }
+    for stage, needed in needs.items():
+        there = _could_have(settings, facts, stage, "gpus")
+        if needed > there:
+            yield (
+                "problem",
+                f"{stage} takes {needed} GPUs at once, its nodes have at most {there:g}",
+                f"lower {_fewer(stage)}, or raise the number of GPU nodes; it would wait for ever",
+            )
+    for node in _asked(facts):
+        if node.gpus > node.cuda_devices:
+            yield (
+                "problem",
+                f"node {node.name} promises {node.gpus:g} GPUs, torch sees {node.cuda_devices}",
+                "check the driver there (nvidia-smi), and that torch is a CUDA build",
+            )
+
+
+def _labels(settings: Settings, facts: Facts) -> Told:
+    if not settings.cluster.place_by_label:
+        return
+    labelled = {node.labels.get(LABEL) for node in facts.nodes}
+    for kind in sorted(set(KIND_OF.values()) - labelled):
+        if any(node_type.may_be(kind) for node_type in facts.node_types):
+            continue
+        yield (
+            "problem",
+            f"no node is or can come that is labelled {LABEL}={kind}",
+            "label the node types, or set cluster.place_by_label=false; the stages would wait for ever",
+        )
+
+
+def _memory(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+    for node in _asked(facts):
+        if node.object_store_bytes > node.shm_bytes:
+            yield (
+                "warning",
+                f"node {node.name} has {_gb(node.shm_bytes)} of shared memory for an object store of "
+                f"{_gb(node.object_store_bytes)}: Ray uses the disk instead, or crashes",
+                "mount a larger /dev/shm (docker --shm-size, emptyDir medium Memory)",
+            )
+        if 0 < node.object_store_bytes < _LEAST_STORE_BYTES:
+            yield (
+                "warning",
+                f"the object store of node {node.name} holds {_gb(node.object_store_bytes)}: it will spill",
+                "start the node with --object-store-memory of a gigabyte or more",
+            )
+        if node.free_disk_bytes < _LEAST_DISK_BYTES:
+            yield (
+                "problem",
+                f"node {node.name} has {_gb(node.free_disk_bytes)} of disk left where Ray spills and logs",
+                "free some, or start Ray with a --temp-dir on a larger disk",
+            )
+
+
+def _input(settings: Settings, facts: Facts) -> Told:
+    if facts.input_error:
+        yield (
+            "problem",
+            facts.input_error,
+            "set clips.input to a folder or s3:// prefix that can be read here",
+        )
+    elif facts.decode_error:
+        yield (
+            "problem",
+            f"none of the first files of {settings.clips.input} can be decoded: {facts.decode_error}",
+            "check that they are videos or images",
+        )
+
+
+def _requests(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+    if facts.requests_error:
+        yield "problem", facts.requests_error, "set generate.requests to a JSON-lines file that is there"
+
+
+def _encoders(settings: Settings, facts: Facts) -> Told:
+    for name, error in (("codec", facts.codec_error), ("text_encoder", facts.text_error)):
+        if error:
+            yield (
+                "problem",
+                f"encode.{name} = {getattr(settings.encode, name)!r} does not load: {error}",
+                "install what it needs into the nodes' image",
+            )
+
+
+def _asked(facts: Facts) -> list[Node]:
+    return [node for node in facts.nodes if not node.error]
+
+
+def _could_have(settings: Settings, facts: Facts, stage: str, what: Literal["cpus", "gpus"]) -> float:
+    """CPUs or GPUs on the nodes of a stage, once as many have come as may."""
+    kind = KIND_OF[stage] if settings.cluster.place_by_label else None
+    types = [t for t in facts.node_types if kind is None or t.may_be(kind)]
+    nodes = [n for n in facts.nodes if kind in (None, n.labels.get(LABEL))]
+    grown = sum(getattr(t, what) * t.most for t in types)
+    return max(grown, sum(getattr(n, what) for n in nodes))
+
+
+def _fewer(stage: str) -> str:
+    return "train.ranks" if stage == "train" else "generate.denoise_replicas or generate.denoise_cpus"
+
+
+def _gb(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f} GB"
+
+
+_CHECKS: dict[str, Callable[[Settings, Facts], Told]] = {
+    "authentication": _authentication,
+    "nodes": _nodes,
+    "versions": _versions,
+    "clocks": _clocks,
+    "storage": _storage,
+    "shared folder": _shared,
+    "CPUs": _cpus,
+    "GPUs": _gpus,
+    "labels": _labels,
+    "memory and disk": _memory,
+    "input": _input,
+    "requests": _requests,
+    "codec and text encoder": _encoders,
+}
+_WELL = {
+    "authentication": "a token is asked for",
+    "nodes": "every node answers",
+    "versions": "equal on all nodes",
+    "clocks": f"within {_CLOCKS_APART_S:g} s of each other",
+    "storage": "can be written, and one writer of many wins",
+    "shared folder": "seen from every node",
+    "CPUs": "enough for ranks, feed and replicas",
+    "GPUs": "as many as are asked for, and torch sees them",
+    "labels": "every stage has nodes to go to",
+    "memory and disk": "shared memory holds the object stores, disks have room",
+    "input": "listed, and a file decoded",
+    "requests": "there, or not asked for",
+    "codec and text encoder": "load",
+}

@@ -1,0 +1,28 @@
+"""Looks at a cluster, and says what it finds."""
+
+from dataclasses import asdict
+from typing import Any
+
+from vitascope.cluster.local import connect
+from vitascope.config import Settings
+from vitascope.doctor.checks import Finding, check
+from vitascope.doctor.facts import gather
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Examines the cluster for these settings, prints every finding and returns them.
+
+    Nothing is left behind in the run's folder. `healthy` is whether nothing stands in the way.
+    """
+    connect(settings.cluster)
+    findings = check(settings, gather(settings))
+    for finding in findings:
+        print(_line(finding), flush=True)
+    problems = [finding for finding in findings if finding.level == "problem"]
+    print(f"{len(problems)} problems" if problems else "nothing stands in the way", flush=True)
+    return {"healthy": not problems, "findings": [asdict(finding) for finding in findings]}
+
+
+def _line(finding: Finding) -> str:
+    text = f"{finding.level:>8}  {finding.what}: {finding.found}"
+    return f"{text}\n{'':>10}{finding.todo}" if finding.todo else text

@@ -1,0 +1,227 @@
+"""What the cluster, its nodes and the storage are like."""
+
+import functools
+import importlib.metadata
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+import vitascope
+from vitascope import storage
+from vitascope.clips.pipeline import work_list
+from vitascope.clips.probe import probe
+from vitascope.cluster.local import answers_strangers
+from vitascope.cluster.placement import KIND_OF
+from vitascope.config import Settings
+from vitascope.encode.codecs import make_codec
+from vitascope.encode.text import make_text_encoder
+from vitascope.records import stable_id
+
+_PACKAGES = ("ray", "torch", "deepspeed", "numpy", "pyarrow")
+_NODE_TIMEOUT_S = 120.0
+_SHM = "/dev/shm"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that is there. `error`: why it could not be asked; the rest is then unknown."""
+
+    name: str
+    labels: dict[str, str] = field(default_factory=dict)
+    cpus: float = 0.0
+    gpus: float = 0.0
+    object_store_bytes: float = 0.0
+    shm_bytes: int = 0
+    free_disk_bytes: int = 0
+    cuda_devices: int = 0
+    clock_ahead_s: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+    sees_run: bool = True
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A kind of node that the autoscaler may add. Ray does not tell its labels."""
+
+    name: str
+    cpus: float
+    gpus: float
+    most: int
+
+    def may_be(self, kind: str) -> bool:
+        """Whether its nodes may be labelled `kind`: they are called so, or like none of the kinds."""
+        return self.cpus > 0 and (self.name == kind or self.name not in KIND_OF.values())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that the checks look at. What is None or empty among the errors was found to be well."""
+
+    nodes: tuple[Node, ...]
+    node_types: tuple[NodeType, ...]
+    needs_token: bool
+    versions: dict[str, str]
+    storage_error: str | None
+    conditional_puts: bool
+    input_error: str | None
+    decode_error: str | None
+    requests_error: str | None
+    codec_error: str | None
+    text_error: str | None
+
+
+def gather(settings: Settings) -> Facts:
+    """Asks every node and the storage; needs a connection to Ray."""
+    with _marker(settings) as (marker, storage_error, conditional):
+        nodes = tuple(_nodes(marker))
+    inputs, input_error = _tried(lambda: work_list(settings.clips))
+    decode_error = _decode_error(inputs.to_pylist()) if inputs is not None else None
+    url = ray._private.worker.get_dashboard_url()
+    return Facts(
+        nodes=nodes,
+        node_types=tuple(_node_types()),
+        needs_token=os.environ.get("RAY_AUTH_MODE") == "token"
+        if not url
+        else not answers_strangers(f"http://{url}"),
+        versions=versions(),
+        storage_error=storage_error,
+        conditional_puts=conditional,
+        input_error=input_error,
+        decode_error=decode_error,
+        requests_error=_requests_error(settings),
+        codec_error=_tried(lambda: make_codec(settings.encode))[1],
+        text_error=_tried(lambda: make_text_encoder(settings.encode).encode(["a lighthouse"]))[1],
+    )
+
+
+def _tried(act: Callable[[], Any]) -> tuple[Any, str | None]:
+    """The result, or else what went wrong."""
+    try:
+        return act(), None
+    except Exception as error:  # whatever it is, it is a finding
+        text = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return None, text.splitlines()[0]
+
+
+def _decode_error(inputs: list[dict[str, Any]]) -> str | None:
+    """Why no file could be decoded, of the first few; None where one could."""
+    errors = []
+    for row in inputs[:8]:
+        _, error = _tried(functools.partial(probe, row["uri"]))
+        if error is None:
+            return None
+        errors.append(f"{row['name']}: {error}")
+    return errors[0]
+
+
+def _requests_error(settings: Settings) -> str | None:
+    requests = settings.generate.requests
+    if requests is None or storage.exists(storage.absolute(requests)):
+        return None
+    return f"nothing at {storage.absolute(requests)}"
+
+
+@contextmanager
+def _marker(settings: Settings) -> Iterator[tuple[str, str | None, bool]]:
+    """A file in the run's folder, written by eight at once of whom one may win; and how that went."""
+    location = settings.path(f"doctor-{uuid.uuid4().hex[:8]}")
+
+    def create(n: int) -> bool:
+        return storage.create(location, str(n).encode())
+
+    with ThreadPoolExecutor(8) as pool:
+        won, error = _tried(lambda: list(pool.map(create, range(8))))
+    try:
+        yield location, error, error is None and sum(won) == 1
+    finally:
+        _tried(lambda: storage.delete(location))
+
+
+class _Probe:
+    """Lives on a node for a moment."""
+
+    def facts(self, marker: str) -> dict[str, Any]:
+        import torch
+
+        session = ray._private.worker.global_worker.node.get_session_dir_path()
+        return {
+            "versions": versions(),
+            "shm_bytes": shutil.disk_usage(_SHM).total if os.path.isdir(_SHM) else 0,
+            "free_disk_bytes": shutil.disk_usage(session).free,
+            "cuda_devices": torch.cuda.device_count(),
+            "sees_run": storage.exists(marker),
+        }
+
+    def now(self) -> float:
+        return time.time()
+
+
+def versions() -> dict[str, str]:
+    """Of Python, of the packages that must agree between nodes, and a digest of this package's own code."""
+    files = sorted(Path(vitascope.__file__).parent.rglob("*.py"))
+    own = stable_id(*(path.read_text() for path in files))
+    known = {"python": ".".join(platform.python_version_tuple()[:2]), "vitascope": own}
+    return known | {package: importlib.metadata.version(package) for package in _PACKAGES}
+
+
+def _nodes(marker: str) -> Iterator[Node]:
+    """Every living node, asked by an actor on it."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    actor: Any = ray.remote(num_cpus=0)(_Probe)
+    probes: list[Any] = []
+    for node in alive:
+        pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        probes.append(actor.options(scheduling_strategy=pinned).remote())
+    answers = [probe.facts.remote(marker) for probe in probes]
+    ray.wait(answers, num_returns=len(answers), timeout=_NODE_TIMEOUT_S)
+    for node, probe_, answer in zip(alive, probes, answers, strict=True):
+        yield _node(node, probe_, answer)
+        ray.kill(probe_)
+
+
+def _node(node: dict[str, Any], probe_: Any, answer: Any) -> Node:
+    has = node["Resources"]
+    shown = {
+        "name": node["NodeManagerAddress"],
+        "labels": dict(node.get("Labels") or {}),
+        "cpus": has.get("CPU", 0.0),
+        "gpus": has.get("GPU", 0.0),
+        "object_store_bytes": has.get("object_store_memory", 0.0),
+    }
+    told, error = _tried(lambda: ray.get(answer, timeout=1))
+    if error is None:
+        ahead, error = _tried(lambda: _clock_ahead_s(probe_))
+    return Node(**shown, error=error) if error else Node(**shown, **told, clock_ahead_s=ahead)
+
+
+def _clock_ahead_s(probe_: Any) -> float:
+    """By the quickest of some answers; exact to half the time that it took."""
+    best, ahead = float("inf"), 0.0
+    for _ in range(5):
+        sent = time.time()
+        there = ray.get(probe_.now.remote(), timeout=10)
+        took = time.time() - sent
+        if took < best:
+            best, ahead = took, there - sent - took / 2
+    return ahead
+
+
+def _node_types() -> Iterator[NodeType]:
+    """What the autoscaler may add; nothing where there is none."""
+    config = ray._private.state.state.get_cluster_config()
+    for group in config.node_group_configs if config else ():
+        if group.max_count > 0:
+            has = group.resources
+            yield NodeType(group.name, has.get("CPU", 0), has.get("GPU", 0), group.max_count)

@@ -1,0 +1,109 @@
+"""Requests to stop and nodes that go, brought to the ranks.
+
+A request is a file in the run's folder, which the first rank looks for and takes away: it reaches the ranks
+wherever they are, and from other hands too (`touch <run>/train/stop`).
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import ray.train
+
+from vitascope import storage
+from vitascope.train.engine import Ranks
+from vitascope.train.step import sum_over_ranks
+
+_LOOK_S = 2.0
+_PATIENCE_S = 30.0  # ranks that run take the request within seconds; else there are none
+_ASK_S = 5.0  # Ray Train looks for nodes that go this often
+
+
+@contextmanager
+def passed_on(request: str) -> Iterator[threading.Event]:
+    """Within it SIGTERM does not end this process but leaves `request` for the ranks; gives whether it came.
+
+    Where no rank takes the request, this process is interrupted (SIGINT), which ends Ray Train's controller.
+    """
+    came = threading.Event()
+    storage.delete(request)  # one that an earlier run left
+
+    def handle(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if not came.is_set():
+            came.set()
+            threading.Thread(target=_leave, args=(request,), daemon=True).start()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _leave(request: str) -> None:
+    storage.put(request, b"")
+    deadline = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+        if not storage.exists(request):
+            return
+    storage.delete(request)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+class Watch:
+    """Looks for the request in a thread, on one rank."""
+
+    def __init__(self, request: str) -> None:
+        self._request, self._came = request, threading.Event()
+        threading.Thread(target=self._look, name="stop", daemon=True).start()
+
+    @property
+    def came(self) -> bool:
+        """Whether the request was there."""
+        return self._came.is_set()
+
+    def _look(self) -> None:
+        while not self._came.wait(_LOOK_S):
+            if storage.exists(self._request):
+                storage.delete(self._request)
+                self._came.set()
+
+
+class Signs:
+    """What the ranks react to between steps, all of them at the same one."""
+
+    def __init__(self, request: str, ranks: Ranks) -> None:
+        self._ranks = ranks
+        self._watch = Watch(request) if ranks.rank == 0 else None
+        self._asked = time.monotonic()
+        self._going: set[str] = set()
+
+    def look(self) -> tuple[bool, bool]:
+        """Whether the run is to stop, and whether it is newly known that a node of its ranks will go."""
+        stop, ask = sum_over_ranks([self._stop(), self._is_time_to_ask()], self._ranks)
+        return stop > 0, ask > 0 and self._nodes_are_going()
+
+    def _stop(self) -> float:
+        return float(self._watch is not None and self._watch.came)
+
+    def _is_time_to_ask(self) -> float:
+        """The first rank says when: asking is a barrier, and too slow for every step."""
+        due = self._ranks.rank == 0 and time.monotonic() - self._asked > _ASK_S
+        if due:
+            self._asked = time.monotonic()
+        return float(due)
+
+    def _nodes_are_going(self) -> bool:
+        info = ray.train.get_preemption_info()
+        going = set(info.preempted_node_to_ranks) if info else set()
+        news = going - self._going
+        self._going |= going
+        return bool(news)

@@ -1,0 +1,51 @@
+"""A Ray head that asks for a token, on a host of its own."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from hosts.namespaces import Command, Host, ray_environment, wait_until, write_token
+
+MIB = 2**20
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Head:
+    """A host with a Ray head of six CPUs on it, whose PATH leads to a Python without Ray."""
+
+    host: Host
+    folder: Path
+
+    def vitascope(self, *words: str, **env: str) -> Command:
+        return self.host.popen([str(BIN / "vitascope"), *words], **env)
+
+    def done(self, *words: str, **env: str) -> tuple[int, str]:
+        """Exit status of a command of ours, and what it said."""
+        command = self.vitascope(*words, **env)
+        command.wait(180)
+        return command.returncode, command.said()
+
+    def python(self, *words: str, **env: str) -> str:
+        """The last line that a Python script wrote."""
+        return self.host.run([sys.executable, *words], **env).stdout.splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    folder = tmp_path_factory.mktemp("head")
+    environment = ray_environment(write_token(folder), {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    environment = {name: value for name, value in environment.items() if not name.startswith("AWS_")}
+    addresses = {"head": "127.0.0.1"}
+    host = Host("head", folder / "host", env=environment, addresses=addresses, shm_bytes=600 * MIB)
+    try:
+        limits = ["--num-cpus=6", f"--object-store-memory={200 * MIB}"]
+        host.popen([str(BIN / "ray"), "start", "--head", "--block", *limits])
+        head = Head(host, folder)
+        wait_until(lambda: head.done("jobs", "list")[0] == 0, 120, "a head that lists its jobs")
+        yield head
+    finally:
+        host.kill()

@@ -1,0 +1,177 @@
+"""Jobs: on a real cluster that asks for a token, over a connection that drops, stopped and gone on with."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from ray.job_submission import JobStatus
+
+from cluster.conftest import Head
+from hosts.namespaces import needs_hosts, wait_until
+from synthetic import make_run
+from vitascope import config
+from vitascope.cluster import jobs
+from vitascope.config import Settings
+from vitascope.train import log
+
+STEPS = 400
+PLANTED = "planted-secret-0123456789"
+
+
+def test_the_same_submission_has_the_same_name_and_another_has_not() -> None:
+    settings = config.load(None, ["run.folder=s3://bucket/runs/night train"])
+    name = jobs.Submission("train", settings).name
+    assert (
+        name == jobs.Submission("train", config.load(None, ["run.folder=s3://bucket/runs/night train"])).name
+    )
+    assert re.fullmatch(r"train-night-train-[0-9a-f]{8}", name)
+    others = [jobs.Submission("encode", settings), jobs.Submission("train", settings, ("--start", "clips"))]
+    others.append(jobs.Submission("train", config.load(None, ["train.lr=1e-3"])))
+    assert len({name, *(other.name for other in others)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        ({}, ("a", False)),
+        ({"a": JobStatus.RUNNING}, ("a", True)),
+        ({"a": JobStatus.PENDING, "b": JobStatus.FAILED}, ("a", True)),
+        ({"a": JobStatus.FAILED}, ("a-2", False)),
+        ({"a": JobStatus.FAILED, "a-2": JobStatus.SUCCEEDED}, ("a-3", False)),
+        ({"a": JobStatus.STOPPED, "a-2": JobStatus.RUNNING}, ("a-2", True)),
+    ],
+)
+def test_what_runs_is_joined_and_what_has_ended_is_tried_again(there: dict, chosen: tuple) -> None:
+    assert jobs.choose_id("a", there) == chosen
+
+
+def test_evaluation_takes_a_place_on_the_nodes_that_train() -> None:
+    labelled = config.load(None, ["cluster.place_by_label=true", "train.use_gpu=true"])
+    assert jobs.entrypoint_resources("evaluate", labelled) == {
+        "entrypoint_num_cpus": 2,
+        "entrypoint_num_gpus": 1,
+        "entrypoint_label_selector": {"vitascope-node": "train"},
+    }
+    assert jobs.entrypoint_resources("train", labelled) == {}
+
+
+def test_no_cluster_at_the_address_is_said() -> None:
+    with pytest.raises(
+        ConnectionError, match=r"no Ray dashboard answers at http://127\.0\.0\.1:9.*--address"
+    ):
+        jobs.client_of("127.0.0.1:9")
+
+
+@pytest.fixture(scope="module")
+def cut(head: Head) -> str:
+    """The head's address by way of a proxy that cuts every connection after four seconds."""
+    script = str(Path(__file__).with_name("cutting_proxy.py"))
+    proxy = head.host.popen([sys.executable, script, "8300", "8265", "4"])
+    wait_until(lambda: "listening" in proxy.said(), 30, "the proxy")
+    return "http://127.0.0.1:8300"
+
+
+def losses(settings: Settings) -> list[float]:
+    """By step; each step stands in the log once."""
+    rows = [row for row in log.read(settings.path("train", "metrics")) if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(len(rows)))
+    return [row["loss"] for row in rows]
+
+
+@needs_hosts
+def test_a_job_is_followed_stopped_and_gone_on_with(head: Head, cut: str, tmp_path: Path) -> None:
+    kept = [f"train.steps={STEPS}", "train.checkpoint_every=10000", "train.val_every=10000", "train.ranks=1"]
+    settings = make_run(str(tmp_path / "run"), kept)
+    (tmp_path / "settings.toml").write_text(config.to_toml(settings))
+    submit = ("submit", "train", str(tmp_path / "settings.toml"), "--address", cut)
+    secrets = {"AWS_SECRET_ACCESS_KEY": PLANTED, "AWS_ACCESS_KEY_ID": "key", "AWS_REGION": "eu-west-1"}
+    following = head.vitascope(*submit, **secrets)
+    wait_until(lambda: len(losses(settings)) > 20, 180, "the first steps")
+    job = re.search(r"job (train-run-\w+)", following.said())[1]
+
+    # The same again is not another job, and it can be left alone.
+    assert head.done(*submit, "--detach", **secrets) == (
+        0,
+        f"job {job}; to stop it: vitascope jobs stop {job}\n",
+    )
+
+    assert head.done("jobs", "stop", job) == (0, f"job {job} is asked to leave\n")
+    following.wait(120)
+    assert following.returncode == 1
+    said = following.said()
+    assert said.count("Running entrypoint for job") == 1  # though the connection was cut every four seconds
+    stopped = int(re.search(rf"asked to stop and did after step (\d+) of {STEPS}", said)[1])
+    assert said.rstrip().endswith(f"job {job}: STOPPED")
+    assert 20 < stopped < STEPS
+    before = losses(settings)
+    assert len(before) == stopped  # nothing was done beyond what is committed
+    assert not (tmp_path / "run" / "train" / "stop").exists()
+
+    status, said = head.done(*submit, **secrets)
+    assert (status, said.rstrip().splitlines()[-1]) == (0, f"job {job}-2: SUCCEEDED")
+    after = losses(settings)
+    assert len(after) == STEPS
+    assert after[:stopped] == before
+
+    _, listed = head.done("jobs", "list")
+    assert [line.split()[:2] for line in listed.splitlines()[1:]] == [
+        [job, "STOPPED"],
+        [f"{job}-2", "SUCCEEDED"],
+    ]
+    assert all(line.endswith(str(tmp_path / "run")) for line in listed.splitlines()[1:])
+    _nothing_tells(PLANTED, head.folder, tmp_path)
+
+
+def _nothing_tells(secret: str, *folders: Path) -> None:
+    """Neither Ray's logs and files, nor what jobs are called and described by, nor what a run writes."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
+@needs_hosts
+def test_what_is_told_of_a_job_holds_no_secret_and_who_submitted_what(head: Head, tmp_path: Path) -> None:
+    settings = make_run(str(tmp_path / "run"))
+    (tmp_path / "settings.toml").write_text(config.to_toml(settings))
+    env = {
+        "AWS_SECRET_ACCESS_KEY": PLANTED,
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "LOGNAME": "ada",
+    }
+    status, said = head.done("submit", "report", str(tmp_path / "settings.toml"), **env)
+    assert status == 1  # nothing has been run
+    assert "has the stage that writes it been run?" in said
+    show = "import json, sys; from vitascope.cluster import jobs; print(json.dumps("
+    show += "[j.__dict__ for j in jobs.client_of(None).list_jobs()], default=str))"
+    told = json.loads(head.python("-c", show))
+    [job] = [job for job in told if job["submission_id"].startswith("report-")]
+    assert job["metadata"]["user"] == "ada"
+    assert job["metadata"]["run"] == str(tmp_path / "run")
+    assert job["metadata"]["command"] == "report"
+    assert "git_revision" in job["metadata"]
+    assert job["runtime_env"]["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9"
+    assert PLANTED not in json.dumps(told)
+    _nothing_tells(PLANTED, head.folder, tmp_path)
+
+
+@needs_hosts
+@pytest.mark.parametrize(
+    ("env", "words", "expected"),
+    [
+        ({"RAY_AUTH_TOKEN": "wrong"}, ("jobs", "list"), "does not accept your token"),
+        ({"RAY_AUTH_MODE": "disabled"}, ("jobs", "list"), "does not accept your token"),
+        ({"RAY_AUTH_TOKEN_PATH": "/nowhere"}, ("submit", "train"), "does not accept your token"),
+        ({}, ("jobs", "stop", "no-such-job"), "no job 'no-such-job' on this cluster"),
+        ({}, ("jobs", "logs", "no-such-job"), "no job 'no-such-job' on this cluster"),
+        ({}, ("jobs", "stop"), "vitascope jobs stop takes an id"),
+    ],
+)
+def test_mistakes_are_sentences(head: Head, env: dict, words: tuple, expected: str) -> None:
+    status, said = head.done(*words, **env)
+    assert status == 2
+    assert expected in said
+    assert "Traceback" not in said
+    assert os.environ.get("RAY_AUTH_TOKEN", "none") not in said
