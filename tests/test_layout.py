@@ -23,6 +23,7 @@ MAY_IMPORT_RAY = [
     "train/stopping.py",
     "generate/app.py",
     "generate/batch.py",
+    "generate/service.py",
     "observe/metrics.py",
     "cluster/*.py",
     "doctor/facts.py",

@@ -7,7 +7,8 @@ Read in the order the data flows:
     config      compose the stages' settings from one TOML file (section: their base)
     records     frozen value types and table schemas that pass between stages
     storage     one way to read, list and commit files on s3:// and on local paths
-    ledger      what became of every item, and why
+    ledger      what became of every item, and why (checksum: files that prove they are whole)
+    flow        the stages in order, and which are finished
     clips       videos and images -> clip table
     encode      clips -> latent shards
     feed        latent shards -> packs of equal cost
@@ -16,6 +17,7 @@ Read in the order the data flows:
     generate    checkpoint -> videos
     evaluate    is it good
     observe     is it healthy: metrics, accounting, the report
-    cluster     reach or start a Ray cluster
+    cluster     reach or start a Ray cluster; jobs on it; manifests for clouds
+    doctor      settings against a cluster, before money is spent
     cli         the `vitascope` command
 """

@@ -4,12 +4,13 @@ vitascope <clips|encode|train|generate|evaluate|report|flow|demo|doctor> [settin
 vitascope config [settings.toml] [--schema] [--set section.key=value …]
 vitascope submit <stage> [settings.toml] [--address URL] [--set section.key=value …]
 vitascope jobs <list|logs|stop> [id] [--address URL]
-vitascope cluster <render|validate> …
+vitascope cluster <render|validate> FILE … [--to FOLDER]
 vitascope dashboards <diff|push> --url URL
 """
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -143,6 +144,31 @@ def _jobs(options: argparse.Namespace) -> int:
     return 0
 
 
+def _cluster(options: argparse.Namespace) -> int:
+    from vitascope.cluster import choices, manifests, validate
+
+    if options.action == "render":
+        if not options.to or len(options.files) != 1:
+            raise ValueError("vitascope cluster render takes one file of choices, and --to FOLDER")
+        print("\n".join(manifests.render(choices.load(options.files[0]), options.to)))
+        return 0
+    problems = validate.validate(options.files)
+    print("\n".join(map(str, problems)) or f"{len(options.files)} files are valid")
+    return _MISTAKE * bool(problems)
+
+
+def _dashboards(options: argparse.Namespace) -> None:
+    from vitascope.observe import grafana
+
+    auth = grafana.credentials(os.environ)
+    where = {"folder": options.folder, "datasource_url": options.prometheus, "allow_http": options.allow_http}
+    changes = grafana.push(options.url, auth, dry_run=True, **where)
+    print("\n".join(changes) or "Grafana has them all as they are here", flush=True)
+    if options.action == "push" and changes:
+        grafana.push(options.url, auth, **where)
+        print("pushed")
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     demo = options.command == "demo" and not options.settings
     return config.load(config.default_config("demo") if demo else options.settings, options.set)
@@ -171,6 +197,16 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("action", choices=["list", "logs", "stop"])
     command.add_argument("id", nargs="?", help="of the job, for logs and stop")
     _takes_address(command)
+    command = _command(commands, "cluster", "manifests for AWS, GCP and Kubernetes", _cluster)
+    command.add_argument("action", choices=["render", "validate"])
+    command.add_argument("files", nargs="+", help="choices.toml to render, or manifests to validate")
+    command.add_argument("--to", metavar="FOLDER", help="of render: where the manifests go")
+    command = _command(commands, "dashboards", "bring the dashboards into Grafana", _dashboards)
+    command.add_argument("action", choices=["diff", "push"], help="push shows the difference first")
+    command.add_argument("--url", required=True, help="Grafana's; GRAFANA_TOKEN holds the token")
+    command.add_argument("--folder", default="Vitascope", help="of the dashboards")
+    command.add_argument("--prometheus", metavar="URL", help="set the data source to Prometheus at URL")
+    command.add_argument("--allow-http", action="store_true", help="send the token in clear")
     return parser
 
 

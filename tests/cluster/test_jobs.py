@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobStatus
 
-from cluster.conftest import Head
-from hosts.namespaces import needs_hosts, wait_until
+from cluster.conftest import BIN, MIB, Head
+from hosts.namespaces import Host, needs_hosts, wait_until
 from synthetic import make_run
 from vitascope import config
 from vitascope.cluster import jobs
@@ -130,6 +130,44 @@ def _nothing_tells(secret: str, *folders: Path) -> None:
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 20
     assert [path for path in files if secret.encode() in path.read_bytes()] == []
+
+
+@needs_hosts
+def test_an_open_cluster_elsewhere_is_left_alone(tmp_path: Path) -> None:
+    """Started by hand without a token, as `ray start` does by itself; it has an address of its own."""
+    addresses = {"open": "10.99.0.1"}
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "AWS_"))} | {
+        "HOME": str(tmp_path)
+    }
+    host = Host("open", tmp_path / "host", env=env, addresses=addresses, shm_bytes=600 * MIB)
+    try:
+        host.run(["ip", "addr", "add", "10.99.0.1/24", "dev", "lo"])
+        options = ["--num-cpus=4", f"--object-store-memory={200 * MIB}", "--dashboard-host=0.0.0.0"]
+        open_env = {"RAY_AUTH_MODE": "disabled"}
+        host.popen([str(BIN / "ray"), "start", "--head", "--block", *options], **open_env)
+        elsewhere = ["--address", "http://10.99.0.1:8265"]
+
+        def done(*words: str, **env: str) -> tuple[int, str]:
+            command = host.popen([str(BIN / "vitascope"), *words], **env)
+            command.wait(120)
+            return command.returncode, command.said()
+
+        wait_until(lambda: done("jobs", "list", "--allow-open", *elsewhere)[0] == 0, 120, "an open head")
+        status, said = done("jobs", "list", *elsewhere)
+        assert (status, said.count("does work for anybody who reaches it")) == (2, 1)
+        assert done("submit", "train", *elsewhere)[0] == 2
+        status, said = done(
+            "clips",
+            "--set",
+            f"clips.input={tmp_path}",
+            "--set",
+            f"run.folder={tmp_path}/run",
+            RAY_ADDRESS="10.99.0.1:6379",
+            RAY_AUTH_MODE="disabled",
+        )
+        assert (status, said.count("cluster does work for anybody who reaches it")) == (2, 1), said
+    finally:
+        host.kill()
 
 
 @needs_hosts

@@ -114,3 +114,11 @@ def test_work_larger_than_a_joined_cluster_is_said_to_wait(
     monkeypatch.setattr(local.ray, "cluster_resources", lambda: {"CPU": 4.0})
     local.check_room(ClusterSettings(address="10.0.0.1:6379"), "two ranks", cpus=2, gpus=2)
     assert "has 4 CPUs and 0 GPUs; waiting for it to grow" in capsys.readouterr().out
+
+
+def test_a_cluster_that_anybody_can_use_is_not_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local.ray, "is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(ValueError, match=r"RAY_AUTH_MODE is disabled.*cluster\.allow_open=true"):
+        local.connect(ClusterSettings())

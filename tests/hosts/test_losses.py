@@ -95,9 +95,9 @@ def drained(net: Net, i: int) -> str:
     """Taken back by the cloud after a notice; another takes its place."""
     net.drain(i, deadline_s=NOTICE_S)
     net.wait_killed(i)
-    return (
-        f"drained with {NOTICE_S} s notice, replaced after {net.start_worker(i, LABELS, num_cpus=CPUS):.0f} s"
-    )
+    missed_s = net.wait_gone(i)
+    replaced_s = net.start_worker(i, LABELS, num_cpus=CPUS)
+    return f"{NOTICE_S} s notice, missed {missed_s:.0f} s after it, replaced after {replaced_s:.0f} s more"
 
 
 @pytest.mark.parametrize("lose", [cut, drained])

@@ -1,7 +1,6 @@
 """The generation app: three deployments and an ingress."""
 
 import asyncio
-import functools
 import logging
 import time
 from collections.abc import Iterator
@@ -159,14 +158,13 @@ def build(folder: str, card: ModelCard, settings: Settings) -> serve.Application
     Each deployment grows with what it has to do, up to its number of replicas, and goes to none when idle,
     so that an app whose job was killed does not hold its nodes.
     """
-    own, labels = settings.generate, node_labels(settings, "generate")
-    deploy = functools.partial(_deployment, idle_s=own.idle_s, labels=labels)
-    text = deploy(TextEncode, own.text_replicas, cpus=_TEXT_CPUS).bind(card.encode)
-    codec = deploy(DecodeWrite, own.decode_replicas, cpus=_DECODE_CPUS).bind(card)
-    denoise = deploy(
-        Denoise, own.denoise_replicas, cpus=own.denoise_cpus, gpus=int(own.use_gpu), ongoing=own.max_in_flight
-    ).bind(folder, own, settings.run.folder)
-    return deploy(Generate, 1, cpus=_INGRESS_CPUS, ongoing=own.max_in_flight).bind(text, denoise, codec)
+    own, ongoing = settings.generate, settings.generate.max_in_flight
+    text = deployed(TextEncode, own.text_replicas, settings, cpus=_TEXT_CPUS).bind(card.encode)
+    codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=_DECODE_CPUS).bind(card)
+    gpu = {"cpus": own.denoise_cpus, "gpus": int(own.use_gpu)}
+    denoise = deployed(Denoise, own.denoise_replicas, settings, ongoing=ongoing, **gpu)
+    generate = deployed(Generate, 1, settings, cpus=_INGRESS_CPUS, ongoing=ongoing)
+    return generate.bind(text, denoise.bind(folder, own, settings.run.folder), codec)
 
 
 def cpus_needed(settings: GenerateSettings) -> float:
@@ -209,18 +207,15 @@ def _worth_reading(record: logging.LogRecord) -> bool:
     return "Failed to get queue length" not in record.getMessage()
 
 
-def _deployment(
-    cls: type,
-    most: int,
-    *,
-    cpus: float,
-    idle_s: float,
-    labels: dict[str, str] | None,
-    gpus: int = 0,
-    ongoing: int = 1,
+def deployed(
+    cls: type, most: int, settings: Settings, *, cpus: float, gpus: int = 0, ongoing: int = 1
 ) -> Any:
-    """`ongoing`: requests a replica takes at once; the others wait for any replica to be free."""
+    """A deployment of up to `most` replicas on the nodes that generate.
+
+    `ongoing`: requests a replica takes at once; the others wait for any replica to be free.
+    """
     options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+    idle_s, labels = settings.generate.idle_s, node_labels(settings, "generate")
     return serve.deployment(
         autoscaling_config={
             "min_replicas": 0,

@@ -62,14 +62,7 @@ class Batch:
         requests = storage.absolute(settings.generate.requests)
         if not storage.exists(requests):
             raise FileNotFoundError(f"no request file at {requests}; set generate.requests")
-        model = storage.absolute(settings.generate.model or settings.path("model"))
-        card = load_card(model)
-        about = {
-            "folder": model,
-            "identity": _identity(model),
-            "step": card.step,
-            "latents": card.fingerprint,
-        }
+        card, about = described(settings)
         limits = Limits(settings.generate, card.model.patch, requests.rpartition("/")[0])
         return cls(
             settings.run.folder,
@@ -260,10 +253,20 @@ def _note(manifest: Manifest) -> str:
     return f"{failed} failed" if failed else ""
 
 
-def _identity(model: str) -> str:
-    """Tells one model from another by its card and its weights' checksum."""
-    card = storage.read_bytes(storage.join(model, "model.json"))
-    return stable_id(card, checksum.recorded(storage.join(model, WEIGHTS)))
+def described(settings: Settings) -> tuple[ModelCard, dict[str, Any]]:
+    """The card of the model that the settings name, and what a sidecar says of it.
+
+    Its identity tells it from another by card and checksum. FileNotFoundError where the model is not there.
+    """
+    folder = storage.absolute(settings.generate.model or settings.path("model"))
+    card = load_card(folder)
+    identity = stable_id(card.model_dump_json(), checksum.recorded(storage.join(folder, WEIGHTS)))
+    return card, {
+        "folder": folder,
+        "identity": identity,
+        "step": card.step,
+        "latents": card.fingerprint,
+    }
 
 
 def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:

@@ -4,12 +4,14 @@
     publisher.publish({"step": 7, "loss": 0.61, "tokens_per_s": 8100.0})
     publisher.add_items("clips", ["ok", "ok", "unreadable"])
 
-Ray exports them on every node for Prometheus, with the prefix `ray_vitascope_`, and the suffix `_total` where
-they count. Means and rates come from gauges and counters: Ray's histograms only know their sums to the
-nearest bucket. A gauge goes about 20 s after its process; a counter stays as long as its node. A gauge's NaN
-never arrives, hence `train_not_finite`.
+Ray exports them on every node for Prometheus, with the prefix `ray_vitascope_`, and the suffix `_total`
+where they count. Means and rates come from gauges and counters: Ray's histograms only know their sums to the
+nearest bucket. Ray forgets a gauge some 20 s after it was last set, so each is set again and again: it stays
+as long as its process, a counter as long as its node. NaN never arrives: hence `train_not_finite`.
 """
 
+import atexit
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,6 +84,46 @@ METRICS = _by_name(
 """All of them. `outcome` is ok, or the ledger's reason why not."""
 
 
+class _Keeper:
+    """Sets the gauges of this process again every few seconds, from one thread."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._values: dict[tuple[str, ...], tuple[Any, float, dict[str, str]]] = {}
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def set(self, gauge: Any, value: float, labels: dict[str, str]) -> None:
+        """Sets a gauge now, and from now on."""
+        with self._lock:
+            gauge.set(value, labels)
+            self._values[(gauge.info["name"], *labels.values())] = (gauge, value, labels)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
+                self._thread.start()
+                atexit.register(self.end)  # before Ray's own end, which was registered before
+
+    def end(self) -> None:
+        """Lets the gauges go."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        import ray
+
+        while not self._ended.wait(self._every_s):
+            with self._lock:
+                if not ray.is_initialized():  # the next cluster has other runs
+                    self._values.clear()
+                for gauge, value, labels in self._values.values():
+                    gauge.set(value, labels)
+
+
+_KEEPER = _Keeper(every_s=3.0)
+
+
 class Publisher:
     """Publishes the metrics of one run from a process that is connected to Ray."""
 
@@ -98,7 +140,7 @@ class Publisher:
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Sets a gauge; KeyError for a name that is not declared."""
-        self._metric(name).set(value, {"run": self._run, **labels})
+        _KEEPER.set(self._metric(name), value, {"run": self._run, **labels})
 
     def add(self, name: str, n: float = 1, **labels: str) -> None:
         """Adds to a counter; KeyError for a name that is not declared. Adding nothing leaves it as it is."""

@@ -1,0 +1,384 @@
+"""Rendered manifests: valid for any choices, and what was chosen is what stands in them."""
+
+import importlib
+import inspect
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import tomli_w
+import yaml
+from ray.autoscaler._private.aws.config import bootstrap_aws
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+from ray.autoscaler._private.util import prepare_config
+
+from vitascope import config
+from vitascope.cluster import manifests, validate
+from vitascope.cluster.choices import Choices, load
+from vitascope.cluster.manifests import render
+from vitascope.cluster.placement import KIND_OF
+from vitascope.cluster.pods import cluster_of
+from vitascope.cluster.validate import BASE, documents
+
+AWS = {
+    "region": "us-east-1",
+    "zones": ["us-east-1a", "us-east-1b"],
+    "bucket": "films",
+    "ssh_from": ["203.0.113.7/32", "198.51.100.0/24"],
+    "vpc": "vpc-0123456789abcdef0",
+    "subnets": ["subnet-0123456789abcdef0"],
+    "security_group": "sg-0123456789abcdef0",
+    "placement_group": "films-group",
+}
+GCP = {"project": "film-lab", "zone": "europe-west4-b", "bucket": "films", "ssh_from": ["203.0.113.7/32"]}
+IMAGE = "registry.example.com/vitascope:0.1.0"
+
+
+def choices(**given: Any) -> Choices:
+    return Choices.model_validate({"image": IMAGE, **given})
+
+
+FIRST = {k: v for k, v in AWS.items() if k not in ("security_group", "placement_group")}
+"""The choices before the stack is made."""
+
+COMBINATIONS = {
+    "aws, h100, spot": choices(aws=AWS, decode={"spot": True}, generate={"gpu": "l40s", "spot": True}),
+    "aws, a100 on all cards, private, tls": choices(
+        name="reel",
+        aws=AWS | {"private": True},
+        train={"gpu": "a100", "max": 16},
+        generate={"gpu": "a10g"},
+        tls=True,
+    ),
+    "aws, small, none to train": choices(
+        aws=AWS | {"ami": "ami-0123456789abcdef0"},
+        train={"gpu": "l4", "max": 0},
+        generate={"gpu": "l4", "min": 1},
+    ),
+    "gcp, h100, spot": choices(gcp=GCP, generate={"gpu": "h100", "spot": True}, decode={"spot": True}),
+    "gcp, a100, on demand": choices(
+        name="reel", gcp=GCP, train={"gpu": "a100", "min": 1, "max": 4}, generate={"gpu": "l4", "max": 32}
+    ),
+    "kubernetes, h100": choices(kubernetes={}),
+    "kubernetes, l4, spot, tls": choices(
+        name="reel",
+        idle_minutes=3,
+        tls=True,
+        decode={"max": 64, "spot": True},
+        train={"gpu": "l4", "min": 1, "max": 1},
+        generate={"gpu": "l4", "max": 100, "spot": True},
+        kubernetes={
+            "namespace": "films",
+            "storage_class": "gp3",
+            "service_account": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/films"},
+            "train_nodes": {"node.kubernetes.io/instance-type": "g6.24xlarge"},
+            "spot_nodes": {"karpenter.sh/capacity-type": "spot"},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_rendered_manifests_are_valid_and_say_what_was_chosen(name: str, tmp_path: Path) -> None:
+    chosen = COMBINATIONS[name]
+    assert render(chosen, str(tmp_path))  # raises where validation finds any problem
+    limits = {
+        kind: (getattr(chosen, kind).min, getattr(chosen, kind).max)
+        for kind in ("decode", "train", "generate")
+    }
+    assert worker_limits(tmp_path, chosen.cloud) == limits
+    assert (
+        IMAGE in (tmp_path / ("raycluster.yaml" if chosen.kubernetes else f"{chosen.cloud}.yaml")).read_text()
+    )
+
+
+def worker_limits(folder: Path, cloud: str) -> dict[str, tuple[int, int]]:
+    if cloud == "kubernetes":
+        groups = read(folder / "raycluster.yaml")["spec"]["workerGroupSpecs"]
+        return {g["labels"]["vitascope-node"]: (g["minReplicas"], g["maxReplicas"]) for g in groups}
+    kinds = read(folder / f"{cloud}.yaml")["available_node_types"].values()
+    return {
+        k["labels"]["vitascope-node"]: (k["min_workers"], k["max_workers"])
+        for k in kinds
+        if "min_workers" in k
+    }
+
+
+def read(path: Path) -> dict[str, Any]:
+    (part,) = documents(path)
+    return part
+
+
+def test_the_base_files_are_valid_as_they_stand() -> None:
+    files = [*BASE.glob("*.yaml"), *BASE.glob("kuberay/*.yaml")]
+    assert len(files) >= 12
+    assert validate.validate([str(file) for file in files]) == []
+
+
+def test_the_file_of_choices_renders_what_the_base_files_show(tmp_path: Path) -> None:
+    render(load(str(BASE / "choices.toml")), str(tmp_path))
+    assert read(tmp_path / "aws.yaml") == read(BASE / "aws.yaml")
+    assert read(tmp_path / "aws-stack.yaml") == read(BASE / "aws-stack.yaml")
+
+
+def test_nodes_for_training_are_close_together_and_never_spot(tmp_path: Path) -> None:
+    render(COMBINATIONS["aws, a100 on all cards, private, tls"], str(tmp_path))
+    train = read(tmp_path / "aws.yaml")["available_node_types"]["train"]["node_config"]
+    assert [i["NetworkCardIndex"] for i in train["NetworkInterfaces"]] == [0, 1, 2, 3]
+    assert {i["InterfaceType"] for i in train["NetworkInterfaces"]} == {"efa"}
+    assert train["Placement"] == {"GroupName": "films-group"}
+    assert "InstanceMarketOptions" not in train
+    render(COMBINATIONS["gcp, h100, spot"], str(tmp_path))
+    train = read(tmp_path / "gcp.yaml")["available_node_types"]["train"]["node_config"]
+    assert train["resourcePolicies"] == [
+        "projects/film-lab/regions/europe-west4/resourcePolicies/vitascope-train"
+    ]
+    assert "provisioningModel" not in train["scheduling"]
+
+
+@pytest.mark.parametrize(
+    ("spot", "aws", "gcp"),
+    [(True, {"MarketType": "spot"}, "SPOT"), (False, None, None)],
+    ids=["spot", "on demand"],
+)
+def test_spot_is_what_was_chosen(spot: bool, aws: Any, gcp: Any, tmp_path: Path) -> None:
+    kinds = {"decode": {"spot": spot}, "generate": {"gpu": "l4", "spot": spot}}
+    render(choices(aws=AWS, **kinds), str(tmp_path))
+    render(choices(gcp=GCP, **kinds), str(tmp_path))
+    for kind in kinds:
+        on_aws = read(tmp_path / "aws.yaml")["available_node_types"][kind]["node_config"]
+        on_gcp = read(tmp_path / "gcp.yaml")["available_node_types"][kind]["node_config"]
+        assert on_aws.get("InstanceMarketOptions") == aws
+        assert on_gcp["scheduling"].get("provisioningModel") == gcp
+
+
+def test_spot_on_kubernetes_asks_for_the_nodes_and_tolerates_them(tmp_path: Path) -> None:
+    render(COMBINATIONS["kubernetes, l4, spot, tls"], str(tmp_path))
+    groups = {g["groupName"]: g for g in read(tmp_path / "raycluster.yaml")["spec"]["workerGroupSpecs"]}
+    for kind in ("decode", "generate"):
+        pod = groups[kind]["template"]["spec"]
+        assert pod["nodeSelector"]["karpenter.sh/capacity-type"] == "spot"
+        assert "karpenter.sh/capacity-type" in [t["key"] for t in pod["tolerations"]]
+    assert groups["train"]["template"]["spec"]["nodeSelector"] == {
+        "node.kubernetes.io/instance-type": "g6.24xlarge"
+    }
+
+
+def test_ssh_is_open_to_the_named_networks_alone(tmp_path: Path) -> None:
+    render(COMBINATIONS["aws, h100, spot"], str(tmp_path))
+    group = read(tmp_path / "aws-stack.yaml")["Resources"]["SecurityGroup"]["Properties"]
+    assert [rule["CidrIp"] for rule in group["SecurityGroupIngress"]] == AWS["ssh_from"]
+    render(choices(gcp=GCP | {"ssh_from": AWS["ssh_from"]}, generate={"gpu": "l4"}), str(tmp_path))
+    script = (tmp_path / "gcp-setup.sh").read_text()
+    assert "SSH_FROM=203.0.113.7/32,198.51.100.0/24\n" in script
+    assert subprocess.run(["bash", "-n", tmp_path / "gcp-setup.sh"], check=False).returncode == 0
+
+
+def test_without_a_security_group_the_stack_alone_is_rendered(tmp_path: Path) -> None:
+    assert render(choices(aws=FIRST), str(tmp_path)) == [str(tmp_path / "aws-stack.yaml")]
+
+
+def test_the_image_is_pulled_with_the_machines_role(tmp_path: Path) -> None:
+    image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/vitascope:0.1.0"
+    render(choices(aws=AWS).model_copy(update={"image": image}), str(tmp_path))
+    assert "aws ecr get-login-password --region us-east-1" in str(
+        read(tmp_path / "aws.yaml")["initialization_commands"]
+    )
+
+
+def test_jobs_and_service_run_on_the_cluster_with_the_nodes_of_their_stage(tmp_path: Path) -> None:
+    for folder, name in ((BASE / "kuberay", "vitascope"), (tmp_path, "reel")):
+        if folder == tmp_path:
+            render(COMBINATIONS["kubernetes, l4, spot, tls"], str(tmp_path))
+        whole = read(folder / "raycluster.yaml")["spec"]
+        groups = {group["groupName"]: group for group in whole["workerGroupSpecs"]}
+        for stage, kind in KIND_OF.items():
+            job = read(folder / f"rayjob-{stage}.yaml")
+            assert job["metadata"]["name"] == f"{name}-{stage}"
+            expected = whole | {"workerGroupSpecs": [groups[kind]]}
+            assert cluster_of(job) == {k: v for k, v in expected.items() if k != "gcsFaultToleranceOptions"}
+        service = cluster_of(read(folder / "rayservice.yaml"))
+        (ray,) = service["workerGroupSpecs"][0]["template"]["spec"]["containers"]
+        assert ray["readinessProbe"]["httpGet"] == {"path": "/-/healthz", "port": 8000}, (
+            "ready once it serves"
+        )
+        ray["readinessProbe"] = container_of(groups["generate"])["readinessProbe"]
+        ray["ports"] = container_of(groups["generate"])["ports"]
+        assert service == whole | {"workerGroupSpecs": [groups["generate"]]}
+
+
+def container_of(group: dict[str, Any]) -> dict[str, Any]:
+    (container,) = group["template"]["spec"]["containers"]
+    return container
+
+
+def test_the_service_serves_an_app_that_exists() -> None:
+    (app,) = yaml.safe_load(read(BASE / "kuberay/rayservice.yaml")["spec"]["serveConfigV2"])["applications"]
+    module, _, name = app["import_path"].partition(":")
+    built_from = inspect.signature(getattr(importlib.import_module(module), name)).parameters.values()
+    (arguments,) = (parameter.annotation for parameter in built_from)
+    assert arguments.model_validate(app["args"]).settings == "/settings/settings.toml"
+
+
+def test_jobs_override_a_setting_that_exists() -> None:
+    for stage in KIND_OF:
+        words = read(BASE / f"kuberay/rayjob-{stage}.yaml")["spec"]["entrypoint"].split()
+        assert words[:4] == ["python", "-m", "vitascope.cli", stage]
+        assert config.load(None, [words[words.index("--set") + 1]]).cluster.place_by_label
+
+
+def test_a_node_without_the_token_does_not_start(tmp_path: Path) -> None:
+    render(COMBINATIONS["aws, h100, spot"], str(tmp_path))
+    (setup,) = read(tmp_path / "aws.yaml")["setup_commands"]
+    assert in_home(setup, tmp_path).returncode != 0
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    token.touch()
+    assert in_home(setup, tmp_path).returncode != 0, "an empty token is none"
+    token.write_text("t" * 64)
+    assert in_home(setup, tmp_path).returncode == 0
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+
+
+def in_home(command: str, home: Path) -> subprocess.CompletedProcess[bytes]:
+    environment = {"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, check=False)
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_with_tls_each_node_makes_a_certificate_that_the_others_trust(tmp_path: Path) -> None:
+    render(COMBINATIONS["aws, a100 on all cards, private, tls"], str(tmp_path))
+    rendered = read(tmp_path / "aws.yaml")
+    folder = tmp_path / ".ray" / "tls"
+    folder.mkdir(parents=True)
+    authority = "openssl req -x509 -newkey rsa:2048 -nodes -days 9 -subj /CN=us -keyout ca.key -out ca.crt"
+    subprocess.run(authority.split(), cwd=folder, check=True, capture_output=True)
+    done = in_home(rendered["setup_commands"][-1], tmp_path)
+    assert done.returncode == 0, done.stderr
+    verify = ["openssl", "verify", "-CAfile", "ca.crt", "-verify_ip", "127.0.0.1", "tls.crt"]
+    assert subprocess.run(verify, cwd=folder, check=False, capture_output=True).returncode == 0
+    for command in rendered["head_start_ray_commands"][1:] + rendered["worker_start_ray_commands"][1:]:
+        assert "RAY_USE_TLS=1" in command
+        assert "RAY_AUTH_MODE=token" in command
+
+
+def test_rendering_refuses_what_does_not_validate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(BASE, base)
+    text = (base / "aws.yaml").read_text()
+    (base / "aws.yaml").write_text(text.replace("HttpTokens: required", "HttpTokens: optional"))
+    monkeypatch.setattr(manifests, "BASE", base)
+    with pytest.raises(ValueError, match=r"aws\.yaml: head\.node_config\.MetadataOptions: .*IMDSv2"):
+        render(choices(aws=AWS), str(tmp_path / "out"))
+
+
+WRONG_CHOICES = {
+    "no table": ({}, "expected one of the tables"),
+    "two tables": ({"aws": AWS, "gcp": GCP}, "keep one"),
+    "unknown key": ({"aws": AWS, "trian": {}}, "did you mean 'train'"),
+    "gpu of another cloud": ({"gcp": GCP, "train": {"gpu": "h200"}}, "not known for gcp; it has l4"),
+    "min above max": ({"aws": AWS, "train": {"min": 3, "max": 2}}, "min = 3 is more than max = 2"),
+    "negative": ({"aws": AWS, "decode": {"min": -1}}, "greater than or equal to 0"),
+    "ssh from anywhere": ({"aws": AWS | {"ssh_from": ["0.0.0.0/0"]}}, "opens ssh to the internet"),
+    "ssh from anywhere, IPv6": ({"aws": AWS | {"ssh_from": ["::/0"]}}, "opens ssh to the internet"),
+    "no network": ({"gcp": GCP | {"ssh_from": ["home"]}}, "expected a network such as"),
+    "host bits": ({"gcp": GCP | {"ssh_from": ["10.0.0.7/24"]}}, "has host bits set"),
+    "zone elsewhere": ({"aws": AWS | {"zones": ["eu-west-1a"]}}, "not in region 'us-east-1'"),
+    "bucket as URI": ({"aws": AWS | {"bucket": "s3://films"}}, "without s3:// and folder"),
+    "name": ({"aws": AWS, "name": "My_Cluster"}, "lower-case letters, digits"),
+    "image moves": ({"aws": AWS, "image": "registry.example.com/vitascope:latest"}, "tag other than latest"),
+    "image without tag": (
+        {"aws": AWS, "image": "registry.example.com:5000/vitascope"},
+        "tag other than latest",
+    ),
+    "half of the stack": ({"aws": FIRST | {"security_group": "sg-0123456789abcdef0"}}, "or neither"),
+    "spot only": ({"gcp": GCP, "generate": {"gpu": "h100"}}, "on spot only"),
+    "spot nowhere": ({"kubernetes": {}, "decode": {"spot": True}}, "needs kubernetes.spot_nodes"),
+    "no region": ({"aws": AWS | {"region": "Virginia"}}, "a region such as us-east-1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CHOICES)
+def test_wrong_choices_are_refused_with_what_was_expected(name: str, tmp_path: Path) -> None:
+    given, message = WRONG_CHOICES[name]
+    file = tmp_path / "choices.toml"
+    file.write_text(tomli_w.dumps({"image": IMAGE, **given}))
+    with pytest.raises(ValueError, match=r"choices\.toml: ") as raised:
+        load(str(file))
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [(None, "no file of choices"), ("[aws", "not valid TOML")])
+def test_a_file_that_cannot_be_read_is_named(text: str | None, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "choices.toml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load(str(file))
+
+
+def test_rendered_files_are_plain_yaml_without_aliases(tmp_path: Path) -> None:
+    for path in render(COMBINATIONS["kubernetes, h100"], str(tmp_path)):
+        assert not [t for t in yaml.scan(Path(path).read_text()) if isinstance(t, yaml.AliasToken)], path
+
+
+def test_rays_own_launcher_makes_the_nodes_and_nothing_else(
+    s3_server: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stack and then the first nodes, on a server that speaks the protocols of EC2, IAM and the like."""
+    if s3_server is None:
+        pytest.fail(
+            "no server that speaks AWS; run `make .venv-moto/.done`, or run the tests with `make test`"
+        )
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray puts its ssh key
+    ec2 = boto3.client("ec2")
+    (subnet,) = ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": ["us-east-1a"]}])[
+        "Subnets"
+    ]
+    where = FIRST | {"zones": ["us-east-1a"], "vpc": subnet["VpcId"], "subnets": [subnet["SubnetId"]]}
+    group = deployed(render(choices(aws=where), str(tmp_path))[0])
+    where |= {"security_group": group, "placement_group": "films-group"}
+    render(choices(aws=where, generate={"spot": True}), str(tmp_path))
+
+    before = groups_and_roles()
+    bootstrapped = bootstrap_aws(prepare_config(read(tmp_path / "aws.yaml")))
+    assert groups_and_roles() == before
+    provider = AWSNodeProvider(bootstrapped["provider"], "vitascope")
+    for kind, market in (("head", None), ("decode", None), ("generate", "spot"), ("train", None)):
+        node = dict(bootstrapped["available_node_types"][kind]["node_config"])
+        (made,) = provider.create_node(node, {"ray-node-kind": kind}, 1).values()
+        made.reload()
+        assert made.instance_type == node["InstanceType"]
+        assert made.instance_lifecycle == market
+        assert made.metadata_options["HttpTokens"] == "required"
+        role = "head" if kind == "head" else "worker"
+        assert made.iam_instance_profile["Arn"].endswith(f"instance-profile/vitascope-{role}")
+        if kind != "train":  # the server does not report the groups of an instance's own interfaces
+            assert [g["GroupId"] for g in made.security_groups] == [group]
+
+
+def deployed(template: str) -> str:
+    """Makes the stack and gives its security group, after a look at the group's rules."""
+    stacks = boto3.client("cloudformation")
+    stacks.create_stack(
+        StackName="films", TemplateBody=Path(template).read_text(), Capabilities=["CAPABILITY_NAMED_IAM"]
+    )
+    (stack,) = stacks.describe_stacks(StackName="films")["Stacks"]
+    group = {o["OutputKey"]: o["OutputValue"] for o in stack["Outputs"]}["SecurityGroup"]
+    (found,) = boto3.client("ec2").describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    rules = {rule["IpProtocol"]: rule for rule in found["IpPermissions"]}
+    assert sorted(rules) == ["-1", "tcp"]
+    assert (rules["tcp"]["FromPort"], rules["tcp"]["ToPort"]) == (22, 22)
+    assert [r["CidrIp"] for r in rules["tcp"]["IpRanges"]] == AWS["ssh_from"]
+    assert [pair["GroupId"] for pair in rules["-1"]["UserIdGroupPairs"]] == [group]
+    assert rules["-1"]["IpRanges"] == []
+    return group
+
+
+def groups_and_roles() -> tuple[set[str], set[str]]:
+    groups = boto3.client("ec2").describe_security_groups()["SecurityGroups"]
+    return {g["GroupId"] for g in groups}, {r["RoleName"] for r in boto3.client("iam").list_roles()["Roles"]}
