@@ -17,7 +17,7 @@ demo: .venv/.done
 	$(BIN)/vitascope demo $(if $(VIDEOS),--set "clips.input=$(VIDEOS)" \
 		--set "run.folder=runs/own-$$(basename "$(VIDEOS)")") $(ARGS)
 
-test: lint .venv-moto/.done
+test: lint .venv-moto/.done .servers/.done
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: .venv/.done
@@ -29,7 +29,7 @@ bench: .venv/.done
 	$(BIN)/python jobs/bench/plan.py
 	$(BIN)/python jobs/bench/train_step.py
 
-nightly: .venv/.done .venv-moto/.done
+nightly: .venv/.done .venv-moto/.done .servers/.done
 	$(BIN)/python -m pytest -m nightly $(ARGS)
 
 .venv/.done: pyproject.toml constraints.txt
@@ -43,4 +43,13 @@ nightly: .venv/.done .venv-moto/.done
 .venv-moto/.done: .venv/.done
 	@$(BIN)/python -m venv .venv-moto
 	@.venv-moto/bin/python $(PIP) 'moto[server]==5.2.5'
+	@touch $@
+
+# Prometheus of the tests: Debian's, taken apart here and not installed, where there is none on the PATH.
+.servers/.done:
+	@mkdir -p .servers
+	@{ command -v prometheus && command -v promtool; } >/dev/null || { cd .servers && \
+		{ apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } >apt.log 2>&1 && \
+		dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb; } || \
+		{ cat .servers/apt.log; echo "The tests need prometheus and promtool on the PATH"; exit 2; }
 	@touch $@

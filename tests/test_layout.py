@@ -24,6 +24,7 @@ MAY_IMPORT_RAY = [
     "generate/app.py",
     "generate/batch.py",
     "generate/service.py",
+    "generate/tracing.py",
     "observe/metrics.py",
     "cluster/*.py",
     "doctor/facts.py",

@@ -22,6 +22,7 @@ from vitascope import storage
 from vitascope.config import Settings
 from vitascope.generate import app, batch, writer
 from vitascope.generate.settings import GenerateSettings
+from vitascope.generate.tracing import tracing
 from vitascope.model.card import load_card
 
 SIZES = [(64, 48), (48, 64), (80, 50)]
@@ -257,5 +258,6 @@ def test_an_app_left_with_other_settings_makes_room(ray_cluster: None, model_fol
     assert app.cpus_needed(large.generate) + app.cpus_needed(usual.generate) > ray.cluster_resources()["CPU"]
     card = load_card(folder)
     serve.run(app.build(folder, card, large), name="vitascope-x-left", route_prefix=None)
-    with app.serving(app.build(folder, card, usual), "vitascope-x-", "vitascope-x-now"):
+    off = tracing(usual.generate)
+    with app.serving(app.build(folder, card, usual), "vitascope-x-", "vitascope-x-now", off):
         assert set(serve.status().applications) == {"vitascope-x-now"}

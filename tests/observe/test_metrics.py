@@ -2,14 +2,17 @@
 
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import torch
+from ray.util import metrics as ray_metrics
 
 from observe.scraping import scrape
+from vitascope.observe import metrics
 from vitascope.observe.metrics import METRICS, Publisher
 from vitascope.train import step as steps
 
@@ -56,6 +59,41 @@ def test_a_stage_says_how_far_it_is_and_when_it_has_ended() -> None:
     ended = running | {("stage_running", "encode"): 0, ("stage_running", "probe"): 0}
     ended |= {("stage_items", "probe"): 3, ("stage_items_done", "probe"): 0}
     assert scrape("stages", ended) == ended
+
+
+@pytest.mark.nightly
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_gauge_that_is_set_once_is_there_a_minute_later() -> None:
+    """Ray itself forgets it after 20 s."""
+    ray_metrics.Gauge("vitascope_forgotten", tag_keys=("run",)).set(1, {"run": "kept"})
+    Publisher(run="kept").set("train_world_size", 64)
+    both = {("train_world_size",): 64.0, ("forgotten",): 1.0}
+    assert scrape("kept", both) == both
+    time.sleep(60)
+    assert scrape("kept", {("train_world_size",): 64.0}) == {("train_world_size",): 64.0}
+
+
+def test_gauges_are_set_again_until_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    calls: list[tuple[str, float, dict[str, str]]] = []
+
+    def gauge(name: str) -> Any:
+        return SimpleNamespace(info={"name": name}, set=lambda value, tags: calls.append((name, value, tags)))
+
+    keeper = metrics._Keeper(every_s=0.01)
+    keeper.set(gauge("a"), 1, {"run": "x"})
+    keeper.set(gauge("a"), 2, {"run": "x"})
+    keeper.set(gauge("b"), 3, {"run": "x"})
+    keeper.set(gauge("b"), 4, {"run": "y"})
+    wait_until = time.monotonic() + 10
+    while len(calls) < 40 and time.monotonic() < wait_until:
+        time.sleep(0.01)
+    keeper.end()
+    n, newest = len(calls), calls[-12:]
+    assert n >= 40
+    assert {(name, value) for name, value, _ in newest} == {("a", 2), ("b", 3), ("b", 4)}
+    time.sleep(0.05)
+    assert len(calls) == n
 
 
 @pytest.mark.parametrize(

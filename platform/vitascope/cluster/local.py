@@ -15,8 +15,8 @@ from ray._private.ray_logging import stdout_deduplicator
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.progress import say
 
-# What every worker needs to reach the storage, where the driver was given it. No credentials: Ray shows and
-# logs what it forwards. Nodes have their own, from their role, their profile or their environment.
+# What every worker needs to reach storage and collector, where the driver was given it. No credentials: Ray
+# shows and logs what it forwards. Nodes have their own, from their role, their profile or their environment.
 _FORWARDED = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
@@ -24,6 +24,7 @@ _FORWARDED = (
     "AWS_ENDPOINT_URL_S3",
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
 )
 # A local cluster has more slots than the machine has cores, on purpose.
 _MANY_WORKERS = re.compile(r"\d+ PYTHON worker processes have been started")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ray import serve
 from ray.exceptions import RayTaskError
-from ray.serve.schema import LoggingConfig
+from ray.serve.schema import LoggingConfig, TracingConfig
 
 from vitascope import storage
 from vitascope.cluster.placement import node_labels
@@ -178,14 +178,14 @@ def cpus_needed(settings: GenerateSettings) -> float:
 
 
 @contextmanager
-def serving(app: serve.Application, batch: str, name: str) -> Iterator[Any]:
+def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig) -> Iterator[Any]:
     """Runs `app` without HTTP and gives its handle; one of that name that a killed job left is taken over.
 
     Other apps whose names begin with `batch` are removed first: they would hold what this one needs. The app
     goes at the end, at once if the work was broken off.
     """
     logging.getLogger("ray.serve").addFilter(_worth_reading)
-    serve.start(proxy_location="Disabled", logging_config=_QUIET)
+    serve.start(proxy_location="Disabled", logging_config=_QUIET, tracing_config=trace)
     running = serve.status().applications
     for other in running:
         if other.startswith(batch) and other != name:

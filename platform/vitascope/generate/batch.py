@@ -17,6 +17,7 @@ from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
 from vitascope.generate import app
 from vitascope.generate.request import Limits, Request, document_of, parse
+from vitascope.generate.tracing import tracing
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.model.card import WEIGHTS, ModelCard, load_card
 from vitascope.observe.metrics import Publisher
@@ -135,7 +136,7 @@ def run(settings: Settings) -> dict[str, Any]:
         gpus = generate.denoise_replicas * generate.use_gpu
         check_room(settings.cluster, "generate's replicas", cpus=app.cpus_needed(generate), gpus=gpus)
         built = app.build(batch.model["folder"], batch.card, settings)
-        serving = app.serving(built, *_app_name(batch, settings))
+        serving = app.serving(built, *_app_name(batch, settings), tracing(generate))
     with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
         manifest = asyncio.run(_stream(batch, handle, finished, advance, pending=pending))
     manifest.commit(storage.join(batch.folder, "manifest.parquet"))

@@ -1,5 +1,7 @@
 """Settings of generation."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from vitascope.section import Section
@@ -26,6 +28,12 @@ class GenerateSettings(Section):
     text_replicas: int = Field(1, ge=1, description="Most replicas that encode prompts.")
     decode_replicas: int = Field(1, ge=1, description="Most replicas that read media, decode and write.")
     idle_s: float = Field(300, gt=0, description="Seconds after which a replica that is not needed goes.")
+    traces: Literal["off", "files", "otlp"] = Field(
+        "off",
+        description="Traces of requests, from when Serve starts on a cluster: to files beside its logs, or "
+        "to the OpenTelemetry collector at OTEL_EXPORTER_OTLP_ENDPOINT.",
+    )
+    traced_share: float = Field(1.0, gt=0, le=1, description="Share of the requests that are traced.")
     steps: int = Field(30, ge=1, le=1000, description="Default number of sampling steps.")
     guidance: float = Field(4.0, ge=1, description="Default guidance scale; 1 turns guidance off.")
     max_pixels: int = Field(1280 * 720, ge=256, description="Largest frame area a request may ask for.")

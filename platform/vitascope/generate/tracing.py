@@ -1,0 +1,45 @@
+"""Where the spans of a traced request go."""
+
+import importlib
+from typing import Any
+
+from ray.serve.schema import TracingConfig
+
+from vitascope.generate.settings import GenerateSettings
+
+_EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+
+
+def tracing(settings: GenerateSettings) -> TracingConfig:
+    """How Serve traces requests: to files beside its logs, or to a collector (OpenTelemetry).
+
+    Raises:
+        ValueError: where the exporter is not installed.
+    """
+    if settings.traces == "otlp":
+        _check_installed()
+    return TracingConfig(
+        enabled=settings.traces != "off",
+        exporter_import_path=f"{__name__}:otlp" if settings.traces == "otlp" else "",
+        sampling_ratio=settings.traced_share,
+    )
+
+
+def _check_installed() -> None:
+    try:
+        importlib.import_module(_EXPORTER)
+    except ImportError:
+        raise ValueError(
+            "generate.traces = 'otlp' needs an exporter; pip install 'vitascope[traces]'"
+        ) from None
+
+
+def otlp() -> list[Any]:
+    """To a collector at OTEL_EXPORTER_OTLP_ENDPOINT; called by Serve in every replica.
+
+    In batches: a collector that is away holds no request up.
+    """
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    return [BatchSpanProcessor(OTLPSpanExporter())]
