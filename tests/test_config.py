@@ -114,3 +114,12 @@ def test_paths_are_absolute_and_remote_folders_stay_remote() -> None:
 )
 def test_the_ready_configurations_load(path: Path) -> None:
     config.load(str(path))
+
+
+@pytest.mark.parametrize("key", ["run.folder", "clips.input", "generate.requests", "generate.model"])
+def test_credentials_in_a_location_are_refused_and_not_repeated(key: str) -> None:
+    with pytest.raises(SettingsError, match="holds credentials") as refused:
+        config.load(None, [f"{key}=s3://AKIAKEY:hunter2secret@bucket/run"])
+    assert "hunter2secret" not in str(refused.value)
+    assert key in str(refused.value)
+    config.load(None, [f"{key}=s3://bucket/name@home"])

@@ -21,11 +21,12 @@ def recorded(uri: str) -> str:
     Raises:
         ValueError: where there is none.
     """
-    if not storage.exists(_beside(uri)):
+    words = storage.read_bytes(_beside(uri)).split() if storage.exists(_beside(uri)) else []
+    if not words:
         raise ValueError(
             f"{uri} has no checksum; where you trust the file, write one: sha256sum FILE > FILE.sha256"
         )
-    return storage.read_bytes(_beside(uri)).decode().split()[0]
+    return words[0].decode(errors="replace")
 
 
 def check(uri: str) -> None:

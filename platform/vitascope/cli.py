@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFound
 
 from vitascope import config
 from vitascope.config import Settings
@@ -46,22 +46,28 @@ _HELP = {
     "demo": "the whole flow on real video, with a report",
 }
 _FROM_ELSEWHERE = [stage for stage in STAGES if stage != "demo"]
-_MISTAKE, _FAILED = 2, 1
+FAILED, MISTAKE, STOPPED = 1, 2, 3
+"""Exit statuses beside 0."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, 1 where a job or check failed, 2 for a mistake."""
+    """Runs one command and returns its exit status: 0, FAILED, MISTAKE or STOPPED."""
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except (ValueError, FileNotFoundError, PermissionError, ConnectionError, BotoCoreError) as error:
+    except (ValueError, FileNotFoundError, PermissionError, ConnectionError, BotoCoreError, Stopped) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
             raise
         print(f"vitascope {options.command}: {error}", file=sys.stderr)
-        return _MISTAKE
-    except Stopped as stopped:
-        print(f"vitascope {options.command}: {stopped}", file=sys.stderr)
-        return _FAILED
+        return _status(error)
+
+
+def _status(error: Exception) -> int:
+    """Whether trying again may help: not with a mistake, nor where it was asked to stop."""
+    if isinstance(error, Stopped):
+        return STOPPED
+    away = isinstance(error, ConnectionError | BotoCoreError)
+    return FAILED if away and not isinstance(error, NoCredentialsError | ProfileNotFound) else MISTAKE
 
 
 def run_stage(name: str, settings: Settings, **more: Any) -> dict[str, Any]:
@@ -97,7 +103,7 @@ def _more(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    return _FAILED * (not load_stage("doctor")(_settings(options))["healthy"])
+    return FAILED * (not load_stage("doctor")(_settings(options))["healthy"])
 
 
 def _config(options: argparse.Namespace) -> None:
@@ -108,8 +114,10 @@ def _config(options: argparse.Namespace) -> None:
 def _submit(options: argparse.Namespace) -> int:
     from vitascope.cluster import jobs
 
+    if options.allow_open:
+        options.set.append("cluster.allow_open=true")  # the job is to join that cluster too
     settings = config.absolute(_settings(options))
-    client = jobs.client_of(options.address, allow_open=options.allow_open or settings.cluster.allow_open)
+    client = jobs.client_of(options.address, allow_open=settings.cluster.allow_open)
     words = [word for name, value in _more(options).items() for word in (f"--{name}", value)]
     submission_id = jobs.submit(client, jobs.Submission(options.stage, settings, tuple(words)))
     print(f"job {submission_id}; to stop it: vitascope jobs stop {submission_id}", flush=True)
@@ -123,9 +131,9 @@ def _follow(client: Any, submission_id: str) -> int:
         details = jobs.follow(client, submission_id, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         print(f"\nthe job goes on; to follow it again: vitascope jobs logs {submission_id}")
-        return _FAILED
+        return FAILED
     print(f"job {submission_id}: {details.status.value}")
-    return 0 if details.status.value == "SUCCEEDED" else _FAILED
+    return 0 if details.status.value == "SUCCEEDED" else FAILED
 
 
 def _jobs(options: argparse.Namespace) -> int:
@@ -154,7 +162,7 @@ def _cluster(options: argparse.Namespace) -> int:
         return 0
     problems = validate.validate(options.files)
     print("\n".join(map(str, problems)) or f"{len(options.files)} files are valid")
-    return _MISTAKE * bool(problems)
+    return MISTAKE * bool(problems)
 
 
 def _dashboards(options: argparse.Namespace) -> None:

@@ -71,13 +71,15 @@ def load(source: str | None, overrides: list[str] | None = None) -> Settings:
     for override in overrides or []:
         _apply(document, override)
     try:
-        return Settings.model_validate(document)
+        settings = Settings.model_validate(document)
     except ValidationError as error:
         wrong = error.errors()
         # A list whose items are all wrong is also said to be too short.
         inside = {e["loc"][:n] for e in wrong for n in range(len(e["loc"]))}
         lines = [_explain(e) for e in wrong if e["type"] != "too_short" or e["loc"] not in inside]
         raise SettingsError(f"{source or 'settings'}: " + "\n".join(lines)) from None
+    _refuse_credentials(settings)
+    return settings
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -121,6 +123,21 @@ _LOCATIONS = {
 }
 
 
+def _locations(settings: Settings) -> dict[str, str | None]:
+    names = ((section, key) for section, keys in _LOCATIONS.items() for key in keys)
+    return {f"{section}.{key}": getattr(getattr(settings, section), key) for section, key in names}
+
+
+def _refuse_credentials(settings: Settings) -> None:
+    """Settings are saved with the run and shown in reports."""
+    for name, location in _locations(settings).items():
+        if location and "@" in location.partition("://")[2].partition("/")[0]:
+            raise SettingsError(
+                f"{name} holds credentials before the @; leave them out, and set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or a profile, where the work is done"
+            )
+
+
 def absolute(settings: Settings) -> Settings:
     """The settings with absolute locations, which mean the same wherever they are read."""
     changed = {}
@@ -128,6 +145,8 @@ def absolute(settings: Settings) -> Settings:
         values = {key: getattr(getattr(settings, section), key) for key in keys}
         located = {key: storage.absolute(value) for key, value in values.items() if value}
         changed[section] = getattr(settings, section).model_copy(update=located)
+    media = tuple(map(storage.absolute, settings.generate.media_from))
+    changed["generate"] = changed["generate"].model_copy(update={"media_from": media})
     return settings.model_copy(update=changed)
 
 

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+_SAY_EVERY_S = 60.0
+
 
 class Stopped(RuntimeError):
     """Work was asked to stop, and has; run again, it goes on."""
@@ -22,26 +24,30 @@ def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
                 advance(1, note="12 dropped")
 
     `advance(n=1, note="")` counts `n` more items; `note` is shown beside the bar from then on. Where the
-    output is no terminal, one line at the end says what was done and how long it took; nothing is said of
-    work that failed.
+    output is no terminal, a line says every minute, and one at the end, what was done and how long it took;
+    nothing is said of work that failed.
     """
     console = Console(file=sys.stdout, highlight=False)
     started, done, shown = time.monotonic(), 0, ""
+    said = started
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
     task = bar.add_task(label, total=total, note="")
 
     def advance(n: int = 1, note: str = "") -> None:
-        nonlocal done, shown
+        nonlocal done, shown, said
         done, shown = done + n, note or shown
         bar.update(task, advance=n, note=shown)
+        if not console.is_terminal and time.monotonic() - said > _SAY_EVERY_S:
+            said = time.monotonic()
+            console.print(_line(label, f"{done} of {total or '?'}", said - started, shown))
 
     if console.is_terminal:
         with bar:
             yield advance
     else:
         yield advance
-    console.print(_line(label, done, time.monotonic() - started, shown))
+    console.print(_line(label, str(done), time.monotonic() - started, shown))
 
 
 def say(label: str, text: str) -> None:
@@ -49,5 +55,5 @@ def say(label: str, text: str) -> None:
     print(f"{label:>10}  {text}", flush=True)
 
 
-def _line(label: str, done: int, seconds: float, note: str) -> str:
+def _line(label: str, done: str, seconds: float, note: str) -> str:
     return f"{label:>10}  {done} in {seconds:.1f} s" + (f"  {note}" if note else "")

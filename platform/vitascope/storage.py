@@ -10,6 +10,7 @@ Writing is committing: `put` makes the whole content visible in one act and repl
 import json
 import os
 import posixpath
+import re
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +24,9 @@ import pyarrow.parquet as pq
 
 def is_remote(uri: str) -> bool:
     """Whether `uri` names an object store rather than a local path."""
-    return "://" in uri and not uri.startswith("file://")
+    return re.match(r"[a-z][a-z0-9+.-]*(::[a-z][a-z0-9+.-]*)*://", uri) is not None and not uri.startswith(
+        "file://"
+    )
 
 
 def join(base: str, *parts: str) -> str:

@@ -12,7 +12,7 @@ from ray.job_submission import JobStatus
 from cluster.conftest import BIN, MIB, Head
 from hosts.namespaces import Host, needs_hosts, wait_until
 from synthetic import make_run
-from vitascope import config
+from vitascope import config, flow, storage
 from vitascope.cluster import jobs
 from vitascope.config import Settings
 from vitascope.train import log
@@ -212,4 +212,56 @@ def test_mistakes_are_sentences(head: Head, env: dict, words: tuple, expected: s
     assert status == 2
     assert expected in said
     assert "Traceback" not in said
-    assert os.environ.get("RAY_AUTH_TOKEN", "none") not in said
+    assert (head.folder / "token").read_text() not in said
+
+
+@needs_hosts
+@pytest.mark.nightly
+def test_a_run_that_waits_for_nodes_is_stopped_as_well(head: Head, tmp_path: Path) -> None:
+    settings = make_run(str(tmp_path / "waits"), ["train.ranks=50"])
+    (tmp_path / "settings.toml").write_text(config.to_toml(settings))
+    following = head.vitascope("submit", "train", str(tmp_path / "settings.toml"))
+    wait_until(lambda: "waiting for it to grow" in following.said(), 120, "a run that waits")
+    job = re.search(r"job (train-waits-\w+)", following.said())[1]
+    assert head.done("jobs", "stop", job)[0] == 0
+    following.wait(120)
+    assert "training was asked to stop and did; run it again to go on" in following.said()
+    assert following.said().rstrip().endswith(f"job {job}: STOPPED")
+
+
+@needs_hosts
+@pytest.mark.nightly
+def test_a_stopped_flow_stops_its_stage_at_a_checkpoint(head: Head, tmp_path: Path) -> None:
+    kept = ["train.steps=5000", "train.checkpoint_every=10000", "train.val_every=10000", "train.ranks=1"]
+    settings = make_run(str(tmp_path / "flows"), kept)
+    (tmp_path / "settings.toml").write_text(config.to_toml(settings))
+    flow.run(settings, lambda _: None)  # as if all were finished
+    submit = ("submit", "flow", str(tmp_path / "settings.toml"), "--start", "train")
+    following = head.vitascope(*submit, LOGNAME="ada")
+    wait_until(lambda: len(losses(settings)) > 20, 180, "the first steps")
+    job = re.search(r"job (flow-flows-\w+)", following.said())[1]
+    assert head.done("jobs", "stop", job)[0] == 0
+    following.wait(120)
+    _, listed = head.done("jobs", "list")
+    rows = [line.split() for line in listed.splitlines() if line.endswith(str(tmp_path / "flows"))]
+    assert [row[0].split("-")[0] for row in rows] == ["flow", "train"]
+    assert {tuple(row[1:3]) for row in rows} == {("STOPPED", "ada")}
+    states = [
+        f for f in storage.list_files(settings.path("train", "checkpoints")) if f.endswith("/state.json")
+    ]
+    assert [storage.read_json(file)["step"] for file in states] == [len(losses(settings))]
+
+
+@needs_hosts
+@pytest.mark.nightly
+def test_a_quiet_job_is_followed_over_one_connection(head: Head) -> None:
+    """Ray's head keeps a socket for every follower that has left, and has a hundred."""
+    script = (
+        "from vitascope.cluster import jobs; jobs._QUIET_S = 0.05; client = jobs.client_of(None)\n"
+        "tails = []; tail = client.tail_job_logs\n"
+        "client.tail_job_logs = lambda job: tails.append(job) or tail(job)\n"
+        "job = client.submit_job(entrypoint='sleep 12; echo done')\n"
+        "details = jobs.follow(client, job, lambda text: None)\n"
+        "print(details.status.value, len(tails))"
+    )
+    assert head.python("-c", script) == "SUCCEEDED 1"

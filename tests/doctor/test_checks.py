@@ -14,7 +14,7 @@ GB = 10**9
 
 
 def node(name: str, **changes: Any) -> Node:
-    well = {"cpus": 8.0, "gpus": 1.0, "cuda_devices": 1, "object_store_bytes": 2.0 * GB, "shm_bytes": 4 * GB}
+    well = {"cpus": 8.0, "gpus": 0.0, "cuda_devices": 1, "object_store_bytes": 2.0 * GB, "shm_bytes": 4 * GB}
     return Node(name, **(well | {"free_disk_bytes": 90 * GB, "versions": VERSIONS} | changes))
 
 
@@ -41,7 +41,8 @@ def found(facts: Facts, *overrides: str) -> list[Finding]:
 
 def test_where_all_is_well_every_check_says_so() -> None:
     settings = config.load(None, ["train.use_gpu=true", "generate.use_gpu=true"])
-    findings = check(settings, WELL)
+    nodes = (node("10.0.0.1", gpus=2.0, cuda_devices=2), node("10.0.0.2"))
+    findings = check(settings, dataclasses.replace(WELL, nodes=nodes))
     assert {finding.level for finding in findings} == {"ok"}
     assert len(findings) == len({finding.what for finding in findings}) == 13
 
@@ -105,10 +106,16 @@ PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
         "GPU nodes",
     ),
     "torch without CUDA": (
-        {"nodes": (node("10.0.0.6", cuda_devices=0),)},
-        [],
+        {"nodes": (node("10.0.0.6", gpus=1.0, cuda_devices=0),)},
+        ["train.use_gpu=true", "train.ranks=1", "generate.use_gpu=true"],
         "promises 1 GPUs, torch sees 0",
         "nvidia-smi",
+    ),
+    "GPUs that nobody uses": (
+        {"nodes": (node("10.0.0.6", gpus=8.0, cuda_devices=8),)},
+        ["generate.use_gpu=true"],
+        "train's nodes have GPUs, and train.use_gpu is false",
+        "set train.use_gpu=true",
     ),
     "no such nodes": (
         {"node_types": GROWS},

@@ -130,8 +130,12 @@ def test_other_places_of_media_can_be_allowed(tmp_path: Path) -> None:
     for image in ("s3://other/a.png", "b.png", str(tmp_path / "c.png")):
         assert parse(line(mode="image_to_video", image=image), limits).image.endswith(image)
     (tmp_path / "link").symlink_to("/etc")
-    with pytest.raises(Rejected, match="lies outside of"):
-        parse(line(mode="image_to_video", image=str(tmp_path / "link" / "passwd")), limits)
+    beside = Limits(GenerateSettings(), patch=2, folder=str(tmp_path))
+    for image in (str(tmp_path / "link" / "passwd"), "link/passwd", "file://link/passwd::memory://y"):
+        with pytest.raises(Rejected, match="lies outside of"):
+            parse(line(mode="image_to_video", image=image), beside)
+    with pytest.raises(Rejected, match="no file has such a name"):
+        parse(line(mode="image_to_video", image="a\0b"), beside)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.nightly, needs_hosts, pytest.mark.timeout(2400)]
 VITASCOPE = str(Path(sys.executable).parent / "vitascope")
 WORK = {"clips": "TASKS", "encode": "TASKS", "train": "RayTrainWorker", "generate": "Denoise"}
 """What does the work of a stage, as Ray names it."""
-COPIES, REQUESTS, STEPS, CHECKPOINTS_EVERY = 8, 12, 60, 20
+COPIES, REQUESTS, STEPS, CHECKPOINTS_EVERY = 8, 12, 800, 300
 NOTICE_S = 20
 LABELS, CPUS = {"vitascope-node": "any"}, 4
 
@@ -119,6 +119,10 @@ def test_a_worker_lost_in_every_stage_costs_what_was_not_committed(
     seconds = dict(re.findall(r"(\w+)  done in (\d+) s", flow.out.read_text()))
     print("\n" + ", ".join(f"{stage} {seconds[stage]} s" for stage in STAGES))
     check_nothing_lost_or_doubled(settings)
+    resumed = [int(Path(file).stem) for file in storage.list_files(settings.path("train", "metrics"))]
+    print(f"training's checkpoints: {resumed}")
+    at_notice = [step for step in resumed if step % CHECKPOINTS_EVERY]
+    assert bool(at_notice) == (lose is drained)  # with a notice it checkpoints at once
 
 
 def begun(flow: Command, stage: str) -> bool:
@@ -138,7 +142,7 @@ def in_its_middle(settings: Settings, stage: str) -> bool:
     """Something is done, and something is left."""
     if stage == "train":
         row = log.last_row(settings.path("train", "metrics"))
-        return row is not None and row["step"] > CHECKPOINTS_EVERY
+        return row is not None and row["step"] > CHECKPOINTS_EVERY + 10
     if stage == "generate":
         outputs = settings.path("outputs", settings.generate.batch)
         return any(file.endswith(".json") for file in storage.list_files(outputs))

@@ -7,6 +7,7 @@ a submission follows from what is submitted, so that submitting the same again w
 import asyncio
 import getpass
 import ipaddress
+import json
 import logging
 import os
 import re
@@ -27,7 +28,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import vitascope
 from vitascope import config
-from vitascope.cluster.local import TOKEN_HINT, answers_strangers, storage_environment, use_token
+from vitascope.cluster.local import IN_A_JOB, TOKEN_HINT, answers_strangers, storage_environment, use_token
 from vitascope.cluster.placement import entrypoint_resources
 from vitascope.config import Settings
 from vitascope.progress import say
@@ -35,7 +36,7 @@ from vitascope.records import stable_id
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _RECONNECT_S = 1.0
-_QUIET_S = 60.0  # a connection may be dead without either end knowing
+_QUIET_S = 60.0  # then the job is asked for: a connection may be dead without either end knowing
 _GIVE_UP_S = 900.0  # a head that does not come back in a quarter of an hour has lost its jobs
 
 
@@ -107,7 +108,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _explained(address: str, error: Exception) -> Exception:
-    if re.search(r"40[13]\b|[Uu]nauth|[Tt]oken", str(error)):
+    if re.search(r"status code 40[13]\b|[Uu]nauth|[Tt]oken", str(error)):
         return Refused(
             f"the cluster at {address} does not accept your token; put the cluster's own into "
             "~/.ray/auth_token (mode 600), or its path into RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token"
@@ -173,25 +174,30 @@ def _python(client: JobSubmissionClient) -> str:
 
 
 def _metadata(submission: Submission) -> dict[str, str]:
+    """Who submitted what; a job that a job submits is its submitter's."""
+    own = json.loads(os.environ.get(IN_A_JOB, "{}")).get("metadata", {})
     return {
         "command": submission.command,
         "run": submission.settings.run.folder,
-        "user": getpass.getuser(),
-        "git_revision": _revision(),
+        "user": own.get("user") or getpass.getuser(),
+        "git_revision": own.get("git_revision") or _revision(),
     }
 
 
 def _revision() -> str:
-    """The package's commit, with a + where files were changed since; empty where it is in no repository."""
+    """The package's commit, with a + where files were changed since; empty where there is no repository."""
     git = ["git", "-C", str(Path(vitascope.__file__).parent), "describe", "--always", "--exclude=*"]
-    done = subprocess.run([*git, "--dirty=+", "--abbrev=12"], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([*git, "--dirty=+", "--abbrev=12"], capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return ""
     return done.stdout.strip()
 
 
 def follow(client: JobSubmissionClient, submission_id: str, show: Show) -> JobDetails:
     """Shows a job's log from its first line until the job ends, and returns what became of it.
 
-    A connection that drops, or is quiet for a minute, is made again, and the log goes on where it was.
+    A connection that drops is made again, and the log goes on where it was.
 
     Raises:
         Refused: where there is no such job.
@@ -210,7 +216,8 @@ def follow(client: JobSubmissionClient, submission_id: str, show: Show) -> JobDe
         try:
             details = _details(client, submission_id)
             if details.status.is_terminal():
-                show_new(client.get_job_logs(submission_id), 0)
+                with suppress(RuntimeError):  # the log lies on the driver's node, which may be gone
+                    show_new(client.get_job_logs(submission_id), 0)
                 return details
             answered = time.monotonic()
             asyncio.run(_tail(client, submission_id, show_new))
@@ -224,13 +231,23 @@ def follow(client: JobSubmissionClient, submission_id: str, show: Show) -> JobDe
 
 
 async def _tail(client: JobSubmissionClient, submission_id: str, show: Callable[[str, int], None]) -> None:
-    """Gives the pieces of the log, and where each begins, while the connection lasts and is not quiet."""
+    """Gives the pieces of the log, and where each begins, while the connection lasts and the job goes on.
+
+    A quiet connection is kept: Ray's head does not notice that one was left, and only has so many.
+    """
     pieces, start = client.tail_job_logs(submission_id), 0
-    with suppress(StopAsyncIteration, TimeoutError):
-        while True:
-            text = await asyncio.wait_for(anext(pieces), _QUIET_S)
-            show(text, start)
-            start += len(text)
+    while True:
+        piece = asyncio.ensure_future(anext(pieces))
+        while not (await asyncio.wait({piece}, timeout=_QUIET_S))[0]:
+            if (await asyncio.to_thread(_details, client, submission_id)).status.is_terminal():
+                piece.cancel()
+                return
+        try:
+            text = piece.result()
+        except StopAsyncIteration:
+            return
+        show(text, start)
+        start += len(text)
 
 
 def _details(client: JobSubmissionClient, submission_id: str) -> JobDetails:

@@ -32,7 +32,7 @@ TOKEN_HINT = (
     "start it with RAY_AUTH_MODE=token (cluster/SECURITY.md), or say cluster.allow_open=true where nobody "
     "else can reach it"
 )
-_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 
 
 def connect(settings: ClusterSettings) -> None:
@@ -57,8 +57,16 @@ def connect(settings: ClusterSettings) -> None:
 
 
 def storage_environment() -> dict[str, str]:
-    """Where the storage is, from this process's environment, for workers on other machines. No secrets."""
-    return {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    """Where the storage is, from this process's environment, for workers on other machines. No secrets.
+
+    Raises:
+        ValueError: where an address holds a password.
+    """
+    found = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    for name, value in found.items():
+        if "@" in value:
+            raise ValueError(f"{name} holds credentials, and would be shown on the cluster; leave them out")
+    return found
 
 
 def address_of(settings: ClusterSettings) -> str | None:
@@ -94,7 +102,7 @@ def _join(address: str) -> None:
     Within a submitted job they are left alone: Ray has already put them together from the job's own.
     """
     use_token()
-    forwarded = {} if _IN_A_JOB in os.environ else storage_environment()
+    forwarded = {} if IN_A_JOB in os.environ else storage_environment()
     try:
         _knock(address)
         ray.init(

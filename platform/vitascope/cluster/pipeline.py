@@ -17,7 +17,7 @@ from vitascope.progress import say
 
 _TRIES = 3  # of a stage whose job dies; what it has committed stays
 _LOOK_S = 2.0
-_USERS_MISTAKE = 2  # the exit status of `vitascope` where trying again does not help
+_FINAL = (2, 3)  # exit statuses of `vitascope` where trying again does not help: a mistake, asked to stop
 
 
 def run(settings: Settings, start: str | None = None) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _run_stage(client: JobSubmissionClient, submission: jobs.Submission) -> None
             return
         reason = (details.message or "").strip().splitlines()[-1:]
         said = f"job {submission_id} ended as {details.status}: {' '.join(reason)}"
-        final = details.status == JobStatus.STOPPED or details.driver_exit_code == _USERS_MISTAKE
+        final = details.status == JobStatus.STOPPED or details.driver_exit_code in _FINAL
         if final or not tries_left:
             raise RuntimeError(f"{said}\n  its log: vitascope jobs logs {submission_id}")
         say(submission.command, f"{said}; trying again")

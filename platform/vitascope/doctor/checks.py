@@ -134,6 +134,13 @@ def _gpus(settings: Settings, facts: Facts) -> Told:
                 f"{stage} takes {needed} GPUs at once, its nodes have at most {there:g}",
                 f"lower {_fewer(stage)}, or raise the number of GPU nodes; it would wait for ever",
             )
+    for stage, used in (("train", settings.train.use_gpu), ("generate", settings.generate.use_gpu)):
+        if not used and _could_have(settings, facts, stage, "gpus"):
+            yield (
+                "warning",
+                f"{stage}'s nodes have GPUs, and {stage}.use_gpu is false: it would compute on their CPUs",
+                f"set {stage}.use_gpu=true",
+            )
     for node in _asked(facts):
         if node.gpus > node.cuda_devices:
             yield (

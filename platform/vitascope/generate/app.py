@@ -193,9 +193,11 @@ def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig)
     status = running.get(name)
     try:
         if status and status.status == "RUNNING":
-            yield serve.get_app_handle(name)
+            handle = serve.get_app_handle(name)
         else:
-            yield serve.run(app, name=name, route_prefix=None, logging_config=_QUIET)
+            handle = serve.run(app, name=name, route_prefix=None, logging_config=_QUIET)
+        yield handle
+        handle.shutdown()  # else it goes on telling Serve how many requests wait
     except BaseException:
         serve.delete(name, _blocking=False)
         raise

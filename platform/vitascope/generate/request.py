@@ -162,6 +162,8 @@ def _validated(document: dict[str, Any], limits: Limits) -> Request:
 
 def _located(uri: str, limits: Limits) -> str:
     """The location of media; those who write requests may not have any file or address read."""
+    if "\0" in uri:
+        raise _invalid(f"no file has such a name: {uri!r}")
     if not storage.is_remote(uri):
         uri = storage.join(limits.folder, uri.removeprefix("file://"))
     allowed = (limits.folder, *limits.settings.media_from)

@@ -62,7 +62,7 @@ class Service:
 
     def _knows(self, header: str) -> bool:
         """Whether the header shows the cluster's token; nobody is let in where the cluster has none."""
-        return bool(self._token) and hmac.compare_digest(header, f"Bearer {self._token}")
+        return bool(self._token) and hmac.compare_digest(header.encode(), f"Bearer {self._token}".encode())
 
 
 def _answer(status: int, detail: str) -> JSONResponse:

@@ -1,7 +1,7 @@
 """A trained model's weights and settings, as files.
 
-A model folder holds `model.safetensors` (float32 EMA weights by parameter name), its checksum, and
-`model.json` (the card). Nothing else is ever loaded: a file of another format could run code.
+A model folder holds `model.safetensors` (float32 EMA weights by parameter name) and `model.json` (the card),
+each with its checksum. Nothing else is ever loaded: a file of another format could run code.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from vitascope.model.dit import DiT
 from vitascope.model.settings import ModelSettings
 from vitascope.section import Section
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
 class ModelCard(Section):
@@ -40,16 +40,24 @@ def save_model(folder: str, weights: Mapping[str, torch.Tensor], card: ModelCard
     weights_uri = storage.join(folder, WEIGHTS)
     storage.put(weights_uri, safetensors.torch.save(tensors))
     checksum.seal(weights_uri)
-    storage.put(storage.join(folder, "model.json"), card.model_dump_json(indent=2).encode())
+    card_uri = storage.join(folder, CARD)
+    storage.put(card_uri, card.model_dump_json(indent=2).encode())
+    checksum.seal(card_uri)
 
 
 def load_card(folder: str) -> ModelCard:
-    """The card of a model folder; FileNotFoundError, saying what to do, where there is none."""
-    location = storage.join(folder, "model.json")
+    """The card of a model folder.
+
+    Raises:
+        FileNotFoundError: saying what to do, where there is none.
+        ValueError: where it is not the one that was written.
+    """
+    location = storage.join(folder, CARD)
     if not storage.exists(location):
         raise FileNotFoundError(
             f"no model at {folder}: expected {location}; train one first, or set generate.model"
         )
+    checksum.check(location)
     return ModelCard.model_validate_json(storage.read_bytes(location))
 
 

@@ -11,7 +11,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from vitascope import storage
+from vitascope import checksum, storage
 from vitascope.cluster.placement import node_labels
 from vitascope.feed.plan import Position
 from vitascope.feed.source import has_samples
@@ -101,8 +101,9 @@ class Loop:
         with TemporaryDirectory() as folder:
             state = self.engine.save(folder)
             if self.ranks.rank == 0:
-                storage.put_json(storage.join(folder, "state.json"), state | self._common())
-                storage.put(storage.join(folder, "model.json"), self._card(state["step"]))
+                for name, content in self._about(state).items():
+                    storage.put(storage.join(folder, name), content)
+                    checksum.seal(storage.join(folder, name))
             ray.train.report(
                 {"step": state["step"]},
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
@@ -116,15 +117,19 @@ class Loop:
         if checkpoint is None:
             return
         with checkpoint.as_directory() as folder:
+            checksum.check(str(Path(folder) / "state.json"))
             state = storage.read_json(str(Path(folder) / "state.json"))
             self.engine.load(folder, state)
             self.position = Position(**state["position"])
 
-    def _common(self) -> dict[str, Any]:
-        return {"identity": self.job.identity, "position": asdict(self.position)}
-
-    def _card(self, step: int) -> bytes:
-        return self.job.card.model_copy(update={"step": step}).model_dump_json(indent=2).encode()
+    def _about(self, state: dict[str, Any]) -> dict[str, bytes]:
+        """The small files of a checkpoint, by name."""
+        common = {"identity": self.job.identity, "position": asdict(self.position)}
+        card = self.job.card.model_copy(update={"step": state["step"]})
+        return {
+            "state.json": storage.json_bytes(state | common),
+            "model.json": card.model_dump_json(indent=2).encode(),
+        }
 
     def _note(self, log: StepLog | None, row: dict[str, Any]) -> None:
         memory = peak_memory_bytes(self.ranks.device)

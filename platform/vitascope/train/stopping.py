@@ -1,7 +1,7 @@
 """Requests to stop and nodes that go, brought to the ranks.
 
-A request is a file in the run's folder, which the first rank looks for and takes away: it reaches the ranks
-wherever they are, and from other hands too (`touch <run>/train/stop`).
+A request is a file in the run's folder, which the first rank looks for and marks as taken: it reaches the
+ranks wherever they are, and from other hands too (`touch <run>/train/stop`).
 """
 
 import os
@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import ray.train
@@ -20,6 +20,7 @@ from vitascope.train.step import sum_over_ranks
 
 _LOOK_S = 2.0
 _PATIENCE_S = 30.0  # ranks that run take the request within seconds; else there are none
+_TAKEN = b"taken"
 _ASK_S = 5.0  # Ray Train looks for nodes that go this often
 
 
@@ -27,39 +28,47 @@ _ASK_S = 5.0  # Ray Train looks for nodes that go this often
 def passed_on(request: str) -> Iterator[threading.Event]:
     """Within it SIGTERM does not end this process but leaves `request` for the ranks; gives whether it came.
 
-    Where no rank takes the request, this process is interrupted (SIGINT), which ends Ray Train's controller.
+    Where no rank takes the request, KeyboardInterrupt is raised here; Ray Train's controller ends with us.
     """
-    came = threading.Event()
+    came, nobody, ended = threading.Event(), threading.Event(), threading.Event()
     storage.delete(request)  # one that an earlier run left
 
     def handle(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        if nobody.is_set():
+            raise KeyboardInterrupt
         if not came.is_set():
             came.set()
-            threading.Thread(target=_leave, args=(request,), daemon=True).start()
+            threading.Thread(target=leave, daemon=True).start()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield came  # signals are the main thread's
-        return
-    before = signal.signal(signal.SIGTERM, handle)
+    def leave() -> None:
+        if not _is_taken(request, ended) and not ended.is_set():
+            nobody.set()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    in_main = threading.current_thread() is threading.main_thread()  # signals are its own
+    before = signal.signal(signal.SIGTERM, handle) if in_main else None
     try:
         yield came
     finally:
-        signal.signal(signal.SIGTERM, before)
+        ended.set()
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
+        storage.delete(request)
 
 
-def _leave(request: str) -> None:
-    storage.put(request, b"")
-    deadline = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < deadline:
-        time.sleep(_LOOK_S)
-        if not storage.exists(request):
-            return
-    storage.delete(request)
-    os.kill(os.getpid(), signal.SIGINT)
+def _is_taken(request: str, ended: threading.Event) -> bool:
+    """Leaves the request, and waits for a rank to take it. False where none does, or the storage is away."""
+    with suppress(Exception):
+        storage.put(request, b"asked")
+        deadline = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < deadline and not ended.wait(_LOOK_S):
+            if storage.read_bytes(request) == _TAKEN:
+                return True
+    return False
 
 
 class Watch:
-    """Looks for the request in a thread, on one rank."""
+    """Looks for the request in a thread, on one rank. It stays: ranks that start anew find it too."""
 
     def __init__(self, request: str) -> None:
         self._request, self._came = request, threading.Event()
@@ -72,9 +81,10 @@ class Watch:
 
     def _look(self) -> None:
         while not self._came.wait(_LOOK_S):
-            if storage.exists(self._request):
-                storage.delete(self._request)
-                self._came.set()
+            with suppress(Exception):  # a storage that is away for a while is asked again
+                if storage.exists(self._request):
+                    storage.put(self._request, _TAKEN)
+                    self._came.set()
 
 
 class Signs:

@@ -12,7 +12,7 @@ import ray.train
 import ray.train.torch
 from ray.exceptions import RayActorError
 
-from vitascope import storage
+from vitascope import checksum, storage
 from vitascope.cluster.local import check_room, connect
 from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
@@ -150,8 +150,8 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
     with stopping.passed_on(job.stop_request) as asked:
         try:
             checkpoint = _fit(job)
-        except BaseException:
-            if not asked.is_set():
+        except (KeyboardInterrupt, SystemExit, RayActorError, ray.train.ControllerError):
+            if not asked.is_set():  # else it is how Ray Train ends a controller without ranks
                 raise
     steps, done = job.settings.train.steps, _step_of(checkpoint) if checkpoint else 0
     if checkpoint is None or done < steps:
@@ -192,6 +192,8 @@ def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
 def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
     """Puts the EMA weights of a checkpoint together, a tensor at a time, into the run's model folder."""
     with checkpoint.as_directory() as folder:
+        for name in ("state.json", "model.json"):
+            checksum.check(storage.join(folder, name))
         state = storage.read_json(storage.join(folder, "state.json"))
         card = ModelCard.model_validate_json(storage.read_bytes(storage.join(folder, "model.json")))
         source = ShardedState(folder, state["ranks"])
