@@ -208,6 +208,12 @@ def test_jobs_and_service_run_on_the_cluster_with_the_nodes_of_their_stage(tmp_p
         )
         ray["readinessProbe"] = container_of(groups["generate"])["readinessProbe"]
         ray["ports"] = container_of(groups["generate"])["ports"]
+        # The head takes requests too: where no worker is there, they make one come.
+        head, usual = (
+            part["headGroupSpec"]["template"]["spec"]["containers"][0] for part in (service, whole)
+        )
+        assert {"name": "serve", "containerPort": 8000} in head["ports"]
+        head["ports"] = usual["ports"]
         assert service == whole | {"workerGroupSpecs": [groups["generate"]]}
 
 

@@ -31,7 +31,8 @@ def check(settings: Settings, facts: Facts) -> list[Finding]:
     findings = []
     for what, look in _CHECKS.items():
         told = list(look(settings, facts))
-        findings += [Finding(what, *each) for each in told] or [Finding(what, "ok", _WELL[what])]
+        well = _WELL[what].format(n=len(facts.nodes))
+        findings += [Finding(what, *each) for each in told] or [Finding(what, "ok", well)]
     return findings
 
 
@@ -255,7 +256,7 @@ _CHECKS: dict[str, Callable[[Settings, Facts], Told]] = {
 }
 _WELL = {
     "authentication": "a token is asked for",
-    "nodes": "every node answers",
+    "nodes": "all {n} that are there answer; those that may come could not be asked",
     "versions": "equal on all nodes",
     "clocks": f"within {_CLOCKS_APART_S:g} s of each other",
     "storage": "can be written, and one writer of many wins",
