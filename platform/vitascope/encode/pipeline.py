@@ -102,7 +102,8 @@ def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> It
     # Tasks and not actors: a process keeps its encoder for its next task anyway, and no pool can hang.
     # Half the slots of a local cluster: each task holds a text encoder, and there are more slots than cores.
     local = address_of(settings.cluster) is None
-    at_once = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2) if local else None
+    slots = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
+    at_once = min(len(plan), slots) if local else None
     encode: Callable[[dict[str, Any]], dict[str, Any]] = functools.partial(
         encode_shard,
         settings=settings.encode,
