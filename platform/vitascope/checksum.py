@@ -35,7 +35,18 @@ def check(uri: str) -> None:
     Raises:
         ValueError: where the file is not the one that was written, or nothing says which one that is.
     """
-    expected, found = recorded(uri), _digest(uri)
+    _compare(uri, _digest(uri))
+
+
+def read(uri: str) -> bytes:
+    """The whole content of a file, fetched once and checked; raises as `check` does."""
+    content = storage.read_bytes(uri)
+    _compare(uri, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def _compare(uri: str, found: str) -> None:
+    expected = recorded(uri)
     if found != expected:
         raise ValueError(f"{uri} is damaged or was changed: its SHA-256 is {found}, expected {expected}")
 

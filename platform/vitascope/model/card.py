@@ -57,8 +57,7 @@ def load_card(folder: str) -> ModelCard:
         raise FileNotFoundError(
             f"no model at {folder}: expected {location}; train one first, or set generate.model"
         )
-    checksum.check(location)
-    return ModelCard.model_validate_json(storage.read_bytes(location))
+    return ModelCard.model_validate_json(checksum.read(location))
 
 
 def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[DiT, ModelCard]:
@@ -66,9 +65,8 @@ def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[DiT, Mo
 
     ValueError where the weights are not the ones that were written.
     """
-    card, weights = load_card(folder), storage.join(folder, WEIGHTS)
-    checksum.check(weights)
+    card = load_card(folder)
     model = card.build()
-    model.load_state_dict(safetensors.torch.load(storage.read_bytes(weights)))
+    model.load_state_dict(safetensors.torch.load(checksum.read(storage.join(folder, WEIGHTS))))
     dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
     return model.to(device=device, dtype=dtype).eval(), card
