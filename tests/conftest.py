@@ -3,9 +3,11 @@
 import os
 import socket
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -49,24 +51,30 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)  # first of all: processes keep the environment they start with
 def s3_server() -> Iterator[str | None]:
     """The endpoint of an S3 server (moto) and the environment to reach it; None where it is not installed."""
     if not MOTO.exists():
         yield None
         return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [str(MOTO), "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait_until_listening(server, port)
-        os.environ["AWS_ENDPOINT_URL"] = endpoint = f"http://127.0.0.1:{port}"
+    with _server(lambda port: [str(MOTO), "-H", "127.0.0.1", "-p", port]) as endpoint:
+        os.environ["AWS_ENDPOINT_URL"] = endpoint
         os.environ["AWS_ACCESS_KEY_ID"] = os.environ["AWS_SECRET_ACCESS_KEY"] = "testing"
         os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
         os.environ.pop("AWS_PROFILE", None)
         yield endpoint
+
+
+@contextmanager
+def _server(command: Callable[[str], list[str]]) -> Iterator[str]:
+    """Runs `command(port)` and gives the address it listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(command(str(port)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_until_listening(server, port)
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
         server.wait(10)
@@ -79,7 +87,7 @@ def _wait_until_listening(server: subprocess.Popen, port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    pytest.fail(f"the S3 server did not start; try: {MOTO} -p {port}")
+    pytest.fail(f"a server did not start; try: {' '.join(map(str, server.args))}")
 
 
 @pytest.fixture(scope="session")
@@ -103,8 +111,34 @@ def s3(new_bucket: Callable[[], str]) -> str:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3_server: str | None) -> Iterator[None]:  # noqa: ARG001 - its workers inherit S3's environment
-    """A local Ray cluster of 8 slots, shared by the whole session and started after the S3 server."""
+def gs_server() -> Iterator[str]:
+    """The endpoint of an emulator of Google Cloud Storage, and the environment to reach it."""
+    with _server(lambda port: [sys.executable, str(REPO / "tests" / "gcs_server.py"), port]) as endpoint:
+        os.environ["STORAGE_EMULATOR_HOST"] = endpoint
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def new_google_bucket(gs_server: str) -> Callable[[], str]:  # noqa: ARG001
+    """Makes a new, empty bucket on the emulator of Google Cloud Storage and gives its URI."""
+
+    def make() -> str:
+        bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+        fsspec.filesystem("gs", project="test").mkdir(bucket)
+        return f"gs://{bucket}"
+
+    return make
+
+
+@pytest.fixture
+def gs(new_google_bucket: Callable[[], str]) -> str:
+    """The URI of a new, empty bucket on the emulator of Google Cloud Storage."""
+    return new_google_bucket()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server: str | None, gs_server: str) -> Iterator[None]:  # noqa: ARG001
+    """A local Ray cluster of 8 slots, shared by the whole session; its workers know where the servers are."""
     os.environ.pop("RAY_ADDRESS", None)
     connect(ClusterSettings(local_cpus=8))
     yield

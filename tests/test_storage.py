@@ -1,4 +1,4 @@
-"""Files behave the same on a local disk and on S3."""
+"""Files behave the same on a local disk, on S3 and on Google Cloud Storage."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,9 +9,9 @@ import pytest
 from vitascope import storage
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "gs"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path) if request.param == "local" else request.getfixturevalue("s3")
+    return str(tmp_path) if request.param == "local" else request.getfixturevalue(request.param)
 
 
 def test_put_replaces_and_reads_back(root: str) -> None:
@@ -115,6 +115,21 @@ def test_json_lines_round_trip(root: str) -> None:
     documents = [{"prompt": "späte Wellen"}, {"n": 1}]
     storage.put(location, storage.json_lines(documents))
     assert list(storage.read_json_lines(location)) == documents
+
+
+def test_content_larger_than_one_request_is_committed_whole(root: str) -> None:
+    content = bytes(range(256)) * 4096 * 12  # gcsfs sends from 5 MiB on in parts
+    location = storage.join(root, "large")
+    storage.put(location, content)
+    assert storage.read_bytes(location) == content
+    assert not storage.create(location, content[::-1])
+    assert storage.read_bytes(location) == content
+
+
+@pytest.mark.parametrize("location", ["az://box/x", "hf://datasets/x", "https://example.com/x", "s3a://b/x"])
+def test_a_store_of_unknown_promises_is_refused(location: str) -> None:
+    with pytest.raises(ValueError, match="does not know; use a local path, s3:// or gs://"):
+        storage.put(location, b"-")
 
 
 def test_open_file_refuses_to_write(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ Read in the order the data flows:
 
     config      compose the stages' settings from one TOML file (section: their base)
     records     frozen value types and table schemas that pass between stages
-    storage     one way to read, list and commit files on s3:// and on local paths
+    storage     one way to read, list and commit files on s3://, gs:// and local paths
     ledger      what became of every item, and why (checksum: files that prove they are whole)
     flow        the stages in order, and which are finished
     clips       videos and images -> clip table

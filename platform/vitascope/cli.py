@@ -225,7 +225,9 @@ def _command(commands: Any, name: str, text: str, run: Callable) -> argparse.Arg
 
 
 def _takes_settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument("settings", nargs="?", help="a TOML file, local or s3://; without one, the defaults")
+    command.add_argument(
+        "settings", nargs="?", help="a TOML file, local or in a bucket; without, the defaults"
+    )
     command.add_argument(
         "--set",
         action="append",

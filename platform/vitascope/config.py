@@ -30,7 +30,7 @@ class RunSettings(Section):
     """One run of the flow, and where it lives."""
 
     folder: str = Field(
-        "runs/default", description="Local folder or s3:// prefix of everything the run writes."
+        "runs/default", description="Local folder, s3:// or gs:// prefix of everything the run writes."
     )
     seed: int = Field(0, ge=0, description="Seed of the plan, the noise and the initial weights.")
 
@@ -58,7 +58,7 @@ class SettingsError(ValueError):
 
 
 def load(source: str | None, overrides: list[str] | None = None) -> Settings:
-    """Reads a TOML file (local or s3://), applies `section.key=value` overrides and validates the whole.
+    """Reads a TOML file (local or remote), applies `section.key=value` overrides and validates the whole.
 
     Args:
         source: the file; None means the defaults alone.

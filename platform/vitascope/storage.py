@@ -1,7 +1,8 @@
 """One way to read, list and commit files anywhere.
 
-A location is a plain local path or an `s3://bucket/key` URI. Credentials and endpoint come from the
-usual environment (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`, …), never from settings.
+A location is a plain local path, an `s3://bucket/key` or a `gs://bucket/key` URI. Credentials and endpoint
+come from the usual environment (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`, …; Google's default
+credentials), never from settings.
 
 Writing is committing: `put` makes the whole content visible in one act and replaces what was there,
 `create` does so only if nothing was there before, and tells who won.
@@ -20,6 +21,9 @@ import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
+
+# Those with an atomic put that can be made to fail where something is there already.
+OBJECT_STORES = ("s3", "gs")
 
 
 def is_remote(uri: str) -> bool:
@@ -49,13 +53,22 @@ def is_within(uri: str, folder: str) -> bool:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec filesystem of `uri`, and the path within it. Listings are never served from a cache.
 
-    Names of local files and keys of S3 are taken as they are: `::` in them is no fsspec chain of URLs.
+    Names of local files and keys of objects are taken as they are: `::` in them is no fsspec chain of URLs.
+
+    Raises:
+        ValueError: for a scheme that is not known to commit files as `put` and `create` promise.
+        ImportError: for `gs://` where gcsfs is not installed.
     """
-    if uri.startswith("s3://"):
-        return fsspec.filesystem("s3", use_listings_cache=False), uri.removeprefix("s3://").rstrip("/")
-    if is_remote(uri):
-        return fsspec.url_to_fs(uri)
-    return fsspec.filesystem("file"), absolute(uri)
+    if not is_remote(uri):
+        return fsspec.filesystem("file"), absolute(uri)
+    scheme, path = uri.split("://", 1)
+    if scheme not in OBJECT_STORES:
+        known = " or ".join(f"{s}://" for s in OBJECT_STORES)
+        raise ValueError(f"{uri} is on a store that Vitascope does not know; use a local path, {known}")
+    try:
+        return fsspec.filesystem(scheme, use_listings_cache=False), path.rstrip("/")
+    except ImportError as error:
+        raise ImportError(f"{scheme}:// needs a package: pip install 'vitascope[gcp]' ({error})") from error
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -124,8 +137,9 @@ def put(uri: str, content: bytes) -> None:
 def create(uri: str, content: bytes) -> bool:
     """Makes `content` visible at `uri` only if nothing is there; whether this call did it.
 
-    On S3 this is a conditional put (`If-None-Match: *`), on a local disk a hard link from a temporary
-    file, so of many writers racing for one name exactly one gets True.
+    On an object store this is a conditional put (S3's `If-None-Match: *`, Google's `ifGenerationMatch=0`),
+    on a local disk a hard link from a temporary file, so of many writers racing for one name exactly one gets
+    True.
     """
     fs, path = filesystem(uri)
     if is_remote(uri):

@@ -294,7 +294,7 @@ WRONG_CHOICES = {
     "no network": ({"gcp": GCP | {"ssh_from": ["home"]}}, "expected a network such as"),
     "host bits": ({"gcp": GCP | {"ssh_from": ["10.0.0.7/24"]}}, "has host bits set"),
     "zone elsewhere": ({"aws": AWS | {"zones": ["eu-west-1a"]}}, "not in region 'us-east-1'"),
-    "bucket as URI": ({"aws": AWS | {"bucket": "s3://films"}}, "without s3:// and folder"),
+    "bucket as URI": ({"aws": AWS | {"bucket": "s3://films"}}, "without scheme and folder"),
     "name": ({"aws": AWS, "name": "My_Cluster"}, "lower-case letters, digits"),
     "image moves": ({"aws": AWS, "image": "registry.example.com/vitascope:latest"}, "tag other than latest"),
     "image without tag": (

@@ -79,7 +79,7 @@ PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
         {"nodes": (node("10.0.0.1"), node("10.0.0.5", sees_run=False))},
         ["run.folder=/data/run"],
         "/data/run is not seen on 10.0.0.5",
-        "s3:// or on a disk that all nodes share",
+        "s3:// or gs://, or on a disk that all nodes share",
     ),
     "no credentials there": (
         {"nodes": (node("10.0.0.5", sees_run=False),)},

@@ -1,4 +1,4 @@
-"""The whole flow with input and output on S3, from good files and bad ones; and again."""
+"""The whole flow with input and output in a bucket, from good files and bad ones; and again."""
 
 import io
 import os
@@ -146,23 +146,26 @@ def written(settings: Settings) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["s3", pytest.param("gs", marks=pytest.mark.nightly)])
 def flow(
+    request: pytest.FixtureRequest,
     ray_cluster: None,  # noqa: ARG001
     new_bucket: Callable[[], str],
+    new_google_bucket: Callable[[], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Flow:
-    settings = upload(tmp_path_factory.mktemp("sources"), new_bucket())
+    bucket = new_bucket() if request.param == "s3" else new_google_bucket()
+    settings = upload(tmp_path_factory.mktemp("sources"), bucket)
     here = tmp_path_factory.mktemp("here")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
         assert cli.main(["demo", settings]) == 0
     loaded = config.load(settings)
-    beside = [str(path) for path in (*here.iterdir(), *REPO.glob("s3:*"))]  # workers have other directories
+    beside = [str(path) for path in (*here.iterdir(), *REPO.glob("*:*"))]  # workers have other directories
     return Flow(loaded, written(loaded), beside)
 
 
-def test_everything_is_on_s3_and_nothing_beside_it(flow: Flow) -> None:
+def test_everything_is_in_the_bucket_and_nothing_beside_it(flow: Flow) -> None:
     latents = latents_folder(flow.settings).removeprefix(flow.path() + "/")
     expected = [
         *("settings.toml", "summary.json", "report.html", "videos/videos.parquet", "clips/clips.parquet"),

@@ -1,6 +1,6 @@
 """Videos and still images to a clip table.
 
-In: a folder or s3:// prefix of media files, with captions in sidecars (`name.txt`, `name.json`) or in one
+In: a folder or bucket of media files, with captions in sidecars (`name.txt`, `name.json`) or in one
 Parquet/CSV table (columns name, caption).
 
 Out: `{run}/videos/*.parquet` (records.VIDEOS, a row for every file found) and `{run}/clips/*.parquet`

@@ -47,7 +47,7 @@ def read_clip(
     """The frames on screen at start_s + i/fps, i < n_frames, upright: uint8 (F, H, W, 3), RGB.
 
     Args:
-        uri: a local path or s3:// URI.
+        uri: a local path, s3:// or gs:// URI.
         rotation_deg: clockwise turn that makes the picture upright, from `probe`.
         decoder: decord, pyav or pillow, from `probe`. Where decord fails, PyAV is tried.
 

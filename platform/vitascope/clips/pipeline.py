@@ -68,7 +68,7 @@ def work_list(settings: ClipsSettings) -> pa.Table:
     A local name that is not UTF-8 is shown with backslashes (`caf\\xe9.mp4`), and its file is unreadable.
     """
     if not settings.input:
-        raise ValueError("clips.input is not set; set clips.input to a folder or s3:// prefix of videos")
+        raise ValueError("clips.input is not set; set clips.input to a folder or a bucket's prefix of videos")
     root = storage.absolute(settings.input)
     table_uri = storage.absolute(settings.captions) if settings.captions else None
     names = {_name(uri, root): uri for uri in storage.list_files(root) if uri != table_uri}

@@ -14,7 +14,7 @@ class ClipsSettings(Section):
 
     input: str | None = Field(
         None,
-        description="Folder or s3:// prefix of videos, images and caption sidecars; must be set, but for the "
+        description="Folder or bucket of videos, images and caption sidecars; must be set, but for the "
         "demo, which puts media of its own into <run.folder>/input where it is not.",
     )
     captions: str | None = Field(

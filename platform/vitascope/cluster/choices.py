@@ -140,7 +140,7 @@ Bucket = Annotated[
     str,
     _named(
         r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
-        "a bucket's name, without s3:// and folder: 3 to 63 lower-case letters, digits, `-` and `.`",
+        "a bucket's name, without scheme and folder: 3 to 63 lower-case letters, digits, `-` and `.`",
     ),
 ]
 Network = Annotated[str, AfterValidator(_closed)]

@@ -69,7 +69,7 @@ STILLS = {"bunny_still.png": ("bunny.mp4", 2.0), "city_still.png": ("city.mp4", 
 
 
 def gather(folder: str) -> None:
-    """Puts the demo's sources into a local folder or s3:// prefix, a caption beside each (`name.txt`).
+    """Puts the demo's sources into a local folder, s3:// or gs:// prefix, a caption beside each (`name.txt`).
 
     One file more, `broken_upload.mp4`, is deliberately cut off, so that the ledger has something to show.
 
@@ -86,7 +86,7 @@ def gather(folder: str) -> None:
 
 
 def gather_stills(folder: str) -> None:
-    """Puts the pictures that the demo's requests begin with into a local folder or s3:// prefix."""
+    """Puts the pictures that the demo's requests begin with into a local folder, s3:// or gs:// prefix."""
     sources = {source.name: source for source in SOURCES}
     for name, (source_name, at_s) in STILLS.items():
         source = sources[source_name]

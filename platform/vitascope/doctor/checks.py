@@ -91,7 +91,7 @@ def _storage(settings: Settings, facts: Facts) -> Told:
         yield (
             "problem",
             f"of eight that created one file in {settings.path()} at once not just one was told that it did",
-            "use a storage that honours `If-None-Match: *`: outputs could be made twice",
+            "use a storage with conditional puts (`If-None-Match: *`): outputs could be made twice",
         )
 
 
@@ -101,7 +101,7 @@ def _shared(settings: Settings, facts: Facts) -> Told:
         yield (
             "problem",
             f"what is written to {settings.path()} is not seen on {', '.join(blind)}",
-            "put run.folder on s3:// or on a disk that all nodes share"
+            "put run.folder on s3:// or gs://, or on a disk that all nodes share"
             if not storage.is_remote(settings.path())
             else "give those nodes the credentials and the endpoint of the storage",
         )
@@ -193,7 +193,7 @@ def _input(settings: Settings, facts: Facts) -> Told:
         yield (
             "problem",
             facts.input_error,
-            "set clips.input to a folder or s3:// prefix that can be read here",
+            "set clips.input to a folder or a prefix of a bucket that can be read here",
         )
     elif facts.decode_error:
         yield (

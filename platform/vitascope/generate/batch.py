@@ -59,7 +59,9 @@ class Batch:
             FileNotFoundError: where the model or the request file is not there.
         """
         if settings.generate.requests is None:
-            raise ValueError("no request file; set generate.requests to a JSON-lines file, local or s3://")
+            raise ValueError(
+                "no request file; set generate.requests to a JSON-lines file, local, s3:// or gs://"
+            )
         requests = storage.absolute(settings.generate.requests)
         if not storage.exists(requests):
             raise FileNotFoundError(f"no request file at {requests}; set generate.requests")

@@ -49,7 +49,7 @@ _MIN_FRAMES = {
 class Request(Section):
     """One line of a request file. `seconds` 0 asks for a single picture, a png.
 
-    Paths of media are local or s3://; relative ones are looked for in the request file's folder.
+    Paths of media are local, s3:// or gs://; relative ones are looked for in the request file's folder.
     """
 
     custom_id: str = Field(

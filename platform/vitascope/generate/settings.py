@@ -10,9 +10,10 @@ from vitascope.section import Section
 class GenerateSettings(Section):
     """The app's limits and the defaults of a request."""
 
-    requests: str | None = Field(None, description="JSON-lines file of requests, local or s3://.")
+    requests: str | None = Field(None, description="JSON-lines file of requests, local, s3:// or gs://.")
     media_from: tuple[str, ...] = Field(
-        (), description="Folders and s3:// prefixes that requests may name media in, beside their file's own."
+        (),
+        description="Folders and buckets' prefixes that requests may name media in, beside their file's own.",
     )
     batch: str = Field(
         "batch",
