@@ -29,7 +29,7 @@ bench: .venv/.done
 	$(BIN)/python jobs/bench/plan.py
 	$(BIN)/python jobs/bench/train_step.py
 
-nightly: .venv/.done .venv-moto/.done .servers/.done
+nightly: .venv/.done .venv-moto/.done .servers/.done .venv/.browser
 	$(BIN)/python -m pytest -m nightly $(ARGS)
 
 .venv/.done: pyproject.toml constraints.txt
@@ -52,4 +52,10 @@ nightly: .venv/.done .venv-moto/.done .servers/.done
 		{ apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } >apt.log 2>&1 && \
 		dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb; } || \
 		{ cat .servers/apt.log; echo "The tests need prometheus and promtool on the PATH"; exit 2; }
+	@touch $@
+
+# What looks at Ray's pages at night: Debian's Chromium, driven from Python.
+.venv/.browser: .venv/.done
+	@command -v chromium >/dev/null || { echo "The nightly tests need Chromium on the PATH: apt-get install chromium"; exit 2; }
+	@$(BIN)/python $(PIP) --constraint constraints.txt playwright
 	@touch $@
