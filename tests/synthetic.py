@@ -1,4 +1,4 @@
-"""Latents of random numbers, for tests that train on them without videos."""
+"""Latents and models of random numbers, for tests without videos and training."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -9,12 +9,31 @@ import torch
 
 from vitascope import config, records, storage
 from vitascope.config import Settings
+from vitascope.encode.codecs import make_codec
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import ShardNote, latent_row, shard_uri, write_shard
+from vitascope.encode.text import make_text_encoder
+from vitascope.model.card import ModelCard
+from vitascope.model.settings import ModelSettings
 
 CHANNELS, TEXT_DIM = 8, 32
 SIZES = [(1, 8, 12), (3, 6, 8), (3, 8, 6), (5, 4, 6)]
 """Latent sizes in turn: 24, 36, 36 and 30 patches."""
+
+
+def tiny_card() -> ModelCard:
+    """The card of a model with two small blocks."""
+    encode = EncodeSettings(dct_channels=12)
+    return ModelCard(
+        model=ModelSettings(depth=2, width=64, heads=2, patch=2),
+        encode=encode,
+        channels=make_codec(encode).channels,
+        text_dim=make_text_encoder(encode).dim,
+        fingerprint="tiny",
+        timestep_shift=1.0,
+        step=7,
+    )
 
 
 def make_run(

@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from cluster.conftest import BIN, Head
 from hosts.namespaces import needs_hosts, wait_until
+from synthetic import tiny_card
 from vitascope import config
-from vitascope.encode.codecs import make_codec
-from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.text import make_text_encoder
-from vitascope.model.card import ModelCard, save_model
-from vitascope.model.settings import ModelSettings
+from vitascope.generate.service import Arguments, app
+from vitascope.model.card import save_model
 
 ASK = """
 import json, os, sys, urllib.error, urllib.request
@@ -34,27 +34,33 @@ print(json.dumps(answers))
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run's folder with a tiny model in it, and its settings."""
     folder = tmp_path_factory.mktemp("service")
-    encode = EncodeSettings(dct_channels=12)
-    card = ModelCard(
-        model=ModelSettings(depth=2, width=64, heads=2, patch=2),
-        encode=encode,
-        channels=make_codec(encode).channels,
-        text_dim=make_text_encoder(encode).dim,
-        fingerprint="tiny",
-        timestep_shift=1.0,
-        step=7,
-    )
+    card = tiny_card()
     save_model(str(folder / "model"), card.build().state_dict(), card)
     settings = config.load(None, [f"run.folder={folder}", "generate.steps=2", "generate.batch=service"])
     (folder / "settings.toml").write_text(config.to_toml(settings))
     return folder
 
 
+def test_traces_are_asked_for_where_they_are_begun(run: Path, tmp_path: Path) -> None:
+    settings = config.load(str(run / "settings.toml"), ["generate.traces=otlp", "generate.traced_share=0.5"])
+    (tmp_path / "settings.toml").write_text(config.to_toml(settings))
+    with pytest.raises(ValueError, match="leave it out") as raised:
+        app(Arguments(settings=str(tmp_path / "settings.toml")))
+    said = yaml.safe_load(str(raised.value).partition("`applications` put ")[2])
+    assert ServeDeploySchema(applications=[], **said).tracing_config.sampling_ratio == 0.5
+
+
 @needs_hosts
 def test_a_video_for_who_shows_the_token(head: Head, run: Path) -> None:
-    app = ["vitascope.generate.service:app", f"settings={run}/settings.toml"]
-    served = head.host.popen([str(BIN / "serve"), "run", "--address", "auto", *app])
-    wait_until(lambda: "ready at http" in served.said() or served.poll() is not None, 180, served.said())
+    application = {
+        "import_path": "vitascope.generate.service:app",
+        "args": {"settings": f"{run}/settings.toml"},
+    }
+    traced = {"enabled": True, "sampling_ratio": 1.0}
+    (run / "serve.yaml").write_text(yaml.dump({"applications": [application], "tracing_config": traced}))
+    served = head.host.popen([str(BIN / "serve"), "run", "--address", "auto", str(run / "serve.yaml")])
+    status = [str(BIN / "serve"), "status"]
+    wait_until(lambda: "status: RUNNING" in head.host.run(status).stdout, 180, "the app")
     good = json.dumps({"custom_id": "a/1", "prompt": "a cat", "width": 64, "height": 48, "seconds": 1})
     bad = json.dumps({"custom_id": "b", "prompt": "a cat", "width": 64, "height": 48, "secnds": 1})
     asked = [
@@ -72,5 +78,8 @@ def test_a_video_for_who_shows_the_token(head: Head, run: Path) -> None:
     assert sidecar["uri"].startswith(str(run / "outputs" / "service"))
     assert Path(sidecar["uri"]).stat().st_size > 500
     assert [path.suffix for path in sorted((run / "outputs" / "service").iterdir())] == [".json", ".mp4"]
+    spans = "".join(path.read_text() for path in head.folder.rglob("serve/spans/*"))
+    for name in ("Service", "Generate", "TextEncode", "Denoise", "DecodeWrite"):
+        assert f'"name": "replica_handle_request {name}' in spans
     served.terminate()
     served.wait(60)

@@ -8,29 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from vitascope.encode.codecs import make_codec
-from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.text import make_text_encoder
+from synthetic import tiny_card
 from vitascope.generate.request import Limits, Request, parse
 from vitascope.generate.settings import GenerateSettings
 from vitascope.model.card import ModelCard, save_model
 from vitascope.model.dit import DiT
-from vitascope.model.settings import ModelSettings
 
 
 @pytest.fixture(scope="session")
 def card() -> ModelCard:
-    """The card of a model with two small blocks."""
-    encode = EncodeSettings(dct_channels=12)
-    return ModelCard(
-        model=ModelSettings(depth=2, width=64, heads=2, patch=2),
-        encode=encode,
-        channels=make_codec(encode).channels,
-        text_dim=make_text_encoder(encode).dim,
-        fingerprint="tiny",
-        timestep_shift=1.0,
-        step=7,
-    )
+    return tiny_card()
 
 
 @pytest.fixture(scope="session")

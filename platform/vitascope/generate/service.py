@@ -19,6 +19,7 @@ from vitascope import config, storage
 from vitascope.generate.app import Target, build, deployed
 from vitascope.generate.batch import described
 from vitascope.generate.request import Limits, parse
+from vitascope.generate.tracing import tracing
 from vitascope.ledger import Rejected
 
 
@@ -29,8 +30,18 @@ class Arguments(BaseModel):
 
 
 def app(arguments: Arguments) -> serve.Application:
-    """The app for the model that the settings name; outputs go to outputs/<generate.batch> of the run."""
+    """The app for the model that the settings name; outputs go to outputs/<generate.batch> of the run.
+
+    Raises:
+        ValueError: where the settings ask for traces, which Serve's own configuration turns on here.
+    """
     settings = config.load(arguments.settings)
+    if settings.generate.traces != "off":
+        trace = tracing(settings.generate).model_dump_json()
+        raise ValueError(
+            f"generate.traces = {settings.generate.traces!r} is for batches; a service is traced as its "
+            f"Serve configuration says: leave it out, and beside `applications` put tracing_config: {trace}"
+        )
     card, about = described(settings)
     limits = Limits(settings.generate, card.model.patch, settings.path("media"))
     outputs = settings.path("outputs", settings.generate.batch)

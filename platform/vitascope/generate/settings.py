@@ -32,7 +32,8 @@ class GenerateSettings(Section):
     traces: Literal["off", "files", "otlp"] = Field(
         "off",
         description="Traces of requests, from when Serve starts on a cluster: to files beside its logs, or "
-        "to the OpenTelemetry collector at OTEL_EXPORTER_OTLP_ENDPOINT.",
+        "to the OpenTelemetry collector at OTEL_EXPORTER_OTLP_ENDPOINT. A service has it in its Serve "
+        "configuration (cluster/kuberay/rayservice.yaml).",
     )
     traced_share: float = Field(1.0, gt=0, le=1, description="Share of the requests that are traced.")
     steps: int = Field(30, ge=1, le=1000, description="Default number of sampling steps.")
