@@ -63,6 +63,7 @@ make() {
   done
 
   # The head: starts and ends nodes, as the workers' account and no other.
+  gcloud iam roles undelete "$role" --project="$PROJECT" >/dev/null 2>&1 || true # deleted, its name stays for a month
   unless iam roles describe "$role" --project="$PROJECT" -- iam roles create "$role" --project="$PROJECT" \
     --permissions="$(
       printf '%s,' compute.disks.create compute.images.useReadOnly compute.instances.{create,delete,get,list} \

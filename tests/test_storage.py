@@ -96,6 +96,14 @@ def test_delete_removes_files_and_folders_and_forgives_absence(root: str) -> Non
     assert not storage.exists(storage.join(root, "folder", "file"))
 
 
+def test_delete_takes_names_as_they_are(root: str) -> None:
+    for name in ("run[1]", "run1", "run*", "runs"):
+        storage.put(storage.join(root, name, "mark"), b"-")
+    for name in ("run[1]", "run*"):
+        storage.delete(storage.join(root, name))
+    assert storage.list_files(root) == [storage.join(root, n, "mark") for n in ("run1", "runs")]
+
+
 def test_what_is_missing_raises_file_not_found(root: str) -> None:
     with pytest.raises(FileNotFoundError):
         storage.read_bytes(storage.join(root, "none"))
@@ -118,7 +126,7 @@ def test_json_lines_round_trip(root: str) -> None:
 
 
 def test_content_larger_than_one_request_is_committed_whole(root: str) -> None:
-    content = bytes(range(256)) * 4096 * 12  # gcsfs sends from 5 MiB on in parts
+    content = bytes(range(256)) * 4096 * 101  # gcsfs sends more than 50 MiB in parts, s3fs more than 100
     location = storage.join(root, "large")
     storage.put(location, content)
     assert storage.read_bytes(location) == content

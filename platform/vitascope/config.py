@@ -134,7 +134,7 @@ def _refuse_credentials(settings: Settings) -> None:
         if location and "@" in location.partition("://")[2].partition("/")[0]:
             raise SettingsError(
                 f"{name} holds credentials before the @; leave them out, and set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or a profile, where the work is done"
+                "AWS_SECRET_ACCESS_KEY, a profile, or Google's default credentials, where the work is done"
             )
 
 

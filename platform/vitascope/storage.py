@@ -25,6 +25,10 @@ import pyarrow.parquet as pq
 # Those with an atomic put that can be made to fail where something is there already.
 OBJECT_STORES = ("s3", "gs")
 
+# Else gcsfs asks by gRPC what kind of bucket each is before it reads or writes, and where gRPC does not get
+# through, each call waits a minute for that. The kinds it asks for append, and have no atomic put.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
 
 def is_remote(uri: str) -> bool:
     """Whether `uri` names an object store rather than a local path."""
@@ -56,8 +60,8 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Names of local files and keys of objects are taken as they are: `::` in them is no fsspec chain of URLs.
 
     Raises:
-        ValueError: for a scheme that is not known to commit files as `put` and `create` promise.
-        ImportError: for `gs://` where gcsfs is not installed.
+        ValueError: for a scheme that is not known to commit files as `put` and `create` promise, and for `gs://`
+            where gcsfs is not installed.
     """
     if not is_remote(uri):
         return fsspec.filesystem("file"), absolute(uri)
@@ -68,7 +72,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.filesystem(scheme, use_listings_cache=False), path.rstrip("/")
     except ImportError as error:
-        raise ImportError(f"{scheme}:// needs a package: pip install 'vitascope[gcp]' ({error})") from error
+        raise ValueError(f"{scheme}:// needs a package; pip install 'vitascope[gcp]' ({error})") from error
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -170,8 +174,12 @@ def _write_beside(path: str, content: bytes) -> str:
 def delete(uri: str) -> None:
     """Removes a file or a whole folder; nothing happens where there is none."""
     fs, path = filesystem(uri)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    if not is_remote(uri):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        return
+    for found in fs.find(path):  # one by one: in a list, `[` and `*` of names would be taken for patterns
+        fs.rm_file(found)
 
 
 def read_json(uri: str) -> Any:

@@ -29,6 +29,14 @@ for header, method, body in json.loads(sys.argv[1]):
 print(json.dumps(answers))
 """
 
+SCRAPE = """
+import json, urllib.request
+pages = json.load(open("/tmp/ray/prom_metrics_service_discovery.json"))[0]["targets"]
+texts = [urllib.request.urlopen(f"http://{page}/metrics", timeout=10).read().decode() for page in pages]
+lines = [l for text in texts for l in text.splitlines() if l.startswith("ray_vitascope_requests_total")]
+print(json.dumps([line.split("outcome=")[1].split(",")[0].strip('}"') for line in lines]))
+"""
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -78,6 +86,8 @@ def test_a_video_for_who_shows_the_token(head: Head, run: Path) -> None:
     assert sidecar["uri"].startswith(str(run / "outputs" / "service"))
     assert Path(sidecar["uri"]).stat().st_size > 500
     assert [path.suffix for path in sorted((run / "outputs" / "service").iterdir())] == [".json", ".mp4"]
+    counted = lambda: set(json.loads(head.python("-c", SCRAPE)))  # noqa: E731
+    wait_until(lambda: counted() == {"ok", "invalid_request"}, 60, "requests in the metrics")
     spans = "".join(path.read_text() for path in head.folder.rglob("serve/spans/*"))
     for name in ("Service", "Generate", "TextEncode", "Denoise", "DecodeWrite"):
         assert f'"name": "replica_handle_request {name}' in spans

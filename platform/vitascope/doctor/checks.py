@@ -85,7 +85,7 @@ def _storage(settings: Settings, facts: Facts) -> Told:
         yield (
             "problem",
             f"{settings.path()} cannot be written: {facts.storage_error}",
-            "check run.folder, AWS_ENDPOINT_URL and the rights of the nodes' role (cluster/README.md)",
+            "check run.folder, AWS_ENDPOINT_URL (S3) and the rights of the nodes' role (cluster/README.md)",
         )
     elif not facts.conditional_puts:
         yield (

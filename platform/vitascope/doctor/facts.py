@@ -127,10 +127,11 @@ def _decode_error(inputs: list[dict[str, Any]]) -> str | None:
 
 
 def _requests_error(settings: Settings) -> str | None:
-    requests = settings.generate.requests
-    if requests is None or storage.exists(storage.absolute(requests)):
+    if settings.generate.requests is None:
         return None
-    return f"nothing at {storage.absolute(requests)}"
+    requests = storage.absolute(settings.generate.requests)
+    there, error = _tried(lambda: storage.exists(requests))
+    return error or (None if there else f"nothing at {requests}")
 
 
 @contextmanager

@@ -178,9 +178,8 @@ async def _stream(
         row = await _row(batch, item, None if done else handle)
         manifest.add(row, skipped=done)
         if handle is not None and not done:
-            labels = {"outcome": row["reason"] or Status.OK, "mode": row.get("mode", "")}
-            publisher.add("requests", **labels)
-            publisher.add("request_s", time.monotonic() - started, **labels)
+            taken_s = time.monotonic() - started
+            publisher.add_request(row["reason"] or Status.OK, row.get("mode", ""), taken_s)
         if did and isinstance(item.request, Request) and not done:
             did(1)
         advance(1, note=_note(manifest))

@@ -7,6 +7,7 @@ A POST of one request, as a line of a request file, answers with its sidecar onc
 """
 
 import hmac
+import time
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,11 +17,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 
 from vitascope import config, storage
+from vitascope.config import Settings
 from vitascope.generate.app import Target, build, deployed
 from vitascope.generate.batch import described
 from vitascope.generate.request import Limits, parse
 from vitascope.generate.tracing import tracing
-from vitascope.ledger import Rejected
+from vitascope.ledger import Rejected, Status
+from vitascope.observe.metrics import Publisher
 
 
 class Arguments(BaseModel):
@@ -44,17 +47,18 @@ def app(arguments: Arguments) -> serve.Application:
         )
     card, about = described(settings)
     limits = Limits(settings.generate, card.model.patch, settings.path("media"))
-    outputs = settings.path("outputs", settings.generate.batch)
     service = deployed(Service, 1, settings, cpus=0.1, ongoing=settings.generate.max_in_flight)
-    return service.bind(build(about["folder"], card, settings), limits, outputs, about)
+    generate = build(about["folder"], card, settings)
+    return service.bind(generate, limits, about, settings)
 
 
 class Service:
     """Checks who asks and what is asked, and passes it on."""
 
-    def __init__(self, generate: Any, limits: Limits, outputs: str, model: dict[str, Any]) -> None:
-        self._generate, self._limits = generate, limits
-        self._outputs, self._model = outputs, model
+    def __init__(self, generate: Any, limits: Limits, model: dict[str, Any], settings: Settings) -> None:
+        self._generate, self._limits, self._model = generate, limits, model
+        self._outputs = settings.path("outputs", settings.generate.batch)
+        self._publisher = Publisher(run=settings.run.folder)
         self._token = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
 
     async def __call__(self, http: HttpRequest) -> JSONResponse:
@@ -63,13 +67,18 @@ class Service:
             return _answer(401, "the cluster's token is asked for: Authorization: Bearer …")
         if http.method != "POST":
             return _answer(405, f"POST a request, got {http.method}")
+        started, mode = time.monotonic(), ""
         try:
             request = parse(await http.body(), self._limits)
+            mode = request.mode
+            place = storage.join(self._outputs, request.name(self._model["identity"]))
+            outcome = await self._generate.remote(request, Target(place, self._model))
         except Rejected as rejected:
-            return _answer(400, str(rejected))
-        place = storage.join(self._outputs, request.name(self._model["identity"]))
-        outcome = await self._generate.remote(request, Target(place, self._model))
-        return _answer(400, str(outcome)) if isinstance(outcome, Rejected) else JSONResponse(outcome)
+            outcome = rejected
+        refused = isinstance(outcome, Rejected)
+        result = outcome.reason if refused else Status.OK
+        self._publisher.add_request(result, mode, time.monotonic() - started)
+        return _answer(400, str(outcome)) if refused else JSONResponse(outcome)
 
     def _knows(self, header: str) -> bool:
         """Whether the header shows the cluster's token; nobody is let in where the cluster has none."""

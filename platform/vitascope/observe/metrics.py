@@ -152,6 +152,11 @@ class Publisher:
         for outcome, n in Counter(outcomes).items():
             self.add("items", n, stage=stage, outcome=outcome)
 
+    def add_request(self, outcome: str, mode: str, seconds: float) -> None:
+        """Counts a generation request that was answered: ok, or why not, and how long it took."""
+        self.add("requests", outcome=outcome, mode=mode)
+        self.add("request_s", seconds, outcome=outcome, mode=mode)
+
     @contextmanager
     def stage(self, stage: str, total: float, done: float = 0) -> Iterator[Callable[[float], None]]:
         """Publishes that a stage runs and how far it is; gives the function that counts items as done."""

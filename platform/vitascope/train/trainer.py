@@ -53,7 +53,7 @@ def run(settings: Settings) -> dict[str, Any]:
         gpus = ranks * settings.train.use_gpu
         check_room(settings.cluster, "train's ranks and its feed", cpus=ranks + TASKS_AT_ONCE, gpus=gpus)
         with _progress(job.metrics, settings.train.steps):
-            _publish_model(settings, _fit_or_stop(job))
+            _publish_on_node(settings, _fit_or_stop(job))
     card = load_card(settings.path("model"))
     summary = summarize(log.read(job.metrics)) | {
         "ranks": settings.train.ranks,
@@ -192,8 +192,14 @@ def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
     )
 
 
+def _publish_on_node(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
+    """`_publish_model` on a node that trains: its memory and disk hold the model, the head's may not."""
+    place = {"num_cpus": 1, "label_selector": node_labels(settings, "train")}
+    ray.get(ray.remote(_publish_model).options(**place).remote(settings, checkpoint))
+
+
 def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
-    """Puts the EMA weights of a checkpoint together, a tensor at a time, into the run's model folder."""
+    """Puts the EMA weights of a checkpoint together into the run's model folder."""
     with checkpoint.as_directory() as folder:
         for name in ("state.json", "model.json"):
             checksum.check(storage.join(folder, name))
