@@ -28,8 +28,10 @@ lint: .venv/.done
 bench: .venv/.done
 	$(BIN)/python jobs/bench/plan.py
 	$(BIN)/python jobs/bench/train_step.py
+	$(BIN)/python jobs/bench/buckets.py
+	$(BIN)/python jobs/bench/incremental.py
 
-nightly: .venv/.done .venv-moto/.done .servers/.done .venv/.browser
+nightly: .venv/.done .venv-moto/.done .servers/.done .servers/ceph/.done .venv/.browser
 	$(BIN)/python -m pytest -m nightly $(ARGS)
 
 .venv/.done: pyproject.toml constraints.txt
@@ -52,6 +54,17 @@ nightly: .venv/.done .venv-moto/.done .servers/.done .venv/.browser
 		{ apt-get download prometheus || { apt-get update && apt-get download prometheus; }; } >apt.log 2>&1 && \
 		dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb; } || \
 		{ cat .servers/apt.log; echo "The tests need prometheus and promtool on the PATH"; exit 2; }
+	@touch $@
+
+# The S3 server of the nightly tests, Ceph's, which keeps its data through kill -9; Debian's, taken apart here.
+.servers/ceph/.done:
+	@mkdir -p .servers/ceph
+	@{ command -v radosgw && command -v ceph-mon && command -v ceph-osd; } >/dev/null || { cd .servers/ceph && \
+		needed() { apt-get install --simulate --no-install-recommends radosgw ceph-mon ceph-osd | \
+			sed -n 's/^Inst \([^ ]*\).*/\1/p'; } && \
+		{ apt-get download $$(needed) || { apt-get update && apt-get download $$(needed); }; } >apt.log 2>&1 && \
+		for deb in *.deb; do dpkg -x $$deb . && rm $$deb || exit 2; done; } || \
+		{ cat .servers/ceph/apt.log; echo "The nightly tests need radosgw, ceph-mon and ceph-osd on the PATH"; exit 2; }
 	@touch $@
 
 # What looks at Ray's pages at night: Debian's Chromium, driven from Python.

@@ -7,6 +7,8 @@ import pytest
 from vitascope import config, flow
 from vitascope.config import Settings
 
+STAGES = ["clips", "encode", "train", "generate", "evaluate", "report"]
+
 
 def settings(folder: Path, *overrides: str) -> Settings:
     return config.load(None, [f"run.folder={folder}", *overrides])
@@ -30,7 +32,13 @@ def marks(of: Settings) -> dict[str, str]:
 def test_a_change_begins_at_the_stage_that_it_decides(tmp_path: Path, change: str, first: str) -> None:
     finished = marks(settings(tmp_path))
     todo = flow.unfinished(settings(tmp_path, change), finished)
-    assert todo == list(flow.STAGES[flow.STAGES.index(first) :])
+    assert todo == STAGES[STAGES.index(first) :]
+
+
+def test_captions_of_a_model_are_a_stage_where_they_are_asked_for(tmp_path: Path) -> None:
+    asked = settings(tmp_path, "caption.source=endpoint", "caption.endpoint_model=m")
+    assert flow.unfinished(asked, {}) == ["clips", "caption", *STAGES[1:]]
+    assert flow.unfinished(asked, marks(settings(tmp_path)))[0] == "caption"
 
 
 def test_where_the_work_runs_changes_nothing(tmp_path: Path) -> None:
@@ -40,8 +48,8 @@ def test_where_the_work_runs_changes_nothing(tmp_path: Path) -> None:
 def test_a_stage_can_be_named_to_begin_with(tmp_path: Path) -> None:
     own = settings(tmp_path)
     assert flow.unfinished(own, marks(own), "generate") == ["generate", "evaluate", "report"]
-    assert flow.unfinished(own, {}, "generate") == list(flow.STAGES)  # what it needs is not there
-    with pytest.raises(ValueError, match="no stage 'trian'; the flow has clips, encode"):
+    assert flow.unfinished(own, {}, "generate") == STAGES  # what it needs is not there
+    with pytest.raises(ValueError, match="no stage 'trian'; the flow has clips, caption, encode"):
         flow.unfinished(own, {}, "trian")
 
 
@@ -56,7 +64,7 @@ def test_a_flow_that_breaks_off_goes_on_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="no nodes"):
         flow.run(own, breaks)
     assert flow.run(own, done.append) == ["train", "generate", "evaluate", "report"]
-    assert done == list(flow.STAGES)
+    assert done == STAGES
     assert flow.run(own, done.append) == []
 
 
@@ -69,4 +77,4 @@ def test_a_stage_done_again_makes_what_follows_unfinished(tmp_path: Path) -> Non
 
     with pytest.raises(RuntimeError, match="encode"):
         flow.run(own, breaks, "encode")
-    assert flow.run(own, lambda _: None) == list(flow.STAGES[1:])
+    assert flow.run(own, lambda _: None) == STAGES[1:]

@@ -16,6 +16,7 @@ MODULES = {
 
 MAY_IMPORT_RAY = [
     "clips/pipeline.py",
+    "caption/pipeline.py",
     "encode/pipeline.py",
     "feed/stream.py",
     "train/trainer.py",
@@ -30,7 +31,17 @@ MAY_IMPORT_RAY = [
     "doctor/facts.py",
 ]
 MAY_IMPORT_DEEPSPEED = ["train/engine.py"]
-PLANNERS = ["feed/plan.py", "feed/packing.py", "encode/buckets.py", "generate/scheduler.py"]
+PLANNERS = [
+    "clips/catalog.py",
+    "clips/cut.py",
+    "clips/dedup.py",
+    "clips/shots.py",
+    "feed/plan.py",
+    "feed/packing.py",
+    "encode/buckets.py",
+    "encode/suggest.py",
+    "generate/scheduler.py",
+]
 
 # Lower layers first; a module may import from its own layer and from the ones before it.
 LAYERS = [
@@ -39,15 +50,18 @@ LAYERS = [
         "ledger.py",
         "records.py",
         "storage.py",
+        "stores/*",
         "checksum.py",
         "progress.py",
         "*/settings.py",
+        "clips/filters.py",
         "config.py",
         "flow.py",
         "__init__.py",
     ],
     ["cluster/*", "observe/metrics.py", "observe/__init__.py"],
     ["clips/*"],
+    ["caption/*"],
     ["encode/*"],
     ["feed/*"],
     ["model/*"],
@@ -108,9 +122,9 @@ def test_few_modules_know_the_library(library: str, allowed: list[str]) -> None:
 
 
 def test_nothing_is_unpickled() -> None:
-    """A file from elsewhere could run code that way."""
+    """A file from elsewhere could run code that way. A decoding child and its parent write to each other."""
     users = [m for m, tree in MODULES.items() if tops(tree) & {"pickle", "cloudpickle", "dill", "joblib"}]
-    assert users == []
+    assert users == ["clips/isolate.py"]
     loads = re.compile(r"(?<!safetensors\.)torch\.load\(")
     assert [m for m in MODULES if loads.search((PACKAGE / m).read_text())] == []
 
@@ -125,7 +139,8 @@ def test_settings_import_only_pydantic_and_the_section() -> None:
         names = imports(MODULES[module])
         assert tops(MODULES[module]) <= allowed, module
         ours = {n for n in names if n.startswith("vitascope.")}
-        assert all(n.startswith("vitascope.section") for n in ours), (module, ours)
+        allowed_ours = ("vitascope.section", "vitascope.clips.filters")  # the filters' own settings
+        assert all(n.startswith(allowed_ours) for n in ours), (module, ours)
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -17,12 +17,13 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFound
 
-from vitascope import config
+from vitascope import config, storage
 from vitascope.config import Settings
 from vitascope.progress import Stopped
 
 STAGES = {
     "clips": "vitascope.clips.pipeline:run",
+    "caption": "vitascope.caption.pipeline:run",
     "encode": "vitascope.encode.pipeline:run",
     "train": "vitascope.train.trainer:run",
     "generate": "vitascope.generate.batch:run",
@@ -35,7 +36,8 @@ STAGES = {
 """Each stage's entry point, imported only when it is asked for."""
 
 _HELP = {
-    "clips": "list, probe and cut videos and images into the clip table",
+    "clips": "list, scan, cut and judge videos and images: the clip table",
+    "caption": "ask a model for the captions that clips lack",
     "encode": "encode clips into latent shards",
     "train": "train on the latents; run again to continue",
     "generate": "generate a file of requests with the trained model",
@@ -46,6 +48,15 @@ _HELP = {
     "demo": "the whole flow on real video, with a report",
 }
 _FROM_ELSEWHERE = [stage for stage in STAGES if stage != "demo"]
+_TOLD = (
+    ValueError,
+    FileNotFoundError,
+    PermissionError,
+    ConnectionError,
+    BotoCoreError,
+    storage.Unavailable,
+)
+"""What is told in a sentence; other errors are bugs, and show where."""
 FAILED, MISTAKE, STOPPED = 1, 2, 3
 """Exit statuses beside 0."""
 
@@ -55,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options) or 0)
-    except (ValueError, FileNotFoundError, PermissionError, ConnectionError, BotoCoreError, Stopped) as error:
+    except (*_TOLD, Stopped) as error:
         if isinstance(error, ValueError) and not _is_ours(error):
             raise
         print(f"vitascope {options.command}: {error}", file=sys.stderr)
@@ -66,7 +77,7 @@ def _status(error: Exception) -> int:
     """Whether trying again may help: not with a mistake, nor where it was asked to stop."""
     if isinstance(error, Stopped):
         return STOPPED
-    away = isinstance(error, ConnectionError | BotoCoreError)
+    away = isinstance(error, ConnectionError | BotoCoreError | storage.Unavailable)
     return FAILED if away and not isinstance(error, NoCredentialsError | ProfileNotFound) else MISTAKE
 
 
@@ -177,6 +188,16 @@ def _dashboards(options: argparse.Namespace) -> None:
         print("pushed")
 
 
+def _buckets(options: argparse.Namespace) -> None:
+    from vitascope.encode import bucket_facts
+
+    limits = {"max_tokens": options.max_tokens, "count": options.count}
+    suggestion = bucket_facts.suggest(_settings(options), **limits)
+    print("\n".join(suggestion.lines))
+    if options.to:
+        storage.put(options.to, suggestion.toml.encode())
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     demo = options.command == "demo" and not options.settings
     return config.load(config.default_config("demo") if demo else options.settings, options.set)
@@ -195,6 +216,12 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "config", "check the settings and print them resolved", _config)
     _takes_settings(command)
     command.add_argument("--schema", action="store_true", help="print the JSON schema of the file instead")
+    command = _command(commands, "buckets", "sizes and lengths that keep most of the clips", _buckets)
+    command.add_argument("action", choices=["suggest"])
+    _takes_settings(command)
+    command.add_argument("--max-tokens", type=int, help="patches of a bucket; by default feed.token_budget")
+    command.add_argument("--count", type=int, default=12, help="buckets at most")
+    command.add_argument("--to", metavar="FILE", help="write them there as TOML, to paste into settings")
     command = _command(commands, "submit", "have a cluster run one of these as a job, and follow it", _submit)
     command.add_argument("stage", choices=_FROM_ELSEWHERE)
     _takes_settings(command)

@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import Field, ValidationError
 
 from vitascope import storage
+from vitascope.caption.settings import CaptionSettings
 from vitascope.clips.settings import ClipsSettings
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.encode.settings import EncodeSettings
@@ -41,6 +42,7 @@ class Settings(Section):
     run: RunSettings = RunSettings()
     cluster: ClusterSettings = ClusterSettings()
     clips: ClipsSettings = ClipsSettings()
+    caption: CaptionSettings = CaptionSettings()
     encode: EncodeSettings = EncodeSettings()
     feed: FeedSettings = FeedSettings()
     model: ModelSettings = ModelSettings()
@@ -118,7 +120,8 @@ def _explain(error: Any) -> str:
 
 _LOCATIONS = {
     "run": ("folder",),
-    "clips": ("input", "captions"),
+    "clips": ("input", "captions", "catalog"),
+    "caption": ("folder", "endpoint"),
     "generate": ("requests", "model"),
 }
 

@@ -11,11 +11,12 @@ from vitascope import storage
 from vitascope.config import Settings
 from vitascope.records import stable_id
 
-STAGES = ("clips", "encode", "train", "generate", "evaluate", "report")
+STAGES = ("clips", "caption", "encode", "train", "generate", "evaluate", "report")
 
 _NEEDS: Mapping[str, str | None] = {
     "clips": None,
-    "encode": "clips",
+    "caption": "clips",
+    "encode": "caption",
     "train": "encode",
     "generate": "train",
     "evaluate": "train",
@@ -23,6 +24,7 @@ _NEEDS: Mapping[str, str | None] = {
 }
 _DECIDED_BY: Mapping[str, tuple[str, ...]] = {
     "clips": ("run", "clips"),
+    "caption": ("caption",),
     "encode": ("encode", "model", "feed"),
     "train": ("train",),
     "generate": ("generate",),
@@ -39,6 +41,11 @@ def digest(settings: Settings, stage: str) -> str:
     return stable_id(digest(settings, before) if before else "", *sections)
 
 
+def stages(settings: Settings) -> list[str]:
+    """The stages that a run with these settings has."""
+    return [stage for stage in STAGES if stage != "caption" or settings.caption.source != "off"]
+
+
 def unfinished(settings: Settings, marks: Mapping[str, str], start: str | None = None) -> list[str]:
     """The stages still to run: all from the first that is unfinished, or from `start` if earlier.
 
@@ -50,11 +57,10 @@ def unfinished(settings: Settings, marks: Mapping[str, str], start: str | None =
     """
     if start is not None and start not in STAGES:
         raise ValueError(f"no stage {start!r}; the flow has {', '.join(STAGES)}")
-    first = start
-    for stage in STAGES:
-        if stage == first or marks.get(stage) != digest(settings, stage):
-            return list(STAGES[STAGES.index(stage) :])
-    return []
+    todo = stages(settings)
+    while todo and todo[0] != start and marks.get(todo[0]) == digest(settings, todo[0]):
+        del todo[0]
+    return todo
 
 
 def run(settings: Settings, execute: Callable[[str], Any], start: str | None = None) -> list[str]:

@@ -47,6 +47,8 @@ VIDEOS = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("name", pa.string(), nullable=False),  # path relative to the input, '/'-separated
         pa.field("size_bytes", pa.int64()),
+        pa.field("version", pa.string()),  # the store's tag, or size and time of change
+        pa.field("content", pa.string()),  # hash of the bytes
         pa.field("kind", pa.string()),  # video | image
         pa.field("codec", pa.string()),
         pa.field("width", pa.int32()),  # after rotation
@@ -60,6 +62,39 @@ VIDEOS = pa.schema(
     ]
 )
 """One row for every file found: what it is, or why it cannot be used."""
+
+SCORES = (
+    "black_share",
+    "still_share",
+    "contrast",
+    "brightness",
+    "saturation",
+    "sharpness",
+    "motion",
+    "max_change",
+)
+"""What clips are filtered by: clips.filters says what each is, clips.scores how it is computed."""
+
+HOOKS = ("text", "watermark", "aesthetic")
+"""Scores by a user's own functions."""
+
+_SERIES = {
+    **dict.fromkeys(("change", "peak_change", "motion", "residual"), pa.float16()),
+    **dict.fromkeys(("brightness", "contrast", "saturation", "sharpness"), pa.float16()),
+    "bars": pa.float16(),  # 4 a frame
+    "phash": pa.int64(),
+    "copy_hashes": pa.int64(),  # 7 a frame
+}
+
+CATALOG = pa.schema(
+    [
+        *VIDEOS,
+        pa.field("again", pa.bool_(), nullable=False),  # it was the store that failed: to be looked at again
+        *(pa.field(name, pa.list_(kind)) for name, kind in _SERIES.items()),
+    ]
+)
+"""What is known of every file: records.VIDEOS, and how its frames look, one after the other on the grid of
+clips.fps (clips.features, clips.hashing); NaN where one is damaged."""
 
 CLIPS = pa.schema(
     [
@@ -78,6 +113,7 @@ CLIPS = pa.schema(
         pa.field("decoder", pa.string(), nullable=False),
         pa.field("caption", pa.string()),
         pa.field("phash", pa.int64()),  # perceptual hash of the middle frame
+        *(pa.field(name, pa.float32()) for name in SCORES + HOOKS),
         pa.field("split", pa.string(), nullable=False),  # train | val, by source video
         *_OUTCOME,
     ]

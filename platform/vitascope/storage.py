@@ -6,14 +6,20 @@ credentials), never from settings.
 
 Writing is committing: `put` makes the whole content visible in one act and replaces what was there,
 `create` does so only if nothing was there before, and tells who won.
+
+Stores fail: they answer 500 or "slow down", break connections or stall. Every request to one, those of open
+files and of pyarrow too, is repeated for up to 5 minutes (`stores.patience`) before `Unavailable` is raised,
+which says nothing about the file. What will not pass, no such file or no permission, is raised at once.
 """
 
+import importlib
 import json
 import os
 import posixpath
 import re
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,12 +28,10 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from vitascope.stores.patience import Unavailable as Unavailable
+
 # Those with an atomic put that can be made to fail where something is there already.
 OBJECT_STORES = ("s3", "gs")
-
-# Else gcsfs asks by gRPC what kind of bucket each is before it reads or writes, and where gRPC does not get
-# through, each call waits a minute for that. The kinds it asks for append, and have no atomic put.
-os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 def is_remote(uri: str) -> bool:
@@ -70,7 +74,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         known = " or ".join(f"{s}://" for s in OBJECT_STORES)
         raise ValueError(f"{uri} is on a store that Vitascope does not know; use a local path, {known}")
     try:
-        return fsspec.filesystem(scheme, use_listings_cache=False), path.rstrip("/")
+        return importlib.import_module(f"vitascope.stores.{scheme}").connect(), path.rstrip("/")
     except ImportError as error:
         raise ValueError(f"{scheme}:// needs a package; pip install 'vitascope[gcp]' ({error})") from error
 
@@ -89,8 +93,17 @@ def exists(uri: str) -> bool:
     return bool(fs.exists(path))
 
 
-def list_files(uri: str) -> list[str]:
-    """Every file under `uri` (or `uri` itself where it is a file), as full locations in sorted order.
+@dataclass(frozen=True, order=True)
+class Listed:
+    """A file as a listing shows it."""
+
+    uri: str
+    size_bytes: int
+    version: str  # another one where the content has changed: the store's tag, or size and time of change
+
+
+def listing(uri: str) -> list[Listed]:
+    """Every file under `uri` (or `uri` itself where it is a file), in the order of their full locations.
 
     Hidden files and folders (a leading dot) are passed over, as are files a writer has not committed yet and
     the keys ending in "/" that stand for folders on S3. Where nothing is, there are none.
@@ -98,8 +111,19 @@ def list_files(uri: str) -> list[str]:
     fs, path = filesystem(uri)
     prefix = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
     root = path.rstrip("/")
-    inside = [p for p in fs.find(path) if not p.endswith("/") and not _hidden(p[len(root) :])]
-    return sorted(prefix + p for p in inside)
+    found = fs.find(path, detail=True).items()
+    inside = [(p, about) for p, about in found if not p.endswith("/") and not _hidden(p[len(root) :])]
+    return sorted(Listed(prefix + p, int(about["size"] or 0), _version(about)) for p, about in inside)
+
+
+def _version(about: dict[str, Any]) -> str:
+    tag = about.get("ETag") or about.get("generation")
+    return str(tag).strip('"') if tag else f"{about['size']}-{about['mtime']!r}"
+
+
+def list_files(uri: str) -> list[str]:
+    """The locations of `listing`."""
+    return [file.uri for file in listing(uri)]
 
 
 def _hidden(relative: str) -> bool:
@@ -147,11 +171,7 @@ def create(uri: str, content: bytes) -> bool:
     """
     fs, path = filesystem(uri)
     if is_remote(uri):
-        try:
-            fs.pipe_file(path, content, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        return bool(fs.create(path, content, uuid.uuid4().hex))
     temporary = _write_beside(path, content)
     try:
         os.link(temporary, path)

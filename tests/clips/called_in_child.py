@@ -3,10 +3,12 @@
 import os
 import signal
 import time
+from typing import Any
+from unittest import mock
 
 import numpy as np
 
-from vitascope.clips import decode
+from vitascope.clips import decode, readers
 from vitascope.ledger import Reason, Rejected
 
 
@@ -22,6 +24,10 @@ def crash() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def reject() -> None:
     raise Rejected(Reason.DECODE_FAILED, "as told")
 
@@ -32,3 +38,26 @@ def zeros(n: int) -> np.ndarray:
 
 def cache_hits() -> int:
     return decode._reader.cache_info().hits
+
+
+def hoard(n_bytes: int) -> None:
+    _hoarded.append(np.ones(n_bytes, np.uint8))
+
+
+_hoarded: list[np.ndarray] = []
+
+
+def stretch(**what: Any) -> list[np.ndarray | None]:
+    """The frames of a stretch, brought out of the child."""
+    return [None if frame is None else frame.copy() for frame in decode.stream(**what)]
+
+
+def seeks(**what: Any) -> int:
+    """How often reading a stretch seeks."""
+    with mock.patch.object(readers.PyavReader, "_seek", autospec=True) as seek:
+        seek.side_effect = _seek
+        stretch(**what)
+        return seek.call_count
+
+
+_seek = readers.PyavReader._seek

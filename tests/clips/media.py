@@ -6,6 +6,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -53,14 +54,24 @@ def write_video(
     rotation: int = 0,
     faststart: bool = False,
     gop: int = 12,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    aspect: Fraction | None = None,
 ) -> Path:
-    """`frames` (H W 3) as H.264; at 10 fps where no times are given."""
-    options = {"movflags": "faststart"} if faststart else {}
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("libx264", rate=10, options={"crf": "10", "g": str(gop)})
-        stream.pix_fmt = "yuv420p"
+    """`frames` (H W 3) as H.264 or another `codec`; at 10 fps where no times are given.
+
+    `aspect`: of the pixels, width over height.
+    """
+    movflags = {"movflags": "faststart"} if faststart else {}
+    with av.open(str(path), "w", options=movflags) as container:
+        own = {"crf": "10", "g": str(gop)} if codec == "libx264" else {}
+        stream = container.add_stream(codec, rate=10, options=own | (options or {}))
+        stream.pix_fmt = pix_fmt
         stream.height, stream.width = frames[0].shape[:2]
-        stream.codec_context.time_base = Fraction(1, 1000)
+        stream.codec_context.time_base = Fraction(1, 10 if codec == "mpeg4" else 1000)
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
         for i, pixels in enumerate(frames):
@@ -71,11 +82,71 @@ def write_video(
     return path
 
 
+def coloured_video(
+    path: Path, colour: Sequence[int], tags: str, *, size: tuple[int, int] = (96, 64), full: bool = False
+) -> Path:
+    """A video of one colour (R G B) by the matrix in `tags`, like `bt709` (x264's names), or by none."""
+    matrix = {"bt709": "ITU709", "smpte170m": "ITU601", "bt2020nc": "BT2020"}.get(tags, "ITU709")
+    pixels = np.full((size[1], size[0], 3), colour, np.uint8)
+    frame = av.VideoFrame.from_ndarray(pixels, "rgb24").reformat(
+        format="yuv420p",
+        dst_colorspace=matrix,
+        dst_color_range="JPEG" if full else "MPEG",
+        interpolation="ACCURATE_RND",
+    )
+    said = ([f"colormatrix={tags}"] if tags else []) + (["fullrange=on"] if full else [])
+    return write_yuv(path, [frame] * 10, "libx264", {"x264-params": ":".join(said), "crf": "4"})
+
+
+def hdr_video(path: Path, codes: Sequence[float], transfer: str) -> Path:
+    """A 10-bit BT.2020 HEVC video of one colour; `codes` R G B of 0 to 1, `transfer` in x265's names."""
+    pixels = (np.tile(np.array(codes), (64, 96, 1)) * 65535).astype(np.uint16)
+    frame = av.VideoFrame.from_ndarray(pixels, "rgb48le").reformat(
+        format="yuv420p10le", dst_colorspace="BT2020", dst_color_range="MPEG", interpolation="ACCURATE_RND"
+    )
+    tags = f"colorprim=bt2020:transfer={transfer}:colormatrix=bt2020nc:log-level=none"
+    return write_yuv(path, [frame] * 10, "libx265", {"x265-params": tags, "crf": "4"})
+
+
+def write_yuv(path: Path, frames: Sequence[av.VideoFrame], codec: str, options: dict[str, str]) -> Path:
+    """Frames as they are, at 10 fps."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options=options)
+        stream.pix_fmt = frames[0].format.name
+        stream.width, stream.height = frames[0].width, frames[0].height
+        stream.codec_context.time_base = Fraction(1, 10)
+        for i, frame in enumerate(frames):
+            frame.pts, frame.time_base = i, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
 def noisy_video(path: Path, *, seconds: float = 4, faststart: bool = False) -> Path:
     """Hard to compress, so that cutting off bytes cuts off frames."""
     random = np.random.default_rng(0)
     frames = [random.integers(0, 255, (96, 128, 3), np.uint8) for _ in range(round(seconds * 10))]
     return write_video(path, frames, faststart=faststart)
+
+
+def moving_picture(path: Path, durations_ms: Sequence[int]) -> Path:
+    """A GIF, APNG or animated WebP whose i-th frame is grey of level 20 + 10 * i."""
+    frames = [Image.fromarray(np.full((64, 80, 3), 20 + 10 * i, np.uint8)) for i in range(len(durations_ms))]
+    kind = {".apng": "PNG", ".gif": "GIF", ".webp": "WEBP"}[path.suffix]
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    later = {"save_all": True, "append_images": frames[1:], "duration": list(durations_ms)}
+    frames[0].save(path, format=kind, **later, **lossless)
+    return path
+
+
+def damaged(path: Path, source: Path, *, seed: int, n_places: int = 3) -> Path:
+    """`source` with bytes replaced at places of its middle."""
+    random = np.random.default_rng(seed)
+    content = bytearray(source.read_bytes())
+    for at in random.integers(len(content) // 10, len(content) * 9 // 10, n_places):
+        content[at : at + 8] = random.bytes(8)
+    path.write_bytes(content)
+    return path
 
 
 def truncated(path: Path, source: Path, share: float) -> Path:

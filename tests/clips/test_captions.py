@@ -1,64 +1,182 @@
 """Captions from sidecars and tables."""
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from vitascope import storage
-from vitascope.clips.captions import read_sidecar, read_table, sidecars
+from vitascope.clips import tars
+from vitascope.clips.captions import MAX_CHARACTERS, beside, draw, of_document, of_sidecars, of_table, text_of
 from vitascope.ledger import Reason, Rejected
 
 
-def test_which_file_captions_which() -> None:
-    names = ["a.mp4", "a.txt", "a.json", "x/b.jpg", "x/b.json", "b.txt", "readme.txt", "c.mp4"]
-    assert sidecars(names) == {"a.mp4": "a.txt", "x/b.jpg": "x/b.json"}
+def test_which_files_caption_which() -> None:
+    names = [
+        "a.mp4",
+        "a.txt",
+        "a.json",
+        "x/b.jpg",
+        "x/b.json",
+        "b.txt",
+        "readme.txt",
+        "c.mp4",
+        "d.e.mp4",
+        "d.txt",
+    ]
+    assert beside(names) == {"a.mp4": ("a.txt", "a.json"), "x/b.jpg": ("x/b.json",)}
+    in_tar = beside(["1.seg.mp4", "1.jpg", "1.TXT", "x.1/2.mp4", "x/2.txt"], key=tars.key)
+    assert in_tar == {"1.seg.mp4": ("1.TXT",), "1.jpg": ("1.TXT",)}
 
 
 def test_text_and_json(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("\ufeff  Ein Häschen\n gähnt \n".encode())
-    (tmp_path / "b.json").write_text('{"caption": "a cat", "score": 1}')
-    assert read_sidecar(str(tmp_path / "a.txt")) == "Ein Häschen gähnt"
-    assert read_sidecar(str(tmp_path / "b.json")) == "a cat"
+    (tmp_path / "b.json").write_text('{"caption": "a cat", "tags": ["cat", " sofa", ""], "score": 1}')
+    text, document = str(tmp_path / "a.txt"), str(tmp_path / "b.json")
+    assert of_sidecars([text], ["caption"]) == {"caption": "Ein Häschen gähnt"}
+    assert of_sidecars([document], ["tags", "caption", "long"]) == {"tags": "cat, sofa", "caption": "a cat"}
+    both = of_sidecars([text, document], ["caption", "tags"])
+    assert both == {"caption": "Ein Häschen gähnt", "tags": "cat, sofa"}
+
+
+def test_a_bad_field_does_not_cost_the_good_one(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"long": 3, "short": "a cat"}')
+    (tmp_path / "a.txt").write_bytes(b"\xe9")
+    files = [str(tmp_path / "a.txt"), str(tmp_path / "a.json")]
+    assert of_sidecars(files, ["long", "short"]) == {"short": "a cat"}
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
+    ("name", "content", "why"),
     [
-        ("a.txt", b" \n"),
-        ("a.txt", b"\xff\xfe\x00"),
-        ("a.json", b"{}"),
-        ("a.json", b"[1]"),
-        ("a.json", b'{"caption": 3}'),
+        ("a.txt", b" \n", "holds no text in caption"),
+        ("a.txt", b"\xff\xfe\x00", "is not UTF-8 text"),
+        ("a.txt", b"caf\xe9 au lait", "is not UTF-8 text (invalid continuation byte, byte 3)"),
+        ("a.txt", b"x" * (MAX_CHARACTERS + 1), "caption has 20001 characters, a caption at most 20000"),
+        ("a.txt", b"x" * (5 << 20), "is larger than"),
+        ("a.json", b"{", "cannot be read: JSONDecodeError"),
+        ("a.json", b"[" * 100_000, "cannot be read: RecursionError"),
+        ("a.json", b"{}", "holds no text in caption"),
+        ("a.json", b"[1]", "holds a list, not fields"),
+        ("a.json", b'{"caption": 3}', "caption holds a int, not text"),
+        ("a.json", b'{"caption": [1, "a"]}', "caption holds a list, not text"),
+        ("a.json", b'{"caption": {"en": "a"}}', "caption holds a dict, not text"),
+        ("b.txt", None, "cannot be read: FileNotFoundError"),
     ],
 )
-def test_a_bad_sidecar_says_what_is_wrong(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
+def test_a_bad_sidecar_says_what_is_wrong(tmp_path: Path, name: str, content: bytes | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(Rejected) as rejected:
-        read_sidecar(str(tmp_path / name))
+        of_sidecars([str(tmp_path / name)], ["caption"])
     assert rejected.value.reason == Reason.NO_CAPTION
-    assert name in rejected.value.detail
+    assert f"{name} {why}" in rejected.value.detail
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a\x00b\x1b[0m", "a b [0m"),
+        ("a\ud800b", "a b"),  # half a character, as JSON can write it, which no table can hold
+        (
+            "a family: \U0001f468\u200d\U0001f469\u200d\U0001f467",
+            "a family: \U0001f468\u200d\U0001f469\u200d\U0001f467",
+        ),
+        ("zwei\u00a0Hasen\u2028", "zwei Hasen"),
+        (b"bytes", "bytes"),
+        ("a".encode("utf-16"), "a"),
+        (["one", "two"], "one, two"),
+        ([], ""),
+        (None, ""),
+    ],
+)
+def test_odd_text_becomes_plain(value: Any, text: str) -> None:
+    assert text_of(value) == text
+    pa.array([text_of(value)], pa.string())
 
 
 def test_tables(tmp_path: Path) -> None:
     rows = pa.table(
-        {"name": ["a.mp4", "x/b.jpg", "c.mp4"], "caption": ["a dog", "12", " "], "other": [1, 2, 3]}
+        {
+            "name": ["a.mp4", "x/b.jpg", "c.mp4", None],
+            "caption": ["a dog", "12", " ", "nobody's"],
+            "tags": [["dog", "park"], None, [], None],
+            "other": [1, 2, 3, 4],
+        }
     )
     storage.put_table(str(tmp_path / "t.parquet"), rows)
-    (tmp_path / "t.csv").write_text('name,caption,other\na.mp4,"a dog",1\nx/b.jpg,12,2\nc.mp4,,3\n')
-    for table in ("t.parquet", "t.csv"):
-        assert read_table(str(tmp_path / table)) == {"a.mp4": "a dog", "x/b.jpg": "12"}
+    csv = 'name,caption,tags,other\na.mp4,"a dog","dog, park",1\nx/b.jpg,12,,2\nc.mp4,,,3\n,nobody\'s,,4\n'
+    (tmp_path / "t.csv").write_text(csv)
+    for kind in ("t.parquet", "t.csv"):
+        asked = of_table(
+            str(tmp_path / kind), ["x/b.jpg", "a.mp4", "c.mp4", "new.mp4"], ["tags", "caption", "long"]
+        )
+        assert asked.column_names == ["tags", "caption"]
+        *found, empty, missing = asked.to_pylist()
+        expected = [{"caption": "12"}, {"tags": "dog, park", "caption": "a dog"}]
+        assert [of_document(row, ["tags", "caption"]) for row in found] == expected
+        for row in (empty, missing):
+            with pytest.raises(Rejected, match="holds no text in caption, tags"):
+                of_document(row, ["caption", "tags"])
+
+
+def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    content = b'\xef\xbb\xbfname,caption\r\na.mp4,"one\r\ntwo, ""three"""\r\nb.mp4,caf\xe9\r\n'
+    (tmp_path / "t.csv").write_bytes(content)
+    rows = of_table(str(tmp_path / "t.csv"), ["a.mp4", "b.mp4"], ["caption"]).to_pylist()
+    assert [text_of(row["caption"]) for row in rows] == ['one two, "three"', "caf\ufffd"]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("t.csv", "file,text\na,b\n", "expected the columns name and caption, got file, text"),
+        ("t.csv", "file,text\na,b\n", "expected the columns name and caption or tags, got file, text"),
+        ("t.csv", "name,text\na,b\n", "expected the columns name and caption or tags, got name, text"),
         ("t.csv", "name,caption\na,b\na,c\n", "two captions for 'a'"),
+        ("t.csv", "name,caption\na,b,c\n", r"is no \.csv table"),
+        ("t.csv", "", r"is no \.csv table"),
+        ("t.parquet", "text", r"is no \.parquet table"),
         ("t.xls", "", "parquet or .csv"),
     ],
 )
 def test_an_unusable_table_stops_with_a_reason(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
-        read_table(str(tmp_path / name))
+        of_table(str(tmp_path / name), ["a"], ["caption", "tags"])
+
+
+def test_a_large_table_is_matched_at_once(tmp_path: Path) -> None:
+    names = [f"{i:06d}.mp4" for i in range(100_000)]
+    table = pa.table({"name": names, "caption": [f"caption {name}" for name in names]})
+    storage.put_table(str(tmp_path / "t.parquet"), table)
+    asked = names[::-7]
+    found = of_table(str(tmp_path / "t.parquet"), asked, ["caption"])["caption"].to_pylist()
+    assert found == [f"caption {name}" for name in asked]
+
+
+def test_fields_are_drawn_by_weight() -> None:
+    captions = {"long": "a long one", "short": "short", "tags": "t", "raw": "r"}
+    weights = {"short": 1.0, "long": 2.0, "tags": 1.0, "raw": 0.0}
+    drawn = Counter(draw(captions, weights, i) for i in range(20_000))
+    assert set(drawn) == {"long", "short", "tags"}
+    assert abs(drawn["long"] / 20_000 - 0.5) < 0.015
+    assert abs(drawn["tags"] / 20_000 - 0.25) < 0.015
+
+
+def test_a_draw_depends_on_the_sample_alone_and_a_new_field_takes_only_its_share() -> None:
+    weights = {"long": 2.0, "short": 1.0, "tags": 1.0}
+    before = [draw({"long": "l", "short": "s"}, weights, i) for i in range(3000)]
+    assert before == [
+        draw({"short": "s", "long": "l"}, dict(reversed(weights.items())), i) for i in range(3000)
+    ]
+    after = [draw({"long": "l", "short": "s", "tags": "t"}, weights, i) for i in range(3000)]
+    moved = [new for old, new in zip(before, after, strict=True) if old != new]
+    assert set(moved) == {"tags"}
+    assert abs(len(moved) / 3000 - 0.25) < 0.04
+
+
+def test_no_field_with_a_weight_is_no_caption() -> None:
+    with pytest.raises(Rejected, match=r"has raw; clips\.caption_fields gives weights to long"):
+        draw({"raw": "r"}, {"long": 1.0}, 1)

@@ -1,10 +1,10 @@
-"""Spans and splits."""
+"""Spans within shots, and splits."""
 
 import itertools
 
 import pytest
 
-from vitascope.clips.cut import spans, splits
+from vitascope.clips.cut import spans, spans_of_shots, splits
 
 
 def times(duration_s: float, fps: float = 8, durations_s: tuple[float, ...] = (1.0, 2.0)) -> list[tuple]:
@@ -45,6 +45,21 @@ def test_spans_stay_within_the_source_and_do_not_overlap(duration_s: float) -> N
     cut = spans(duration_s, 8, (1.0, 2.0, 4.0))
     assert all(a.end_s <= b.start_s for a, b in itertools.pairwise(cut))
     assert cut[-1].end_s <= duration_s
+
+
+def test_spans_lie_on_the_grid_whatever_the_durations() -> None:
+    cut = spans(4.0, 8, (0.7, 0.3), 0.4)
+    assert all(float(s.start_s * 8).is_integer() and s.end_s == s.start_s + (s.n_frames - 1) / 8 for s in cut)
+
+
+def test_no_span_leaves_its_shot() -> None:
+    shots = [(3, 30), (31, 35), (40, 40), (44, 70)]
+    cut = [(s.start_s * 8, s.end_s * 8) for s in spans_of_shots(shots, 8, (1.0, 2.0))]
+    assert cut == [(3, 11), (11, 27), (31, 35), (40, 40), (44, 52), (52, 68)]
+
+
+def test_one_shot_is_the_whole_file() -> None:
+    assert spans_of_shots([(0, 42)], 8, (1.0, 2.0)) == spans(5.28, 8, (1.0, 2.0))
 
 
 NAMES = [f"{i}.mp4" for i in range(1000)]

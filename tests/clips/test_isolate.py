@@ -1,18 +1,27 @@
 """A hang or crash costs one call."""
 
 import os
+import signal
 import threading
 import time
 
 import pytest
-from called_in_child import crash, hang, pid, reject, zeros
+from called_in_child import be_killed, crash, hang, hoard, pid, reject, zeros
 
-from vitascope.clips.isolate import CALLS_PER_CHILD, ChildDied, isolated
+from vitascope.clips.isolate import CALLS_PER_CHILD, IDLE_BYTES, MOST_BYTES, ChildDied, isolated
 from vitascope.ledger import Rejected
 
 
 def test_calls_share_one_child_that_is_not_this_process() -> None:
     assert isolated(pid, timeout_s=30) == isolated(pid, timeout_s=30) != os.getpid()
+
+
+def test_a_child_that_somebody_killed_says_nothing_about_the_file() -> None:
+    child = isolated(pid, timeout_s=30)
+    os.kill(child, signal.SIGKILL)
+    assert isolated(pid, timeout_s=30) != child
+    with pytest.raises(ChildDied, match="SIGKILL"):  # but a call that always ends so may well be why
+        isolated(be_killed, timeout_s=30)
 
 
 def test_large_results_come_through() -> None:
@@ -42,6 +51,21 @@ def test_exceptions_are_raised_here() -> None:
 def test_a_child_is_replaced_after_many_calls() -> None:
     pids = [isolated(pid, timeout_s=30) for _ in range(CALLS_PER_CHILD + 1)]
     assert len(set(pids)) == 2
+
+
+def test_a_child_that_has_grown_is_replaced() -> None:
+    before = isolated(pid, timeout_s=30)
+    isolated(hoard, timeout_s=30, n_bytes=IDLE_BYTES // 2)
+    assert isolated(pid, timeout_s=30) == before
+    isolated(hoard, timeout_s=30, n_bytes=IDLE_BYTES // 2)
+    assert isolated(pid, timeout_s=30) != before
+
+
+def test_a_gigantic_claim_is_a_memory_error_and_no_more() -> None:
+    before = isolated(pid, timeout_s=30)
+    with pytest.raises(MemoryError):
+        isolated(zeros, timeout_s=30, n=MOST_BYTES)
+    assert isolated(pid, timeout_s=30) == before
 
 
 def test_each_thread_has_its_own_child() -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from media import corners_frame, corners_video, noisy_video, tone, truncated
 from PIL import Image
@@ -15,10 +16,12 @@ from vitascope.config import Settings
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+LENIENT = {"duplicates": "keep", "filters": {"still_share": {"use": "score"}}}  # the sources are stills
+
 
 def settings(source: str, folder: str, **clips: Any) -> Settings:
     return Settings.model_validate(
-        {"run": {"folder": folder}, "clips": {"input": source, "decode_timeout_s": 20, **clips}}
+        {"run": {"folder": folder}, "clips": {"input": source, "decode_timeout_s": 20, **LENIENT, **clips}}
     )
 
 
@@ -84,8 +87,8 @@ def test_clips_are_cut_and_a_truncated_source_keeps_its_beginning(result: dict[s
     assert clips_of(result, "no_caption.mkv") == [(0, 1, 9, "dropped", "no_caption")]
     assert clips_of(result, "cut_late.mp4") == [
         (0, 1, 9, "ok", None),
-        (1, 3, 17, "dropped", "decode_failed"),
-        (3, 4, 9, "dropped", "decode_failed"),
+        (1, 2, 9, "ok", None),
+        (2.375, 4, 14, "dropped", "decode_failed"),
     ]
 
 
@@ -99,7 +102,7 @@ def test_captions_and_hashes(result: dict[str, Any]) -> None:
     assert captions["good.mp4"] == "caption of good"
     assert captions["deep/still.png"] == "a still"
     assert captions["no_caption.mkv"] is None
-    assert all((row["phash"] is not None) == (row["status"] == "ok") for row in result["clips"])
+    assert all((row["phash"] is None) == (row["reason"] == "decode_failed") for row in result["clips"])
 
 
 def test_no_source_is_in_both_splits_and_both_have_some(result: dict[str, Any]) -> None:
@@ -112,7 +115,8 @@ def test_the_summary_adds_up(result: dict[str, Any]) -> None:
     summary, rows = result["summary"], [*result["videos"].values(), *result["clips"]]
     assert summary["dropped_by_reason"] == Counter(row["reason"] for row in rows if row["reason"])
     assert (summary["videos_in"], summary["videos_ok"]) == (12, 5)
-    assert (summary["clips"], summary["clips_ok"]) == (8, 5)
+    assert (summary["clips"], summary["clips_ok"]) == (8, 6)
+    assert (summary["scanned"], summary["captions_read"]) == (12, 3)
     assert storage.read_json(f"{result['folder']}/summaries/clips.json") == summary
 
 
@@ -129,6 +133,89 @@ def test_s3_gives_the_same_tables(everything: Path, result: dict[str, Any], s3: 
     keep = set(records.CLIPS.names) - {"uri", "detail"}
     here = [{key: row[key] for key in keep} for row in result["clips"]]
     assert [{key: row[key] for key in keep} for row in storage.rows(f"{s3}/run/clips")] == here
+
+
+def still(path: Path, seed: int) -> None:
+    """A picture unlike any other, with a caption."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+    Image.fromarray(pixels).resize((160, 120), Image.Resampling.NEAREST).save(path)
+    path.with_suffix(".txt").write_text(f"picture {seed}")
+
+
+def test_a_run_over_more_files_looks_only_at_what_is_new(tmp_path: Path) -> None:
+    source, folder = tmp_path / "in", str(tmp_path / "run")
+    source.mkdir()
+    for i in range(20):
+        still(source / f"{i:02d}.png", i)
+    first = run(settings(str(source), folder))
+    assert (first["scanned"], first["captions_read"], first["clips_ok"]) == (20, 20, 20)
+    before = {row["name"]: row for row in storage.rows(f"{folder}/clips")}
+
+    still(source / "03.png", 103)  # other content
+    (source / "04.txt").write_text("another caption")
+    (source / "05.png").unlink()
+    (source / "05.txt").unlink()
+    for i in (20, 21):
+        still(source / f"{i}.png", i)
+    again = run(settings(str(source), folder))
+    assert (again["scanned"], again["captions_read"]) == (3, 4)
+    now = {row["name"]: row for row in storage.rows(f"{folder}/clips")}
+    assert now.keys() == before.keys() - {"05.png"} | {"20.png", "21.png"}
+    same = now.keys() & before.keys() - {"03.png", "04.png"}
+    assert {name: now[name] for name in same} == {name: before[name] for name in same}
+    assert now["03.png"]["clip_id"] != before["03.png"]["clip_id"]
+    assert (now["04.png"]["clip_id"], now["04.png"]["caption"]) == (
+        before["04.png"]["clip_id"],
+        "another caption",
+    )
+    assert {row["name"] for row in storage.rows(f"{folder}/videos")} == now.keys()
+
+
+def test_other_thresholds_cost_no_decoding(tmp_path: Path) -> None:
+    source, folder = tmp_path / "in", str(tmp_path / "run")
+    source.mkdir()
+    for i in range(4):
+        still(source / f"{i}.png", i)
+    run(settings(str(source), folder))
+    strict = run(settings(str(source), folder, filters={"brightness": {"use": "drop", "max": 0.1}}))
+    assert (strict["scanned"], strict["clips_ok"]) == (0, 0)
+    assert strict["dropped_by_reason"] == {"filter_brightness": 4}
+    (detail,) = {row["detail"].partition(" > ")[2] for row in storage.rows(f"{folder}/clips")}
+    assert detail == "0.1 (clips.filters.brightness.max)"
+
+
+def test_copies_are_dropped_and_the_ledger_names_what_is_kept(tmp_path: Path) -> None:
+    source, folder = tmp_path / "in", str(tmp_path / "run")
+    source.mkdir()
+    still(source / "first.png", 1)
+    still(source / "other.png", 2)
+    (source / "same.png").write_bytes((source / "first.png").read_bytes())
+    Image.open(source / "first.png").resize((80, 60)).save(source / "smaller.jpg")
+    (source / "same.txt").write_text("the same")
+    (source / "smaller.txt").write_text("smaller")
+    copies = {"val_names": ["other*"], "duplicates": "near"}
+    run(settings(str(source), folder, min_side_px=32, **copies))
+    details = {row["name"]: row["detail"] for row in storage.rows(f"{folder}/clips") if row["reason"]}
+    assert details.keys() == {"same.png", "smaller.jpg"}
+    assert details["same.png"] == "the same bytes as first.png"
+    assert details["smaller.jpg"].startswith("twin of first.png at 0 s, distance ")
+    run(settings(str(source), folder, min_side_px=32, **copies | {"duplicates": "exact"}))
+    assert [r["name"] for r in storage.rows(f"{folder}/clips") if r["reason"]] == ["same.png"]
+
+
+def test_a_store_that_kept_a_file_back_is_asked_again(tmp_path: Path) -> None:
+    source, folder = tmp_path / "in", str(tmp_path / "run")
+    source.mkdir()
+    still(source / "a.png", 1)
+    still(source / "b.png", 2)
+    (source / "b.png").rename(tmp_path / "elsewhere.png")
+    (source / "b.png").symlink_to(tmp_path / "mounted" / "b.png")  # as a disk that is not mounted
+    lost = run(settings(str(source), folder))
+    assert lost["dropped_by_reason"] == {"unreadable": 1}
+    (tmp_path / "mounted").mkdir()
+    (tmp_path / "elsewhere.png").rename(tmp_path / "mounted" / "b.png")
+    found = run(settings(str(source), folder))
+    assert (found["scanned"], found["clips_ok"]) == (1, 2)
 
 
 def test_odd_names_cost_their_own_files_at_most(tmp_path: Path) -> None:

@@ -1,9 +1,19 @@
 """Container facts, and the reasons of files that are none."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from media import corners_frame, corners_video, noisy_video, timed_video, tone, truncated
+from media import (
+    corners_frame,
+    corners_video,
+    moving_picture,
+    noisy_video,
+    timed_video,
+    tone,
+    truncated,
+    write_video,
+)
 from PIL import Image
 
 from vitascope.clips.probe import probe
@@ -34,6 +44,36 @@ def test_rotated_sizes_are_upright(
     row = probe(str(corners_video(tmp_path / f"a{suffix}", size=(96, 64), rotation=counter_clockwise)))
     upright = (96, 64) if clockwise == 180 else (64, 96)
     assert (row["width"], row["height"], row["rotation_deg"]) == (*upright, clockwise)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [(".mp4", "libx264"), (".mkv", "libx264"), (".mov", "mpeg4"), (".avi", "mpeg4")]
+)
+@pytest.mark.parametrize(("aspect", "size"), [(Fraction(4, 3), (128, 64)), (Fraction(1, 2), (96, 128))])
+def test_anamorphic_sizes_are_as_displayed(
+    tmp_path: Path, suffix: str, codec: str, aspect: Fraction, size: tuple[int, int]
+) -> None:
+    frames = [corners_frame(96, 64)] * 10
+    row = probe(str(write_video(tmp_path / f"a{suffix}", frames, codec=codec, aspect=aspect)))
+    assert (row["width"], row["height"], row["decoder"]) == (*size, "pyav")
+
+
+def test_anamorphic_and_rotated(tmp_path: Path) -> None:
+    frames = [corners_frame(96, 64)] * 10
+    row = probe(str(write_video(tmp_path / "a.mp4", frames, aspect=Fraction(4, 3), rotation=90)))
+    assert (row["width"], row["height"], row["rotation_deg"]) == (64, 128, 270)
+
+
+def test_an_aspect_that_no_camera_has_is_ignored(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", [corners_frame(96, 64)] * 10, aspect=Fraction(60, 1))
+    assert probe(str(path))["width"] == 96
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [(".webp", "webp"), (".apng", "png"), (".gif", "gif")])
+def test_moving_pictures_are_videos(tmp_path: Path, suffix: str, codec: str) -> None:
+    row = probe(str(moving_picture(tmp_path / f"a{suffix}", [100, 200, 100, 100, 300])))
+    assert (row["kind"], row["codec"], row["n_frames"]) == ("video", codec, 5)
+    assert row["duration_s"] == pytest.approx(0.8)
 
 
 def test_image_facts(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitascope import storage
-from vitascope.clips.captions import read_sidecar
+from vitascope.clips.captions import of_sidecars
 from vitascope.clips.probe import probe
 from vitascope.demo import inputs
 from vitascope.ledger import Rejected
@@ -29,7 +29,8 @@ def test_sources_differ_in_size_and_shape(folder: str) -> None:
 
 
 def test_each_has_a_caption_of_its_own(folder: str) -> None:
-    captions = {read_sidecar(storage.join(folder, Path(s.name).stem + ".txt")) for s in inputs.SOURCES}
+    sidecars = [storage.join(folder, Path(source.name).stem + ".txt") for source in inputs.SOURCES]
+    captions = {of_sidecars([sidecar], ["caption"])["caption"] for sidecar in sidecars}
     assert len(captions) == len(inputs.SOURCES) == len(inputs.read_captions())
 
 

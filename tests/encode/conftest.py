@@ -12,8 +12,7 @@ import torch
 
 from vitascope import storage
 from vitascope.clips.decode import read_clip
-from vitascope.encode.resize import fit
-from vitascope.records import CLIPS, OK, VideoSize, stable_id
+from vitascope.records import CLIPS, OK, stable_id
 
 
 def package_file(package: str, path: str) -> str:
@@ -89,14 +88,16 @@ def videos() -> dict[str, torch.Tensor]:
         Media.carphone: (144, 176),
         Media.city: (144, 256),
     }
-    read = {uri: read_clip(uri, fps=8.0, n_frames=17, decoder="pyav") for uri in sizes}
-    return {Path(uri).stem: fit(read[uri], VideoSize(17, *size)) for uri, size in sizes.items()}
+    return {
+        Path(uri).stem: torch.from_numpy(read_clip(uri, fps=8.0, n_frames=17, size=size, decoder="pyav"))
+        for uri, size in sizes.items()
+    }
 
 
 @pytest.fixture(scope="session")
 def images() -> dict[str, torch.Tensor]:
     """Two real photographs as uint8 (1, 160, 240, 3)."""
     return {
-        Path(uri).stem: fit(read_clip(uri, decoder="pillow"), VideoSize(1, 160, 240))
+        Path(uri).stem: torch.from_numpy(read_clip(uri, size=(160, 240), decoder="pillow"))
         for uri in (Media.china, Media.flower)
     }

@@ -1,12 +1,10 @@
-"""Buckets: near native size, any aspect, never upscaled; and frames fitted to them."""
+"""Buckets: near native size, any aspect, never upscaled."""
 
 import numpy as np
 import pytest
-import torch
 
 from vitascope.config import SettingsError, load
-from vitascope.encode.buckets import choose, count_tokens, cropped_share, latent_shape
-from vitascope.encode.resize import fit
+from vitascope.encode.buckets import check_table, choose, count_tokens, cropped_share, kept, latent_shape
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
@@ -81,40 +79,83 @@ def test_wrong_frame_counts_are_refused_by_the_settings(counts: str) -> None:
         load(None, [f"encode.frame_counts={counts}"])
 
 
+def test_fixed_buckets_take_the_place_of_the_rule() -> None:
+    table = EncodeSettings(buckets=((17, 96, 160), (17, 160, 96), (9, 192, 320), (1, 192, 192)))
+    wanted = {
+        (160, 96, 17): VideoSize(17, 96, 160),  # itself
+        (96, 160, 40): VideoSize(17, 160, 96),  # its aspect; the tail is lost
+        (1920, 1080, 9): VideoSize(9, 192, 320),  # the largest it fills
+        (200, 200, 100): VideoSize(1, 192, 192),  # the only one that crops little
+        (168, 96, 17): VideoSize(17, 96, 160),  # a crop of 5 %
+        (153, 92, 17): VideoSize(17, 96, 160),  # enlarged by 4.6 %
+    }
+    for (width, height, n_frames), bucket in wanted.items():
+        assert choose(width, height, n_frames, table, stride_px=16) == bucket
+
+
+def test_fixed_buckets_are_chosen_whatever_their_order() -> None:
+    table = ((9, 96, 160), (5, 128, 208), (17, 64, 112), (17, 160, 160))
+    one, other = EncodeSettings(buckets=table), EncodeSettings(buckets=table[::-1])
+    for width, height in many_sizes()[:200]:
+        if min(width, height) > 200 and max(width, height) < 1.4 * min(width, height):
+            assert choose(width, height, 30, one, stride_px=16) == choose(
+                width, height, 30, other, stride_px=16
+            )
+
+
+@pytest.mark.parametrize(
+    ("clip", "why"),
+    [
+        ((160, 96, 8), "8 frames; every bucket of encode.buckets has more"),
+        ((150, 90, 9), "150x90 px; every bucket .* would upscale it"),
+        ((96, 400, 9), "96x400 px; .* would upscale it"),
+        ((160, 400, 9), "160x400 px; the best .* crops 76% of it, encode.max_crop is 30%"),
+    ],
+)
+def test_what_fits_no_fixed_bucket_is_rejected_with_its_reason(clip: tuple[int, int, int], why: str) -> None:
+    with pytest.raises(Rejected, match=why) as rejected:
+        choose(*clip, EncodeSettings(buckets=((9, 96, 160), (17, 192, 320))), stride_px=16)
+    assert rejected.value.reason == Reason.NO_BUCKET
+
+
+def test_the_largest_crop_is_the_users() -> None:
+    table = ((9, 96, 160),)
+    with pytest.raises(Rejected, match="crops 65%"):
+        choose(288, 500, 9, EncodeSettings(buckets=table), stride_px=16)
+    assert choose(288, 500, 9, EncodeSettings(buckets=table, max_crop=0.7), stride_px=16) == VideoSize(
+        *table[0]
+    )
+
+
+def test_a_sum_of_crop_and_scale_is_what_is_kept() -> None:
+    keeps = kept(np.array([20, 400, 400]), np.array([[5, 100, 200], [20, 400, 400], [21, 400, 400]]), 0.5)
+    assert keeps.scale.tolist() == [0.5, 1, 1]
+    assert keeps.view.tolist() == [0.5, 1, 1]
+    assert keeps.pixels.tolist() == [0.125, 1, 1]
+    assert keeps.seconds.tolist() == [0.25, 1, 1]
+    assert keeps.fits.tolist() == [True, True, False]
+    assert keeps.worth[1:].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "buckets", ["[[8, 96, 96]]", "[[9, 0, 96]]", "[[1, 96, 96], [1, 96, 96]]", "[]", "[[9, 96]]"]
+)
+def test_wrong_buckets_are_refused_by_the_settings(buckets: str) -> None:
+    with pytest.raises(SettingsError, match=r"encode\.buckets"):
+        load(None, [f"encode.buckets={buckets}"])
+
+
+def test_a_bucket_that_cannot_be_trained_on_is_refused() -> None:
+    check_table([(9, 96, 160)], patch=2, token_budget=180)
+    with pytest.raises(ValueError, match="9x96x160 makes 180 tokens, a pack holds 179"):
+        check_table([(9, 96, 160)], patch=2, token_budget=179)
+    with pytest.raises(ValueError, match="9x96x168 has a side that is no multiple of 16 px"):
+        check_table([(9, 96, 168)], patch=2, token_budget=1000)
+
+
 def test_latent_sizes() -> None:
     size = VideoSize(9, 96, 160)
     assert latent_shape(size) == (3, 12, 20)
     assert count_tokens(size, patch=2) == 3 * 6 * 10
     with pytest.raises(ValueError, match="1 \\+ 4k"):
         latent_shape(VideoSize(8, 96, 160))
-
-
-def test_fit_covers_and_crops_around_the_centre() -> None:
-    frames = np.zeros((3, 40, 80, 3), np.uint8)
-    frames[:, :, 20:60] = 200  # the middle half stays, the black sides go
-    fitted = fit(frames, VideoSize(2, 16, 16))
-    assert fitted.shape == (2, 16, 16, 3)
-    assert fitted.dtype == torch.uint8
-    assert fitted.float().mean() > 195
-
-
-def test_fit_is_antialiased() -> None:
-    stripes = np.zeros((1, 64, 64, 3), np.uint8)
-    stripes[:, :, ::2] = 255
-    fitted = fit(stripes, VideoSize(1, 16, 16)).float()
-    assert (
-        fitted[:, :, 2:-2] - 127.5
-    ).abs().max() < 12  # grey, where picking pixels would give black or white
-
-
-def test_fit_leaves_frames_of_the_right_size_alone() -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), np.uint8)
-    frames.flags.writeable = False
-    assert np.array_equal(fit(frames, VideoSize(5, 32, 48)).numpy(), frames)
-
-
-def test_fit_refuses_what_are_no_frames() -> None:
-    with pytest.raises(ValueError, match="float32"):
-        fit(np.zeros((1, 8, 8, 3), np.float32), VideoSize(1, 8, 8))
-    with pytest.raises(ValueError, match="F >= 5"):
-        fit(np.zeros((1, 8, 8, 3), np.uint8), VideoSize(5, 8, 8))

@@ -222,6 +222,7 @@ def test_input_and_output_on_s3(s3: str, media: Any, clip_row: Any, put_clips: P
         "encode.max_text_tokens=64",
         "encode.max_pixels=4096",
         "encode.frame_counts=[1, 9]",
+        "encode.buckets=[[9, 96, 160]]",
         "model.patch=4",
         "clips.fps=12.0",
     ],
@@ -231,7 +232,18 @@ def test_the_fingerprint_changes_with_what_shapes_a_latent(change: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["encode.shard_tokens=7", "train.lr=1e-5", "feed.token_budget=999", "run.seed=3"]
+    "change",
+    ["encode.shard_tokens=7", "encode.max_crop=0.5", "train.lr=1e-5", "feed.token_budget=999", "run.seed=3"],
 )
 def test_the_fingerprint_is_that_of_the_latents_alone(change: str) -> None:
     assert fingerprint(settings_for("a")) == fingerprint(settings_for("b", change))
+
+
+def test_the_fingerprint_of_fixed_buckets_is_that_of_the_table_alone() -> None:
+    def of(*changes: str) -> str:
+        return fingerprint(settings_for("a", *changes))
+
+    table = "encode.buckets=[[9, 96, 160], [1, 96, 96]]"
+    assert of(table) == of("encode.buckets=[[1, 96, 96], [9, 96, 160]]", "encode.max_pixels=4096")
+    assert of(table) != of("encode.buckets=[[1, 96, 96]]")
+    assert of(table) != of(table, "encode.max_crop=0.5")

@@ -9,7 +9,7 @@ import pytest
 from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, dropped_by_reason
-from vitascope.records import dropped
+from vitascope.records import VideoSize, dropped
 
 LIMITS = Limits(patch=2, token_budget=2000)
 SETTINGS = EncodeSettings(max_pixels=256 * 256)
@@ -51,6 +51,15 @@ def test_too_many_tokens_is_a_drop_that_names_the_limit(clip_row: ClipRow) -> No
     assert tasks == []
     assert dropped_by_reason(drops) == {"too_many_tokens": 1}
     assert "a pack holds 100" in drops[0]["detail"]
+
+
+def test_fixed_buckets_are_checked_before_any_clip(clip_row: ClipRow) -> None:
+    fixed = EncodeSettings(buckets=((9, 96, 224),))
+    tasks, drops = make_tasks([clip_row("a.mp4"), clip_row("b.mp4", n_frames=5)], fixed, LIMITS)
+    assert [task.size for task in tasks] == [VideoSize(9, 96, 224)]
+    assert dropped_by_reason(drops) == {"no_bucket": 1}
+    with pytest.raises(ValueError, match="a pack holds 100"):
+        make_tasks([], fixed, Limits(patch=2, token_budget=100))
 
 
 def test_clips_dropped_before_are_passed_over(clip_row: ClipRow) -> None:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from clips.media import corners_video, noisy_video, tone, truncated, write_video
+from clips.media import corners_frame, corners_video, noisy_video, tone, truncated, write_video
 from vitascope.demo.inputs import _shipped
 
 BAD = {
@@ -26,7 +26,7 @@ CLIPS = {
     "phone.mp4": [(9, None), (17, None), (9, None)],
     "dahlia.jpg": [(1, None)],
     "turned.mp4": [(9, None)],
-    "cut_late.mp4": [(9, None), (17, "decode_failed"), (9, "decode_failed")],
+    "cut_late.mp4": [(9, None), (17, "decode_failed")],
     "mute.png": [(1, "no_caption")],
 }
 """Of every other file its clips, in order: frames, and why it is dropped if it is."""
@@ -53,7 +53,7 @@ def make(folder: Path) -> None:
     (folder / "phone.mp4").write_bytes(phone.read_bytes())  # as it is: 176x144, 30 fps
     (folder / "dahlia.jpg").write_bytes(_shipped("scikit-learn", "flower.jpg").read_bytes())
     corners_video(folder / "turned.mp4", size=(96, 64), seconds=1, rotation=90)
-    Image.new("RGB", (64, 64), "navy").save(folder / "mute.png")
+    Image.fromarray(corners_frame(64, 64)).save(folder / "mute.png")
     noisy_video(folder / "whole.mp4", faststart=True)
     truncated(folder / "cut_late.mp4", folder / "whole.mp4", 0.5)
     (folder / "whole.mp4").unlink()

@@ -37,6 +37,8 @@ folder = "BUCKET/run"
 input = "BUCKET/in"
 captions = "BUCKET/in/captions.csv"
 val_names = ["tower*", "dahlia*"]
+[clips.filters.still_share]
+use = "score"
 [encode]
 max_pixels = 9216
 frame_counts = [1, 9, 17]
@@ -58,7 +60,7 @@ requests = "BUCKET/requests.jsonl"
 steps = 2
 max_pixels = 16384
 """
-SIZES = {"1x80x112", "9x80x96", "9x80x112", "9x96x64", "9x112x80", "17x80x96"}
+SIZES = {"1x80x112", "9x80x112", "9x96x64", "9x112x80", "17x80x112"}
 LIKE_BUNNY, LIKE_TOWER = {"width": 112, "height": 80}, {"width": 80, "height": 112}
 REQUESTS: dict[str, dict[str, Any]] = {
     "text": LIKE_BUNNY | {"seconds": 9 / 8},
@@ -280,9 +282,9 @@ def test_the_report_shows_them_all(flow: Flow) -> None:
 def test_what_became_of_every_item_is_counted_in_the_metrics(flow: Flow) -> None:
     clips = Counter(reason or "ok" for cut in sources.CLIPS.values() for _, reason in cut)
     modes = Counter(asked.get("mode", "text_to_video") for asked in REQUESTS.values() if asked["seconds"])
-    expected = {("items_total", "ok", "probe"): len(sources.CLIPS)}
-    expected |= {("items_total", reason, "probe"): n for reason, n in Counter(sources.BAD.values()).items()}
-    expected |= {("items_total", "ok", "decode"): clips["ok"]}
+    expected = {("items_total", "ok", "scan"): len(sources.CLIPS)}
+    expected |= {("items_total", reason, "scan"): n for reason, n in Counter(sources.BAD.values()).items()}
+    expected |= {("items_total", "ok", "cut"): clips["ok"]}
     expected |= {("items_total", "ok", "encode"): flow.summary["samples"]}
     expected |= {("requests_total", mode, "ok"): n for mode, n in modes.items()}
     found = scrape(flow.settings.run.folder, expected)

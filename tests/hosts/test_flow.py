@@ -13,7 +13,7 @@ from flow.test_flow import REQUESTS, STEPS, WRONG, upload
 from hosts.autoscaling import AutoscalingCluster, NodeType, autoscaling_cluster
 from hosts.namespaces import needs_hosts
 from hosts.watch import Node, lives, most
-from vitascope import config, storage
+from vitascope import config, flow, storage
 from vitascope.config import Settings
 from vitascope.flow import STAGES
 
@@ -91,7 +91,7 @@ def test_an_empty_cluster_grows_for_each_stage_and_shrinks_after_it(
     samples = empty_cluster.watch.samples
     nodes = lives(samples)
     print("\n" + "\n".join(table(windows, nodes, began)))
-    assert [window.stage for window in windows] == list(STAGES)
+    assert [window.stage for window in windows] == flow.stages(settings)
     for node in nodes:
         stages = [stage for stage, kind in KINDS.items() if kind == node.kind]
         assert any(w.covers(node.start_s) for w in windows if w.stage in stages), node

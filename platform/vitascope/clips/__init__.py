@@ -6,11 +6,24 @@ Parquet/CSV table (columns name, caption).
 Out: `{run}/videos/*.parquet` (records.VIDEOS, a row for every file found) and `{run}/clips/*.parquet`
 (records.CLIPS, a row for every clip cut). What cannot be used is a row too, with its reason.
 
+What is learnt of a file is kept in a catalog of every version of every file (records.CATALOG), so that a run
+over more files looks only at those, and other thresholds cost no decoding.
+
     isolate    run risky decoding in a killable child
     probe      what a media file is
-    decode     frames of a clip, by timestamp
-    cut        spans and split, from probe results
+    resize     sizes: displayed, covering, shrunk
+    colour     any pixels to BT.709 RGB
+    tars       members of tar files, read in place
+    readers    open sources: decord, PyAV, Pillow, NVDEC
+    decode     frames of a clip, and of a whole source
+    features   what every frame looks like, in numbers (`phash`, `hashing`: fingerprints)
+    scan       one file: what it is, and its features
+    catalog    which files are known, and the parts to look at
+    shots      where a source is cut
+    cut        spans within shots, and the split
+    scores     a clip's scores, and what is dropped for them (`filters`: the settings, `hooks`: your own)
     captions   sidecar files and caption tables
-    phash      fingerprint of how a frame looks
+    derive     the clips of a file, from its catalog row
+    dedup      twins among clips
     pipeline   the stage, on Ray Data
 """

@@ -1,72 +1,206 @@
-"""Sidecar files and caption tables."""
+"""Sidecar files and caption tables.
+
+A clip may have several captions, each a field with a name (`long`, `short`, `tags`): the settings name the
+fields and give each a weight, and `draw` says which one a sample uses. A text file is the first field.
+"""
 
 import json
-from collections.abc import Iterable
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from vitascope import storage
+from vitascope.clips import tars
 from vitascope.ledger import Reason, Rejected
+from vitascope.records import stable_int
 
-SIDECARS = (".txt", ".json")  # in the order they win
-_COLUMNS = ["name", "caption"]
+SIDECARS = (".txt", ".json")  # where both have a field, the first wins
+MAX_CHARACTERS = 20_000  # some 3,000 words; text encoders read 512 tokens, and what is longer is no caption
+_MAX_SIDECAR_BYTES = 4 << 20  # JSON sidecars hold much besides the caption
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff]+")  # control characters, halves of characters
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-def sidecars(names: Iterable[str]) -> dict[str, str]:
-    """Which file captions which: media name -> sidecar name, for `a/b.mp4` one of `a/b.txt`, `a/b.json`.
+def stem(name: str) -> str:
+    """`a/b.c` of `a/b.c.mp4`: what a file in a folder shares with its sidecars."""
+    return str(PurePosixPath(name).with_suffix(""))
+
+
+def beside(names: Iterable[str], key: Callable[[str], str] = stem) -> dict[str, tuple[str, ...]]:
+    """Which files caption which: media name -> the sidecars that share its `key`, in the order they win.
 
     A text or JSON file beside no media of its name is nobody's sidecar and stays an input like any other.
     """
-    all_names = set(names)
-    media = [name for name in all_names if PurePosixPath(name).suffix.lower() not in SIDECARS]
-    found = {}
-    for name in media:
-        beside = (str(PurePosixPath(name).with_suffix(suffix)) for suffix in SIDECARS)
-        if mine := next((sidecar for sidecar in beside if sidecar in all_names), None):
-            found[name] = mine
-    return found
+    by_key: dict[str, list[str]] = {}
+    media = []
+    for name in sorted(names):
+        if _suffix(name) in SIDECARS:
+            by_key.setdefault(key(name), []).append(name)
+        else:
+            media.append(name)
+    order = {suffix: i for i, suffix in enumerate(SIDECARS)}
+    found = {name: sorted(by_key.get(key(name), ()), key=lambda s: order[_suffix(s)]) for name in media}
+    return {name: tuple(mine) for name, mine in found.items() if mine}
 
 
-def read_sidecar(uri: str) -> str:
-    """The caption in a sidecar: a `.txt` file's text, or a `.json` file's key "caption".
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def of_sidecars(uris: Sequence[str], fields: Iterable[str]) -> dict[str, str]:
+    """The captions in sidecars: field -> text. Files of a folder, and members of a tar.
 
     Raises:
-        Rejected: NO_CAPTION, saying what is wrong with the file.
+        Rejected: NO_CAPTION where there is none, saying what is wrong with each file.
     """
+    names = list(fields)
+    texts: dict[str, str] = {}
+    causes = []
+    for uri in uris:
+        try:
+            texts = of_document(_document(uri, names[0]), names) | texts
+        except Rejected as rejected:
+            causes.append(f"{uri} {rejected.detail}")
+    if not texts:
+        raise Rejected(Reason.NO_CAPTION, "; ".join(causes) or "there is no sidecar")
+    return texts
+
+
+def _document(uri: str, text_field: str) -> Any:
     try:
-        text = storage.read_bytes(uri).decode("utf-8-sig")
-        caption = json.loads(text)["caption"] if uri.endswith(".json") else text
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Rejected(Reason.NO_CAPTION, f"cannot read {uri}: {type(error).__name__} {error}") from None
-    if not isinstance(caption, str) or not caption.strip():
-        raise Rejected(Reason.NO_CAPTION, f"{uri} holds no text")
-    return " ".join(caption.split())
+        with tars.open_file(uri) as file:
+            content = file.read(_MAX_SIDECAR_BYTES + 1)
+        if len(content) > _MAX_SIDECAR_BYTES:
+            raise Rejected(Reason.NO_CAPTION, f"is larger than {_MAX_SIDECAR_BYTES} bytes")
+        text = _decoded(content)
+        return json.loads(text) if _suffix(tars.shown(uri)) == ".json" else {text_field: text}
+    except Rejected:
+        raise
+    except (FileNotFoundError, PermissionError, ValueError, RecursionError) as error:
+        raise Rejected(Reason.NO_CAPTION, f"cannot be read: {type(error).__name__} {error}") from None
 
 
-def read_table(uri: str) -> dict[str, str]:
-    """The captions of a Parquet or CSV table: name (relative to the input) -> caption; empty ones left out.
+def of_document(document: Any, fields: Iterable[str]) -> dict[str, str]:
+    """The captions in a JSON document or a row of a table: field -> text. What is no text is passed over.
 
     Raises:
-        ValueError: a column is missing, or two rows caption one file.
+        Rejected: NO_CAPTION where no field holds text, saying what they hold.
     """
-    table = _load(uri)
-    if not set(_COLUMNS) <= set(table.column_names):
-        raise ValueError(f"{uri}: expected the columns name and caption, got {', '.join(table.column_names)}")
-    captions: dict[str, str] = {}
-    for row in table.select(_COLUMNS).to_pylist():
-        if row["name"] in captions:
-            raise ValueError(f"{uri}: two captions for {row['name']!r}; keep one")
-        if row["name"] and row["caption"] and row["caption"].strip():
-            captions[row["name"]] = " ".join(row["caption"].split())
-    return captions
+    names = list(fields)
+    if not isinstance(document, Mapping):
+        raise Rejected(Reason.NO_CAPTION, f"holds {_kind(document)}, not fields")
+    texts, causes = {}, []
+    for name in names:
+        try:
+            texts[name] = text_of(document.get(name))
+        except Rejected as rejected:
+            causes.append(f"{name} {rejected.detail}")
+    texts = {name: text for name, text in texts.items() if text}
+    if not texts:
+        raise Rejected(Reason.NO_CAPTION, "; ".join(causes) or f"holds no text in {', '.join(names)}")
+    return texts
 
 
-def _load(uri: str) -> pa.Table:
-    if uri.endswith(".parquet"):
-        return storage.read_table(uri)
-    if not uri.endswith(".csv"):
+def text_of(value: Any) -> str:
+    """A caption on one line, from text, UTF-8 bytes or a list of tags, which `, ` joins; `""` from None.
+
+    Raises:
+        Rejected: NO_CAPTION for anything else, and for more than MAX_CHARACTERS.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        value = _decoded(value)
+    if isinstance(value, list | tuple) and all(isinstance(tag, str) for tag in value):
+        value = ", ".join(tag.strip() for tag in value if tag.strip())
+    if not isinstance(value, str):
+        raise Rejected(Reason.NO_CAPTION, f"holds {_kind(value)}, not text")
+    if len(value) > MAX_CHARACTERS:
+        raise Rejected(Reason.NO_CAPTION, f"has {len(value)} characters, a caption at most {MAX_CHARACTERS}")
+    return " ".join(_NO_TEXT.sub(" ", value).split())
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode("utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Rejected(Reason.NO_CAPTION, f"is not UTF-8 text ({error.reason}, byte {error.start})") from None
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
+def of_table(uri: str, names: Sequence[str], fields: Iterable[str]) -> pa.Table:
+    """What a Parquet or CSV table says of `names`: a row for each, in their order, nulls where it has none.
+
+    The columns are those of `fields` that the table has, as they are in it; `of_document` reads a row.
+
+    Raises:
+        ValueError: it is no such table, has no column `name` or no field, or two rows caption one file.
+    """
+    columns = list(fields)
+    table = _load(uri, columns)
+    there = [column for column in columns if column in table.column_names]
+    if "name" not in table.column_names or not there:
+        expected = " and ".join(("name", " or ".join(columns)))
+        raise ValueError(f"{uri}: expected the columns {expected}, got {', '.join(table.column_names)}")
+    keys = pc.cast(table["name"], pa.string())
+    counts = pc.value_counts(keys.drop_null())
+    twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
+    if len(twice):
+        raise ValueError(f"{uri}: two captions for {twice[0].as_py()!r}; keep one")
+    return table.select(there).take(pc.index_in(pa.array(names, pa.string()), value_set=keys))
+
+
+def _load(uri: str, columns: list[str]) -> pa.Table:
+    kind = _suffix(uri)
+    if kind not in (".parquet", ".csv"):
         raise ValueError(f"clips.captions is a .parquet or .csv file, got {uri}")
-    as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_COLUMNS, pa.string()))
-    return pyarrow.csv.read_csv(pa.BufferReader(storage.read_bytes(uri)), convert_options=as_text)
+    try:
+        return storage.read_table(uri) if kind == ".parquet" else _load_csv(uri, columns)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{uri} is no {kind} table: {error}") from None
+
+
+def _load_csv(uri: str, columns: list[str]) -> pa.Table:
+    """A CSV table, read as text; bytes that are not UTF-8 become U+FFFD and cost no more than themselves."""
+    content = storage.read_bytes(uri).decode("utf-8-sig", errors="replace").encode()
+    as_text = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(["name", *columns], pa.string()),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        null_values=[""],
+    )
+    return pyarrow.csv.read_csv(
+        pa.BufferReader(content),
+        convert_options=as_text,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+    )
+
+
+def draw(captions: Mapping[str, str], weights: Mapping[str, float], key: object) -> str:
+    """The field of `captions` that the sample `key` uses, drawn by weight; the same every time.
+
+    Where a field is added or taken away, only the samples change that move to it or lose it (weighted
+    rendezvous hashing).
+
+    Raises:
+        Rejected: NO_CAPTION where no field with a weight above 0 is there.
+    """
+    there = [field for field in captions if weights.get(field, 0) > 0]
+    if not there:
+        wanted, found = ", ".join(weights), ", ".join(captions) or "no field"
+        raise Rejected(Reason.NO_CAPTION, f"has {found}; clips.caption_fields gives weights to {wanted}")
+    return max(sorted(there), key=lambda field: weights[field] / -math.log(_uniform(key, field)))
+
+
+def _uniform(*parts: object) -> float:
+    """A number within (0, 1), derived from `parts`."""
+    return (stable_int("caption", *parts) + 0.5) / 2**63

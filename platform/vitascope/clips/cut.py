@@ -1,4 +1,4 @@
-"""Spans and split, from probe results."""
+"""Spans within shots, and the split."""
 
 import math
 from collections.abc import Collection, Iterable, Sequence
@@ -22,31 +22,44 @@ class Span:
 def spans(
     duration_s: float, fps: float, durations_s: Sequence[float], every_s: float | None = None
 ) -> list[Span]:
-    """Cuts a source from its beginning into spans, taking `durations_s` in turn.
+    """Cuts a source of this duration as if it were one shot. A still image (duration 0) is one frame."""
+    return spans_of_shots([(0, steps(duration_s, fps))], fps, durations_s, every_s)
 
-    Where the next duration does not fit, the longest that does is taken; a source too short for all gives
-    one span of all it has. A still image (duration 0) gives one span of one frame. A span of d seconds
-    gives floor(d * fps) + 1 frames, both ends included, so that 1 s at 8 fps is the 1 + 4k frames of a
-    codec; the last frame of a span is the first of the next. With `every_s` one begins so often, and spans
-    overlap. A rest shorter than every duration is left.
+
+def spans_of_shots(
+    shots: Iterable[tuple[int, int]], fps: float, durations_s: Sequence[float], every_s: float | None = None
+) -> list[Span]:
+    """Cuts each shot from its beginning into spans, taking `durations_s` in turn.
+
+    Shots are given by their first and last frame on the grid of `fps`, and spans lie on that grid. Where the
+    next duration does not fit, the longest that does is taken; a shot too short for all gives one span of all
+    it has. A span of d seconds gives floor(d * fps) + 1 frames, both ends included, so that 1 s at 8 fps is
+    the 1 + 4k frames of a codec; the last frame of a span is the first of the next. With `every_s` one begins
+    so often, and spans overlap. A rest shorter than every duration is left.
     """
-    cut: list[Span] = []
-    start_s = 0.0
+    lengths = [steps(length_s, fps) for length_s in durations_s]
+    every = max(steps(every_s, fps), 1) if every_s else None
+    cuts = (cut for first, last in shots for cut in _cut(first, last, lengths, every))
+    return [Span(start / fps, (start + steps) / fps, steps + 1) for start, steps in cuts]
+
+
+def _cut(first: int, last: int, lengths: Sequence[int], every: int | None) -> list[tuple[int, int]]:
+    """Where each span of a shot begins, and its length, both in steps of the grid."""
+    cut: list[tuple[int, int]] = []
+    start = first
     while True:
-        rest_s = duration_s - start_s + _SLACK_S
-        wanted_s = durations_s[len(cut) % len(durations_s)]
-        longest_first = sorted(durations_s, reverse=True)
-        length_s = next((d for d in (wanted_s, *longest_first) if d <= rest_s), None)
-        if length_s is None:
-            break
-        cut.append(_span(start_s, length_s, fps))
-        start_s += every_s or length_s
-    return cut or [_span(0.0, duration_s, fps)]
+        wanted = lengths[len(cut) % len(lengths)]
+        longest_first = sorted(lengths, reverse=True)
+        length = next((n for n in (wanted, *longest_first) if n <= last - start), None)
+        if length is None:
+            return cut or [(first, last - first)]
+        cut.append((start, length))
+        start += every or max(length, 1)
 
 
-def _span(start_s: float, length_s: float, fps: float) -> Span:
-    intervals = math.floor(length_s * fps + _SLACK_S)
-    return Span(start_s, start_s + intervals / fps, intervals + 1)
+def steps(length_s: float, fps: float) -> int:
+    """How many steps of the grid lie in so many seconds."""
+    return math.floor(length_s * fps + _SLACK_S)
 
 
 def splits(

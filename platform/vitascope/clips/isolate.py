@@ -2,20 +2,34 @@
 
 Media libraries hang and crash on some files. Each thread keeps one child process that decodes for it; a
 child that outlives its time limit is killed by the kernel (SIGALRM), one that crashes takes nothing along,
-and the next call gets a new one. A call costs well under a millisecond plus the pickling of its result.
+and the next call gets a new one. A call costs 0.06 ms; arrays come back through memory that both share, 6 MB
+in 5 ms (through the pipe: 16).
 """
 
 import os
+import pickle
+import resource
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
-CALLS_PER_CHILD = 500  # then a new one, since decord's memory grows with the files it has opened
+import numpy as np
+
+# A child that has made so many calls, or holds so much between two, gives way to a new one: decord's memory
+# grows with the files it has opened.
+CALLS_PER_CHILD = 500
+IDLE_BYTES = 2**30
+# No child gets more: a file that claims a gigantic size ends in its MemoryError, not in the node's.
+MOST_BYTES = 8 * 2**30
+# A child that somebody else killed (the system, short of memory; an operator) says nothing about the file.
+KILLS_FORGIVEN = 2
 _children = threading.local()
 _Result = TypeVar("_Result")
 
@@ -32,25 +46,49 @@ def isolated(function: Callable[..., _Result], *, timeout_s: float, **arguments:
 
     Raises:
         ChildDied: it took too long or crashed the process.
+        MemoryError: it wanted more than `MOST_BYTES`.
     """
-    child = getattr(_children, "child", None)
-    if child is None or child.calls >= CALLS_PER_CHILD:
-        child = _children.child = _Child()
-    try:
-        succeeded, result = child.call(function, arguments, timeout_s)
-    except (EOFError, ConnectionError):
-        _children.child = None
-        raise ChildDied(_cause(child.process, timeout_s)) from None
+    for kills in range(KILLS_FORGIVEN + 1):
+        try:
+            succeeded, result = _child().call(function, arguments, timeout_s)
+        except _Ended as end:
+            _children.child = None
+            if end.code != -signal.SIGKILL or kills == KILLS_FORGIVEN:
+                raise ChildDied(_cause(end.code, timeout_s)) from None
+        else:
+            break
     if not succeeded:
         raise result
     return result
 
 
-def _cause(process: subprocess.Popen, timeout_s: float) -> str:
-    code = process.wait()
+class _Ended(RuntimeError):
+    """The child's process is gone, with this exit status."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the decoding process ended (exit {code})")
+        self.code = code
+
+
+def _child() -> "_Child":
+    """This thread's child, or a new one where it has none that may go on."""
+    child = getattr(_children, "child", None)
+    if child is None or child.calls >= CALLS_PER_CHILD or child.resident_bytes() > IDLE_BYTES:
+        child = _children.child = _Child()
+    return child
+
+
+def _cause(code: int, timeout_s: float) -> str:
     if code == -signal.SIGALRM:
         return f"took longer than {timeout_s:g} s"
     return f"crashed the decoder ({signal.Signals(-code).name if code < 0 else f'exit {code}'})"
+
+
+def _memory_file() -> Any:
+    """An open file without a name, in memory where the system has such."""
+    if hasattr(os, "memfd_create"):
+        return os.fdopen(os.memfd_create("vitascope"), "r+b")
+    return tempfile.TemporaryFile()
 
 
 class _Child:
@@ -59,9 +97,14 @@ class _Child:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         fd = theirs.fileno()
+        self.shared = _memory_file()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"from vitascope.clips.isolate import serve; serve({fd})"],
-            pass_fds=[fd],
+            [
+                sys.executable,
+                "-c",
+                f"from vitascope.clips.isolate import serve; serve({fd}, {self.shared.fileno()})",
+            ],
+            pass_fds=[fd, self.shared.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -70,28 +113,51 @@ class _Child:
         self.pipe = Connection(ours.detach())
         self.calls = 0
         try:
-            self.pipe.recv()
-        except EOFError:
-            code = self.process.wait()
-            raise RuntimeError(f"the decoding process ended at its start (exit {code})") from None
+            self._receive()
+        except _Ended as end:
+            if end.code == -signal.SIGKILL:
+                raise
+            raise RuntimeError(f"the decoding process ended at its start (exit {end.code})") from None
 
     def call(self, function: Callable, arguments: dict[str, Any], timeout_s: float) -> tuple[bool, Any]:
         self.calls += 1
-        self.pipe.send((function, arguments, timeout_s))
-        return self.pipe.recv()
+        try:
+            self.pipe.send((function, arguments, timeout_s))
+        except ConnectionError:
+            raise _Ended(self.process.wait()) from None
+        pickled, sizes = self._receive()
+        buffers = [_read(self.shared.fileno(), at, size) for at, size in sizes]
+        os.ftruncate(self.shared.fileno(), 0)
+        return pickle.loads(pickled, buffers=buffers)
+
+    def _receive(self) -> Any:
+        try:
+            return self.pipe.recv()
+        except (EOFError, ConnectionError):
+            raise _Ended(self.process.wait()) from None
+
+    def resident_bytes(self) -> int:
+        """The memory it holds by itself; 0 where the system does not tell (no Linux)."""
+        try:
+            _, resident, shared, *_ = Path(f"/proc/{self.process.pid}/statm").read_text().split()
+        except OSError:
+            return 0
+        return (int(resident) - int(shared)) * resource.getpagesize()
 
     def __del__(self) -> None:
         if hasattr(self, "pipe"):
             self.pipe.close()
             self.process.wait()
+            self.shared.close()
 
 
-def serve(fd: int) -> None:
-    """The child's side: answers calls from the pipe at `fd` until it closes."""
+def serve(fd: int, shared: int) -> None:
+    """The child's side: answers calls from the pipe at `fd` until it closes, arrays in the file `shared`."""
     pipe = Connection(fd)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, even within C code
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, resource.RLIM_INFINITY))
     pipe.send("ready")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what codecs print about bad files is in the ledger
     while True:
@@ -105,4 +171,26 @@ def serve(fd: int) -> None:
         except Exception as error:
             answer = (False, error)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        pipe.send(answer)
+        pipe.send(_laid_out(answer, shared))
+
+
+def _laid_out(answer: Any, shared: int) -> tuple[bytes, list[tuple[int, int]]]:
+    """`answer` pickled, but for its arrays, and where in the file `shared` they lie: begin and size."""
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(answer, protocol=5, buffer_callback=buffers.append)
+    sizes, end = [], 0
+    for buffer in buffers:
+        content = buffer.raw()
+        sizes.append((end, content.nbytes))
+        while content:  # a call writes up to 2 GiB
+            n_written = os.pwrite(shared, content, end)
+            content, end = content[n_written:], end + n_written
+    return pickled, sizes
+
+
+def _read(shared: int, begin: int, size: int) -> np.ndarray:
+    content = np.empty(size, np.uint8)
+    left = content.data
+    while left:
+        left = left[os.preadv(shared, [left], begin + size - len(left)) :]
+    return content

@@ -1,26 +1,39 @@
 """Fingerprint of how a frame looks."""
 
+import cv2
 import numpy as np
-from PIL import Image
 
 _SIDE, _KEPT = 32, 8
 
 
-def phash(frame: np.ndarray) -> int:
-    """A signed 64-bit perceptual hash of one frame (H W 3, uint8); alike frames differ in few bits.
+def phashes(frames: np.ndarray) -> np.ndarray:
+    """Signed 64-bit perceptual hashes (F,) of frames (F H W 3, uint8); alike frames differ in few bits.
 
     The signs of the lowest 8 x 8 DCT coefficients of the 32 x 32 grey picture around their median
     (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions", pHash).
     """
-    grey = Image.fromarray(frame).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX)
-    low = _DCT @ np.asarray(grey, np.float64) @ _DCT.T
-    bits = low.ravel() > np.median(low)
-    return int(np.packbits(bits).view(">i8")[0])
+    side = (_SIDE, _SIDE)
+    grey = [
+        cv2.resize(cv2.cvtColor(f, cv2.COLOR_RGB2GRAY), side, interpolation=cv2.INTER_AREA) for f in frames
+    ]
+    # Rounded, so that the coefficients of a flat frame are equal zeros and not the noise of the arithmetic.
+    low = (_DCT @ np.array(grey, np.float64) @ _DCT.T).round(3).reshape(len(frames), -1)
+    return np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1).view(">i8")[:, 0].astype(np.int64)
+
+
+def phash(frame: np.ndarray) -> int:
+    """The hash of one frame (H W 3, uint8)."""
+    return int(phashes(frame[None])[0])
 
 
 def distance(a: int, b: int) -> int:
     """How many of 64 bits two hashes differ in; below about 10 they show the same."""
     return ((a ^ b) & (2**64 - 1)).bit_count()
+
+
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`distance` of hashes (F,) to hashes (F,), one by one."""
+    return np.bitwise_count((a ^ b).view(np.uint64))
 
 
 def _dct_rows() -> np.ndarray:

@@ -4,12 +4,17 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 from PIL import UnidentifiedImageError
 
 from vitascope import storage
-from vitascope.clips.decode import HOLD_S, READERS, open_container, open_image
+from vitascope.clips import tars
+from vitascope.clips.colour import is_plain, to_rgb
 from vitascope.clips.isolate import ChildDied, isolated
+from vitascope.clips.readers import HOLD_S, READERS, frame_durations_s, open_container, open_image
+from vitascope.clips.resize import displayed
 from vitascope.ledger import Reason, Rejected
+from vitascope.stores.patience import Unavailable
 
 _DECORD_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # they have an index to seek by
 _DECORD_REMOTE_BYTES = 64 * 2**20  # decord reads remote files whole; larger ones go to PyAV, by ranges
@@ -18,10 +23,12 @@ _DECORD_REMOTE_BYTES = 64 * 2**20  # decord reads remote files whole; larger one
 def probe(uri: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
     """The media columns of records.VIDEOS, kind to decoder, after decoding the first frame.
 
-    Width and height are upright. Duration runs from the first frame's beginning to the last one's end.
+    Width and height are as displayed: upright, with square pixels. Duration runs from the first frame's
+    beginning to the last one's end.
 
     Raises:
         Rejected: UNREADABLE, EMPTY_FILE, NO_VIDEO_STREAM or DECODE_FAILED.
+        Unavailable: the store does not answer.
     """
     for decoders in (("decord", "pyav"), ("pyav",)):
         try:
@@ -33,11 +40,12 @@ def probe(uri: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
 
 def _probe(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
     try:
-        n_bytes = storage.size_bytes(uri)
+        member = tars.locate(uri)
+        n_bytes = member.size_bytes if member else storage.size_bytes(uri)
         if n_bytes == 0:
             raise Rejected(Reason.EMPTY_FILE, "0 bytes")
         return _probe_image(uri) or _probe_video(uri, n_bytes, decoders)
-    except Rejected:
+    except (Rejected, Unavailable):
         raise
     except Exception as error:
         raise Rejected(Reason.UNREADABLE, f"{type(error).__name__}: {error}") from None
@@ -45,15 +53,24 @@ def _probe(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
 
 def _probe_image(uri: str) -> dict[str, Any] | None:
     try:
-        with storage.open_file(uri) as file, open_image(file) as image:
+        with tars.open_file(uri) as file, open_image(file) as image:
             turn = _EXIF_CLOCKWISE_DEG.get(image.getexif().get(0x0112, 1), 0)
             width, height = image.size if turn % 180 == 0 else image.size[::-1]
             codec = str(image.format).lower()
+            lengths_s = frame_durations_s(image)
     except UnidentifiedImageError:
         return None
-    size = {"width": width, "height": height, "rotation_deg": turn}
-    length = {"fps": None, "duration_s": 0.0, "n_frames": 1}
-    return {"kind": "image", "codec": codec, **size, **length, "decoder": "pillow"}
+    size = {"width": width, "height": height, "rotation_deg": turn, "codec": codec, "decoder": "pillow"}
+    if not lengths_s:
+        return {"kind": "image", **size, "fps": None, "duration_s": 0.0, "n_frames": 1}
+    n_frames, duration_s = len(lengths_s), sum(lengths_s)
+    return {
+        "kind": "video",
+        **size,
+        "fps": n_frames / duration_s,
+        "duration_s": duration_s,
+        "n_frames": n_frames,
+    }
 
 
 # EXIF orientation -> clockwise turn; the mirrored ones (2, 4, 5, 7) turn too, Pillow mirrors them besides.
@@ -65,22 +82,26 @@ def _probe_video(uri: str, n_bytes: int, decoders: tuple[str, ...]) -> dict[str,
     with container:
         frame = _first_frame(container, stream)
         turn = _clockwise_deg(frame.rotation)
+        coded = frame.height, frame.width
+        shown = displayed(coded, float(stream.sample_aspect_ratio or 1))
+        height, width = shown if turn % 180 == 0 else shown[::-1]
         fps = float(stream.average_rate or stream.guessed_rate or 0) or None
         duration_s = _duration_s(container, stream)
         row = {
             "kind": "video",
             "codec": stream.codec_context.name,
-            "width": frame.width if turn % 180 == 0 else frame.height,
-            "height": frame.height if turn % 180 == 0 else frame.width,
+            "width": width,
+            "height": height,
             "rotation_deg": turn,
             "fps": fps,
             "duration_s": duration_s,
             "n_frames": stream.frames or (round(duration_s * fps) if fps else None),
         }
         near = not storage.is_remote(uri) or n_bytes <= _DECORD_REMOTE_BYTES
-        may = "decord" in decoders and container.format.name in _DECORD_CONTAINERS and turn == 0 and near
+        may = "decord" in decoders and container.format.name in _DECORD_CONTAINERS and near
+        may = may and turn == 0 and shown == coded and is_plain(frame)
         may = may and not _damaged_end(container, stream, duration_s)
-    first = frame.to_ndarray(format="rgb24")
+    first = to_rgb(VideoReformatter(), frame, coded)
     return row | {"decoder": "decord" if may and _decord_agrees(uri, first, duration_s) else "pyav"}
 
 
@@ -116,13 +137,10 @@ def _damaged_end(container: Any, stream: Any, duration_s: float) -> bool:
 
 
 def _decord_agrees(uri: str, first: np.ndarray, duration_s: float) -> bool:
-    """Whether decord opens the whole file and shows its first frame (H W 3) as PyAV does.
-
-    Rounding of odd sizes' chroma differs by up to 1 of 255 in the mean, another frame by ten times that.
-    """
+    """Whether decord opens the whole file and shows its first frame (H W 3) as PyAV does, to the last bit."""
     try:
         reader = READERS["decord"](uri)
-        same = np.abs(reader.read(np.zeros(1))[0].astype(np.int16) - first).mean() < 3
-        return bool(same) and reader.end_s + HOLD_S >= duration_s
+        same = np.array_equal(next(reader.pictures(np.zeros(1), None)), first)
+        return same and reader.end_s + HOLD_S >= duration_s
     except Exception:  # whatever it was, PyAV has opened the file
         return False

@@ -1,9 +1,10 @@
 """Settings of the clips stage."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from vitascope.clips.filters import Filters, ShotSettings
 from vitascope.section import Section
 
 _Seconds = Annotated[float, Field(ge=0.01)]  # so that a long source ends in a bounded number of clips
@@ -18,7 +19,18 @@ class ClipsSettings(Section):
         "demo, which puts media of its own into <run.folder>/input where it is not.",
     )
     captions: str | None = Field(
-        None, description="Parquet or CSV table with the columns name and caption; sidecar files win over it."
+        None,
+        description="Parquet or CSV table with the columns name and caption_fields; sidecars win over it.",
+    )
+    caption_fields: dict[str, float] = Field(
+        {"caption": 1.0},
+        min_length=1,
+        description="Captions by their names in JSON sidecars and tables, with the weights at which they are "
+        "drawn; a text file is the first.",
+    )
+    catalog: str | None = Field(
+        None,
+        description="Folder of what is known of the files, which runs may share; by default the run's own.",
     )
     fps: float = Field(8.0, gt=0, le=120, description="Frames are picked at this rate, by timestamp.")
     durations_s: tuple[_Seconds, ...] = Field(
@@ -40,5 +52,19 @@ class ClipsSettings(Section):
         "matches, else val_share does.",
     )
     decode_timeout_s: float = Field(
-        60.0, gt=0, description="Longest time one clip may take to decode, or one file to probe."
+        60.0, gt=0, description="Longest time a clip, or a stretch of 64 frames, may take to decode."
     )
+    shots: ShotSettings = ShotSettings()
+    filters: Filters = Filters()
+    duplicates: Literal["keep", "exact", "near"] = Field(
+        "near",
+        description="Which are dropped: none; files with the same bytes; also clips that show the same, "
+        "compressed, cropped, timed or mirrored otherwise.",
+    )
+
+    @field_validator("caption_fields")
+    @classmethod
+    def _some_weight(cls, weights: dict[str, float]) -> dict[str, float]:
+        if min(weights.values()) < 0 or sum(weights.values()) <= 0:
+            raise ValueError(f"weights are 0 or more, and one is more than 0, got {weights}")
+        return weights

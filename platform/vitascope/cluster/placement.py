@@ -7,6 +7,7 @@ from vitascope.config import Settings
 LABEL = "vitascope-node"
 KIND_OF = {
     "clips": "decode",
+    "caption": "generate",
     "encode": "decode",
     "train": "train",
     "generate": "generate",

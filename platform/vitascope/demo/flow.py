@@ -3,6 +3,7 @@
 from typing import Any
 
 from vitascope import config, storage
+from vitascope.caption.answers import clip_rows
 from vitascope.clips import pipeline as clips
 from vitascope.config import Settings
 from vitascope.demo import inputs
@@ -56,6 +57,6 @@ def _put_requests(settings: Settings, own_input: bool) -> str:
         storage.put(location, storage.read_bytes(REQUESTS))
     else:
         samples = storage.rows(storage.join(latents_folder(settings), INDEX))
-        rows = requests_for(samples, storage.rows(settings.path("clips")), settings.clips.fps)
+        rows = requests_for(samples, clip_rows(settings), settings.clips.fps)
         storage.put(location, storage.json_lines(rows))
     return location

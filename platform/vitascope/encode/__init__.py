@@ -12,9 +12,9 @@ In the order the data flows:
 
     settings        what can be set
     buckets         the size each clip is trained at
+    suggest         a table of buckets that keeps the most (`bucket_facts`: what it keeps)
     plan            tasks, and the shard each goes to, all shards of about equal work
     fingerprint     the folder's name
-    resize          frames scaled and cropped to their bucket
     codecs          frames to latents and back (`dct`)
     text            captions to token states (`minilm`)
     encoder         one shard: decode, resize, encode, write

@@ -1,7 +1,12 @@
 """Choose the size each clip is trained at."""
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import product
+
+import numpy as np
+import numpy.typing as npt
 
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, Rejected
@@ -13,18 +18,29 @@ TIME_STRIDE = 4
 SPACE_STRIDE = 8
 """Pixels to a latent pixel, in height and in width."""
 
+MAX_UPSCALE = 1.05
+"""A fixed bucket may enlarge a frame's sides so much, and no more: 854x480 may become 864x480."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
 
 def choose(width: int, height: int, n_frames: int, settings: EncodeSettings, *, stride_px: int) -> VideoSize:
-    """The bucket of a clip: near its native size and aspect, at most `settings.max_pixels`, never upscaled.
+    """The bucket of a clip: of `settings.buckets` where they are given, or else near its native size.
 
-    Both sides are multiples of `stride_px` (codec stride times patch). Of the multiples around the scaled
-    size, the pair that crops least is taken, and of equals the larger. The duration is the longest of
-    `settings.frame_counts` that the clip fills.
+    Of fixed buckets, the one worth most (`kept`), the longest of equals. Without, the size is near native in
+    area and aspect, at most `settings.max_pixels`, never upscaled. Both sides are then multiples of
+    `stride_px` (codec stride times patch). Of the multiples around the scaled size, the pair that crops least
+    is taken, and of equals the larger. The duration is the longest of `settings.frame_counts` that the clip
+    fills.
 
     Raises:
         Rejected: TOO_SMALL where a side is shorter than `stride_px`; NO_BUCKET where the clip is shorter
-            than every bucket, or so narrow that no size within `max_pixels` keeps both sides.
+            than every bucket, or so narrow that no size within `max_pixels` keeps both sides, or where every
+            fixed bucket would upscale or crop it too much.
     """
+    if settings.buckets:
+        return _of_table(VideoSize(n_frames, height, width), settings.buckets, settings.max_crop)
     if min(width, height) < stride_px:
         raise Rejected(Reason.TOO_SMALL, f"{width}x{height} px; both sides need at least {stride_px} px")
     fitting = [n for n in settings.frame_counts if n <= n_frames]
@@ -33,20 +49,99 @@ def choose(width: int, height: int, n_frames: int, settings: EncodeSettings, *, 
         raise Rejected(
             Reason.NO_BUCKET, f"{n_frames} frames; the shortest bucket has {shortest} (encode.frame_counts)"
         )
-    sides = [
-        (h, w)
-        for h, w in _around(width, height, settings.max_pixels, stride_px)
-        if h * w <= settings.max_pixels
-    ]
-    if not sides:
+    side = near_native(width, height, settings.max_pixels, stride_px)
+    if not side:
         raise Rejected(
             Reason.NO_BUCKET,
             f"{width}x{height} px has no size of {settings.max_pixels} px or fewer (encode.max_pixels)",
         )
-    best = min(
-        sides, key=lambda side: (round(cropped_share(width, height, *side), 6), -side[0] * side[1], side)
+    return VideoSize(fitting[-1], *side)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What buckets keep of clips; arrays of one shape, a clip and a bucket to an element.
+
+    scale: of the sides, below 1 where the clip is made smaller. view: share of the frame's area in sight
+    after the crop. pixels: share of the frame's pixels left, by crop and by scale. seconds: share of the
+    clip's. fits: whether the bucket may have the clip.
+
+    worth: 0 where it does not fit, or else the harmonic mean of seconds and of view x pixels. View is
+    counted twice, as what is cropped is no longer there for the caption to describe; and a frame that is
+    enlarged loses what that adds to it, so that of two sizes the one below native is taken. The harmonic
+    mean, because all buckets that use up a limit on tokens keep about the same pixels x seconds, whether
+    small and long or large and short; of those it prefers the one that gives up as much of either.
+    """
+
+    scale: Floats
+    view: Floats
+    pixels: Floats
+    seconds: Floats
+    fits: npt.NDArray[np.bool_]
+    worth: Floats
+
+
+def kept(clips: npt.NDArray, buckets: npt.NDArray, max_crop: float) -> Kept:
+    """What each bucket keeps of each clip; both (..., 3) of n_frames, height, width, and broadcast.
+
+    A clip fits a bucket that it fills, that enlarges it at most MAX_UPSCALE times and crops `max_crop` of
+    its area or less. A clip longer than its bucket loses its tail.
+    """
+    relative = buckets / clips  # (..., 3)
+    scale = np.maximum(relative[..., 1], relative[..., 2])
+    view = relative[..., 1] * relative[..., 2] / scale**2
+    pixels = view * np.minimum(scale, 1) ** 2
+    seconds = np.minimum(relative[..., 0], 1)
+    fits = (relative[..., 0] <= 1) & (scale <= MAX_UPSCALE) & (view >= 1 - max_crop - 1e-6)
+    seen = view * pixels / np.maximum(scale, 1) ** 2
+    return Kept(scale, view, pixels, seconds, fits, fits * 2 * seen * seconds / (seen + seconds))
+
+
+def _of_table(clip: VideoSize, buckets: Iterable[tuple[int, int, int]], max_crop: float) -> VideoSize:
+    table = np.array(sorted(buckets, reverse=True), np.int64)
+    keeps = kept(np.array([clip.n_frames, clip.height, clip.width]), table, max_crop)
+    if keeps.fits.any():
+        return VideoSize(*table[keeps.worth.argmax()].tolist())
+    filled = table[:, 0] <= clip.n_frames
+    raise Rejected(Reason.NO_BUCKET, _why_none(clip, table[filled], keeps.view[filled], max_crop))
+
+
+def _why_none(clip: VideoSize, filled: Ints, view: Floats, max_crop: float) -> str:
+    """Why none of the buckets that the clip fills, (K, 3) with the share in view of each, may have it."""
+    if not len(filled):
+        return f"{clip.n_frames} frames; every bucket of encode.buckets has more"
+    size = f"{clip.width}x{clip.height} px"
+    large_enough = np.maximum(filled[:, 1] / clip.height, filled[:, 2] / clip.width) <= MAX_UPSCALE
+    if not large_enough.any():
+        return f"{size}; every bucket of encode.buckets that it fills in time would upscale it"
+    cropped = 1 - view[large_enough].max()
+    return f"{size}; the best of encode.buckets crops {cropped:.0%} of it, encode.max_crop is {max_crop:.0%}"
+
+
+def check_table(buckets: Iterable[tuple[int, int, int]], patch: int, token_budget: int) -> None:
+    """Raises ValueError for a fixed bucket that the strides do not divide or that no pack holds."""
+    stride = SPACE_STRIDE * patch
+    for size in (VideoSize(*bucket) for bucket in buckets):
+        if size.height % stride or size.width % stride:
+            raise ValueError(
+                f"encode.buckets: {size} has a side that is no multiple of {stride} px "
+                f"({SPACE_STRIDE} x model.patch); change it"
+            )
+        if (n_tokens := count_tokens(size, patch)) > token_budget:
+            raise ValueError(
+                f"encode.buckets: {size} makes {n_tokens} tokens, a pack holds {token_budget}; make it "
+                "smaller, or raise feed.token_budget"
+            )
+
+
+def near_native(width: int, height: int, max_pixels: int, stride: int) -> tuple[int, int] | None:
+    """The (height, width) of multiples of `stride` that crops a frame least, of `max_pixels` or fewer."""
+    sides = [(h, w) for h, w in _around(width, height, max_pixels, stride) if h * w <= max_pixels]
+    return min(
+        sides,
+        key=lambda side: (round(cropped_share(width, height, *side), 6), -side[0] * side[1], side),
+        default=None,
     )
-    return VideoSize(fitting[-1], *best)
 
 
 def _around(width: int, height: int, max_pixels: int, stride: int) -> list[tuple[int, int]]:

@@ -9,7 +9,6 @@ from vitascope.clips.decode import read_clip
 from vitascope.encode.buckets import latent_shape
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.plan import EncodeTask, drop_row
-from vitascope.encode.resize import fit
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import ShardNote, latent_row, shard_uri, write_shard
 from vitascope.encode.text import make_text_encoder
@@ -74,13 +73,14 @@ class ShardEncoder:
             start_s=task.start_s,
             fps=task.fps,
             n_frames=task.n_frames,
+            size=(task.height, task.width),
             rotation_deg=task.rotation_deg,
             decoder=task.decoder,
             timeout_s=self._timeout_s,
         )
-        fitted = fit(frames, task.size)
-        latent = self._codec.encode(fitted).to(torch.bfloat16)
-        return latent, psnr_db(fitted, self._codec.decode(latent))
+        pixels = torch.from_numpy(frames)
+        latent = self._codec.encode(pixels).to(torch.bfloat16)
+        return latent, psnr_db(pixels, self._codec.decode(latent))
 
 
 _encoder = functools.lru_cache(maxsize=1)(ShardEncoder)

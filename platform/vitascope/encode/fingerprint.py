@@ -1,10 +1,10 @@
 """The name under which latents are kept."""
 
 from vitascope import storage
+from vitascope.clips.resize import CROP_RULE
 from vitascope.config import Settings
-from vitascope.encode.buckets import SPACE_STRIDE
+from vitascope.encode.buckets import MAX_UPSCALE, SPACE_STRIDE
 from vitascope.encode.codecs import make_codec
-from vitascope.encode.resize import CROP_RULE
 from vitascope.encode.text import make_text_encoder
 from vitascope.records import stable_id
 
@@ -16,11 +16,12 @@ def fingerprint(settings: Settings) -> str:
     sides snap to, the crop rule and the rate at which frames are picked.
     """
     encode = settings.encode
+    near_native = (encode.max_pixels, encode.frame_counts)
+    table = (sorted(encode.buckets), encode.max_crop, MAX_UPSCALE) if encode.buckets else near_native
     return stable_id(
         make_codec(encode).fingerprint,
         make_text_encoder(encode).fingerprint,
-        encode.max_pixels,
-        encode.frame_counts,
+        *table,
         SPACE_STRIDE * settings.model.patch,
         CROP_RULE,
         settings.clips.fps,

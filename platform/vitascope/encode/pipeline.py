@@ -12,6 +12,7 @@ import ray.data
 from ray.data import TaskPoolStrategy
 
 from vitascope import storage
+from vitascope.caption.answers import clip_rows
 from vitascope.cluster.local import address_of, connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
@@ -39,7 +40,7 @@ def run(settings: Settings) -> dict[str, Any]:
     connect(settings.cluster)
     latents = latents_folder(settings)
     limits = Limits(patch=settings.model.patch, token_budget=settings.feed.token_budget)
-    tasks, drops = make_tasks(storage.rows(settings.path("clips")), settings.encode, limits)
+    tasks, drops = make_tasks(clip_rows(settings), settings.encode, limits)
     index = storage.join(latents, INDEX)
     committed = storage.rows(index) if storage.exists(index) else []
     todo, samples = still_to_do(tasks, committed)

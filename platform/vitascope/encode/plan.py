@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vitascope.encode.buckets import SPACE_STRIDE, choose, count_tokens
+from vitascope.encode.buckets import SPACE_STRIDE, check_table, choose, count_tokens
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.records import VideoSize, dropped, stable_int
@@ -56,7 +56,11 @@ def make_tasks(
     """A task for each usable row of a clip table, by rising sample id, or a drop row that says why not.
 
     Clips that the clips stage dropped are in its own ledger and are passed over here.
+
+    Raises:
+        ValueError: a fixed bucket has sides that the strides do not divide, or more tokens than a pack holds.
     """
+    check_table(settings.buckets or (), limits.patch, limits.token_budget)
     tasks, drops = [], []
     for clip in clips:
         if clip["status"] != Status.OK:

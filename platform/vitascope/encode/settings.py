@@ -16,6 +16,19 @@ class EncodeSettings(Section):
     frame_counts: tuple[int, ...] = Field(
         (1, 9, 17, 33, 65, 129), min_length=1, description="Clip lengths of the buckets, each 1 + 4k frames."
     )
+    buckets: tuple[tuple[int, int, int], ...] | None = Field(
+        None,
+        min_length=1,
+        description="Fixed sizes [frames, height, width], which take the place of max_pixels and "
+        "frame_counts; `vitascope buckets suggest` proposes some.",
+    )
+    max_crop: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="With fixed buckets, the largest share of a frame that may be cropped; 0.3 lets 4:3 into "
+        "16:9 (0.25), and keeps upright film out of wide buckets (0.68).",
+    )
     codec: Literal["dct"] = Field("dct", description="Video compression network.")
     dct_channels: int = Field(64, ge=3, le=768, description="Coefficients kept of each 4x8x8 block of RGB.")
     text_encoder: Literal["minilm"] = Field(
@@ -36,3 +49,14 @@ class EncodeSettings(Section):
                 f"frame counts rise without repeats, got {list(counts)}; use {sorted(set(counts))}"
             )
         return counts
+
+    @field_validator("buckets")
+    @classmethod
+    def _each_a_size_once(
+        cls, buckets: tuple[tuple[int, int, int], ...] | None
+    ) -> tuple[tuple[int, int, int], ...] | None:
+        if any(n < 1 or n % 4 != 1 or min(h, w) < 1 for n, h, w in buckets or ()):
+            raise ValueError("a bucket is [frames, height, width] with 1 + 4k frames and sides above 0")
+        if buckets and len(set(buckets)) < len(buckets):
+            raise ValueError("each bucket is given once")
+        return buckets

@@ -3,16 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from vitascope import storage
 from vitascope.clips.decode import read_clip
 from vitascope.clips.probe import probe
-from vitascope.encode.resize import fit
 from vitascope.generate.conditions import Layout, layout
 from vitascope.generate.request import MEDIA, Request
 from vitascope.ledger import Reason, Rejected
-from vitascope.records import VideoSize
 
 
 def read_given(request: Request, patch: int) -> tuple[Layout, np.ndarray]:
@@ -35,7 +32,7 @@ def read_given(request: Request, patch: int) -> tuple[Layout, np.ndarray]:
         else []
     )
     pieces += [sources[-1].read(0, place.n_last, request)] if place.n_last else []
-    return place, torch.cat(pieces).numpy()
+    return place, np.concatenate(pieces)
 
 
 @dataclass(frozen=True)
@@ -64,14 +61,14 @@ class _Source:
         n_frames = max(1, int(facts["duration_s"] * request.fps + 0.01))
         return cls(uri, n_frames, facts["rotation_deg"], facts["decoder"])
 
-    def read(self, first: int, n_frames: int, request: Request) -> torch.Tensor:
+    def read(self, first: int, n_frames: int, request: Request) -> np.ndarray:
         """Frames `first` to `first + n_frames` at the request's fps, in its size."""
-        frames = read_clip(
+        return read_clip(
             self.uri,
             start_s=first / request.fps,
             fps=request.fps,
             n_frames=n_frames,
+            size=(request.height, request.width),
             rotation_deg=self.rotation_deg,
             decoder=self.decoder,
         )
-        return fit(frames, VideoSize(n_frames, request.height, request.width))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitascope import storage
+from vitascope.caption.answers import clip_rows
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.pipeline import DROPS_FILE
@@ -41,7 +42,7 @@ def read(settings: Settings) -> Results:
     return Results(
         settings=settings,
         videos=storage.rows(settings.path("videos")),
-        clips=storage.rows(settings.path("clips")),
+        clips=clip_rows(settings),
         samples=storage.rows(storage.join(latents, INDEX)),
         drops=storage.rows(storage.join(latents, DROPS_FILE)),
         steps=[row for row in rows if "loss" in row],

@@ -1,0 +1,180 @@
+"""The stage, on Ray Data."""
+
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy
+
+from vitascope import storage
+from vitascope.caption import answers
+from vitascope.caption.answers import Asked
+from vitascope.caption.frames import pictures
+from vitascope.caption.settings import CaptionSettings
+from vitascope.cluster.local import connect
+from vitascope.cluster.placement import place
+from vitascope.config import Settings
+from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
+from vitascope.observe.metrics import Publisher
+from vitascope.progress import track
+
+_CLIP = ["clip_id", "uri", "start_s", "fps", "n_frames", "rotation_deg", "decoder"]
+_COLUMNS = [*_CLIP, "caption", "status", "reason"]
+_SEEN = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("fields", pa.list_(pa.string())),
+        pa.field("pictures", pa.list_(pa.binary())),  # JPEG files; none where the clip does not decode
+        pa.field("detail", pa.string()),  # why it does not
+    ]
+)
+_Row = dict[str, Any]
+
+
+class Captioner(Protocol):
+    """Something that describes pictures."""
+
+    def ask(self, questions: list[tuple[list[bytes], str]]) -> list[str | Rejected]:
+        """The caption for each (JPEG files, prompt), or why there is none.
+
+        Raises:
+            answers.Unusable: the settings name a model that cannot be asked.
+            ConnectionError: it cannot be reached.
+        """
+        ...
+
+
+def make_captioner(settings: CaptionSettings) -> Captioner:
+    """The captioner of `settings.source`."""
+    if settings.source == "folder":
+        from vitascope.caption.local import LocalModel  # here, since it takes seconds to import
+
+        return LocalModel(settings)
+    from vitascope.caption.endpoint import Endpoint
+
+    return Endpoint(settings)
+
+
+def run(settings: Settings) -> dict[str, Any]:
+    """Asks for the captions that no committed part answers, commits them by parts, returns the summary.
+
+    Raises:
+        ValueError: the stage is off, or the model cannot be asked.
+        ConnectionError: nothing answers at the endpoint.
+    """
+    started = time.monotonic()
+    caption = settings.caption
+    if caption.source == "off":
+        raise ValueError('caption.source is off; set it to "folder" or "endpoint", or leave this stage out')
+    folder = settings.path("captions")
+    clips = answers.wanted(storage.rows(settings.path("clips"), _COLUMNS), caption)
+    todo = answers.still_to_ask(clips, answers.read(folder, caption), list(caption.prompts))
+    todo = [({key: clip[key] for key in _CLIP}, fields) for clip, fields in todo]
+    n_there = len(storage.list_files(folder))
+    if todo:
+        connect(settings.cluster)
+        _ask(settings, answers.plan(todo, caption, n_there), sum(len(fields) for _, fields in todo))
+    asked = {clip["clip_id"] for clip in clips}
+    rows = [row for row in answers.read(folder, caption) if row["clip_id"] in asked]
+    summary = {
+        "clips_asked": len(asked),
+        "captions": sum(row["status"] == Status.OK for row in rows),
+        "dropped_by_reason": dropped_by_reason(rows),
+        "asked_now": sum(len(fields) for _, fields in todo),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    storage.put_json(settings.path("summaries", "caption.json"), summary)
+    return summary
+
+
+def _ask(settings: Settings, parts: list[_Row], n_questions: int) -> None:
+    """Has Ray do the parts, and follows them."""
+    n_dropped, publisher = 0, Publisher(run=settings.run.folder)
+    with track(n_questions, "caption") as advance, publisher.stage("caption", n_questions) as did:
+        for done in _execute(settings, parts):
+            if done["mistake"]:
+                raise answers.Unusable(done["mistake"])
+            if done["away"]:
+                raise ConnectionError(done["away"])
+            outcomes = list(done["outcomes"])
+            publisher.add_items("caption", outcomes)
+            n_dropped += len(outcomes) - outcomes.count(Status.OK)
+            did(len(outcomes))
+            advance(len(outcomes), note=f"{n_dropped} dropped" if n_dropped else "")
+
+
+def _execute(settings: Settings, parts: list[_Row]) -> Iterator[_Row]:
+    """Runs the parts: pictures in tasks, questions in actors, which hold the model or the connections."""
+    caption = settings.caption
+    see = functools.partial(_see, settings=caption, timeout_s=settings.clips.decode_timeout_s)
+    local = caption.source == "folder"
+    # Half a CPU for what waits on a network; also, Ray Data joins steps that take the same into one.
+    takes: _Row = {"num_cpus": caption.worker_cpus if local else 0.5}
+    if local and caption.use_gpu:
+        takes["num_gpus"] = 1
+    answered = (
+        place(ray.data.from_items(parts, override_num_blocks=len(parts)), settings, "caption")
+        .map(see, num_cpus=1)
+        .map(
+            _Worker,
+            fn_constructor_args=(caption, settings.path("captions")),
+            compute=ActorPoolStrategy(min_size=1, max_size=min(caption.workers, len(parts))),
+            **takes,
+        )
+    )
+    yield from answered.iter_rows()
+
+
+def _see(part: _Row, *, settings: CaptionSettings, timeout_s: float) -> _Row:
+    """The part with pictures of its clips: one row, which cannot be split up, with an Arrow stream in it."""
+    rows = []
+    for clip in part["clips"]:
+        row = {"clip_id": clip["clip_id"], "fields": list(clip["fields"])}
+        try:
+            rows.append(row | {"pictures": pictures(clip, settings, timeout_s=timeout_s)})
+        except Rejected as rejected:
+            rows.append(row | {"detail": rejected.detail})
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pylist(rows, schema=_SEEN)
+    with pa.ipc.new_stream(sink, _SEEN) as writer:
+        writer.write_table(table)
+    return {"file": part["file"], "seen": sink.getvalue().to_pybytes()}
+
+
+class _Worker:
+    """Asks for the captions of a part and commits them."""
+
+    def __init__(self, settings: CaptionSettings, folder: str) -> None:
+        self._settings, self._folder = settings, folder
+        self._captioner = make_captioner(settings)
+
+    def __call__(self, part: _Row) -> _Row:
+        """What became of each question; or, with nothing committed, why none can be asked."""
+        uri = storage.join(self._folder, part["file"])
+        try:
+            if not storage.exists(uri):  # else a worker before this one did it, and was lost
+                clips = pa.ipc.open_stream(part["seen"]).read_all().to_pylist()
+                rows = answers.table(self._outcomes(clips), self._settings)
+                storage.create(uri, storage.parquet_bytes(rows))
+        except answers.Unusable as mistake:
+            return {"mistake": str(mistake), "away": "", "outcomes": []}
+        except ConnectionError as away:
+            return {"mistake": "", "away": str(away), "outcomes": []}
+        reasons = storage.read_table(uri, ["reason"])["reason"].to_pylist()
+        return {"mistake": "", "away": "", "outcomes": [reason or str(Status.OK) for reason in reasons]}
+
+    def _outcomes(self, clips: list[_Row]) -> dict[Asked, str | Rejected]:
+        """What became of every field of every clip."""
+        outcomes: dict[Asked, str | Rejected] = {}
+        questions = {}
+        for clip in clips:
+            for field in clip["fields"]:
+                asked = clip["clip_id"], field
+                if clip["pictures"]:
+                    questions[asked] = (clip["pictures"], self._settings.prompts[field])
+                else:
+                    outcomes[asked] = Rejected(Reason.DECODE_FAILED, clip["detail"])
+        return outcomes | dict(zip(questions, self._captioner.ask(list(questions.values())), strict=True))

@@ -1,0 +1,69 @@
+"""Settings of the caption stage."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from vitascope.section import Section
+
+_Value = str | int | float | bool
+
+
+class CaptionSettings(Section):
+    """Which clips get a caption, and from which model."""
+
+    source: Literal["off", "folder", "endpoint"] = Field(
+        "off", description="Ask no model, a transformers model in a folder, or an OpenAI-compatible endpoint."
+    )
+    clips: Literal["missing", "all"] = Field(
+        "missing", description="Ask for the clips that have no caption in any field, or for all."
+    )
+    prompts: dict[str, str] = Field(
+        {"caption": "Describe this video in one paragraph: what is seen, what happens, how it is filmed."},
+        min_length=1,
+        description="What to ask for each caption field; every field costs a request for each clip.",
+    )
+    frames: int = Field(4, ge=1, le=64, description="Frames shown of a clip, at even distances.")
+    max_side_px: int = Field(512, ge=32, description="Frames are scaled down to this longer side.")
+    max_tokens: int = Field(300, ge=1, description="Longest caption asked for, in the model's tokens.")
+    refusal: str = Field(
+        r"(?i)^\W*((i|we)('m|’m|'re|’re| am| are) )?(very |so )?(sorry|unable to|not able to)\b"
+        r"|^\W*(i|we) can(no|'|’)?t\b",
+        description="Regular expression of answers that are no captions; empty takes every answer.",
+    )
+    workers: int = Field(1, ge=1, description="Most processes that ask, on the whole cluster.")
+    clips_per_part: int = Field(
+        64, ge=1, le=4096, description="Clips committed together: what is asked again after a kill, a worker."
+    )
+    folder: str | None = Field(
+        None, description="Of the model: weights, config and processor, as transformers saves them."
+    )
+    batch_size: int = Field(8, ge=1, description="Clips that the model in a folder describes at once.")
+    worker_cpus: int = Field(2, ge=1, description="CPUs of each process with the model of a folder.")
+    use_gpu: bool = Field(False, description="Give each of them a GPU.")
+    endpoint: str = Field(
+        "https://api.openai.com/v1",
+        pattern=r"^https?://[^@]+$",
+        description="Base URL of the endpoint. The key, if it wants one, is in OPENAI_API_KEY where the work "
+        "is done.",
+    )
+    endpoint_model: str | None = Field(None, description="Name of the model there.")
+    endpoint_options: dict[str, _Value] = Field(
+        {}, description="Further fields of a request, as the endpoint names them: temperature, seed, …"
+    )
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="What the endpoint calls the longest answer; OpenAI's newer models differ."
+    )
+    in_flight: int = Field(16, ge=1, description="Requests a process has in flight.")
+    timeout_s: float = Field(120.0, gt=0, description="Longest wait for an answer to one attempt.")
+    retries: int = Field(
+        6, ge=0, description="Further attempts after 408, 409, 429, 5xx, a timeout or a lost connection."
+    )
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> "CaptionSettings":
+        needed = {"folder": self.folder, "endpoint": self.endpoint_model}
+        if self.source != "off" and not needed[self.source]:
+            key = {"folder": "folder", "endpoint": "endpoint_model"}[self.source]
+            raise ValueError(f"caption.source is {self.source}, and caption.{key} is not set; set it")
+        return self

@@ -1,0 +1,98 @@
+"""Scores by functions of your own.
+
+A hook is any function that takes frames (N H W 3, uint8, RGB) and gives scores (N,), named by
+`clips.filters.text.function`, `watermark` or `aesthetic` as `module:function`. It sees each clip's middle
+frame; `options` come as keyword arguments.
+
+    [clips.filters.aesthetic]
+    use = "drop"
+    min = 4.5
+    function = "vitascope.clips.hooks:aesthetic"
+    options = {model = "/models/clip-vit-large-patch14", head = "/models/aesthetic.safetensors"}
+"""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from vitascope.clips.filters import HookFilter
+
+
+def load(function: str) -> Callable[..., Any]:
+    """The function at `module:function`.
+
+    Raises:
+        ValueError: there is no such module or function, saying which.
+    """
+    module, _, name = function.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot load the function {function}: {error}; give module:function") from error
+    if not callable(found):
+        raise ValueError(f"{function} is a {type(found).__name__}, expected a function")
+    return found
+
+
+def score(frames: np.ndarray, hook: HookFilter) -> np.ndarray:
+    """The hook's scores, float32 (N,), of frames (N H W 3, uint8).
+
+    Raises:
+        ValueError: the function cannot be loaded, or gives something else than a score for each frame.
+    """
+    function = load(str(hook.function))
+    scores = np.asarray(function(frames, **hook.options), np.float32)
+    if scores.shape != (len(frames),):
+        raise ValueError(
+            f"{hook.function} gave {scores.shape}, expected a score for each of {len(frames)} frames"
+        )
+    return scores
+
+
+def aesthetic(frames: np.ndarray, *, model: str, head: str) -> np.ndarray:
+    """How good frames (N H W 3, uint8) look, by a linear head on a CLIP-like model's image embeddings: (N,).
+
+    As LAION's aesthetic predictors do (Schuhmann et al. 2022, "LAION-5B"); their second is a stack of linear
+    layers without anything between, and works too.
+
+    Args:
+        model: folder of a transformers model with image features (CLIP, SigLIP), and its image processor.
+        head: safetensors with linear layers, `*weight` and `*bias`, taken in the order of their names.
+    """
+    import torch
+
+    network, processor = _model(model)
+    with torch.inference_mode():
+        given = network.get_image_features(**processor(images=list(frames), return_tensors="pt"))
+        embedding = torch.nn.functional.normalize(getattr(given, "pooler_output", given).float(), dim=-1)
+        for weight, bias in _layers(head):
+            embedding = torch.nn.functional.linear(embedding, weight, bias)
+    return embedding[:, 0].numpy()
+
+
+@functools.lru_cache(maxsize=1)
+def _model(folder: str) -> tuple[Any, Any]:
+    from transformers import AutoImageProcessor, AutoModel
+
+    return AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+
+
+@functools.lru_cache(maxsize=1)
+def _layers(head: str) -> list[tuple[Any, Any]]:
+    """Weight and bias (or None) of each linear layer.
+
+    Raises:
+        ValueError: the last does not give one score.
+    """
+    from safetensors.torch import load_file
+
+    tensors = {name: tensor.float() for name, tensor in load_file(head).items()}
+    names = sorted(name for name in tensors if name.endswith("weight"))
+    layers = [(tensors[name], tensors.get(name.removesuffix("weight") + "bias")) for name in names]
+    if not layers or layers[-1][0].shape[0] != 1:
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise ValueError(f"{head} holds {shapes}, expected linear layers of which the last gives one score")
+    return layers

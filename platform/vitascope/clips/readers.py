@@ -1,0 +1,343 @@
+"""Open sources, and their frames by timestamp.
+
+Times count from a source's first frame. The frame at a time is the one on screen then: the last whose
+timestamp is not later. So a variable frame rate comes out right.
+
+decord 0.6 returns wrong channel counts at some narrow widths, turns frames upright for mp4 but not for mkv,
+shows damaged frames as if they were good, ignores aspect ratios of pixels, and finds other frames than asked
+for in containers without an index (MPEG). `probe` gives it only files where none of this applies, and
+`decode` only clips at their own size. PyAV opens the rest.
+"""
+
+import bisect
+import contextlib
+import ctypes
+import io
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import av
+import decord
+import numpy as np
+from av.codec.hwaccel import HWAccel
+from av.video.frame import PictureType
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps
+
+from vitascope import storage
+from vitascope.clips import tars
+from vitascope.clips.colour import to_rgb
+from vitascope.clips.resize import Size, cover, displayed
+from vitascope.ledger import Reason, Rejected
+from vitascope.stores.patience import Unavailable
+
+HOLD_S = 0.1  # how much longer than it says the last frame may stand: containers round their durations
+TIME_TOLERANCE_S = 0.002  # decord's timestamps are float32: 1 ms coarse after three hours
+_AHEAD_S = 2.0  # closer than this, decoding on is cheaper than a seek back to a key frame
+_MAX_REORDERED = 16  # frames that H.264 and HEVC may hold back
+_MAX_PIXELS = 2**26  # 8192 x 8192; a larger frame is a lying header
+_IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "AVIF")
+_MOVING_IMAGES = ("PNG", "WEBP")  # GIF is PyAV's
+# Containers opened. Playlists (hls, concat, dash) stay out: they make the library read whatever files and
+# addresses they name; so do text formats, which would render any text file as a video.
+_CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif,mxf,ivf,nut,dv,mp3,wav,flac,aac"
+)
+
+
+class NoDevice(RuntimeError):
+    """A decoder was asked for that this machine has no hardware for."""
+
+
+class Reader(Protocol):
+    """An open source."""
+
+    def pictures(self, times_s: np.ndarray, size: Size | None) -> Iterator[np.ndarray | None]:
+        """The frame on screen at each of these ascending times: uint8 (H, W, 3), or None where it is damaged.
+
+        Scaled to cover `size` and cropped around the centre; as large as displayed where there is none. They
+        end where the source does. A frame that stands at several times is given several times.
+        """
+        ...
+
+
+class DecordReader:
+    """A source open in decord, which reads local files in place and remote ones whole. Gives no sizes."""
+
+    def __init__(self, uri: str) -> None:
+        if storage.is_remote(uri) or tars.locate(uri):
+            with tars.open_file(uri) as file:
+                self.video = decord.VideoReader(file, num_threads=1)
+        else:
+            self.video = decord.VideoReader(storage.absolute(uri), num_threads=1)
+        shown = self.video.get_frame_timestamp(range(len(self.video))).astype(np.float64)
+        self.times_s = shown[:, 0] - shown[0, 0]
+        self.end_s = float(shown[-1, 1] - shown[0, 0])
+
+    def pictures(self, times_s: np.ndarray, size: Size | None) -> Iterator[np.ndarray | None]:
+        assert size is None, "decord's own scaling is not used"
+        times_s = times_s[times_s <= self.end_s + HOLD_S]
+        indices = np.searchsorted(self.times_s, times_s + TIME_TOLERANCE_S, side="right") - 1
+        if len(indices) == 0:
+            return
+        frames = self.video.get_batch(indices.clip(min=0).tolist()).asnumpy()
+        if frames.shape[-1] != 3:
+            raise Rejected(Reason.DECODE_FAILED, f"decord gave {frames.shape[-1]} channels")
+        yield from frames
+
+
+class _Shown(NamedTuple):
+    """A decoded frame, None where it is damaged, and the times between which it is shown."""
+
+    frame: av.VideoFrame | None
+    at_s: float
+    until_s: float
+
+
+class PyavReader:
+    """A source open in PyAV, which reads only the ranges it needs.
+
+    It stays where it was: times soon after the last ones are reached by decoding on, others by a seek.
+    """
+
+    def __init__(self, uri: str, hwaccel: Any = None) -> None:
+        self.container, self.stream = open_container(uri, hwaccel)
+        self._by_order = self.container.format.name == "avi"  # its timestamps are those of decoding
+        self._aspect = float(self.stream.sample_aspect_ratio or 1)
+        self._swscale = VideoReformatter()
+        self._frames = self._from(None)
+        first = next(self._frames, None)
+        if first is None:
+            raise Rejected(Reason.DECODE_FAILED, "no frame can be decoded")
+        self._first_s = first.at_s
+        self._show(first)
+
+    def pictures(self, times_s: np.ndarray, size: Size | None) -> Iterator[np.ndarray | None]:
+        last, picture = None, None
+        for frame in self._on_screen(times_s + self._first_s):
+            if frame is not None and frame is not last:
+                own = displayed((frame.height, frame.width), self._aspect)
+                picture = to_rgb(self._swscale, frame, size or own, self._aspect)
+            last = frame
+            yield None if frame is None else picture
+
+    def _on_screen(self, times_s: np.ndarray) -> Iterator[av.VideoFrame | None]:
+        """The frames at these times of the container's clock."""
+        for i, time_s in enumerate(times_s):
+            if i == 0 and not 0 <= time_s + TIME_TOLERANCE_S - self._shown.at_s < _AHEAD_S:
+                self._seek(float(time_s))
+            while self._next is not None and self._next.at_s <= time_s + TIME_TOLERANCE_S:
+                self._show(self._next)
+            if self._next is None and time_s > self._shown.until_s + HOLD_S:
+                return
+            yield self._shown.frame
+
+    def _show(self, shown: _Shown) -> None:
+        self._shown, self._next = shown, next(self._frames, None)
+
+    def _seek(self, start_s: float) -> None:
+        """Shows the frame on screen at `start_s`, or an earlier one."""
+        for target_s in (start_s, start_s - 5.0, self._first_s):  # some containers seek to after the target
+            self._frames = self._from(target_s)
+            first = next(self._frames, None)
+            if target_s <= self._first_s or (first and first.at_s <= start_s + TIME_TOLERANCE_S):
+                break
+        if first is None:
+            raise Rejected(Reason.DECODE_FAILED, "its frames cannot be found again")
+        self._show(first)
+
+    def _from(self, start_s: float | None) -> Iterator[_Shown]:
+        """Frames from the key frame before `start_s` on; as the container was opened where there is none."""
+        if start_s is not None:
+            target = round(max(start_s, self._first_s) / self.stream.time_base)
+            begin = start_s <= self._first_s
+            self.container.seek(min(target, 0) if begin else target, stream=self.stream)
+        return _undamaged(self._decoded())
+
+    def _decoded(self) -> Iterator[_Shown]:
+        """All frames, None for those of packets that do not decode, in the order in which they are shown."""
+        lost: list[int] = []
+        tick = 0
+        for packet in self._packets():
+            try:
+                frames = self.stream.decode(packet)
+            except av.error.EOFError:
+                frames = []
+            except av.error.FFmpegError:
+                frames = []
+                self._note(packet, lost)
+            else:
+                if packet is not None and packet.is_corrupt:
+                    self._note(packet, lost)
+            for frame in frames:
+                tick = self._tick(frame, tick)
+                while lost and lost[0] <= tick:
+                    yield self._entry(None, lost.pop(0), 0)
+                yield self._entry(None if frame.is_corrupt else frame, tick, frame.duration or 0)
+                tick += frame.duration or 0
+        yield from (self._entry(None, at, 0) for at in lost)
+
+    def _packets(self) -> Iterator[av.Packet | None]:
+        """The packets, up to the end or where the container breaks; then None, for what is held back."""
+        with contextlib.suppress(av.error.InvalidDataError):
+            yield from self.container.demux(self.stream)
+        yield None
+
+    def _note(self, packet: av.Packet | None, lost: list[int]) -> None:
+        tick = None if packet is None else packet.dts if self._by_order else packet.pts
+        if tick is not None:
+            bisect.insort(lost, tick)
+
+    def _tick(self, frame: av.VideoFrame, after_last: int) -> int:
+        """When the frame is shown, in the stream's time base."""
+        tick = frame.dts if self._by_order else frame.pts
+        if tick is None and not self._by_order:
+            raise Rejected(Reason.DECODE_FAILED, "its frames carry no timestamps")
+        return after_last if tick is None else tick
+
+    def _entry(self, frame: av.VideoFrame | None, tick: int, duration: int) -> _Shown:
+        base = self.stream.time_base
+        return _Shown(frame, float(tick * base), float((tick + duration) * base))
+
+
+def _undamaged(decoded: Iterator[_Shown]) -> Iterator[_Shown]:
+    """The same, None also for frames that build on a damaged one: B-frames before, all until a key frame.
+
+    So B-frames wait for the frame after them.
+    """
+    run: list[_Shown] = []
+    spoilt = False
+    for shown in decoded:
+        if shown.frame is not None and shown.frame.key_frame:
+            yield from _judged(run, spoilt)
+            run, spoilt = [], False
+        run.append(shown)
+        spoilt = spoilt or shown.frame is None
+        if shown.frame is None or shown.frame.pict_type != PictureType.B or len(run) > _MAX_REORDERED:
+            yield from _judged(run, spoilt)
+            run = []
+    yield from _judged(run, spoilt)
+
+
+def _judged(run: list[_Shown], spoilt: bool) -> Iterator[_Shown]:
+    return (shown._replace(frame=None) if spoilt else shown for shown in run)
+
+
+def _nvdec(uri: str) -> PyavReader:
+    """A source decoded by an NVIDIA GPU, or by the processor where the GPU does not know its codec.
+
+    Raises:
+        NoDevice: where the machine has none.
+    """
+    try:
+        n_devices = ctypes.c_int(0)
+        cuda = ctypes.CDLL("libcuda.so.1")
+        found = cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(n_devices)) == 0
+    except OSError:
+        found = False
+    if not found or n_devices.value == 0:
+        raise NoDevice(
+            "decoder nvdec needs an NVIDIA GPU and its driver, and this machine has none; use pyav"
+        )
+    return PyavReader(uri, HWAccel("cuda", allow_software_fallback=True))
+
+
+class PillowReader:
+    """A picture, moving, or still: one frame at every time, turned as EXIF says."""
+
+    def __init__(self, uri: str) -> None:
+        with tars.open_file(uri) as file:
+            self._content = file.read()
+        self._image = open_image(io.BytesIO(self._content))
+        durations_s = frame_durations_s(self._image)
+        self._moving = bool(durations_s)
+        ends_s = np.cumsum(durations_s or [np.inf])
+        self._starts_s, self._end_s = np.concatenate([[0.0], ends_s[:-1]]), ends_s[-1]
+
+    def pictures(self, times_s: np.ndarray, size: Size | None) -> Iterator[np.ndarray | None]:
+        last, picture = -1, None
+        for time_s in times_s[times_s <= self._end_s + HOLD_S]:
+            number = int(np.searchsorted(self._starts_s, time_s + TIME_TOLERANCE_S, side="right")) - 1
+            if number != last:
+                last, picture = number, _sized(_opaque(self._frame(number)), size)
+            yield picture
+
+    def _frame(self, number: int) -> Image.Image:
+        if not self._moving:
+            return ImageOps.exif_transpose(self._image)
+        if number < self._image.tell():  # Pillow loses its place in an APNG that is wound back twice
+            self._image = open_image(io.BytesIO(self._content))
+        self._image.seek(number)
+        return self._image
+
+
+READERS: dict[str, Any] = {
+    "decord": DecordReader,
+    "pyav": PyavReader,
+    "pillow": PillowReader,
+    "nvdec": _nvdec,
+}
+
+
+def open_image(file: Any) -> Image.Image:
+    """A picture open in Pillow, not yet decoded; raises OSError where it is none."""
+    return Image.open(file, formats=_IMAGES)
+
+
+def frame_durations_s(image: Image.Image) -> list[float]:
+    """How long each frame of a moving picture is shown; none for a still one. Decodes all of it."""
+    n_frames = getattr(image, "n_frames", 1)
+    if image.format not in _MOVING_IMAGES or n_frames == 1:
+        return []
+    durations_ms = []
+    for number in range(n_frames):
+        image.seek(number)
+        image.load()
+        durations_ms.append(image.info.get("duration", 0))
+    return [(ms if ms > 10 else 100) / 1000 for ms in durations_ms]  # as all browsers do
+
+
+def open_container(uri: str, hwaccel: Any = None) -> tuple[Any, Any]:
+    """A container open in PyAV, and its video stream (cover pictures of audio files do not count).
+
+    Raises:
+        Rejected: UNREADABLE or NO_VIDEO_STREAM.
+        Unavailable: where the store does not answer.
+    """
+    try:
+        file = tars.open_file(uri)
+        options = {"format_whitelist": _CONTAINERS}
+        container = av.open(file, metadata_errors="ignore", options=options, hwaccel=hwaccel)
+    except Unavailable:
+        raise
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise Rejected(Reason.UNREADABLE, f"no decoder opens it ({why})") from None
+    pictures = av.stream.Disposition.attached_pic
+    videos = [s for s in container.streams.video if not s.disposition & pictures]
+    if not videos:
+        kinds = ", ".join(sorted({s.type for s in container.streams}))
+        raise Rejected(Reason.NO_VIDEO_STREAM, f"holds only {kinds or 'no streams'}")
+    best = container.streams.best("video")
+    stream = best if best in videos else videos[0]
+    stream.codec_context.thread_count = 1  # a task has one core
+    stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+    return container, stream
+
+
+def _sized(image: Image.Image, size: Size | None) -> np.ndarray:
+    """An image as uint8 (H W 3), scaled and cropped as `to_rgb` does, with Pillow's antialiased filter."""
+    if size is None:
+        return np.array(image)
+    (height, width), rows, columns = cover((image.height, image.width), size)
+    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))[rows, columns]
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Any image as 8-bit RGB: transparency over white, 16-bit grey scaled down to 8."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -1,0 +1,153 @@
+"""What one file is, and what its frames look like."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from vitascope import records, storage
+from vitascope.clips import tars
+from vitascope.clips.catalog import Item
+from vitascope.clips.decode import stream
+from vitascope.clips.features import DTYPES, SIDE_PX, features
+from vitascope.clips.hashing import BOXES, copy_hashes
+from vitascope.clips.isolate import ChildDied, isolated
+from vitascope.clips.probe import probe
+from vitascope.clips.resize import shrunk
+from vitascope.clips.settings import ClipsSettings
+from vitascope.ledger import Reason, Rejected
+
+STRETCH_FRAMES = 64
+"""Of the grid, decoded in one call: each has the time limit to itself."""
+
+FRUITLESS = 2
+"""Stretches in a row without a frame after which a file is left: the rest of it is not there."""
+
+PROBED_FIRST_BYTES = 64 << 20
+"""Larger files are fetched only once a few ranges of them have shown that they hold a video."""
+
+_COPIES = "copy_hashes"
+WIDTHS = dict.fromkeys(DTYPES, 1) | {"bars": 4, _COPIES: len(BOXES)}
+"""The series of a row, each with its numbers a frame."""
+
+Series = dict[str, np.ndarray]
+
+
+def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
+    """A row of records.CATALOG about the file; `again` where the store and not the file was at fault."""
+    origin = {"uri": item.uri, "name": item.name, "version": item.version, "size_bytes": item.size_bytes}
+    facts: dict[str, Any] = {"content": None}
+    outcome: dict[str, Any] = records.OK
+    again = False
+    try:
+        _look(item, settings, facts)
+    except Rejected as rejected:
+        outcome = records.dropped(rejected.reason, rejected.detail)
+    except OSError as error:
+        again = True
+        outcome = records.dropped(Reason.UNREADABLE, f"{type(error).__name__}: {error}")
+    video_id = records.stable_id(item.name, facts["content"] or item.size_bytes)
+    return {"video_id": video_id, "again": again} | origin | facts | outcome
+
+
+def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> None:
+    """Adds to `facts` as they are found; every byte of a remote file is fetched once."""
+    if item.size_bytes == 0 and storage.size_bytes(item.uri) == 0:
+        raise Rejected(Reason.EMPTY_FILE, "0 bytes")
+    if item.size_bytes > PROBED_FIRST_BYTES:
+        probe(item.uri, timeout_s=settings.decode_timeout_s)
+    with _at_hand(item.uri) as (path, content):
+        facts["content"] = content
+        facts |= probe(path, timeout_s=settings.decode_timeout_s)
+        facts |= _kept(_series(path, facts, settings))
+
+
+@contextmanager
+def _at_hand(uri: str) -> Iterator[tuple[str, str]]:
+    """The file on a local disk, where it is not there already, and the BLAKE2b of its content."""
+    remote = storage.is_remote(uri) or tars.locate(uri) is not None
+    digest = hashlib.blake2b(digest_size=16)
+    with tars.open_file(uri) as source, tempfile.NamedTemporaryFile(prefix="vitascope-") as copy:
+        while piece := source.read(8 << 20):
+            digest.update(piece)
+            if remote:
+                copy.write(piece)
+        copy.flush()
+        yield copy.name if remote else uri, digest.hexdigest()
+
+
+def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> Series:
+    """The file's series (F, …), as far as its frames go; NaN, or 0 in hashes, where one is damaged.
+
+    Raises:
+        Rejected: DECODE_FAILED where no frame decodes.
+    """
+    size = shrunk((facts["height"], facts["width"]), SIDE_PX)
+    how = {"uri": uri, "fps": settings.fps, "size": size} | {k: facts[k] for k in ("rotation_deg", "decoder")}
+    n_frames = 1 + int(facts["duration_s"] * settings.fps + 1e-6)
+    stretches: list[Series] = []
+    fruitless, cause = 0, "no frame decodes"
+    for first in range(0, n_frames, STRETCH_FRAMES):
+        n = min(STRETCH_FRAMES, n_frames - first)
+        try:
+            got = isolated(stretch, timeout_s=settings.decode_timeout_s, first=first, n_frames=n, **how)
+        except (Rejected, ChildDied) as error:
+            got, cause = _nothing(0), str(error)
+        fruitless = 0 if np.isfinite(got["brightness"]).any() else fruitless + 1
+        if fruitless == FRUITLESS:
+            break
+        stretches.append(_padded(got, n))
+    series = {name: np.concatenate([s[name] for s in stretches]) for name in WIDTHS}
+    good = np.flatnonzero(np.isfinite(series["brightness"]))
+    if not len(good):
+        raise Rejected(Reason.DECODE_FAILED, cause)
+    return {name: values[: good[-1] + 1] for name, values in series.items()}
+
+
+def stretch(*, uri: str, first: int, n_frames: int, **how: Any) -> Series:
+    """The series of frames first <= k < first + n_frames, or of as many as there are; runs in the child."""
+    before = max(first - 1, 0)
+    frames = list(stream(uri, first=before, n_frames=n_frames + first - before, **how))
+    return _around_damage(frames, first - before)
+
+
+def _around_damage(frames: list[np.ndarray | None], skip: int) -> Series:
+    """The series of the frames after the first `skip`; each run of good frames begins anew."""
+    series = _nothing(len(frames))
+    good = np.array([frame is not None for frame in frames], bool)
+    edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
+    for begin, end in zip(edges[::2], edges[1::2], strict=True):
+        run = [np.ascontiguousarray(frame) for frame in frames[begin:end] if frame is not None]
+        for name, values in features(np.stack(run)).items():
+            series[name][begin:end] = values
+        series[_COPIES][begin:end] = [copy_hashes(frame) for frame in run]
+    return {name: values[skip:] for name, values in series.items()}
+
+
+def _nothing(n_frames: int) -> Series:
+    dtypes = DTYPES | {_COPIES: np.int64}
+    shapes = {name: (n_frames, width) if width > 1 else (n_frames,) for name, width in WIDTHS.items()}
+    return {
+        name: np.full(shapes[name], 0 if dtype == np.int64 else np.nan, dtype)
+        for name, dtype in dtypes.items()
+    }
+
+
+def _padded(series: Series, n_frames: int) -> Series:
+    missing = _nothing(n_frames - len(series["brightness"]))
+    return {name: np.concatenate([values, missing[name]]) for name, values in series.items()}
+
+
+def _kept(series: Series) -> Series:
+    """The series flat, for a row."""
+    return {name: values.ravel() for name, values in series.items()}
+
+
+def series_of(row: dict[str, Any]) -> Series:
+    """The inverse: the series (F, …) of a catalog row."""
+    dtypes = DTYPES | {_COPIES: np.int64}
+    flat = {name: np.asarray(row[name], dtypes[name]) for name in WIDTHS}
+    return {name: v.reshape(-1, WIDTHS[name]) if WIDTHS[name] > 1 else v for name, v in flat.items()}

@@ -1,0 +1,242 @@
+"""What a bucket table keeps of the clips.
+
+suggestion = suggest(settings, max_tokens=32_768, count=12)
+print("\\n".join(suggestion.lines))
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vitascope.config import Settings
+from vitascope.encode.buckets import (
+    MAX_UPSCALE,
+    SPACE_STRIDE,
+    TIME_STRIDE,
+    Floats,
+    Ints,
+    Kept,
+    count_tokens,
+    kept,
+    near_native,
+)
+from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.suggest import Clips, Limits, clips_of, propose
+from vitascope.records import VideoSize
+
+_ROWS = 1 << 16  # sizes of clips judged at a time
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What each of N sizes of clips goes to, and what is left of it; all (N,).
+
+    bucket: row of the table, -1 for none. scale, view, pixels, seconds: as in `buckets.Kept`, 0 for none.
+    reason: why there is none, an index into REASONS.
+    """
+
+    bucket: Ints
+    scale: Floats
+    view: Floats
+    pixels: Floats
+    seconds: Floats
+    reason: Ints
+
+
+REASONS = ("shorter than every bucket", "every bucket would upscale it", "every bucket crops too much")
+
+
+def assign(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Choice:
+    """The bucket of each size of clip, as `buckets.choose` gives it; in bounded memory."""
+    table = np.array([(b.n_frames, b.height, b.width) for b in buckets], np.int64)
+    longest_first = np.lexsort(table.T[::-1])[::-1]
+    parts = []
+    for start in range(0, max(1, len(clips.sizes)), _ROWS):
+        sizes = clips.sizes[start : start + _ROWS, None]
+        keeps = kept(sizes, table[longest_first], max_crop)
+        best = keeps.worth.argmax(axis=1)
+        filled = table[longest_first, 0] <= sizes[..., 0]
+        large = filled & (keeps.scale <= MAX_UPSCALE)
+        reason = filled.any(axis=1).astype(np.int64) + large.any(axis=1)
+        parts.append(_picked(keeps, best, longest_first, reason))
+    return Choice(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _picked(keeps: Kept, best: Ints, numbers: Ints, reason: Ints) -> tuple[npt.NDArray, ...]:
+    """The fields of a Choice: the columns `best` of (N, K) arrays, 0 where they do not fit."""
+    rows = np.arange(len(best))
+    fits = keeps.fits[rows, best]
+    shares = [a[rows, best] * fits for a in (keeps.scale, keeps.view, keeps.pixels, keeps.seconds)]
+    return np.where(fits, numbers[best], -1), *shares, reason
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What is kept of all clips, as shares of 1.
+
+    clips: of the clips themselves, those that are not dropped. pixels: of their frames, each clip's frame
+    once. seconds: of their time. pixel_seconds: of pixels x seconds. sizes: different buckets in use.
+    """
+
+    clips: float
+    pixels: float
+    seconds: float
+    pixel_seconds: float
+    sizes: int
+
+
+def total(clips: Clips, pixels: Floats, seconds: Floats, sizes: int) -> Totals:
+    """Totals of clips of which the shares `pixels` and `seconds` (N,) are kept, 0 where a clip is dropped."""
+    area, frames = (clips.sizes[:, 1] * clips.sizes[:, 2]).astype(float), clips.sizes[:, 0]
+
+    def share(kept_share: npt.NDArray, weight: npt.NDArray) -> float:
+        return float((kept_share * weight).sum() / max(1, weight.sum()))
+
+    return Totals(
+        clips=share(pixels > 0, clips.count),
+        pixels=share(pixels, clips.count * area),
+        seconds=share(seconds, clips.count * frames),
+        pixel_seconds=share(pixels * seconds, clips.count * area * frames),
+        sizes=sizes,
+    )
+
+
+def of_table(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Totals:
+    """What a table keeps."""
+    choice = assign(clips, buckets, max_crop)
+    used = len(np.unique(choice.bucket[choice.bucket >= 0]))
+    return total(clips, choice.pixels, choice.seconds, used)
+
+
+def of_near_native(
+    clips: Clips, settings: EncodeSettings, patch: int, max_tokens: int | None = None
+) -> Totals:
+    """What the rule of `encode.max_pixels` and `encode.frame_counts` keeps.
+
+    With `max_tokens`, a clip whose size makes more is dropped, as in the encode stage.
+    """
+    stride = SPACE_STRIDE * patch
+    sizes = _near_native(clips.sizes, settings, stride)
+    tokens = (1 + sizes[:, 0] // TIME_STRIDE) * (sizes[:, 1] // stride) * (sizes[:, 2] // stride)
+    has = (sizes.min(axis=1, initial=1) > 0) & (tokens <= (max_tokens or np.inf))
+    keeps = kept(clips.sizes, np.where(has[:, None], sizes, 1), max_crop=1)
+    return total(clips, keeps.pixels * has, keeps.seconds * has, len(np.unique(sizes[has], axis=0)))
+
+
+def _near_native(clips: Ints, settings: EncodeSettings, stride: int) -> Ints:
+    """(N, 3): the bucket of each clip by that rule, with a 0 in it where there is none."""
+    sides, inverse = np.unique(clips[:, 1:], axis=0, return_inverse=True)
+    near = [near_native(w, h, settings.max_pixels, stride) or (0, 0) for h, w in sides.tolist()]
+    counts = np.array([0, *settings.frame_counts])
+    frames = counts[np.searchsorted(counts, clips[:, 0], side="right") - 1]
+    return np.column_stack([frames, np.array(near, np.int64).reshape(-1, 2)[inverse.ravel()]])
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A proposed table. toml: it as settings. lines: what it keeps, for a person, and the TOML at the end."""
+
+    buckets: tuple[VideoSize, ...]
+    toml: str
+    lines: tuple[str, ...]
+
+
+def suggest(settings: Settings, *, max_tokens: int | None = None, count: int = 12) -> Suggestion:
+    """Proposes buckets for the run's clip table, of `max_tokens` or fewer (by default what a pack holds).
+
+    Raises:
+        FileNotFoundError: the clips stage has not been run.
+        ValueError: no clip fits a bucket of so few tokens.
+    """
+    limits = Limits(
+        max_tokens=settings.feed.token_budget if max_tokens is None else max_tokens,
+        count=count,
+        patch=settings.model.patch,
+        max_crop=settings.encode.max_crop,
+    )
+    clips = clips_of(settings.path("clips"))
+    buckets = tuple(propose(clips, limits))
+    toml = to_toml(buckets, limits, settings.feed.token_budget)
+    lines = [
+        *table_lines(clips, buckets, limits),
+        "",
+        *comparison(clips, buckets, limits, settings),
+        "",
+        toml,
+    ]
+    return Suggestion(buckets, toml, tuple(lines))
+
+
+def to_toml(buckets: Sequence[VideoSize], limits: Limits, token_budget: int) -> str:
+    """The settings that fix a table."""
+    rows = [f"    [{b.n_frames}, {b.height}, {b.width}]," for b in buckets]
+    lines = ["[encode]", "buckets = [  # frames, height, width", *rows, "]", f"max_crop = {limits.max_crop}"]
+    largest = max(count_tokens(bucket, limits.patch) for bucket in buckets)
+    if largest > token_budget:
+        lines += ["", "[feed]", f"token_budget = {largest}  # a pack has to hold the largest bucket"]
+    return "\n".join(lines)
+
+
+def table_lines(clips: Clips, buckets: Sequence[VideoSize], limits: Limits) -> list[str]:
+    """A line for each bucket, and for each reason for which clips are dropped.
+
+    pixels: share kept of its clips' frames, by crop and scale. cropped: share of the frames' area out of
+    sight. sides: how much smaller they are. seconds: share kept of its clips' time.
+    """
+    choice = assign(clips, buckets, limits.max_crop)
+    n_clips = int(clips.count.sum())
+    lines = [
+        f"{n_clips:,} clips of {len(clips.sizes):,} sizes; at most {limits.max_tokens:,} tokens a sample",
+        f"{'bucket':>14} {'clips':>11} {'share':>6} {'pixels':>7} {'cropped':>8} {'sides':>6} "
+        f"{'seconds':>8} {'tokens':>8}",
+    ]
+    for number, bucket in enumerate(buckets):
+        mine = choice.bucket == number
+        count, frames = clips.count[mine], clips.count[mine] * clips.sizes[mine, 0]
+        area = count * clips.sizes[mine, 1] * clips.sizes[mine, 2].astype(float)
+        lines.append(
+            f"{bucket!s:>14} {count.sum():>11,} {count.sum() / n_clips:>6.1%} "
+            f"{_mean(choice.pixels[mine], area):>7.1%} {1 - _mean(choice.view[mine], count):>8.1%} "
+            f"{_mean(np.minimum(choice.scale[mine], 1), count):>6.2f} "
+            f"{_mean(choice.seconds[mine], frames):>8.1%} {count_tokens(bucket, limits.patch):>8,}"
+        )
+    lost = np.bincount(choice.reason, clips.count * (choice.bucket < 0), len(REASONS)).astype(int)
+    return lines + [
+        f"{'dropped':>14} {n:>11,} {n / n_clips:>6.1%}  {why}"
+        for n, why in zip(lost.tolist(), REASONS, strict=True)
+        if n
+    ]
+
+
+def _mean(values: Floats, weights: npt.NDArray) -> float:
+    return float((values * weights).sum() / weights.sum()) if weights.sum() else 1.0
+
+
+def comparison(clips: Clips, buckets: Sequence[VideoSize], limits: Limits, settings: Settings) -> list[str]:
+    """What the table keeps in total, beside one size, the table in the settings, and the near-native rule."""
+    encode, patch = settings.encode, limits.patch
+    single = one_size(clips, limits)
+    rows = {
+        f"these {len(buckets)} buckets": of_table(clips, buckets, limits.max_crop),
+        f"one size, {single}, any crop": of_table(clips, [single], max_crop=1),
+    }
+    if encode.buckets:
+        present = [VideoSize(*bucket) for bucket in encode.buckets]
+        rows["encode.buckets as set"] = of_table(clips, present, encode.max_crop)
+    rows["near native, within the tokens"] = of_near_native(clips, encode, patch, limits.max_tokens)
+    rows["near native, any tokens"] = of_near_native(clips, encode, patch)
+    return [
+        f"{'kept in total':>34} {'clips':>7} {'pixels':>7} {'seconds':>8} {'both':>7} {'sizes':>7}",
+        *(
+            f"{name:>34} {t.clips:>7.1%} {t.pixels:>7.1%} {t.seconds:>8.1%} "
+            f"{t.pixel_seconds:>7.1%} {t.sizes:>7,}"
+            for name, t in rows.items()
+        ),
+    ]
+
+
+def one_size(clips: Clips, limits: Limits) -> VideoSize:
+    """The best single bucket where any crop is allowed, as in training at one fixed size."""
+    return propose(clips, Limits(limits.max_tokens, 1, limits.patch, max_crop=1))[0]

@@ -1,0 +1,72 @@
+"""Repeats what a store failed to do.
+
+What the libraries repeat by themselves is counted in attempts and not bounded in time: with s3fs 2026.9 a
+server that restarts or answers 500 is given up after 5, within 2 to 12 s, and one that stalls after 125 (5 of
+botocore's in 5 in 5 of s3fs's) of 15 s each, half an hour. The bodies of large reads are not repeated at all.
+Here is one loop for all, bounded by time.
+"""
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+# Longer than a server's restart or a throttled minute, shorter than the patience of who waits for an error.
+BUDGET_S = 300.0
+LONGEST_PAUSE_S = 20.0
+CONNECT_S = 5.0
+# A connection on which nothing comes for so long is given up.
+STALL_S = 15.0
+# An upload may take 60 s, and 1 s more for each so many bytes: nothing tells that it stalls while it is sent.
+SLOWEST_BYTES_PER_S = 128 * 1024
+_LIMIT_S = 60.0
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Unavailable(Exception):
+    """A store failed for as long as it was tried; the file itself may be good.
+
+    No OSError, so that what handles files that cannot be read does not take it for one: fsspec leaves folders
+    out of a walk on any OSError.
+    """
+
+
+async def persist(
+    attempt: Callable[[], Awaitable[T]], what: str, may_pass: Callable[[Exception], bool], n_sent: int | None
+) -> T:
+    """The result of `attempt()`, made again, after growing random pauses, while what it raises may pass.
+
+    No attempt begins later than `BUDGET_S` after the first, or later by the time that the slowest upload of
+    `n_sent` bytes takes.
+
+    Raises:
+        Unavailable: naming `what`, when the time is up.
+        Exception: at once, what `attempt` raised and will not pass: no such key, no permission.
+    """
+    sending_s = (n_sent or 0) / SLOWEST_BYTES_PER_S
+    limit_s = None if n_sent is None else _LIMIT_S + sending_s
+    begun = time.monotonic()
+    for n in itertools.count(1):
+        try:
+            async with asyncio.timeout(limit_s):
+                return await attempt()
+        except Exception as error:
+            if not (isinstance(error, TimeoutError) or may_pass(error)):
+                raise
+            passed_s = time.monotonic() - begun
+            pause_s = random.uniform(0.5, 1) * min(0.1 * 2**n, LONGEST_PAUSE_S)
+            if passed_s + pause_s > BUDGET_S + sending_s:
+                raise Unavailable(
+                    f"{what} failed {n} times in {passed_s:.0f} s, at last by {error!r}"
+                ) from error
+            if n == 6:  # after 5 s or more: whoever waits may want to know why
+                _log.warning(
+                    "%s failed %d times (%r); trying on for %.0f s", what, n, error, BUDGET_S - passed_s
+                )
+        await asyncio.sleep(pause_s)
+    raise AssertionError("unreachable")

@@ -1,0 +1,134 @@
+"""S3, of any maker."""
+
+import io
+from typing import Any
+
+import aiohttp
+import s3fs
+from botocore.exceptions import (
+    ClientError,
+    ConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    SSLError,
+)
+from botocore.parsers import ResponseParserError
+from fsspec.asyn import sync_wrapper
+from s3fs.errors import translate_boto_error
+
+from vitascope.stores import patience
+
+# Beside answers of 500 and above: what is to be sent again, later or because it was damaged on the way.
+_PASSING = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests", "429"} | {
+    "ConditionalRequestConflict",
+    "OperationAborted",
+    "InternalError",
+    "ServiceUnavailable",
+    "BadDigest",
+    "IncompleteBody",
+    "XAmzContentSHA256Mismatch",
+}
+_BROKEN = (
+    aiohttp.ClientError,
+    ConnectionError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    ResponseParserError,
+)
+# From twice of this on, content goes up in parts, some at a time.
+PART_BYTES = 32 * 2**20
+_PARTS_AT_A_TIME = 4
+_LARGEST_PUT_BYTES = 5 * 2**30
+
+
+def connect() -> "Store":
+    """The client, one for each process; endpoint and credentials are those of the environment."""
+    config = {
+        "retries": {"total_max_attempts": 1},  # `patience` does it
+        "connect_timeout": patience.CONNECT_S,
+        "read_timeout": patience.STALL_S,
+        "max_pool_connections": 50,
+    }
+    return Store(use_listings_cache=False, max_concurrency=_PARTS_AT_A_TIME, config_kwargs=config)
+
+
+class Store(s3fs.S3FileSystem):
+    """s3fs, each request of which is repeated until it is answered or its time is up."""
+
+    retries = 1
+
+    async def _call_s3(self, method: str, *akwarglist: dict[str, Any], **kwargs: Any) -> Any:
+        """One request and its whole answer: a body that breaks off fails the attempt, not the reader."""
+
+        async def attempt() -> Any:
+            answer = await super(Store, self)._call_s3(method, *akwarglist, **kwargs)
+            if method == "get_object":
+                async with answer["Body"] as body:
+                    answer["Body"] = _Body(await body.read())
+            if method == "delete_objects" and answer.get("Errors"):  # s3fs passes over them
+                raise translate_boto_error(ClientError({"Error": answer["Errors"][0]}, method))
+            return answer
+
+        where = "/".join(str(kwargs[k]) for k in ("Bucket", "Key", "Prefix") if kwargs.get(k))
+        n_sent = len(kwargs["Body"]) if "Body" in kwargs else None
+        return await patience.persist(attempt, f"{method} s3://{where}", _may_pass, n_sent)
+
+    call_s3 = sync_wrapper(_call_s3)
+
+    async def _pipe_file(self, path: str, data: bytes, chunksize: int | None = None, **kwargs: Any) -> Any:
+        """Commits `data`, from 64 MiB on in parts that become one object, or are dropped, at the end."""
+        kwargs["chunksize"] = chunksize or PART_BYTES
+        try:
+            return await super()._pipe_file(path, data, **kwargs)
+        except FileNotFoundError as error:
+            if _code(error) != "NoSuchUpload":
+                raise
+        # Whether the parts became the object, the lost answer said; sending them again makes it sure.
+        return await super()._pipe_file(path, data, **kwargs)
+
+    async def _create(self, path: str, data: bytes, writer: str) -> bool:
+        """Commits `data` where nothing is yet; whether this call, known by `writer`, did it.
+
+        In one request whatever the size: not every maker's completion of an upload in parts is conditional.
+        Where the answer to the request that won was lost, its repetition is told that something is there: the
+        name of the writer, kept with the object, then tells whose.
+        """
+        if len(data) >= _LARGEST_PUT_BYTES:
+            raise ValueError(f"s3://{path} would be {len(data)} bytes; S3 creates files of less than 5 GiB")
+        try:
+            metadata = {"writer": writer}
+            await self._pipe_file(path, data, _LARGEST_PUT_BYTES, mode="create", Metadata=metadata)
+        except OSError as error:
+            if _code(error) != "PreconditionFailed":
+                raise
+            bucket, key, _ = self.split_path(path)
+            there = await self._call_s3("head_object", Bucket=bucket, Key=key)
+            return bool(there["Metadata"].get("writer") == writer)
+        return True
+
+    create = sync_wrapper(_create)
+
+
+class _Body(io.BytesIO):
+    """The body of an answer, read already."""
+
+    async def read(self, n_bytes: int = -1) -> bytes:  # type: ignore[override]
+        return super().read(n_bytes)
+
+
+def _code(error: BaseException | None) -> str:
+    """S3's name of an error, also of one that s3fs has translated; "" where it is none of S3's."""
+    answered = error if isinstance(error, ClientError) else getattr(error, "__cause__", None)
+    return str(answered.response["Error"].get("Code")) if isinstance(answered, ClientError) else ""
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, _BROKEN):
+        return not isinstance(error, SSLError)
+    answered = error if isinstance(error, ClientError) else error.__cause__
+    if not isinstance(answered, ClientError):
+        return False
+    status = answered.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return _code(error) in _PASSING or (status >= 500 and status != 501)

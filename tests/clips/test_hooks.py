@@ -1,0 +1,101 @@
+"""Scores by functions of the user's own."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+from vitascope.clips.filters import HookFilter
+from vitascope.clips.hooks import score
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), np.uint8)
+
+
+def brightness(frames: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    return frames.mean(axis=(1, 2, 3)) * scale
+
+
+def one_for_all(frames: np.ndarray) -> float:
+    return float(frames.mean())
+
+
+def hook(function: str, **options: Any) -> HookFilter:
+    return HookFilter(use="score", function=function, options=options)
+
+
+def test_a_function_scores_every_frame() -> None:
+    scores = score(FRAMES, hook(f"{__name__}:brightness", scale=2.0))
+    assert scores.dtype == np.float32
+    assert scores == pytest.approx(2 * FRAMES.mean(axis=(1, 2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("no_such_module:f", "cannot load the function no_such_module:f"),
+        ("numpy:no_such_function", "no_such_function"),
+        ("numpy:pi", "numpy:pi is a float, expected a function"),
+        (f"{__name__}:one_for_all", r"gave \(\), expected a score for each of 5 frames"),
+    ],
+)
+def test_what_is_no_hook_is_said(function: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        score(FRAMES, hook(function))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with random weights and 16 numbers an embedding."""
+    folder = tmp_path_factory.mktemp("clip")
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config=tower | {"vocab_size": 50},
+        vision_config=tower | {"image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def test_aesthetic_is_linear_in_the_embedding(clip: Path, tmp_path: Path) -> None:
+    name = "vitascope.clips.hooks:aesthetic"
+    weight = torch.randn(1, 16)
+    heads = {
+        "once": {"weight": weight, "bias": torch.tensor([5.0])},
+        "twice": {"weight": 2 * weight, "bias": torch.tensor([5.0])},
+        "stack": {
+            "layers.0.weight": 2 * torch.eye(16),
+            "layers.2.weight": weight,
+            "layers.2.bias": torch.ones(1),
+        },
+    }
+    by_head = {}
+    for head, tensors in heads.items():
+        save_file(tensors, tmp_path / f"{head}.safetensors")
+        by_head[head] = score(FRAMES, hook(name, model=str(clip), head=str(tmp_path / f"{head}.safetensors")))
+    assert by_head["once"].shape == (5,)
+    assert len(set(by_head["once"].tolist())) == 5
+    assert by_head["twice"] - 5 == pytest.approx(2 * (by_head["once"] - 5), abs=1e-4)
+    assert by_head["stack"] - 1 == pytest.approx(2 * (by_head["once"] - 5), abs=1e-4)
+    each = [
+        score(FRAMES[i : i + 1], hook(name, model=str(clip), head=str(tmp_path / "once.safetensors")))[0]
+        for i in range(5)
+    ]
+    assert by_head["once"] == pytest.approx(each, abs=1e-4)
+
+
+def test_a_head_that_gives_no_single_score_is_refused(clip: Path, tmp_path: Path) -> None:
+    save_file({"weight": torch.ones(2, 16)}, tmp_path / "head.safetensors")
+    with pytest.raises(ValueError, match="of which the last gives one score"):
+        score(
+            FRAMES,
+            hook("vitascope.clips.hooks:aesthetic", model=str(clip), head=str(tmp_path / "head.safetensors")),
+        )

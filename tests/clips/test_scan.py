@@ -1,0 +1,65 @@
+"""What a file is and looks like, from good files and bad ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from media import corners_video, noisy_video, truncated
+
+from vitascope import records, storage
+from vitascope.clips.catalog import Item
+from vitascope.clips.scan import scan, series_of
+from vitascope.clips.settings import ClipsSettings
+
+
+def item(path: Path) -> Item:
+    return Item(str(path), path.name, "1", path.stat().st_size if path.exists() else 0)
+
+
+def test_a_row_holds_a_number_of_every_series_for_every_frame_of_the_grid(tmp_path: Path) -> None:
+    row = scan(item(noisy_video(tmp_path / "a.mkv", seconds=9)), ClipsSettings())
+    assert (row["status"], row["again"], row["kind"]) == ("ok", False, "video")
+    series = series_of(row)
+    n = 9 * 8 + 1  # two stretches
+    assert {len(values) for values in series.values()} <= {n, n - 1}
+    assert series["copy_hashes"].shape[1] == 7
+    assert np.isfinite(series["brightness"]).all()
+    table = pa.Table.from_pylist([row], schema=records.CATALOG)
+    storage.put_table(str(tmp_path / "row.parquet"), table)
+    (read,) = storage.rows(str(tmp_path / "row.parquet"))
+    for name, values in series_of(read).items():
+        np.testing.assert_array_equal(values, series[name])
+
+
+def test_series_do_not_depend_on_where_stretches_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = item(noisy_video(tmp_path / "a.mkv", seconds=5))
+    whole = series_of(scan(file, ClipsSettings()))
+    monkeypatch.setattr("vitascope.clips.scan.STRETCH_FRAMES", 7)
+    for name, values in series_of(scan(file, ClipsSettings())).items():
+        np.testing.assert_array_equal(values, whole[name], err_msg=name)
+
+
+def test_a_file_cut_short_has_the_frames_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "cut.mp4"
+    truncated(path, noisy_video(tmp_path / "a.mp4", faststart=True), 0.6)
+    row = scan(item(path), ClipsSettings())
+    assert row["status"] == "ok"
+    assert 8 < len(series_of(row)["brightness"]) < row["duration_s"] * 8
+
+
+def test_a_lost_file_is_looked_at_again_and_a_bad_one_is_not(tmp_path: Path) -> None:
+    lost = scan(item(tmp_path / "none.mp4"), ClipsSettings())
+    assert (lost["status"], lost["reason"], lost["again"]) == ("dropped", "unreadable", True)
+    (tmp_path / "text.mp4").write_text("no video\n" * 100)
+    bad = scan(item(tmp_path / "text.mp4"), ClipsSettings())
+    assert (bad["status"], bad["reason"], bad["again"]) == ("dropped", "unreadable", False)
+
+
+def test_the_same_content_has_the_same_hash_wherever_it_is(tmp_path: Path, s3: str) -> None:
+    path = corners_video(tmp_path / "a.mp4", seconds=1)
+    storage.put(f"{s3}/b.mp4", path.read_bytes())
+    here = scan(item(path), ClipsSettings())
+    there = scan(Item(f"{s3}/b.mp4", "a.mp4", "etag", 0), ClipsSettings())
+    assert (here["content"], here["video_id"]) == (there["content"], there["video_id"])
+    np.testing.assert_array_equal(series_of(here)["phash"], series_of(there)["phash"])

@@ -1,0 +1,175 @@
+"""Tar files as inputs: their members found by headers alone, and read in place."""
+
+import io
+import random
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from vitascope import storage
+from vitascope.clips import tars
+from vitascope.clips.captions import of_sidecars
+from vitascope.clips.tars import Member, list_members, locate, open_file
+
+
+def tar_of(contents: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=format) as tar:
+        for name, content in contents.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return file.getvalue()
+
+
+VIDEO = random.Random(0).randbytes(300_000)
+CONTENTS = {
+    "000.mp4": VIDEO,
+    "000.txt": b"a cat",
+    "000.json": b'{"tags": ["cat"]}',
+    "d/001.jpg": b"",
+    "d/" + "long/" * 50 + "001@2+3#x.txt": b"odd",
+    "h\u00e4schen.webm": b"12345",
+}
+
+
+@pytest.fixture(params=["local", "s3"])
+def put(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Puts a tar somewhere and gives its location."""
+    base = str(tmp_path) if request.param == "local" else request.getfixturevalue("s3")
+
+    def put(content: bytes, name: str = "a.tar") -> str:
+        storage.put(f"{base}/{name}", content)
+        return f"{base}/{name}"
+
+    return put
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_members_are_found_and_read_in_place(put: Any, format: int) -> None:
+    uri = put(tar_of(CONTENTS, format))
+    index = list_members(uri)
+    assert index.damage is None
+    assert [member.name for member in index.members] == list(CONTENTS)
+    for member in index.members:
+        assert locate(member.uri) == member
+        assert tars.shown(member.uri) == member.name
+        with open_file(member.uri) as file:
+            assert file.read() == CONTENTS[member.name]
+    texts = {m.name: m.uri for m in index.members}
+    sidecars = [texts["000.txt"], texts["000.json"]]
+    assert of_sidecars(sidecars, ["caption", "tags"]) == {"caption": "a cat", "tags": "cat"}
+
+
+def test_a_member_is_a_file_that_seeks(put: Any) -> None:
+    (member,) = list_members(put(tar_of({"a.mp4": VIDEO}))).members
+    with open_file(member.uri) as file:
+        assert file.seek(-10, io.SEEK_END) == len(VIDEO) - 10
+        assert file.read(100) == VIDEO[-10:]
+        assert file.read() == b""
+        assert file.seek(1000) == 1000
+        assert file.read(5) == VIDEO[1000:1005]
+        assert file.seek(20, io.SEEK_CUR) == 1025
+        assert file.tell() == 1025
+        assert file.read(5) == VIDEO[1025:1030]
+        assert file.seek(len(VIDEO) + 5) == len(VIDEO) + 5
+        assert file.read(1) == b""
+        with pytest.raises((ValueError, OSError)):
+            file.seek(-1)
+
+
+def test_a_file_of_its_own_opens_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "a.tar#b.mp4").write_bytes(b"x")
+    with open_file(str(tmp_path / "a.tar#b.mp4")) as file:
+        assert file.read() == b"x"
+    assert locate(str(tmp_path / "a.tar#b.mp4")) is None
+
+
+def test_only_headers_are_read(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    big = {f"{i}.mp4": b"x" * 2_000_000 for i in range(5)} | {f"{i}.txt": b"t" for i in range(5)}
+    storage.put(f"{s3}/a.tar", tar_of(dict(sorted(big.items()))))
+    fs = fsspec.filesystem("s3")
+    n_bytes: list[int] = []
+    fetch = type(fs.open(f"{s3}/a.tar"))._fetch_range
+
+    def counted(self: Any, start: int, end: int) -> bytes:
+        n_bytes.append(end - start)
+        return fetch(self, start, end)
+
+    monkeypatch.setattr(type(fs.open(f"{s3}/a.tar")), "_fetch_range", counted)
+    assert len(list_members(f"{s3}/a.tar").members) == 10
+    assert sum(n_bytes) < 1_000_000  # of 10 MB
+    assert len(n_bytes) <= 7  # a sample's video and text take one request
+
+
+def test_what_is_no_plain_file_is_passed_over(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(_entry("d", type=tarfile.DIRTYPE))
+        tar.addfile(_entry("link.mp4", type=tarfile.SYMTYPE, linkname="/etc/passwd"))
+        tar.addfile(_entry("hard.mp4", type=tarfile.LNKTYPE, linkname="a.mp4"))
+        tar.addfile(_entry("._a.mp4"))
+        tar.addfile(_entry("./a.mp4"))
+    index = list_members(str(tmp_path / "a.tar"))
+    assert [member.name for member in index.members] == ["a.mp4"]
+    assert index.damage is None
+
+
+def _entry(name: str, **facts: Any) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    for key, value in facts.items():
+        setattr(entry, key, value)
+    return entry
+
+
+def test_a_damaged_tar_gives_what_comes_before_and_says_so(tmp_path: Path) -> None:
+    whole = tar_of({f"{i}.mp4": VIDEO for i in range(3)})
+    second = whole.index(b"1.mp4")
+    cases = {
+        "cut in data": (whole[: second + 10_000], 1, "ends within 1.mp4"),
+        "cut in a header": (whole[: second + 100], 1, f"is damaged at byte {second}"),
+        "a broken header": (whole[:second] + b"\x07" * 512 + whole[second + 512 :], 1, "is damaged at byte"),
+        "empty": (b"", 0, "is no plain tar"),
+        "text": (b"text" * 1000, 0, "is no plain tar"),
+        "compressed": (b"\x1f\x8b" + whole, 0, "is no plain tar"),
+        "without its end": (whole[:second], 1, None),
+    }
+    for name, (content, n_members, damage) in cases.items():
+        (tmp_path / "a.tar").write_bytes(content)
+        index = list_members(str(tmp_path / "a.tar"))
+        assert len(index.members) == n_members, name
+        assert (index.damage or "").startswith(damage or ""), (name, index.damage)
+        assert (index.damage is None) == (damage is None), (name, index.damage)
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.REGTYPE])
+@pytest.mark.parametrize("claimed", [8 << 30, 1 << 62, (1 << 63) - 1])
+def test_a_size_that_lies_costs_no_memory(tmp_path: Path, kind: bytes, claimed: int) -> None:
+    entry = _entry("a.mp4", type=kind, size=claimed)
+    (tmp_path / "a.tar").write_bytes(
+        tar_of({"0.mp4": b"x"})[:1024] + entry.tobuf(tarfile.GNU_FORMAT) + b"x" * 512
+    )
+    index = list_members(str(tmp_path / "a.tar"))
+    assert [member.name for member in index.members] == ["0.mp4"]
+    assert index.damage
+
+
+def test_any_bytes_at_all_end_in_an_answer(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    whole = tar_of({f"{i}.mp4": b"x" * 700 for i in range(6)} | {"n" * 200: b"y"})
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(chance.randint(1, 20)):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        (tmp_path / "a.tar").write_bytes(content[: chance.randint(0, len(content))])
+        index = list_members(str(tmp_path / "a.tar"))
+        assert all(m.start + m.size_bytes <= len(content) for m in index.members)
+
+
+def test_a_location_names_its_bytes() -> None:
+    member = Member("s3://b/x.tar", "d/000.mp4", 1536, 20480)
+    assert member.uri == "s3://b/x.tar#d/000.mp4@1536+20480"
+    assert tars.is_tar("x.TAR")
+    assert not tars.is_tar("x.tar.gz")
