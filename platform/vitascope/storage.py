@@ -12,6 +12,7 @@ files and of pyarrow too, is repeated for up to 5 minutes (`stores.patience`) be
 which says nothing about the file. What will not pass, no such file or no permission, is raised at once.
 """
 
+import glob
 import importlib
 import json
 import os
@@ -198,8 +199,12 @@ def delete(uri: str) -> None:
         if fs.exists(path):
             fs.rm(path, recursive=True)
         return
-    for found in fs.find(path):  # one by one: in a list, `[` and `*` of names would be taken for patterns
-        fs.rm_file(found)
+    found = fs.find(path)
+    odd = [name for name in found if glob.has_magic(name)]  # in a list, fsspec would take them for patterns
+    if plain := sorted(set(found) - set(odd)):
+        fs.rm(plain)
+    for name in odd:
+        fs.rm_file(name)
 
 
 def read_json(uri: str) -> Any:

@@ -63,7 +63,7 @@ def trees(spans: list[Span]) -> list[set[tuple[str, str | None]]]:
     names = {span: name for _, span, _, name in spans}
     found = defaultdict(set)
     for trace, _, parent, name in spans:
-        found[trace].add((name, names[parent] if parent else None))
+        found[trace].add((name, names.get(parent, "one that was lost") if parent else None))
     return list(found.values())
 
 
