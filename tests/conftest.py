@@ -97,11 +97,15 @@ def new_bucket(s3_server: str | None) -> Callable[[], str]:
     def make() -> str:
         if s3_server is None:
             pytest.fail(f"no {MOTO}; run `make .venv-moto/.done`, or run the tests with `make test`")
-        bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-        fsspec.filesystem("s3").mkdir(bucket)
-        return f"s3://{bucket}"
+        return _made("s3")
 
     return make
+
+
+def _made(scheme: str, **options: str) -> str:
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    fsspec.filesystem(scheme, **options).mkdir(bucket)
+    return f"{scheme}://{bucket}"
 
 
 @pytest.fixture
@@ -121,13 +125,7 @@ def gs_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def new_google_bucket(gs_server: str) -> Callable[[], str]:  # noqa: ARG001
     """Makes a new, empty bucket on the emulator of Google Cloud Storage and gives its URI."""
-
-    def make() -> str:
-        bucket = f"bucket-{uuid.uuid4().hex[:12]}"
-        fsspec.filesystem("gs", project="test").mkdir(bucket)
-        return f"gs://{bucket}"
-
-    return make
+    return lambda: _made("gs", project="test")
 
 
 @pytest.fixture

@@ -229,6 +229,19 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def stream_bytes(table: pa.Table) -> bytes:
+    """`table` in Arrow's stream format: as one value of a row, which no batch splits up."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def read_stream(content: bytes) -> pa.Table:
+    """The table of `stream_bytes`."""
+    return pa.ipc.open_stream(content).read_all()
+
+
 def put_table(uri: str, table: pa.Table) -> None:
     """Commits `table` as one Parquet file."""
     put(uri, parquet_bytes(table))

@@ -137,11 +137,7 @@ def _see(part: _Row, *, settings: CaptionSettings, timeout_s: float) -> _Row:
             rows.append(row | {"pictures": pictures(clip, settings, timeout_s=timeout_s)})
         except Rejected as rejected:
             rows.append(row | {"detail": rejected.detail})
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_pylist(rows, schema=_SEEN)
-    with pa.ipc.new_stream(sink, _SEEN) as writer:
-        writer.write_table(table)
-    return {"file": part["file"], "seen": sink.getvalue().to_pybytes()}
+    return {"file": part["file"], "seen": storage.stream_bytes(pa.Table.from_pylist(rows, schema=_SEEN))}
 
 
 class _Worker:
@@ -156,7 +152,7 @@ class _Worker:
         uri = storage.join(self._folder, part["file"])
         try:
             if not storage.exists(uri):  # else a worker before this one did it, and was lost
-                clips = pa.ipc.open_stream(part["seen"]).read_all().to_pylist()
+                clips = storage.read_stream(part["seen"]).to_pylist()
                 rows = answers.table(self._outcomes(clips), self._settings)
                 storage.create(uri, storage.parquet_bytes(rows))
         except answers.Unusable as mistake:

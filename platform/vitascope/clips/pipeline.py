@@ -69,7 +69,7 @@ def run(settings: Settings) -> dict[str, Any]:
     local.connect(settings.cluster)
     folder = storage.absolute(settings.clips.catalog or settings.path("catalog"))
     looks = storage.join(folder, records.stable_id("scan", settings.clips.fps, SIDE_PX))
-    texts = storage.join(folder, records.stable_id("captions", *sorted(settings.clips.caption_fields)))
+    texts = storage.join(folder, records.stable_id("captions", *settings.clips.caption_fields))
     places, n_scanned = _looked_at(inputs.media, looks, scan_part, settings)
     captioned, n_read = _looked_at(inputs.sidecars, texts, read_captions, settings)
     work = _cut_work(inputs, places, captioned, settings.clips)
@@ -141,7 +141,8 @@ def _looked_at(
     """The catalog's part about each item, by name, once all are looked at; and how many had to be."""
     places, doubtful = catalog.known(folder)
     todo = [item for item in items if item.key not in places or item.key in doubtful]
-    work = [{"items": [dataclasses.asdict(item) for item in part]} for part in catalog.parts(todo)]
+    parts = catalog.parts(todo)
+    work = [{"items": [dataclasses.asdict(item) for item in part]} for part in parts]
     publisher = Publisher(run=settings.run.folder)
     label = look.__name__.partition("_")[0]
     with progress.track(len(todo), label) as advance, publisher.stage(label, len(todo)) as did:
@@ -150,8 +151,7 @@ def _looked_at(
             publisher.add_items(label, outcomes)
             did(len(outcomes))
             advance(len(outcomes))
-    if todo:
-        places, _ = catalog.known(folder)
+    places |= {item.key: catalog.part_uri(folder, part) for part in parts for item in part}
     return {item.name: places[item.key] for item in items}, len(todo)
 
 
@@ -213,8 +213,8 @@ def _cut(work: list[_Row], settings: Settings) -> tuple[pa.Table, pa.Table]:
     n_files = sum(len(row["wanted"]) for row in work)
     with progress.track(n_files, "cut") as advance, publisher.stage("cut", n_files) as did:
         for done in _on_ray(work, cut_part, settings):
-            videos.append(pa.ipc.open_stream(done["videos"]).read_all())
-            clips.append(pa.ipc.open_stream(done["clips"]).read_all())
+            videos.append(storage.read_stream(done["videos"]))
+            clips.append(storage.read_stream(done["clips"]))
             publisher.add_items("cut", [r or str(Status.OK) for r in clips[-1]["reason"].to_pylist()])
             did(len(videos[-1]))
             advance(len(videos[-1]))
@@ -232,7 +232,10 @@ def cut_part(work: _Row, *, settings: ClipsSettings) -> _Row:
             texts, no_caption = _captions_of(row, sidecars.get(video["name"]), settings)
             clips += clips_of(video, texts, no_caption, settings)
             videos.append({name: video[name] for name in records.VIDEOS.names})
-    return {"videos": _stream(videos, records.VIDEOS), "clips": _stream(clips, _CUT)}
+    return {
+        "videos": storage.stream_bytes(pa.Table.from_pylist(videos, schema=records.VIDEOS)),
+        "clips": storage.stream_bytes(pa.Table.from_pylist(clips, schema=_CUT)),
+    }
 
 
 def _judged(video: _Row, settings: ClipsSettings) -> _Row:
@@ -260,13 +263,6 @@ def _captions_of(row: _Row, sidecar: _Row | None, settings: ClipsSettings) -> tu
         return captions.of_document(row["fields"], settings.caption_fields), ""
     except Rejected as rejected:
         return {}, rejected.detail
-
-
-def _stream(rows: list[_Row], schema: pa.Schema) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-    return sink.getvalue().to_pybytes()
 
 
 def _settled(clips: pa.Table, settings: ClipsSettings) -> pa.Table:

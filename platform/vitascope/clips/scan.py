@@ -27,7 +27,7 @@ FRUITLESS = 2
 """Stretches in a row without a frame after which a file is left: the rest of it is not there."""
 
 PROBED_FIRST_BYTES = 64 << 20
-"""Larger files are fetched only once a few ranges of them have shown that they hold a video."""
+"""Larger ones are fetched only once a few ranges of them have shown that they hold a video."""
 
 _COPIES = "copy_hashes"
 WIDTHS = dict.fromkeys(DTYPES, 1) | {"bars": 4, _COPIES: len(BOXES)}
@@ -55,9 +55,7 @@ def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
 
 def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> None:
     """Adds to `facts` as they are found; every byte of a remote file is fetched once."""
-    if item.size_bytes == 0 and storage.size_bytes(item.uri) == 0:
-        raise Rejected(Reason.EMPTY_FILE, "0 bytes")
-    if item.size_bytes > PROBED_FIRST_BYTES:
+    if _is_away(item.uri) and item.size_bytes > PROBED_FIRST_BYTES:
         probe(item.uri, timeout_s=settings.decode_timeout_s)
     with _at_hand(item.uri) as (path, content):
         facts["content"] = content
@@ -65,18 +63,22 @@ def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> None:
         facts |= _kept(_series(path, facts, settings))
 
 
+def _is_away(uri: str) -> bool:
+    return storage.is_remote(uri) or tars.locate(uri) is not None
+
+
 @contextmanager
 def _at_hand(uri: str) -> Iterator[tuple[str, str]]:
     """The file on a local disk, where it is not there already, and the BLAKE2b of its content."""
-    remote = storage.is_remote(uri) or tars.locate(uri) is not None
+    away = _is_away(uri)
     digest = hashlib.blake2b(digest_size=16)
     with tars.open_file(uri) as source, tempfile.NamedTemporaryFile(prefix="vitascope-") as copy:
         while piece := source.read(8 << 20):
             digest.update(piece)
-            if remote:
+            if away:
                 copy.write(piece)
         copy.flush()
-        yield copy.name if remote else uri, digest.hexdigest()
+        yield copy.name if away else uri, digest.hexdigest()
 
 
 def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> Series:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import ray.train
 import ray.train.torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from vitascope import checksum, storage
 from vitascope.cluster.local import check_room, connect
@@ -195,7 +195,10 @@ def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
 def _publish_on_node(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
     """`_publish_model` on a node that trains: its memory and disk hold the model, the head's may not."""
     place = {"num_cpus": 1, "label_selector": node_labels(settings, "train")}
-    ray.get(ray.remote(_publish_model).options(**place).remote(settings, checkpoint))
+    try:
+        ray.get(ray.remote(_publish_model).options(**place).remote(settings, checkpoint))
+    except RayTaskError as error:
+        raise error.cause from None  # as if it had been raised here
 
 
 def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
