@@ -12,7 +12,7 @@ from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.shards import ShardNote, latent_row, shard_uri, write_shard
+from vitascope.encode.shards import Moments, ShardNote, digest, latent_row, shard_uri, write_shard
 from vitascope.encode.text import make_text_encoder
 from vitascope.model.card import ModelCard
 from vitascope.model.settings import ModelSettings
@@ -67,7 +67,11 @@ def make_run(
             _sample(int(number), row, shard, place)
             for place, (number, row) in enumerate(zip(numbers, rows, strict=True))
         ]
-        write_shard(shard_uri(latents, shard), rows, ShardNote(str(shard), TEXT_DIM, samples, []))
+        write_shard(
+            shard_uri(latents, shard),
+            rows,
+            ShardNote(str(shard), TEXT_DIM, samples, [], Moments.none(CHANNELS)),
+        )
         index += samples
     described = {"channels": CHANNELS, "text_dim": TEXT_DIM, "fingerprint": "synthetic", "patch": 2}
     storage.put_json(
@@ -104,4 +108,5 @@ def _sample(number: int, row: dict, shard: int, place: int) -> dict:
         "n_text": row["n_text"],
         "psnr_db": 30.0,
         "caption": row["caption"],
+        "digest": digest(row),
     }

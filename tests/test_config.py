@@ -123,3 +123,15 @@ def test_credentials_in_a_location_are_refused_and_not_repeated(key: str) -> Non
     assert "hunter2secret" not in str(refused.value)
     assert key in str(refused.value)
     config.load(None, [f"{key}=s3://bucket/name@home"])
+    with pytest.raises(SettingsError, match=r"generate\.media_from\[1\] holds credentials"):
+        config.load(None, ['generate.media_from=["s3://a", "s3://AKIAKEY:hunter2secret@bucket"]'])
+
+
+def test_a_prompt_needs_a_weight_where_a_model_is_asked() -> None:
+    asked = ["caption.source=folder", "caption.folder=/m", 'caption.prompts={long = "Describe."}']
+    with pytest.raises(
+        SettingsError, match=r"asks for long, and clips\.caption_fields gives weights to caption;"
+    ):
+        config.load(None, asked)
+    assert config.load(None, asked[2:]).caption.source == "off"
+    config.load(None, [*asked, "clips.caption_fields={caption = 1.0, long = 0.0}"])

@@ -7,7 +7,7 @@ import pytest
 from vitascope import config, flow
 from vitascope.config import Settings
 
-STAGES = ["clips", "encode", "train", "generate", "evaluate", "report"]
+STAGES = ["clips", "encode", "data", "train", "generate", "evaluate", "report"]
 
 
 def settings(folder: Path, *overrides: str) -> Settings:

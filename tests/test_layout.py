@@ -18,6 +18,7 @@ MAY_IMPORT_RAY = [
     "clips/pipeline.py",
     "caption/pipeline.py",
     "encode/pipeline.py",
+    "encode/verify.py",
     "feed/stream.py",
     "train/trainer.py",
     "train/loop.py",
@@ -27,6 +28,7 @@ MAY_IMPORT_RAY = [
     "generate/service.py",
     "generate/tracing.py",
     "observe/metrics.py",
+    "observe/thumbnails.py",
     "cluster/*.py",
     "doctor/facts.py",
 ]

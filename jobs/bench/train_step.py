@@ -43,7 +43,7 @@ from torch.nn import functional
 
 from vitascope import config, records, storage
 from vitascope.config import Settings
-from vitascope.encode.shards import ShardNote, latent_row, shard_uri, write_shard
+from vitascope.encode.shards import Moments, ShardNote, digest, latent_row, shard_uri, write_shard
 from vitascope.feed.packs import Pack
 from vitascope.feed.plan import NO_PACK, Position, ranks_share
 from vitascope.feed.source import Source, load_pack, planned
@@ -108,9 +108,13 @@ def make_latents(folder: str, shapes: Shapes) -> None:
             {"sample_id": number, "clip_id": f"{number}", "name": "", "split": "train", "shard": 0}
             | {"row": number, "n_frames": 4 * frames - 3, "height": 8 * height, "width": 8 * width}
             | {"latent_frames": frames, "latent_height": height, "latent_width": width}
-            | {"n_text": len(text), "psnr_db": 0.0, "caption": ""}
+            | {"n_text": len(text), "psnr_db": 0.0, "caption": "", "digest": digest(rows[-1])}
         )
-    write_shard(shard_uri(folder, 0), rows, ShardNote("0", shapes.text_dim, samples, []))
+    write_shard(
+        shard_uri(folder, 0),
+        rows,
+        ShardNote("0", shapes.text_dim, samples, [], Moments.none(shapes.channels)),
+    )
     storage.put_table(
         storage.join(folder, "index.parquet"), pa.Table.from_pylist(samples, schema=records.SAMPLES)
     )

@@ -1,6 +1,7 @@
 """The `vitascope` command.
 
-vitascope <clips|encode|train|generate|evaluate|report|flow|demo|doctor> [settings.toml] [--set key=value …]
+vitascope <clips|caption|encode|data|train|generate|evaluate|report|flow|demo|doctor> [settings.toml] [--set…]
+vitascope <buckets suggest|shards verify> [settings.toml] [--set section.key=value …]
 vitascope config [settings.toml] [--schema] [--set section.key=value …]
 vitascope submit <stage> [settings.toml] [--address URL] [--set section.key=value …]
 vitascope jobs <list|logs|stop> [id] [--address URL]
@@ -25,6 +26,7 @@ STAGES = {
     "clips": "vitascope.clips.pipeline:run",
     "caption": "vitascope.caption.pipeline:run",
     "encode": "vitascope.encode.pipeline:run",
+    "data": "vitascope.observe.data:run",
     "train": "vitascope.train.trainer:run",
     "generate": "vitascope.generate.batch:run",
     "evaluate": "vitascope.evaluate.losses:run",
@@ -39,6 +41,7 @@ _HELP = {
     "clips": "list, scan, cut and judge videos and images: the clip table",
     "caption": "ask a model for the captions that clips lack",
     "encode": "encode clips into latent shards",
+    "data": "data.html: what is in the tables so far, with pictures",
     "train": "train on the latents; run again to continue",
     "generate": "generate a file of requests with the trained model",
     "evaluate": "held-out loss per size and noise level",
@@ -198,6 +201,22 @@ def _buckets(options: argparse.Namespace) -> None:
         storage.put(options.to, suggestion.toml.encode())
 
 
+def _shards(options: argparse.Namespace) -> int:
+    from vitascope.encode import verify
+
+    settings = _settings(options)
+    verdict = verify.verify(settings)
+    for shard, problem in verdict.problems.items():
+        print(f"shard {shard} {problem}")
+    if verdict.problems and options.forget:
+        n_samples = verify.forget(settings, list(verdict.problems))
+        print(f"{n_samples} samples are out of the index; vitascope encode makes them again")
+    elif verdict.problems:
+        print("with --forget they leave the index, and vitascope encode makes their samples again")
+    print(f"{verdict.shards - len(verdict.problems)} of {verdict.shards} shards are as they were written")
+    return FAILED * bool(verdict.problems)
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     demo = options.command == "demo" and not options.settings
     return config.load(config.default_config("demo") if demo else options.settings, options.set)
@@ -222,6 +241,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--max-tokens", type=int, help="patches of a bucket; by default feed.token_budget")
     command.add_argument("--count", type=int, default=12, help="buckets at most")
     command.add_argument("--to", metavar="FILE", help="write them there as TOML, to paste into settings")
+    command = _command(commands, "shards", "read every latent shard, and say what is damaged", _shards)
+    command.add_argument("action", choices=["verify"])
+    _takes_settings(command)
+    command.add_argument("--forget", action="store_true", help="take damaged ones out of the index")
     command = _command(commands, "submit", "have a cluster run one of these as a job, and follow it", _submit)
     command.add_argument("stage", choices=_FROM_ELSEWHERE)
     _takes_settings(command)

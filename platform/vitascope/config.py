@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from vitascope import storage
 from vitascope.caption.settings import CaptionSettings
@@ -49,6 +49,17 @@ class Settings(Section):
     train: TrainSettings = TrainSettings()
     generate: GenerateSettings = GenerateSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+
+    @model_validator(mode="after")
+    def _weights_for_prompts(self) -> "Settings":
+        fields = self.clips.caption_fields
+        missing = [field for field in self.caption.prompts if field not in fields]
+        if missing and self.caption.source != "off":
+            raise ValueError(
+                f"caption.prompts asks for {', '.join(missing)}, and clips.caption_fields gives weights to "
+                f"{', '.join(fields)}; name the same fields in both"
+            )
+        return self
 
     def path(self, *parts: str) -> str:
         """A location inside the run's folder, absolute where it is local."""
@@ -113,8 +124,10 @@ def _value(text: str) -> Any:
 def _explain(error: Any) -> str:
     where = ".".join(str(part) for part in error["loc"])
     message = error["msg"].removeprefix("Value error, ")
+    if not where:
+        return message
     if message.startswith("unknown key"):
-        return f"[{where}] {message}" if where else message
+        return f"[{where}] {message}"
     return f"{where}: {message}, got {error['input']!r}"
 
 
@@ -128,7 +141,8 @@ _LOCATIONS = {
 
 def _locations(settings: Settings) -> dict[str, str | None]:
     names = ((section, key) for section, keys in _LOCATIONS.items() for key in keys)
-    return {f"{section}.{key}": getattr(getattr(settings, section), key) for section, key in names}
+    media = {f"generate.media_from[{i}]": place for i, place in enumerate(settings.generate.media_from)}
+    return {f"{section}.{key}": getattr(getattr(settings, section), key) for section, key in names} | media
 
 
 def _refuse_credentials(settings: Settings) -> None:

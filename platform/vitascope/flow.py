@@ -11,12 +11,13 @@ from vitascope import storage
 from vitascope.config import Settings
 from vitascope.records import stable_id
 
-STAGES = ("clips", "caption", "encode", "train", "generate", "evaluate", "report")
+STAGES = ("clips", "caption", "encode", "data", "train", "generate", "evaluate", "report")
 
 _NEEDS: Mapping[str, str | None] = {
     "clips": None,
     "caption": "clips",
     "encode": "caption",
+    "data": "encode",
     "train": "encode",
     "generate": "train",
     "evaluate": "train",
@@ -26,6 +27,7 @@ _DECIDED_BY: Mapping[str, tuple[str, ...]] = {
     "clips": ("run", "clips"),
     "caption": ("caption",),
     "encode": ("encode", "model", "feed"),
+    "data": (),
     "train": ("train",),
     "generate": ("generate",),
     "evaluate": ("evaluate",),

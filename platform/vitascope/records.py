@@ -107,11 +107,16 @@ CLIPS = pa.schema(
         pa.field("end_s", pa.float64(), nullable=False),
         pa.field("fps", pa.float64(), nullable=False),  # frames are picked at this rate
         pa.field("n_frames", pa.int32(), nullable=False),  # frames the span gives at `fps`
-        pa.field("width", pa.int32(), nullable=False),
+        pa.field("width", pa.int32(), nullable=False),  # of the picture within its black bars
         pa.field("height", pa.int32(), nullable=False),
         pa.field("rotation_deg", pa.int32(), nullable=False),
+        pa.field("crop_left", pa.float64(), nullable=False),  # where that is, in shares of the upright frame:
+        pa.field("crop_top", pa.float64(), nullable=False),  # 0, 0, 1, 1 where there are no bars
+        pa.field("crop_width", pa.float64(), nullable=False),
+        pa.field("crop_height", pa.float64(), nullable=False),
         pa.field("decoder", pa.string(), nullable=False),
-        pa.field("caption", pa.string()),
+        pa.field("captions", pa.map_(pa.string(), pa.string())),  # by field, in the order of the settings
+        pa.field("caption", pa.string()),  # the one of them that is drawn
         pa.field("phash", pa.int64()),  # perceptual hash of the middle frame
         *(pa.field(name, pa.float32()) for name in SCORES + HOOKS),
         pa.field("split", pa.string(), nullable=False),  # train | val, by source video
@@ -137,6 +142,7 @@ SAMPLES = pa.schema(
         pa.field("n_text", pa.int32(), nullable=False),  # text tokens
         pa.field("psnr_db", pa.float32(), nullable=False),  # codec's, measured on this sample
         pa.field("caption", pa.string(), nullable=False),
+        pa.field("digest", pa.int64(), nullable=False),  # of what the shard holds: encode.shards.digest
     ]
 )
 """The latent index: one row a sample, all that planning needs, and where its bytes are."""

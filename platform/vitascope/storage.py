@@ -110,11 +110,34 @@ def listing(uri: str) -> list[Listed]:
     the keys ending in "/" that stand for folders on S3. Where nothing is, there are none.
     """
     fs, path = filesystem(uri)
-    prefix = uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
-    root = path.rstrip("/")
-    found = fs.find(path, detail=True).items()
-    inside = [(p, about) for p, about in found if not p.endswith("/") and not _hidden(p[len(root) :])]
+    return _listed(uri, path, fs.find(path, detail=True))
+
+
+def level(uri: str) -> tuple[list[Listed], list[str]]:
+    """The files right in a folder, as `listing` has them, and the folders in it, whose files these are not.
+
+    Where keys have empty parts (`a//b`), which no folder can be asked for, all files below and no folders.
+    """
+    fs, path = filesystem(uri)
+    try:
+        found = {about["name"]: about for about in fs.ls(path, detail=True)}
+    except FileNotFoundError:
+        return [], []
+    folders = {p for p, about in found.items() if about["type"] == "directory"}
+    if any(p.endswith("/") for p in folders):
+        return listing(uri), []
+    files = _listed(uri, path, {p: about for p, about in found.items() if p not in folders})
+    return files, [_scheme(uri) + p for p in sorted(folders) if not _hidden(p[len(path) :])]
+
+
+def _listed(uri: str, path: str, found: dict[str, dict[str, Any]]) -> list[Listed]:
+    root, prefix = path.rstrip("/"), _scheme(uri)
+    inside = [(p, about) for p, about in found.items() if not p.endswith("/") and not _hidden(p[len(root) :])]
     return sorted(Listed(prefix + p, int(about["size"] or 0), _version(about)) for p, about in inside)
+
+
+def _scheme(uri: str) -> str:
+    return uri.split("://", 1)[0] + "://" if is_remote(uri) else ""
 
 
 def _version(about: dict[str, Any]) -> str:

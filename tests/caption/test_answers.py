@@ -90,3 +90,26 @@ def test_what_shapes_an_answer_makes_another_question(more: dict[str, Any]) -> N
 def test_what_only_decides_how_it_is_asked_does_not() -> None:
     other = settings(retries=1, timeout_s=1.0, in_flight=2, workers=3, clips_per_part=5, batch_size=3)
     assert answers.questions(other) == answers.questions(settings())
+
+
+def test_a_models_captions_join_those_of_the_sidecars() -> None:
+    clip = {"clip_id": "a", "captions": [("tags", "sofa"), ("long", "old")], "caption": "old", "reason": None}
+    weights = {"long": 1.0, "short": 0.0, "tags": 0.0}
+    changed = answers.merged(clip, {"short": "a cat", "long": "a cat on a sofa"}, weights)
+    assert list(changed["captions"].items()) == [
+        ("long", "a cat on a sofa"),
+        ("short", "a cat"),
+        ("tags", "sofa"),
+    ]
+    assert changed["caption"] == "a cat on a sofa"
+    drawn = answers.merged(clip, {"short": "a cat"}, {"long": 0.0, "short": 0.0, "tags": 1.0})
+    assert drawn["caption"] == "sofa"
+
+
+def test_a_clip_that_lacked_only_a_caption_is_good_with_one_that_is_drawn() -> None:
+    clip = {"clip_id": "a", "captions": None, "caption": None, "reason": "no_caption"}
+    assert answers.merged(clip, {"long": "a cat"}, {"long": 1.0})["status"] == "ok"
+    kept = answers.merged(clip, {"long": "a cat"}, {"long": 0.0, "short": 1.0})
+    assert kept == {"captions": {"long": "a cat"}}
+    dark = clip | {"reason": "filter_brightness"}
+    assert "status" not in answers.merged(dark, {"long": "a cat"}, {"long": 1.0})

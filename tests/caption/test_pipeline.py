@@ -43,13 +43,16 @@ def put_clips(folder: Path, greys: list[int] = GREYS, captioned: tuple[int, ...]
 
 def clip(clip_id: str, uri: str, caption: str | None) -> dict[str, Any]:
     span = {"start_s": 0.0, "fps": 8.0, "n_frames": 1, "rotation_deg": 0, "decoder": "pillow"}
+    span |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
     return {"clip_id": clip_id, "uri": uri, "caption": caption, **span}
 
 
 def settings(folder: Path, server: Endpoint | None, **caption: Any) -> Settings:
     endpoint = {"source": "endpoint", "endpoint": server.url, "endpoint_model": "m"} if server else {}
     fast = {"timeout_s": 5.0, "retries": 1, "prompts": {"caption": "What?"}, "clips_per_part": 4}
-    return Settings.model_validate({"run": {"folder": f"{folder}/run"}, "caption": fast | endpoint | caption})
+    asked = fast | endpoint | caption
+    fields = {"caption_fields": dict.fromkeys(asked["prompts"], 1.0)}
+    return Settings.model_validate({"run": {"folder": f"{folder}/run"}, "caption": asked, "clips": fields})
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:

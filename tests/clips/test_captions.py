@@ -8,27 +8,12 @@ import pyarrow as pa
 import pytest
 
 from vitascope import storage
-from vitascope.clips import tars
-from vitascope.clips.captions import MAX_CHARACTERS, beside, draw, of_document, of_sidecars, of_table, text_of
+from vitascope.clips.captions import MAX_CHARACTERS, draw, of_document, of_sidecars, of_table, text_of
 from vitascope.ledger import Reason, Rejected
 
 
-def test_which_files_caption_which() -> None:
-    names = [
-        "a.mp4",
-        "a.txt",
-        "a.json",
-        "x/b.jpg",
-        "x/b.json",
-        "b.txt",
-        "readme.txt",
-        "c.mp4",
-        "d.e.mp4",
-        "d.txt",
-    ]
-    assert beside(names) == {"a.mp4": ("a.txt", "a.json"), "x/b.jpg": ("x/b.json",)}
-    in_tar = beside(["1.seg.mp4", "1.jpg", "1.TXT", "x.1/2.mp4", "x/2.txt"], key=tars.key)
-    assert in_tar == {"1.seg.mp4": ("1.TXT",), "1.jpg": ("1.TXT",)}
+def names(*these: str) -> pa.ChunkedArray:
+    return pa.chunked_array([list(these)], pa.string())
 
 
 def test_text_and_json(tmp_path: Path) -> None:
@@ -111,7 +96,7 @@ def test_tables(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text(csv)
     for kind in ("t.parquet", "t.csv"):
         asked = of_table(
-            str(tmp_path / kind), ["x/b.jpg", "a.mp4", "c.mp4", "new.mp4"], ["tags", "caption", "long"]
+            str(tmp_path / kind), names("x/b.jpg", "a.mp4", "c.mp4", "new.mp4"), ["tags", "caption", "long"]
         )
         assert asked.column_names == ["tags", "caption"]
         *found, empty, missing = asked.to_pylist()
@@ -125,7 +110,7 @@ def test_tables(tmp_path: Path) -> None:
 def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
     content = b'\xef\xbb\xbfname,caption\r\na.mp4,"one\r\ntwo, ""three"""\r\nb.mp4,caf\xe9\r\n'
     (tmp_path / "t.csv").write_bytes(content)
-    rows = of_table(str(tmp_path / "t.csv"), ["a.mp4", "b.mp4"], ["caption"]).to_pylist()
+    rows = of_table(str(tmp_path / "t.csv"), names("a.mp4", "b.mp4"), ["caption"]).to_pylist()
     assert [text_of(row["caption"]) for row in rows] == ['one two, "three"', "caf\ufffd"]
 
 
@@ -144,15 +129,15 @@ def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
 def test_an_unusable_table_stops_with_a_reason(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
-        of_table(str(tmp_path / name), ["a"], ["caption", "tags"])
+        of_table(str(tmp_path / name), names("a"), ["caption", "tags"])
 
 
 def test_a_large_table_is_matched_at_once(tmp_path: Path) -> None:
-    names = [f"{i:06d}.mp4" for i in range(100_000)]
-    table = pa.table({"name": names, "caption": [f"caption {name}" for name in names]})
+    there = [f"{i:06d}.mp4" for i in range(100_000)]
+    table = pa.table({"name": there, "caption": [f"caption {name}" for name in there]})
     storage.put_table(str(tmp_path / "t.parquet"), table)
-    asked = names[::-7]
-    found = of_table(str(tmp_path / "t.parquet"), asked, ["caption"])["caption"].to_pylist()
+    asked = there[::-7]
+    found = of_table(str(tmp_path / "t.parquet"), names(*asked), ["caption"])["caption"].to_pylist()
     assert found == [f"caption {name}" for name in asked]
 
 

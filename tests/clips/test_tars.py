@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import s3fs
 
 from vitascope import storage
 from vitascope.clips import tars
@@ -171,5 +172,41 @@ def test_any_bytes_at_all_end_in_an_answer(tmp_path: Path) -> None:
 def test_a_location_names_its_bytes() -> None:
     member = Member("s3://b/x.tar", "d/000.mp4", 1536, 20480)
     assert member.uri == "s3://b/x.tar#d/000.mp4@1536+20480"
-    assert tars.is_tar("x.TAR")
-    assert not tars.is_tar("x.tar.gz")
+
+
+def test_of_two_members_of_one_name_the_later_counts(tmp_path: Path) -> None:
+    first, second = tar_of({"a.mp4": b"old", "b.mp4": b"-"}), tar_of({"a.mp4": b"new one"})
+    (tmp_path / "a.tar").write_bytes(first[:2048] + second)
+    index = list_members(str(tmp_path / "a.tar"))
+    assert {m.name: open_file(m.uri).read() for m in index.members} == {"a.mp4": b"new one", "b.mp4": b"-"}
+    assert index.damage == "holds 1 names twice, of which the later counts"
+
+
+def test_a_small_member_is_fetched_alone(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"{s3}/a.tar"
+    storage.put(
+        uri, tar_of({"a.txt": b"a cat", "b.mp4": random.Random(0).randbytes(20_000_000), "c.txt": b""})
+    )
+    text, video, empty = list_members(uri).members
+    n_bytes: list[int] = []
+    fetch = s3fs.core._fetch_range
+
+    def counted(*args: Any, **how: Any) -> bytes:
+        content = fetch(*args, **how)
+        n_bytes.append(len(content))
+        return content
+
+    monkeypatch.setattr(s3fs.core, "_fetch_range", counted)
+    assert (open_file(text.uri).read(), open_file(empty.uri).read(), n_bytes) == (b"a cat", b"", [])
+    with open_file(video.uri) as file:
+        assert len(file.read(1000)) == 1000
+    assert sum(n_bytes) <= 9 << 20  # not the 50 MB that s3fs would read ahead
+
+
+def test_a_name_that_is_not_utf8_is_shown_and_opened(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
+        entry = _entry("caf\xe9.mp4", size=3)
+        tar.addfile(entry, io.BytesIO(b"abc"))
+    (member,) = list_members(str(tmp_path / "a.tar")).members
+    assert member.name == r"caf\xe9.mp4"
+    assert open_file(member.uri).read() == b"abc"

@@ -16,7 +16,7 @@ REPO = Path(__file__).resolve().parents[2]
 def given(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Stages that only note the settings they are given, the report's last."""
     seen: list[Settings] = []
-    for stage in (flow.clips, flow.encode, flow.trainer, flow.generate, flow.losses, flow.report):
+    for stage in (flow.clips, flow.encode, flow.data, flow.trainer, flow.generate, flow.losses, flow.report):
         monkeypatch.setattr(stage, "run", seen.append)
     monkeypatch.setattr(inputs, "gather_stills", lambda folder: storage.put(f"{folder}/still.png", b"-"))
     monkeypatch.setattr(inputs, "gather", lambda folder: storage.put(f"{folder}/{inputs.BROKEN}", b"-"))

@@ -28,7 +28,7 @@ def some_clips(n: int = 500) -> Clips:
 def chosen(size: list[int], settings: EncodeSettings) -> VideoSize | None:
     n_frames, height, width = size
     try:
-        return choose(width, height, n_frames, settings, stride_px=16)
+        return choose(width, height, n_frames, settings, stride_px=16)[0]
     except Rejected:
         return None
 

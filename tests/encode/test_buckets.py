@@ -1,5 +1,7 @@
 """Buckets: near native size, any aspect, never upscaled."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,12 @@ from vitascope.records import VideoSize
 STRIDE = 16
 
 
+def best(*clip: int, settings: EncodeSettings, stride_px: int) -> VideoSize:
+    width, height, n_frames = clip
+    (size,) = choose(width, height, n_frames, settings, stride_px=stride_px)
+    return size
+
+
 def many_sizes() -> list[tuple[int, int]]:
     draw = np.random.default_rng(0)
     sides = np.exp(draw.uniform(np.log(64), np.log(4000), (2000, 2))).astype(int)
@@ -22,7 +30,7 @@ def many_sizes() -> list[tuple[int, int]]:
 def test_every_bucket_keeps_to_the_rules(max_pixels: int) -> None:
     settings = EncodeSettings(max_pixels=max_pixels)
     for width, height in many_sizes():
-        size = choose(width, height, 20, settings, stride_px=STRIDE)
+        size = best(width, height, 20, settings=settings, stride_px=STRIDE)
         assert size.height * size.width <= max_pixels
         assert size.height <= height
         assert size.width <= width
@@ -38,38 +46,38 @@ def test_every_bucket_keeps_to_the_rules(max_pixels: int) -> None:
 
 def test_large_frames_stay_near_the_largest_area() -> None:
     settings = EncodeSettings(max_pixels=256 * 256)
-    areas = [choose(w, h, 1, settings, stride_px=STRIDE) for w, h in many_sizes() if w * h > 256 * 256]
+    areas = [best(w, h, 1, settings=settings, stride_px=STRIDE) for w, h in many_sizes() if w * h > 256 * 256]
     assert np.median([s.height * s.width for s in areas]) > 0.85 * 256 * 256
 
 
 def test_native_sizes_are_kept() -> None:
-    assert choose(1280, 720, 1, EncodeSettings(), stride_px=16) == VideoSize(1, 720, 1280)
-    assert choose(720, 1280, 9, EncodeSettings(), stride_px=16) == VideoSize(9, 1280, 720)
-    assert choose(176, 144, 8, EncodeSettings(), stride_px=16) == VideoSize(1, 144, 176)
-    assert choose(640, 427, 1, EncodeSettings(), stride_px=16) == VideoSize(1, 416, 640)
+    assert best(1280, 720, 1, settings=EncodeSettings(), stride_px=16) == VideoSize(1, 720, 1280)
+    assert best(720, 1280, 9, settings=EncodeSettings(), stride_px=16) == VideoSize(9, 1280, 720)
+    assert best(176, 144, 8, settings=EncodeSettings(), stride_px=16) == VideoSize(1, 144, 176)
+    assert best(640, 427, 1, settings=EncodeSettings(), stride_px=16) == VideoSize(1, 416, 640)
 
 
 def test_sizes_differ_and_are_no_single_square() -> None:
     settings = EncodeSettings(max_pixels=256 * 256)
-    shapes = {choose(w, h, 1, settings, stride_px=STRIDE) for w, h in many_sizes()}
+    shapes = {best(w, h, 1, settings=settings, stride_px=STRIDE) for w, h in many_sizes()}
     assert len(shapes) > 20
     assert sum(s.height == s.width for s in shapes) < len(shapes) / 4
 
 
 @pytest.mark.parametrize(("frames", "bucket"), [(1, 1), (8, 1), (9, 9), (40, 33), (1000, 129)])
 def test_the_longest_duration_that_the_clip_fills(frames: int, bucket: int) -> None:
-    assert choose(64, 64, frames, EncodeSettings(), stride_px=16).n_frames == bucket
+    assert best(64, 64, frames, settings=EncodeSettings(), stride_px=16).n_frames == bucket
 
 
 def test_what_fits_no_bucket_is_rejected_with_its_reason() -> None:
     with pytest.raises(Rejected) as too_small:
-        choose(200, 15, 9, EncodeSettings(), stride_px=16)
+        best(200, 15, 9, settings=EncodeSettings(), stride_px=16)
     assert too_small.value.reason == Reason.TOO_SMALL
     with pytest.raises(Rejected, match="frame_counts") as too_short:
-        choose(200, 200, 8, EncodeSettings(frame_counts=(9, 17)), stride_px=16)
+        best(200, 200, 8, settings=EncodeSettings(frame_counts=(9, 17)), stride_px=16)
     assert too_short.value.reason == Reason.NO_BUCKET
     with pytest.raises(Rejected, match="max_pixels") as too_narrow:
-        choose(5000, 20, 9, EncodeSettings(max_pixels=1024), stride_px=16)
+        best(5000, 20, 9, settings=EncodeSettings(max_pixels=1024), stride_px=16)
     assert too_narrow.value.reason == Reason.NO_BUCKET
 
 
@@ -90,7 +98,7 @@ def test_fixed_buckets_take_the_place_of_the_rule() -> None:
         (153, 92, 17): VideoSize(17, 96, 160),  # enlarged by 4.6 %
     }
     for (width, height, n_frames), bucket in wanted.items():
-        assert choose(width, height, n_frames, table, stride_px=16) == bucket
+        assert best(width, height, n_frames, settings=table, stride_px=16) == bucket
 
 
 def test_fixed_buckets_are_chosen_whatever_their_order() -> None:
@@ -98,8 +106,8 @@ def test_fixed_buckets_are_chosen_whatever_their_order() -> None:
     one, other = EncodeSettings(buckets=table), EncodeSettings(buckets=table[::-1])
     for width, height in many_sizes()[:200]:
         if min(width, height) > 200 and max(width, height) < 1.4 * min(width, height):
-            assert choose(width, height, 30, one, stride_px=16) == choose(
-                width, height, 30, other, stride_px=16
+            assert best(width, height, 30, settings=one, stride_px=16) == best(
+                width, height, 30, settings=other, stride_px=16
             )
 
 
@@ -114,17 +122,39 @@ def test_fixed_buckets_are_chosen_whatever_their_order() -> None:
 )
 def test_what_fits_no_fixed_bucket_is_rejected_with_its_reason(clip: tuple[int, int, int], why: str) -> None:
     with pytest.raises(Rejected, match=why) as rejected:
-        choose(*clip, EncodeSettings(buckets=((9, 96, 160), (17, 192, 320))), stride_px=16)
+        best(*clip, settings=EncodeSettings(buckets=((9, 96, 160), (17, 192, 320))), stride_px=16)
     assert rejected.value.reason == Reason.NO_BUCKET
 
 
 def test_the_largest_crop_is_the_users() -> None:
     table = ((9, 96, 160),)
     with pytest.raises(Rejected, match="crops 65%"):
-        choose(288, 500, 9, EncodeSettings(buckets=table), stride_px=16)
-    assert choose(288, 500, 9, EncodeSettings(buckets=table, max_crop=0.7), stride_px=16) == VideoSize(
+        best(288, 500, 9, settings=EncodeSettings(buckets=table), stride_px=16)
+    assert best(288, 500, 9, settings=EncodeSettings(buckets=table, max_crop=0.7), stride_px=16) == VideoSize(
         *table[0]
     )
+
+
+def test_several_sizes_of_a_clip_are_the_best_of_the_table() -> None:
+    table = ((17, 96, 160), (9, 192, 320), (33, 48, 80), (17, 160, 96))
+    three = EncodeSettings(buckets=table, sizes_per_clip=3)
+    sizes = choose(1920, 1080, 20, three, stride_px=16)
+    assert sizes == [VideoSize(9, 192, 320), VideoSize(17, 96, 160)]  # it fills no third, upright is cropped
+    assert choose(1920, 1080, 40, three, stride_px=16)[0] == best(
+        1920, 1080, 40, settings=EncodeSettings(buckets=table), stride_px=16
+    )
+
+
+def test_several_sizes_near_native_have_quarters_of_the_area() -> None:
+    settings = EncodeSettings(max_pixels=720 * 1280, sizes_per_clip=4)
+    for width, height in many_sizes()[:300]:
+        sizes = choose(width, height, 20, settings, stride_px=16)
+        areas = [size.height * size.width for size in sizes]
+        assert all(b <= a / 4 for a, b in itertools.pairwise(areas))
+        assert {size.n_frames for size in sizes} == {17}
+        assert all(size.height % 16 == size.width % 16 == 0 for size in sizes)
+    whole, half = choose(1280, 720, 1, settings, stride_px=16)[:2]
+    assert (whole, half) == (VideoSize(1, 720, 1280), VideoSize(1, 352, 640))
 
 
 def test_a_sum_of_crop_and_scale_is_what_is_kept() -> None:

@@ -5,7 +5,7 @@ import statistics
 import pytest
 import torch
 
-from vitascope.encode.codecs import make_codec, psnr_db
+from vitascope.encode.codecs import dct, make_codec, psnr_db
 from vitascope.encode.codecs.dct import COEFFICIENTS, LAW, WHITENING, _kept
 from vitascope.encode.settings import EncodeSettings
 
@@ -137,3 +137,25 @@ def test_psnr() -> None:
     black = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
     assert psnr_db(black, black) == 100.0
     assert psnr_db(black, black + 255) == 0.0
+
+
+def test_large_frames_are_coded_band_by_band_to_the_same(
+    videos: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, frames = make_codec(DEFAULT), videos["bigbuckbunny"][:9]
+    latents = codec.encode(frames)
+    decoded = codec.decode(latents)
+    rows: list[int] = []
+    to_blocks = dct._to_blocks
+
+    def watched(pixels: torch.Tensor) -> torch.Tensor:
+        rows.append(pixels.shape[1] // 8)
+        return to_blocks(pixels)
+
+    monkeypatch.setattr(dct, "_to_blocks", watched)
+    for blocks, most in ((1, 3), (32 * 5, 7), (32 * 17, 18)):
+        monkeypatch.setattr(dct, "BAND_BLOCKS", blocks)
+        rows.clear()
+        torch.testing.assert_close(codec.encode(frames), latents, rtol=0, atol=1e-5)
+        assert max(rows) == most
+        assert (codec.decode(latents).int() - decoded.int()).abs().max() <= 1

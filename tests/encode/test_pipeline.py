@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from vitascope import storage
+from vitascope.clips.decode import read_clip
+from vitascope.clips.resize import Crop
 from vitascope.config import Settings, load
 from vitascope.encode import pipeline
-from vitascope.encode.codecs import make_codec
-from vitascope.encode.encoder import encode_shard
+from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.fingerprint import fingerprint, latents_folder
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import read_samples, shard_uri
@@ -148,9 +149,10 @@ def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
     folder = latents_folder(killed)
 
     def die_after_one(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Any:
-        yield encode_shard(plan[0], settings=settings.encode, latents=latents, decode_timeout_s=60.0)
+        yield from execute(settings, latents, plan[:1])
         raise KeyboardInterrupt
 
+    execute = pipeline._execute
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "_execute", die_after_one)
         with pytest.raises(KeyboardInterrupt):
@@ -191,6 +193,65 @@ def test_new_clips_are_added_and_gone_ones_leave_the_index(
     assert after[temple["clip_id"]] == before[temple["clip_id"]]
     assert handed == [max(row["shard"] for row in before.values()) + 1]
     assert len(latents_of(folder)) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_several_sizes_of_a_clip_come_from_one_decode(
+    tmp_path: Path, media: Any, clip_row: Any, put_clips: PutClips
+) -> None:
+    """And where a clip ends too early, the sizes that are shorter are made all the same."""
+    rows = [clip_row(media.bikes, start_s=start_s, n_frames=17, **BIKES_AT) for start_s in (0.0, 5.0)]
+    rows.append(clip_row(media.bikes, start_s=8.9, n_frames=17, **BIKES_AT))  # of 10 s
+    table = "encode.buckets=[[17, 112, 272], [9, 64, 144]]"
+    settings = settings_for(str(tmp_path / "run"), table, "encode.sizes_per_clip=2")
+    put_clips(settings.run.folder, rows)
+    summary = pipeline.run(settings)
+    assert {row["size"]: row["samples"] for row in summary["sizes"]} == {"9x64x144": 3, "17x112x272": 2}
+    assert summary["dropped_by_reason"] == {"decode_failed": 1}
+    several = latents_of(latents_folder(settings))
+
+    alone = settings_for(str(tmp_path / "alone"), table)
+    put_clips(alone.run.folder, rows[:2])
+    pipeline.run(alone)
+    for sample_id, latent in latents_of(latents_folder(alone)).items():
+        assert torch.equal(several[sample_id], latent)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_letterboxed_clip_is_encoded_without_its_bars(
+    tmp_path: Path, media: Any, clip_row: Any, put_clips: PutClips
+) -> None:
+    settings = settings_for(str(tmp_path / "run"))
+    crop = {"crop_left": 0.25, "crop_top": 0.25, "crop_width": 0.5, "crop_height": 0.5}
+    put_clips(settings.run.folder, [clip_row(media.bikes, width=320, height=136, **crop)])
+    pipeline.run(settings)
+    folder = latents_folder(settings)
+    (row,) = storage.rows(storage.join(folder, "index.parquet"))
+    (latent,) = latents_of(folder).values()
+    wanted = read_clip(
+        media.bikes,
+        fps=8.0,
+        n_frames=9,
+        size=(row["height"], row["width"]),
+        crop=Crop(0.25, 0.25, 0.5, 0.5),
+        decoder="pyav",
+    )
+    assert psnr_db(torch.from_numpy(wanted), make_codec(settings.encode).decode(latent)) > 25
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_the_latents_are_like_is_told(tmp_path: Path, real_clips: Rows, put_clips: PutClips) -> None:
+    settings = settings_for(str(tmp_path / "run"))
+    put_clips(settings.run.folder, real_clips)
+    pipeline.run(settings)
+    folder = latents_folder(settings)
+    facts = storage.read_json(storage.join(folder, "encode.json"))
+    pixels = torch.cat([latent.flatten(0, 2).double() for latent in latents_of(folder).values()])
+    torch.testing.assert_close(
+        torch.tensor(facts["channel_mean"]).double(), pixels.mean(0), rtol=0, atol=1e-6
+    )
+    std = pixels.std(0, correction=0)
+    torch.testing.assert_close(torch.tensor(facts["channel_std"]).double(), std, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -9,6 +9,7 @@ import torch
 from vitascope.encode import shards as shards_module
 from vitascope.encode.plan import EncodeTask
 from vitascope.encode.shards import (
+    Moments,
     ShardNote,
     latent_row,
     read_note,
@@ -19,6 +20,7 @@ from vitascope.encode.shards import (
 from vitascope.records import LATENTS
 
 DIM = 6
+SOME = Moments(2, [1.0], [2.0])
 
 
 def tasks(n: int) -> list[EncodeTask]:
@@ -55,7 +57,9 @@ def put(folder: Path, n: int, side: int = 4) -> list[tuple[torch.Tensor, torch.T
         for i in range(n)
     ]
     rows = [latent_row(task, latent, text) for task, (latent, text) in zip(tasks(n), values, strict=True)]
-    write_shard(shard_uri(str(folder), 3), rows, ShardNote("key", DIM, [{"row": 1}], [{"clip_id": "x"}]))
+    write_shard(
+        shard_uri(str(folder), 3), rows, ShardNote("key", DIM, [{"row": 1}], [{"clip_id": "x"}], SOME)
+    )
     return values
 
 
@@ -97,12 +101,14 @@ def test_the_cache_stays_within_its_size(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_shard_tells_what_it_holds(tmp_path: Path) -> None:
     put(tmp_path, 2)
-    assert read_note(shard_uri(str(tmp_path), 3)) == ShardNote("key", DIM, [{"row": 1}], [{"clip_id": "x"}])
+    assert read_note(shard_uri(str(tmp_path), 3)) == ShardNote(
+        "key", DIM, [{"row": 1}], [{"clip_id": "x"}], SOME
+    )
     assert read_note(shard_uri(str(tmp_path), 4)) is None
 
 
 def test_a_shard_of_failures_only_is_still_a_shard(tmp_path: Path) -> None:
-    write_shard(shard_uri(str(tmp_path), 0), [], ShardNote("key", DIM, [], [{"clip_id": "x"}]))
+    write_shard(shard_uri(str(tmp_path), 0), [], ShardNote("key", DIM, [], [{"clip_id": "x"}], SOME))
     assert read_note(shard_uri(str(tmp_path), 0)) is not None
 
 

@@ -30,6 +30,7 @@ folder = "FOLDER/run"
 [clips]
 input = "FOLDER/in"
 captions = "FOLDER/captions.csv"
+duplicates = "keep"
 [encode]
 max_pixels = 9216
 frame_counts = [1, 9, 17]

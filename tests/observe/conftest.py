@@ -137,6 +137,7 @@ def write_tables(settings: Settings) -> None:
     put(storage.join(latents, "index.parquet"), samples, records.SAMPLES)
     drop = {"clip_id": "c7", "name": "wave.mp4"} | records.dropped(Reason.NO_BUCKET, "too long and thin")
     put(storage.join(latents, "drops.parquet"), [drop], records.DROPS)
+    storage.put_json(storage.join(latents, "encode.json"), {"channels": 48, "text_dim": 384})
     for stage in ("clips", "encode", "evaluate"):
         storage.put_json(settings.path("summaries", f"{stage}.json"), {"seconds": 12.0})
     by_size = [{"size": "9x64x96", "samples": 3, "loss": [0.9, 0.5, 0.3]}]
@@ -154,13 +155,20 @@ def clip(i: int, source: dict[str, Any]) -> dict[str, Any]:
         for k in ("video_id", "uri", "name", "kind", "width", "height", "rotation_deg", "decoder")
     }
     span = {"start_s": 0.1 * i, "end_s": 0.1 * i + 1, "fps": 8.0, "n_frames": 9 if i else 1}
-    return same | span | {"clip_id": f"c{i}", "caption": f"waves, take {i}", "split": "train"} | records.OK
+    whole = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
+    return (
+        same
+        | span
+        | whole
+        | {"clip_id": f"c{i}", "caption": f"waves, take {i}", "split": "train"}
+        | records.OK
+    )
 
 
 def sample(row: dict[str, Any], i: int) -> dict[str, Any]:
     n_frames, height, width = (1, 96, 96) if i == 0 else (9, 64, 96) if i % 2 else (9, 96, 64)
     shape = {"latent_frames": 1 + n_frames // 4, "latent_height": height // 8, "latent_width": width // 8}
-    where = {"sample_id": i, "shard": i // 4, "row": i % 4, "n_text": 5, "psnr_db": 31.0 + i / 4}
+    where = {"sample_id": i, "shard": i // 4, "row": i % 4, "n_text": 5, "psnr_db": 31.0 + i / 4, "digest": i}
     size = {"n_frames": n_frames, "height": height, "width": width}
     return {k: row[k] for k in ("clip_id", "name", "caption", "split")} | where | size | shape
 

@@ -65,7 +65,7 @@ def test_a_lost_sample_is_noticed(found: Results) -> None:
 
 
 def test_a_doubled_sample_is_noticed(found: Results) -> None:
-    with pytest.raises(NotAccounted, match="more than one sample"):
+    with pytest.raises(NotAccounted, match="samples that stand twice"):
         figures(changed(found, samples=[*found.samples, found.samples[0]]))
 
 

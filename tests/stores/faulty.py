@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 FAULTS = ("500", "503", "reset", "stall")
+MOMENTS = ("before", "lost", "midway")
+SPOILS = [(f, m) for f in FAULTS for m in MOMENTS if m != "midway" or f in ("reset", "stall")]
+"""The ways and moments in which a request is spoilt."""
+
 # What is answered: status and reason, and S3's document.
 _ANSWERS = {
     "500": ("500 Internal Server Error", "<Error><Code>InternalError</Code></Error>"),
@@ -38,7 +42,7 @@ class FaultyProxy:
     def __init__(self, port: int, share: float = 0.0, seed: int = 0) -> None:
         self.upstream, self.share = port, share
         self.faults: tuple[str, ...] = FAULTS
-        self.moments: tuple[str, ...] = ("before", "lost", "midway")
+        self.moments: tuple[str, ...] = MOMENTS
         self.next: list[tuple[str, str, str]] = []
         self.seen: Counter[tuple[str, str]] = Counter()
         self._draw = random.Random(seed)

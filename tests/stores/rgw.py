@@ -72,7 +72,7 @@ KEYS = {
     "osd.0": ("mon 'allow profile osd'", "osd 'allow *'", "mgr 'allow profile osd'"),
     "client.rgw": ("mon 'allow rwx'", "osd 'allow rwx'", "mgr 'allow rw'"),
 }
-ACCESS_KEY, SECRET_KEY = "tests", "tests-secret"
+ACCESS_KEY = SECRET_KEY = "testing"  # as of the other server, so that nodes have them in their environment
 ROLES = {"mon": ("ceph-mon", "a"), "osd": ("ceph-osd", "0"), "rgw": ("radosgw", "client.rgw")}
 
 

@@ -1,8 +1,11 @@
 """Files come through whole, and commits have one winner, on a store that fails."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,41 +13,14 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
-from stores.faulty import FAULTS, FaultyProxy
+from stores.faulty import FAULTS, SPOILS, FaultyProxy
 from stores.rgw import Rgw
 from vitascope import storage
 from vitascope.stores import patience
 from vitascope.stores import s3 as amazon
 from vitascope.stores.patience import Unavailable
 
-SPOILS = [
-    (f, m) for f in FAULTS for m in ("before", "lost", "midway") if m != "midway" or f in ("reset", "stall")
-]
 TABLE = pa.table({"x": list(range(1000))})
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Little patience, so that stalls and outages are noticed in a test's time."""
-    monkeypatch.setattr(patience, "BUDGET_S", 60.0)
-    monkeypatch.setattr(patience, "STALL_S", 1.0)
-    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 1.0)
-    yield
-    amazon.Store.clear_instance_cache()
-
-
-@pytest.fixture
-def proxy(
-    s3_server: str,
-    s3: str,  # noqa: ARG001
-    quick: None,  # noqa: ARG001
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[FaultyProxy]:
-    """What stands between `storage` and the tests' S3 server, once the bucket is made."""
-    with FaultyProxy(int(s3_server.rpartition(":")[2])).running() as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-        amazon.Store.clear_instance_cache()
-        yield proxy
 
 
 @pytest.mark.parametrize(("fault", "moment"), SPOILS)
@@ -180,6 +156,22 @@ def test_a_large_put_that_fails_leaves_what_was_there(
     assert storage.read_bytes(f"{s3}/large") == b"before"
     fs, bucket = storage.filesystem(s3)
     assert fs.list_multipart_uploads(bucket) == []
+
+
+def test_a_writer_killed_in_the_middle_of_a_large_put_leaves_what_was_there(
+    proxy: FaultyProxy, s3: str
+) -> None:
+    storage.put(f"{s3}/large", b"before")
+    write = "import sys; from vitascope import storage; storage.put(sys.argv[1], bytes(70 * 2**20))"
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    proxy.next = [("PUT", "", ""), ("PUT", "", ""), ("PUT", "stall", "lost")]
+    writer = subprocess.Popen([sys.executable, "-c", write, f"{s3}/large"], env=os.environ | path)
+    while proxy.seen["PUT", "stall"] == 0:
+        assert writer.poll() is None
+        time.sleep(0.1)
+    writer.kill()
+    writer.wait()
+    assert storage.read_bytes(f"{s3}/large") == b"before"
 
 
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,15 +104,31 @@ def captions(folder: str, settings: CaptionSettings) -> dict[str, dict[str, str]
 
 
 def clip_rows(settings: Settings) -> list[_Row]:
-    """The rows of records.CLIPS, with the captions that the stage found; as they are where it is off."""
+    """The rows of records.CLIPS, with the captions that the stage found; as they are where it is off.
+
+    The column `captions` is a dictionary.
+    """
     found = captions(settings.path("captions"), settings.caption)
-    weights = dict.fromkeys(settings.caption.prompts, 1.0) | settings.clips.caption_fields
     rows = storage.rows(settings.path("clips"))
     for row in rows:
+        row["captions"] = dict(row.get("captions") or {})
         if texts := found.get(row["clip_id"]):
-            row["caption"] = texts[draw(texts, weights, row["clip_id"])]
-            row |= OK if row["reason"] == Reason.NO_CAPTION else {}
+            row |= merged(row, texts, settings.clips.caption_fields)
     return rows
+
+
+def merged(clip: Mapping[str, Any], texts: Mapping[str, str], weights: Mapping[str, float]) -> _Row:
+    """What changes in a row of records.CLIPS with a model's captions, by field: they replace those it has.
+
+    Then one is drawn anew; a clip that lacked only a caption is good.
+    """
+    all_texts = dict(clip.get("captions") or {}) | dict(texts)
+    changed: _Row = {"captions": {field: all_texts[field] for field in weights if field in all_texts}}
+    try:
+        changed["caption"] = all_texts[draw(all_texts, weights, clip["clip_id"])]
+    except Rejected:  # no field with a weight
+        return changed
+    return changed | (OK if clip["reason"] == Reason.NO_CAPTION else {})
 
 
 def caption_of(answer: str | None, refusal: str) -> str:

@@ -8,6 +8,7 @@ from PIL import Image
 
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips.decode import read_clip
+from vitascope.clips.letterbox import crop_of
 
 _QUALITY = 90  # of JPEG: a frame of 512 pixels takes some 50 KB
 
@@ -24,7 +25,8 @@ def pictures(clip: dict[str, Any], settings: CaptionSettings, *, timeout_s: floa
         Rejected: DECODE_FAILED.
     """
     what = {key: clip[key] for key in ("uri", "rotation_deg", "decoder")}
-    frames = read_clip(**what, **times(clip, settings.frames), timeout_s=timeout_s)
+    what |= times(clip, settings.frames)
+    frames = read_clip(**what, crop=crop_of(clip), timeout_s=timeout_s)
     return [_jpeg(frame, settings.max_side_px) for frame in frames]
 
 

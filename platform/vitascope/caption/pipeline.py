@@ -14,6 +14,7 @@ from vitascope.caption import answers
 from vitascope.caption.answers import Asked
 from vitascope.caption.frames import pictures
 from vitascope.caption.settings import CaptionSettings
+from vitascope.clips import letterbox
 from vitascope.cluster.local import connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
@@ -21,7 +22,7 @@ from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
 
-_CLIP = ["clip_id", "uri", "start_s", "fps", "n_frames", "rotation_deg", "decoder"]
+_CLIP = ["clip_id", "uri", "start_s", "fps", "n_frames", "rotation_deg", "decoder", *letterbox.COLUMNS]
 _COLUMNS = [*_CLIP, "caption", "status", "reason"]
 _SEEN = pa.schema(
     [

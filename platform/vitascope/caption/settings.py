@@ -21,7 +21,8 @@ class CaptionSettings(Section):
     prompts: dict[str, str] = Field(
         {"caption": "Describe this video in one paragraph: what is seen, what happens, how it is filmed."},
         min_length=1,
-        description="What to ask for each caption field; every field costs a request for each clip.",
+        description="What to ask for each caption field, which clips.caption_fields gives a weight; every "
+        "field costs a request for each clip.",
     )
     frames: int = Field(4, ge=1, le=64, description="Frames shown of a clip, at even distances.")
     max_side_px: int = Field(512, ge=32, description="Frames are scaled down to this longer side.")

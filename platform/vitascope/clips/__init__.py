@@ -1,7 +1,7 @@
 """Videos and still images to a clip table.
 
-In: a folder or bucket of media files, with captions in sidecars (`name.txt`, `name.json`) or in one
-Parquet/CSV table (columns name, caption).
+In: a folder or bucket of media files, or of tars of them, with captions in sidecars (`name.txt`,
+`name.json`) or in one Parquet/CSV table (columns name, caption).
 
 Out: `{run}/videos/*.parquet` (records.VIDEOS, a row for every file found) and `{run}/clips/*.parquet`
 (records.CLIPS, a row for every clip cut). What cannot be used is a row too, with its reason.
@@ -18,12 +18,16 @@ over more files looks only at those, and other thresholds cost no decoding.
     decode     frames of a clip, and of a whole source
     features   what every frame looks like, in numbers (`phash`, `hashing`: fingerprints)
     scan       one file: what it is, and its features
+    inputs     which files are media, and which caption them
     catalog    which files are known, and the parts to look at
     shots      where a source is cut
     cut        spans within shots, and the split
     scores     a clip's scores, and what is dropped for them (`filters`: the settings, `hooks`: your own)
+    hooked     hooks' scores, kept
+    letterbox  the picture inside black bars
     captions   sidecar files and caption tables
     derive     the clips of a file, from its catalog row
     dedup      twins among clips
+    twins      what of the clip table is dropped as one
     pipeline   the stage, on Ray Data
 """

@@ -7,7 +7,7 @@ fields and give each a weight, and `draw` says which one a sample uses. A text f
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,28 +25,6 @@ MAX_CHARACTERS = 20_000  # some 3,000 words; text encoders read 512 tokens, and 
 _MAX_SIDECAR_BYTES = 4 << 20  # JSON sidecars hold much besides the caption
 _NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff]+")  # control characters, halves of characters
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
-
-def stem(name: str) -> str:
-    """`a/b.c` of `a/b.c.mp4`: what a file in a folder shares with its sidecars."""
-    return str(PurePosixPath(name).with_suffix(""))
-
-
-def beside(names: Iterable[str], key: Callable[[str], str] = stem) -> dict[str, tuple[str, ...]]:
-    """Which files caption which: media name -> the sidecars that share its `key`, in the order they win.
-
-    A text or JSON file beside no media of its name is nobody's sidecar and stays an input like any other.
-    """
-    by_key: dict[str, list[str]] = {}
-    media = []
-    for name in sorted(names):
-        if _suffix(name) in SIDECARS:
-            by_key.setdefault(key(name), []).append(name)
-        else:
-            media.append(name)
-    order = {suffix: i for i, suffix in enumerate(SIDECARS)}
-    found = {name: sorted(by_key.get(key(name), ()), key=lambda s: order[_suffix(s)]) for name in media}
-    return {name: tuple(mine) for name, mine in found.items() if mine}
 
 
 def _suffix(name: str) -> str:
@@ -137,7 +115,7 @@ def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-def of_table(uri: str, names: Sequence[str], fields: Iterable[str]) -> pa.Table:
+def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> pa.Table:
     """What a Parquet or CSV table says of `names`: a row for each, in their order, nulls where it has none.
 
     The columns are those of `fields` that the table has, as they are in it; `of_document` reads a row.
@@ -156,7 +134,7 @@ def of_table(uri: str, names: Sequence[str], fields: Iterable[str]) -> pa.Table:
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(twice):
         raise ValueError(f"{uri}: two captions for {twice[0].as_py()!r}; keep one")
-    return table.select(there).take(pc.index_in(pa.array(names, pa.string()), value_set=keys))
+    return table.select(there).take(pc.index_in(names, value_set=keys))
 
 
 def _load(uri: str, columns: list[str]) -> pa.Table:

@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 
-from vitascope.clips.resize import Size, cover, displayed
+from vitascope.clips.resize import View, displayed
 from vitascope.ledger import Reason, Rejected
 
 _SCALED = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -30,26 +30,26 @@ _TO_709: dict[int, Any] = {ColorPrimaries.BT2020: _FROM_2020, ColorPrimaries.SMP
 _HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 
 
-def to_rgb(swscale: Any, frame: av.VideoFrame, size: Size, aspect: float = 1.0) -> np.ndarray:
-    """`frame` as uint8 (H, W, 3) of `size`, scaled to cover it and cropped around the centre.
+def to_rgb(swscale: Any, frame: av.VideoFrame, view: View, aspect: float = 1.0) -> np.ndarray:
+    """`frame` as uint8 (H, W, 3), as `view` has it.
 
     At its own size an SDR frame comes out as PyAV's `to_ndarray(format="rgb24")` gives it, to the last bit,
     if it says by which matrix it was coded or is of standard definition.
 
     Args:
-        swscale: a `VideoReformatter`, kept for the frames of one source.
+        swscale: a `VideoReformatter`, kept for this view of one source.
         aspect: of the frame's pixels, width over height.
 
     Raises:
         Rejected: DECODE_FAILED where its colours are coded in a way that is not known.
     """
-    (height, width), rows, columns = cover(displayed((frame.height, frame.width), aspect), size)
+    (height, width), rows, columns = view.placed(displayed((frame.height, frame.width), aspect))
     mapped = _wide(frame)
     picture = swscale.reformat(
         frame,
         width=width,
         height=height,
-        format="rgb48le" if mapped else "rgb24",
+        format="gbrp16le" if mapped else "rgb24",  # rgb48le comes out wrong where only the width is scaled
         src_colorspace=_matrix(frame),
         interpolation=Interpolation.BILINEAR if (height, width) == (frame.height, frame.width) else _SCALED,
         threads=1,

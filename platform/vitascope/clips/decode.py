@@ -9,7 +9,7 @@ PyAV took as long or less at either size.
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,28 +18,34 @@ from vitascope import storage
 from vitascope.clips import tars
 from vitascope.clips.isolate import ChildDied, isolated
 from vitascope.clips.readers import READERS, NoDevice, Reader
-from vitascope.clips.resize import Size
+from vitascope.clips.resize import Crop, Size, View
 from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
 
 
 def read_clip(
+    uri: str, *, n_frames: int = 1, size: Size | None = None, crop: Crop | None = None, **where: Any
+) -> np.ndarray:
+    """A clip as one `View` has it: uint8 (F, H, W, 3); `where` and errors as of `read_views`."""
+    return read_views(uri, [View(n_frames, size, crop or Crop())], **where)[0]
+
+
+def read_views(
     uri: str,
+    views: Sequence[View],
     *,
     start_s: float = 0.0,
     fps: float = 1.0,
-    n_frames: int = 1,
-    size: Size | None = None,
     rotation_deg: int = 0,
     decoder: str,
     timeout_s: float = 60.0,
-) -> np.ndarray:
-    """The frames on screen at start_s + i/fps, i < n_frames, upright: uint8 (F, H, W, 3), BT.709 RGB.
+) -> list[np.ndarray]:
+    """The frames on screen at start_s + i/fps, as each of `views` has them: uint8 (F, H, W, 3), BT.709 RGB.
+
+    They are decoded once, whatever the number of views.
 
     Args:
         uri: a local path, s3:// or gs:// URI, or a tar's member (`tars`).
-        size: (height, width) to which frames are scaled, antialiased, so that they cover it, and cropped
-            around the centre; by default as large as displayed.
         rotation_deg: clockwise turn that makes the picture upright, from `probe`.
         decoder: decord, pyav or pillow, from `probe`, or nvdec. Where decord fails, PyAV is tried.
 
@@ -48,11 +54,13 @@ def read_clip(
         NoDevice: nvdec, and no GPU.
         Unavailable: the store does not answer.
     """
-    what: dict[str, Any] = {"uri": uri, "times_s": start_s + np.arange(n_frames) / fps}
-    what |= {"size": size, "rotation_deg": rotation_deg}
+    what: dict[str, Any] = {"uri": uri, "start_s": start_s, "fps": fps, "rotation_deg": rotation_deg}
+    order = sorted(range(len(views)), key=lambda i: -views[i].n_frames)
+    what["views"] = [views[i] for i in order]
     for attempt in (decoder, "pyav") if decoder == "decord" else (decoder,):
         try:
-            return isolated(_read, timeout_s=timeout_s, decoder=attempt, **what)
+            frames = isolated(_read, timeout_s=timeout_s, decoder=attempt, **what)
+            return [frames[order.index(i)] for i in range(len(views))]
         except ChildDied as death:
             cause = str(death)
     raise Rejected(Reason.DECODE_FAILED, cause) from None
@@ -73,51 +81,61 @@ def stream(
     For functions that `isolated` runs, so that what they make of the frames leaves the child and not the
     frames; one is held at a time. The source stays open: the stretch that follows is decoded on from
     there, without a seek. Where the source ends, so do the frames; the last one stands `readers.HOLD_S`
-    longer than it says. Arguments and errors as of `read_clip`.
+    longer than it says. Arguments and errors as of `read_views`.
     """
     times_s = (first + np.arange(n_frames)) / fps
     reader = "pyav" if decoder == "decord" else decoder
-    return _pictures(uri, reader, times_s, size=size, rotation_deg=rotation_deg)
+    for seen in _pictures(uri, reader, times_s, views=[View(n_frames, size)], rotation_deg=rotation_deg):
+        yield seen[0] if seen else None
 
 
-def _read(*, uri: str, decoder: str, times_s: np.ndarray, size: Size | None, rotation_deg: int) -> np.ndarray:
-    """The frames at all of the times. Runs in the child."""
+def _read(
+    *, uri: str, decoder: str, start_s: float, fps: float, views: list[View], rotation_deg: int
+) -> list[np.ndarray]:
+    """The frames of all views, of which the longest come first. Runs in the child."""
+    times_s = start_s + np.arange(views[0].n_frames) / fps
     if decoder == "decord":
         decoder = "pyav"
-        if size is None:
+        if all(view.is_plain for view in views):
             with contextlib.suppress(Exception):  # PyAV decides whether the clip is bad, and says why
-                return _stacked(_pictures(uri, "decord", times_s, size=None, rotation_deg=0), times_s)
-    return _stacked(_pictures(uri, decoder, times_s, size=size, rotation_deg=rotation_deg), times_s)
+                seen = _pictures(uri, "decord", times_s, views=views, rotation_deg=0)
+                return _stacked(seen, times_s, views)
+    return _stacked(_pictures(uri, decoder, times_s, views=views, rotation_deg=rotation_deg), times_s, views)
 
 
-def _stacked(pictures: Iterator[np.ndarray | None], times_s: np.ndarray) -> np.ndarray:
-    """All pictures (F H W 3); Rejected where one is missing."""
-    frames: np.ndarray | None = None
+def _stacked(
+    pictures: Iterator[list[np.ndarray] | None], times_s: np.ndarray, views: list[View]
+) -> list[np.ndarray]:
+    """Each view's frames (F H W 3); Rejected where one is missing."""
+    frames: list[np.ndarray] = []
     n_good = 0
-    for picture in pictures:
-        if picture is None:
+    for seen in pictures:
+        if seen is None:
             raise Rejected(Reason.DECODE_FAILED, f"its frame at {times_s[n_good]:.2f} s is damaged")
-        if frames is None:
-            frames = np.empty((len(times_s), *picture.shape), np.uint8)
-        if picture.shape != frames.shape[1:]:
-            raise Rejected(Reason.DECODE_FAILED, "its frames change size")
-        frames[n_good] = picture
+        if not frames:
+            frames = [np.empty((v.n_frames, *p.shape), np.uint8) for v, p in zip(views, seen, strict=True)]
+        for clip, picture in zip(frames, seen, strict=False):
+            if n_good == len(clip):
+                break
+            if picture.shape != clip.shape[1:]:
+                raise Rejected(Reason.DECODE_FAILED, "its frames change size")
+            clip[n_good] = picture
         n_good += 1
-    if frames is None or n_good < len(times_s):
+    if n_good < len(times_s):
         missing = f"frames end before {times_s[n_good]:.2f} s, the clip goes on to {times_s[-1]:.2f} s"
         raise Rejected(Reason.DECODE_FAILED, missing)
     return frames
 
 
 def _pictures(
-    uri: str, decoder: str, times_s: np.ndarray, *, size: Size | None, rotation_deg: int
-) -> Iterator[np.ndarray | None]:
+    uri: str, decoder: str, times_s: np.ndarray, *, views: list[View], rotation_deg: int
+) -> Iterator[list[np.ndarray] | None]:
     """The reader's pictures, upright; all failures that are the file's become Rejected."""
     turns = 0 if decoder == "pillow" else rotation_deg // 90 % 4  # Pillow turns by EXIF itself
-    lying = size[::-1] if size and turns % 2 else size
+    lying = [view.turned(turns) for view in views]
     try:
-        for picture in _reader(uri, decoder, _version(uri)).pictures(times_s, lying):
-            yield None if picture is None else np.rot90(picture, -turns)
+        for seen in _reader(uri, decoder, _version(uri)).pictures(times_s, lying):
+            yield seen and [np.rot90(picture, -turns) for picture in seen]
     except Exception as error:
         _reader.cache_clear()  # its state is not known any more
         if isinstance(error, Rejected | NoDevice | Unavailable):

@@ -1,44 +1,45 @@
 """The clips of a file, from its catalog row."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from vitascope import records
-from vitascope.clips import captions, cut, hooks
-from vitascope.clips.decode import read_clip
-from vitascope.clips.filters import HookFilter
+from vitascope.clips import captions, cut, letterbox
+from vitascope.clips.dedup import thin
+from vitascope.clips.resize import Crop
 from vitascope.clips.scan import Series, series_of
 from vitascope.clips.scores import judge, scores
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.shots import shots
 from vitascope.ledger import Reason, Rejected, Status
 
-_SHARED = ("content", "video_id", "uri", "name", "kind", "width", "height", "rotation_deg", "decoder")
+_SHARED = ("content", "video_id", "uri", "name", "kind", "rotation_deg", "decoder")
 _Row = dict[str, Any]
+Texts = tuple[dict[str, str], str]
+"""A file's captions by field; and why there are none."""
 
 
-def clips_of(video: _Row, texts: dict[str, str], no_caption: str, settings: ClipsSettings) -> list[_Row]:
-    """The rows of records.CLIPS of a row of records.CATALOG; `split` is filled in once all are known.
+def clips_of(video: _Row, settings: ClipsSettings) -> list[_Row]:
+    """The rows of records.CLIPS of a row of records.CATALOG, with their scores; `split` is filled in later.
 
-    Each has besides the columns `content`, `copy_hashes` and `textures`, the contrast of each frame in levels
-    of 255, by which twins are found. `texts` are the captions by field, and `no_caption` says why there are
-    none. What a filter drops is not asked for its caption. Only hooks see frames again.
+    Each has besides the columns of twins.FOUND_BY. None is dropped yet but where the video is damaged.
     """
     if video["status"] != Status.OK:
         return []
     series = series_of(video)
-    rows = [_row(video, span, settings) | outcome for span, outcome in _spans(video, series, settings)]
-    whole = [row for row in rows if row["status"] == Status.OK]
-    hooked = _hooked(whole, settings)
-    whole = [row for row in whole if row["status"] == Status.OK]
-    _filter(whole, series, hooked, settings)
-    for row in whole:
-        row |= _looks(row, series)
-        if row["status"] == Status.OK:
-            row |= _caption(row["clip_id"], texts, no_caption, settings)
+    bars = letterbox.letterbox(series) if settings.letterbox == "crop" else None
+    found = list(_spans(video, series, settings))
+    rows = [_row(video, span, settings) | outcome for span, outcome in found]
+    good = [i for i, row in enumerate(rows) if row["status"] == Status.OK]
+    scored = scores(series, [found[i][0] for i in good], settings.filters, settings.fps)
+    for place, i in enumerate(good):
+        looks = _of_span(series, found[i][0], settings.fps)
+        crop = letterbox.letterbox(looks, bars) if bars else Crop()
+        rows[i] |= letterbox.columns(crop, video["width"], video["height"]) | _compared(looks)
+        rows[i] |= {k: float(values[place]) for k, values in scored.items() if np.isfinite(values[place])}
     return rows
 
 
@@ -68,54 +69,50 @@ def _lost(begin: int, end: int, fps: float, what: str) -> tuple[cut.Span, _Row]:
 
 def _row(video: _Row, span: cut.Span, settings: ClipsSettings) -> _Row:
     clip_id = records.stable_id(video["video_id"], span.start_s, span.n_frames, settings.fps)
-    shared = {key: video[key] for key in _SHARED}
+    shared = {key: video[key] for key in _SHARED} | letterbox.columns(Crop(), video["width"], video["height"])
     return shared | dataclasses.asdict(span) | {"clip_id": clip_id, "fps": settings.fps, "split": "train"}
 
 
-def _looks(row: _Row, series: Series) -> _Row:
-    first = round(row["start_s"] * row["fps"])
-    frames = slice(first, first + row["n_frames"])
+def _of_span(series: Series, span: cut.Span, fps: float) -> Series:
+    first = round(span.start_s * fps)
+    return {name: values[first : first + span.n_frames] for name, values in series.items()}
+
+
+def _compared(looks: Series) -> _Row:
+    """What a clip's twins are found by."""
     return {
-        "phash": int(series["phash"][frames][row["n_frames"] // 2]),
-        "copy_hashes": series["copy_hashes"][frames].ravel(),
-        "textures": series["contrast"][frames].astype(np.float32) * 255,
+        "phash": int(looks["phash"][len(looks["phash"]) // 2]),
+        "looks": thin(looks["copy_hashes"], looks["contrast"] * np.float32(255)).ravel(),
     }
 
 
-def _caption(clip_id: str, texts: dict[str, str], no_caption: str, settings: ClipsSettings) -> _Row:
-    try:
-        if not texts:
-            raise Rejected(Reason.NO_CAPTION, no_caption)
-        return {"caption": texts[captions.draw(texts, settings.caption_fields, clip_id)]}
-    except Rejected as rejected:
-        return records.dropped(rejected.reason, rejected.detail)
+def settle(rows: list[_Row], texts: Mapping[str, Texts], settings: ClipsSettings) -> None:
+    """Gives good clips their captions, and drops those beyond the limits, or without one.
 
-
-def _hooked(rows: list[_Row], settings: ClipsSettings) -> dict[str, np.ndarray]:
-    """What hooks give the clips' middle frames, at their own size; a clip without one is dropped."""
-    used = {name: rule for name, rule in settings.filters.used() if isinstance(rule, HookFilter)}
-    if not used:
-        return {}
-    frames = []
-    for row in rows:
-        middle_s = row["start_s"] + row["n_frames"] // 2 / row["fps"]
-        how = {"rotation_deg": row["rotation_deg"], "decoder": row["decoder"]}
-        try:
-            picture = read_clip(row["uri"], start_s=middle_s, timeout_s=settings.decode_timeout_s, **how)
-            frames.append(picture[0])
-        except Rejected as rejected:
-            row |= records.dropped(rejected.reason, rejected.detail)
-    return {name: hooks.score(np.stack(frames), rule) for name, rule in used.items()} if frames else {}
-
-
-def _filter(rows: list[_Row], series: Series, hooked: dict[str, np.ndarray], settings: ClipsSettings) -> None:
-    """Adds their scores to the rows, and drops those beyond the limits."""
-    if not rows:
-        return
-    spans = [cut.Span(row["start_s"], row["end_s"], row["n_frames"]) for row in rows]
-    columns: dict[str, Any] = scores(series, spans, settings.filters, settings.fps) | hooked
+    `texts` are those of every file, by its name. What a filter drops is not asked for its caption.
+    """
+    rows = [row for row in rows if row["status"] == Status.OK]
     own = ("width", "height", "start_s", "end_s", "n_frames")
-    verdicts = judge(columns | {name: [row[name] for row in rows] for name in own}, settings.filters)
-    for i, (row, verdict) in enumerate(zip(rows, verdicts, strict=True)):
-        row |= {name: float(values[i]) for name, values in columns.items() if np.isfinite(values[i])}
-        row |= records.dropped(*verdict) if verdict else {}
+    names = [name for name, _ in settings.filters.used() if name in records.SCORES + records.HOOKS]
+    columns = {name: np.array([row[name] for row in rows]) for name in own}
+    columns |= {name: np.array([row.get(name, np.nan) for row in rows], np.float32) for name in names}
+    for row, verdict in zip(rows, judge(columns, settings.filters), strict=True):
+        if min(row["width"], row["height"]) < settings.min_side_px:
+            within = f"{row['width']}x{row['height']} within its bars"
+            row |= records.dropped(Reason.TOO_SMALL, f"{within}, clips.min_side_px is {settings.min_side_px}")
+        elif verdict:
+            row |= records.dropped(*verdict)
+        else:
+            row |= _caption(row["clip_id"], texts[row["name"]], settings)
+
+
+def _caption(clip_id: str, texts: Texts, settings: ClipsSettings) -> _Row:
+    found, why_none = texts
+    found = {field: found[field] for field in settings.caption_fields if field in found}
+    try:
+        if not found:
+            raise Rejected(Reason.NO_CAPTION, why_none)
+        drawn = found[captions.draw(found, settings.caption_fields, clip_id)]
+        return {"captions": found, "caption": drawn}
+    except Rejected as rejected:
+        return {"captions": found} | records.dropped(rejected.reason, rejected.detail)

@@ -75,8 +75,8 @@ class Filters(Section):
     By default only what is certainly broken is dropped.
     """
 
-    width: Filter = Field(_score(), description="In pixels, upright.")
-    height: Filter = Field(_score(), description="In pixels, upright.")
+    width: Filter = Field(_score(), description="In pixels, upright, within black bars.")
+    height: Filter = Field(_score(), description="In pixels, upright, within black bars.")
     duration_s: Filter = Field(_score(), description="In seconds; images have none.")
     black_share: Filter = Field(_drop(max=0.5), description="Share of the frames that are black.")
     still_share: Filter = Field(

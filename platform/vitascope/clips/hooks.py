@@ -1,8 +1,9 @@
 """Scores by functions of your own.
 
 A hook is any function that takes frames (N H W 3, uint8, RGB) and gives scores (N,), named by
-`clips.filters.text.function`, `watermark` or `aesthetic` as `module:function`. It sees each clip's middle
-frame; `options` come as keyword arguments.
+`clips.filters.text.function`, `watermark` or `aesthetic` as `module:function`. It sees the middle frames of
+several clips of one size at once, without their black bars; `options` come as keyword arguments. Its scores
+are kept by its name and options (`hooked`): a function that changes needs another name.
 
     [clips.filters.aesthetic]
     use = "drop"
@@ -13,12 +14,14 @@ frame; `options` come as keyword arguments.
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vitascope.clips.filters import HookFilter
+from vitascope.clips.filters import Filters, HookFilter
+from vitascope.clips.hashing import embedding_hashes
 
 
 def load(function: str) -> Callable[..., Any]:
@@ -35,6 +38,25 @@ def load(function: str) -> Callable[..., Any]:
     if not callable(found):
         raise ValueError(f"{function} is a {type(found).__name__}, expected a function")
     return found
+
+
+def check(filters: Filters) -> None:
+    """Loads all hooks in use, before there is any work for them.
+
+    Raises:
+        ValueError: naming the setting, where there is no such function or it does not take its options.
+    """
+    for name, rule in filters.used():
+        if isinstance(rule, HookFilter):
+            where = f"clips.filters.{name}"
+            try:
+                function = load(str(rule.function))
+            except ValueError as error:
+                raise ValueError(f"{where}.function: {error}") from error
+            try:
+                inspect.signature(function).bind(np.empty(0), **rule.options)
+            except TypeError as error:
+                raise ValueError(f"{where}.options do not fit {rule.function}: {error}") from error
 
 
 def score(frames: np.ndarray, hook: HookFilter) -> np.ndarray:
@@ -71,6 +93,23 @@ def aesthetic(frames: np.ndarray, *, model: str, head: str) -> np.ndarray:
         for weight, bias in _layers(head):
             embedding = torch.nn.functional.linear(embedding, weight, bias)
     return embedding[:, 0].numpy()
+
+
+def looks(frames: np.ndarray, *, model: str) -> np.ndarray:
+    """`hashing.embedding_hashes` of frames (N H W 3, uint8): int64 (N, 7).
+
+    Args:
+        model: folder of a transformers model with image features (CLIP, SigLIP) or one pooled output (DINOv2,
+            ViT), and its image processor.
+    """
+    import torch
+
+    network, processor = _model(model)
+    embed = getattr(network, "get_image_features", network)
+    with torch.inference_mode():
+        given = embed(**processor(images=list(frames), return_tensors="pt"))
+        embeddings = getattr(given, "pooler_output", given)
+    return embedding_hashes(embeddings.flatten(1).float().numpy())
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,6 +4,9 @@ Media libraries hang and crash on some files. Each thread keeps one child proces
 child that outlives its time limit is killed by the kernel (SIGALRM), one that crashes takes nothing along,
 and the next call gets a new one. A call costs 0.06 ms; arrays come back through memory that both share, 6 MB
 in 5 ms (through the pipe: 16).
+
+What a child waits for a store does not count: that says nothing about the file. Nor does a store that is
+given up, so that the call and its child end then at once, before a library takes it for the file's end.
 """
 
 import os
@@ -15,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+
+from vitascope.stores import patience
 
 # A child that has made so many calls, or holds so much between two, gives way to a new one: decord's memory
 # grows with the files it has opened.
@@ -39,7 +45,7 @@ class ChildDied(RuntimeError):
 
 
 def isolated(function: Callable[..., _Result], *, timeout_s: float, **arguments: Any) -> _Result:
-    """`function(**arguments)`, computed in this thread's child process within `timeout_s` seconds.
+    """`function(**arguments)`, computed in this thread's child process within `timeout_s` seconds of its own.
 
     The function must be importable by name, and what goes in and out picklable. An exception it raises is
     raised here.
@@ -47,6 +53,7 @@ def isolated(function: Callable[..., _Result], *, timeout_s: float, **arguments:
     Raises:
         ChildDied: it took too long or crashed the process.
         MemoryError: it wanted more than `MOST_BYTES`.
+        Unavailable: a store did not answer for as long as `patience` has it tried.
     """
     for kills in range(KILLS_FORGIVEN + 1):
         try:
@@ -57,6 +64,8 @@ def isolated(function: Callable[..., _Result], *, timeout_s: float, **arguments:
                 raise ChildDied(_cause(end.code, timeout_s)) from None
         else:
             break
+    if isinstance(result, patience.Unavailable):
+        _children.child = None  # it has ended itself
     if not succeeded:
         raise result
     return result
@@ -158,6 +167,7 @@ def serve(fd: int, shared: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, resource.RLIM_INFINITY))
+    patience.while_waiting = _Clock(pipe, shared).stopped
     pipe.send("ready")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what codecs print about bad files is in the ledger
     while True:
@@ -172,6 +182,30 @@ def serve(fd: int, shared: int) -> None:
             answer = (False, error)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(_laid_out(answer, shared))
+
+
+class _Clock:
+    """The child's timer, used by the thread of the stores' clients."""
+
+    def __init__(self, pipe: Connection, shared: int) -> None:
+        self._pipe, self._shared = pipe, shared
+        self._n_waiting, self._left_s = 0, 0.0
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """It stands still while a store is waited for; where that was in vain, the call and the child end."""
+        if self._n_waiting == 0:
+            self._left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+        self._n_waiting += 1
+        try:
+            yield
+        except patience.Unavailable as error:
+            self._pipe.send(_laid_out((False, error), self._shared))
+            os._exit(0)
+        finally:
+            self._n_waiting -= 1
+            if self._n_waiting == 0:
+                signal.setitimer(signal.ITIMER_REAL, self._left_s)
 
 
 def _laid_out(answer: Any, shared: int) -> tuple[bytes, list[tuple[int, int]]]:

@@ -1,45 +1,67 @@
 """The picture inside black bars."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from vitascope.clips.resize import Crop
 
 _BRIGHT = 0.1  # of 1; where a scene is dark, black rows are no bars
 _MIN_FRAMES = 8  # in fewer, as in a still image, a dark edge may be chance
 _SHARE = 0.9  # of the bright frames must have a bar; a title that runs into it may be in the others
 _SAME = 0.01  # of the height or width: so near each other are the bars of one letterbox
+_ASKEW = 0.05  # of the height or width; opposite bars that differ by more are a night sky, or a stage
 _MIN_PICTURE = 0.25  # of the height or width; less is no picture
 
-
-@dataclass(frozen=True)
-class Crop:
-    """A part of a frame, in shares of its width and height."""
-
-    left: float = 0.0
-    top: float = 0.0
-    width: float = 1.0
-    height: float = 1.0
-
-    def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Left, top, width and height in pixels of a frame of this size; at least 1 x 1, within the frame."""
-        left, top = (min(round(s * n), n - 1) for s, n in ((self.left, width), (self.top, height)))
-        right, bottom = round((self.left + self.width) * width), round((self.top + self.height) * height)
-        return left, top, max(min(right, width) - left, 1), max(min(bottom, height) - top, 1)
+COLUMNS = ("crop_left", "crop_top", "crop_width", "crop_height")
+"""Of records.CLIPS."""
 
 
-def letterbox(series: Mapping[str, np.ndarray]) -> Crop:
+def letterbox(series: Mapping[str, np.ndarray], whole: Crop | None = None) -> Crop:
     """What is left of a video, or a clip, without its black bars; all of it where it has none.
 
-    `series` are those of `features`. A bar is black in nine of ten bright frames, and ends at one place in
-    most of them, as the dark edge of a scene does not. Bars thinner than a row of the analysis (5 px of
-    1280) are not seen.
+    `series` are those of `features`. A bar is black in nine of ten bright frames, ends at one place in most
+    of them, as the dark edge of a scene does not, and has one like it on the other side. Bars thinner than a
+    row of the analysis (5 px of 1280) are not seen.
+
+    Args:
+        whole: the letterbox of the video that a clip is of. A clip with bars about there has the very same,
+            and so has one that is black there but too short or dark to tell.
     """
     bars = series["bars"][series["brightness"] >= _BRIGHT].astype(np.float64)
-    if len(bars) < _MIN_FRAMES:
-        return Crop()
-    edges = np.quantile(bars, 1 - _SHARE, axis=0, method="lower")
-    agree = (np.abs(bars - edges) <= _SAME).mean(axis=0) > 0.5
-    top, bottom, left, right = np.where(agree, edges, 0.0)
-    crop = Crop(float(left), float(top), float(1 - left - right), float(1 - top - bottom))
+    there = _edges(whole) if whole else np.zeros(4)
+    if len(bars) >= _MIN_FRAMES:
+        edges = _usual(bars)
+        edges = np.where((np.abs(bars - edges) <= _SAME).mean(axis=0) > 0.5, edges, 0.0)
+        skew = np.repeat(np.abs(edges[::2] - edges[1::2]), 2)
+        edges = np.where(skew > _ASKEW, 0.0, edges)
+        edges = np.where(np.abs(edges - there) <= _SAME, there, edges)
+    else:
+        black = _usual(series["bars"].astype(np.float64)) >= there - _SAME
+        edges = there if black.all() else np.zeros(4)
+    top, bottom, left, right = edges.tolist()
+    crop = Crop(left, top, 1 - left - right, 1 - top - bottom)
     return crop if min(crop.width, crop.height) >= _MIN_PICTURE else Crop()
+
+
+def _usual(bars: np.ndarray) -> np.ndarray:
+    """(4,) what nine of ten frames are black up to."""
+    return np.quantile(bars, 1 - _SHARE, axis=0, method="lower")
+
+
+def _edges(crop: Crop) -> np.ndarray:
+    """Top, bottom, left, right bars."""
+    return np.array([crop.top, 1 - crop.top - crop.height, crop.left, 1 - crop.left - crop.width])
+
+
+def columns(crop: Crop, width: int, height: int) -> dict[str, Any]:
+    """The columns of records.CLIPS about the part of a frame of this size: where it is, and how large."""
+    *_, own_width, own_height = crop.pixels(width, height)
+    places = (crop.left, crop.top, crop.width, crop.height)
+    return dict(zip(COLUMNS, places, strict=True)) | {"width": own_width, "height": own_height}
+
+
+def crop_of(clip: Mapping[str, Any]) -> Crop:
+    """The part of the frame that a row of records.CLIPS is of."""
+    return Crop(*(clip[name] for name in COLUMNS))

@@ -1,30 +1,35 @@
 """The stage, on Ray Data."""
 
-import dataclasses
-import posixpath
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 import ray.data
+from ray.exceptions import RayTaskError
 
 from vitascope import progress, records, storage
-from vitascope.clips import captions, catalog, cut, dedup
-from vitascope.clips.catalog import Item
-from vitascope.clips.derive import clips_of
+from vitascope.clips import captions, catalog, cut, hooked, hooks, inputs, tars
+from vitascope.clips.catalog import Item, Places
+from vitascope.clips.derive import Texts, clips_of, settle
 from vitascope.clips.features import SIDE_PX
-from vitascope.clips.hashing import BOXES
+from vitascope.clips.inputs import Inputs
 from vitascope.clips.scan import scan
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.twins import FOUND_BY, without_twins
 from vitascope.cluster import local
-from vitascope.cluster.placement import place
+from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
-from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
+from vitascope.ledger import Reason, Rejected, Status
 from vitascope.observe.metrics import Publisher
+
+_FOLDERS = 64
+"""Folders are opened on the driver's side until there are so many, which tasks then list to their ends."""
 
 _CAPTIONS = pa.schema(
     [
@@ -35,51 +40,38 @@ _CAPTIONS = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
-_CUT = pa.schema(
-    [
-        *records.CLIPS,
-        pa.field("content", pa.string()),
-        pa.field("copy_hashes", pa.list_(pa.int64())),
-        pa.field("textures", pa.list_(pa.float32())),
-    ]
-)
+_CUT = pa.schema([*records.CLIPS, *FOUND_BY])
 """Clips, with what their twins are found by."""
 
-_NOT_UTF8 = "its name is not UTF-8; rename the file, or the folder it is in"
+_FIELD = "field."  # a caption's, as a column of a table with other columns
 _Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What is under the input: media, sidecars that caption them, and what cannot even be named."""
-
-    media: list[Item]
-    sidecars: list[Item]  # named as what they caption
-    unreadable: list[_Row]  # rows of records.VIDEOS
 
 
 def run(settings: Settings) -> dict[str, Any]:
     """Scans what is new, cuts and judges all; commits the videos and the clips table; returns the summary.
 
     Raises:
-        ValueError: there is no input, or the captions table is unusable.
+        ValueError: there is no input, or the captions table or a hook is unusable.
     """
     started = time.monotonic()
-    inputs = list_inputs(settings.clips)
+    hooks.check(settings.clips.filters)
+    inputs.root_of(settings.clips)
     local.connect(settings.cluster)
-    folder = storage.absolute(settings.clips.catalog or settings.path("catalog"))
-    looks = storage.join(folder, records.stable_id("scan", settings.clips.fps, SIDE_PX))
-    texts = storage.join(folder, records.stable_id("captions", *settings.clips.caption_fields))
-    places, n_scanned = _looked_at(inputs.media, looks, scan_part, settings)
-    captioned, n_read = _looked_at(inputs.sidecars, texts, read_captions, settings)
-    work = _cut_work(inputs, places, captioned, settings.clips)
-    videos, clips = _cut(work, settings)
-    videos = pa.concat_tables([videos, pa.Table.from_pylist(inputs.unreadable, schema=records.VIDEOS)])
+    found, n_tars = _inputs(settings)
+    looks = _folder(settings, "scan", settings.clips.fps, SIDE_PX)
+    texts = _folder(settings, "captions", *settings.clips.caption_fields)
+    places, n_scanned = _looked_at(found.media, looks, scan_part, settings)
+    captioned, n_read = _looked_at(found.captioned, texts, read_captions, settings)
+    work = _cut_work(found, places, captioned, settings.clips)
+    videos, clips, n_hooked = _cut(work, len(found.media), settings)
+    videos = pa.concat_tables([videos, pa.Table.from_pylist(found.unreadable, schema=records.VIDEOS)])
     videos = videos.sort_by("name")
     clips = _settled(clips.sort_by([("name", "ascending"), ("start_s", "ascending")]), settings.clips)
     summary = _summary(videos, clips) | {
+        "tars_listed": n_tars,
         "scanned": n_scanned,
         "captions_read": n_read,
+        "hooked": n_hooked,
         "seconds": round(time.monotonic() - started, 3),
     }
     storage.put_table(settings.path("videos", "videos.parquet"), videos)
@@ -88,71 +80,79 @@ def run(settings: Settings) -> dict[str, Any]:
     return summary
 
 
-def list_inputs(settings: ClipsSettings) -> Inputs:
-    """Every input file with its version, and what captions it.
+def _folder(settings: Settings, *what: object) -> str:
+    """Where the catalog of something is."""
+    return storage.join(_catalog(settings), records.stable_id(*what))
+
+
+def _catalog(settings: Settings) -> str:
+    return storage.absolute(settings.clips.catalog or settings.path("catalog"))
+
+
+def list_inputs(settings: Settings) -> Inputs:
+    """Every input file with its version, members of tars too, and what captions it; needs Ray.
 
     A local name that is not UTF-8 is shown with backslashes (`caf\\xe9.mp4`), and its file is unreadable.
+
+    Raises:
+        ValueError: there is no input.
     """
-    if not settings.input:
-        raise ValueError("clips.input is not set; set clips.input to a folder or a bucket's prefix of videos")
-    root = storage.absolute(settings.input)
-    table = storage.absolute(settings.captions) if settings.captions else None
-    listed = [file for file in storage.listing(root) if file.uri != table]
-    items = {
-        name: Item(f.uri, name, f.version, f.size_bytes) for f in listed for name in [_name(f.uri, root)]
-    }
-    beside = captions.beside(items)
-    taken = {sidecar for mine in beside.values() for sidecar in mine}
-    media = [item for name, item in sorted(items.items()) if name not in taken]
-    if not media:
-        raise ValueError(f"no media files under {root}; set clips.input to a folder or prefix that has some")
-    named = [item for item in media if _utf8(item.uri) == item.uri]
-    return Inputs(
-        named,
-        [_sidecars(item, [items[n] for n in beside[item.name]]) for item in named if item.name in beside],
-        [_unreadable(item) for item in media if _utf8(item.uri) != item.uri],
-    )
+    return _inputs(settings)[0]
 
 
-def _sidecars(item: Item, beside: Sequence[Item]) -> Item:
-    version = " ".join(sidecar.version for sidecar in beside)
-    n_bytes = sum(sidecar.size_bytes for sidecar in beside)
-    return Item(item.uri, item.name, version, n_bytes, tuple(sidecar.uri for sidecar in beside))
+def _inputs(settings: Settings) -> tuple[Inputs, int]:
+    """`list_inputs`, and of how many tars the headers had to be read for it."""
+    root = inputs.root_of(settings.clips)
+    files = _listed(root, settings)
+    if settings.clips.captions:
+        table = storage.absolute(settings.clips.captions)
+        files = files.filter(pc.not_equal(files["uri"], table))
+    of_tars, files = inputs.tars_among(files)
+    places, n_listed = _looked_at(of_tars, _folder(settings, "tars"), list_tars, settings)
+    members, damaged = inputs.of_tars(of_tars, catalog.told(places, of_tars))
+    found = inputs.of_files(pa.concat_tables([files, members]), damaged)
+    if not len(found.media) + len(found.unreadable):
+        raise inputs.nothing_under(root)
+    return found, n_listed
 
 
-def _unreadable(item: Item) -> _Row:
-    shown = {"uri": _utf8(item.uri), "name": _utf8(item.name), "size_bytes": item.size_bytes}
-    video_id = records.stable_id(shown["name"], item.size_bytes)
-    return {"video_id": video_id} | shown | records.dropped(Reason.UNREADABLE, _NOT_UTF8)
-
-
-def _utf8(name: str) -> str:
-    """`name` with a backslash escape for every byte that is not UTF-8, a lone surrogate in Python."""
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
-
-
-def _name(uri: str, root: str) -> str:
-    return uri[len(root.rstrip("/")) :].lstrip("/") or posixpath.basename(uri)
+def _listed(root: str, settings: Settings) -> pa.Table:
+    """Every file under `root`, as inputs.LISTED, listed by tasks: a folder each, once there are some."""
+    how: _Row = {"num_cpus": 1, "label_selector": node_labels(settings, "clips") or {}}
+    of_level = ray.remote(inputs.of_level).options(**how)
+    of_folder = ray.remote(inputs.of_folder).options(**how)
+    tables, folders = [inputs.LISTED.empty_table()], [root]
+    try:
+        while folders and len(folders) < _FOLDERS:
+            levels = ray.get([of_level.remote(folder, root) for folder in folders])
+            tables += [files for files, _ in levels]
+            folders = list(itertools.chain.from_iterable(below for _, below in levels))
+        return pa.concat_tables(tables + ray.get([of_folder.remote(folder, root) for folder in folders]))
+    except RayTaskError as error:
+        raise error.cause from None
 
 
 def _looked_at(
-    items: list[Item], folder: str, look: Callable[..., dict], settings: Settings
-) -> tuple[dict[str, str], int]:
-    """The catalog's part about each item, by name, once all are looked at; and how many had to be."""
-    places, doubtful = catalog.known(folder)
-    todo = [item for item in items if item.key not in places or item.key in doubtful]
-    parts = catalog.parts(todo)
-    work = [{"items": [dataclasses.asdict(item) for item in part]} for part in parts]
+    files: pa.Table, folder: str, look: Callable[..., dict], settings: Settings
+) -> tuple[Places, int]:
+    """Where the catalog tells of each of `files`, once all are looked at; and how many had to be."""
+    if not len(files):
+        return Places([], np.zeros(0, np.int64)), 0
+    places, unsettled = catalog.known(folder, files)
+    rows = files.append_column("row", pa.array(np.arange(len(files)))).filter(pa.array(unsettled))
+    parts = catalog.parts(rows)
+    work = [{"files": storage.stream_bytes(part.drop_columns("row"))} for part in parts]
     publisher = Publisher(run=settings.run.folder)
     label = look.__name__.partition("_")[0]
-    with progress.track(len(todo), label) as advance, publisher.stage(label, len(todo)) as did:
+    with progress.track(len(rows), label) as advance, publisher.stage(label, len(rows)) as did:
         for done in _on_ray(work, look, settings, folder=folder):
             outcomes = list(done["outcomes"])
             publisher.add_items(label, outcomes)
             did(len(outcomes))
             advance(len(outcomes))
-    places |= {item.key: catalog.part_uri(folder, part) for part in parts for item in part}
-    return {item.name: places[item.key] for item in items}, len(todo)
+    for number, part in enumerate(parts, len(places.uris)):
+        places.number[part["row"].to_numpy()] = number
+    return Places(places.uris + [catalog.part_uri(folder, part) for part in parts], places.number), len(rows)
 
 
 def _on_ray(work: list[_Row], function: Callable, settings: Settings, **more: Any) -> Iterator[_Row]:
@@ -173,10 +173,15 @@ def read_captions(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
     return _committed(work, folder, _CAPTIONS, lambda item: _texts(item, settings))
 
 
+def list_tars(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:  # noqa: ARG001
+    """Lists the tars of a part and commits it; gives what became of each."""
+    return _committed(work, folder, tars.TARS, tars.row)
+
+
 def _committed(work: _Row, folder: str, schema: pa.Schema, look: Callable[[Item], _Row]) -> _Row:
-    items = [Item(**fields | {"beside": tuple(fields["beside"])}) for fields in work["items"]]
-    rows = [look(item) for item in items]
-    catalog.commit(folder, items, pa.Table.from_pylist(rows, schema=schema))
+    part = storage.read_stream(work["files"])
+    rows = [look(item) for item in catalog.items(part)]
+    catalog.commit(folder, part, pa.Table.from_pylist(rows, schema=schema))
     return {"outcomes": [row.get("reason") or str(Status.OK) for row in rows]}
 
 
@@ -190,51 +195,57 @@ def _texts(item: Item, settings: ClipsSettings) -> _Row:
         return row | {"detail": f"{type(error).__name__}: {error}", "again": True}
 
 
-def _cut_work(
-    inputs: Inputs, places: dict[str, str], captioned: dict[str, str], settings: ClipsSettings
-) -> list[_Row]:
+def _cut_work(found: Inputs, places: Places, captioned: Places, settings: ClipsSettings) -> list[_Row]:
     """A row for each part of the catalog that tells of inputs: which rows of it count, and their captions."""
-    names = [item.name for item in inputs.media]
-    table: Sequence[_Row | None] = [None] * len(names)
+    wanted = found.media.select(["name", "version"])
     if settings.captions:
         uri = storage.absolute(settings.captions)
-        table = captions.of_table(uri, names, settings.caption_fields).to_pylist()
-    by_part: dict[str, list[_Row]] = {}
-    for item, fields in zip(inputs.media, table, strict=True):
-        row = {"name": item.name, "version": item.version, "fields": fields, "part": captioned.get(item.name)}
-        by_part.setdefault(places[item.name], []).append(row)
-    return [{"uri": uri, "wanted": wanted} for uri, wanted in by_part.items()]
+        of_table = captions.of_table(uri, wanted["name"], settings.caption_fields)
+        for name in of_table.column_names:
+            wanted = wanted.append_column(_FIELD + name, of_table[name])
+    at = pc.index_in(wanted["name"], value_set=found.captioned["name"])
+    sidecars = pc.fill_null(pa.array(captioned.number, pa.int64()).take(at.combine_chunks()), -1).to_numpy()
+    work = []
+    for uri, rows in places.groups():
+        numbers, number = np.unique(sidecars[rows], return_inverse=True)
+        part = wanted.take(rows).append_column("sidecars", pa.array(number))
+        uris = [captioned.uris[n] if n >= 0 else "" for n in numbers.tolist()]
+        work.append({"uri": uri, "wanted": storage.stream_bytes(part), "sidecars": uris})
+    return work
 
 
-def _cut(work: list[_Row], settings: Settings) -> tuple[pa.Table, pa.Table]:
-    """The videos and the clips of all parts, in no certain order."""
-    videos, clips = [records.VIDEOS.empty_table()], [_CUT.empty_table()]
+def _cut(work: list[_Row], n_files: int, settings: Settings) -> tuple[pa.Table, pa.Table, int]:
+    """The videos and the clips of all parts, in no certain order; and how many clips the hooks have seen."""
+    videos, clips, n_hooked = [records.VIDEOS.empty_table()], [_CUT.empty_table()], 0
     publisher = Publisher(run=settings.run.folder)
-    n_files = sum(len(row["wanted"]) for row in work)
     with progress.track(n_files, "cut") as advance, publisher.stage("cut", n_files) as did:
-        for done in _on_ray(work, cut_part, settings):
+        for done in _on_ray(work, cut_part, settings, folder=_catalog(settings)):
             videos.append(storage.read_stream(done["videos"]))
             clips.append(storage.read_stream(done["clips"]))
+            n_hooked += done["hooked"]
             publisher.add_items("cut", [r or str(Status.OK) for r in clips[-1]["reason"].to_pylist()])
             did(len(videos[-1]))
             advance(len(videos[-1]))
-    return pa.concat_tables(videos), pa.concat_tables(clips)
+    return pa.concat_tables(videos), pa.concat_tables(clips), n_hooked
 
 
-def cut_part(work: _Row, *, settings: ClipsSettings) -> _Row:
+def cut_part(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
     """The videos and the clips of the rows that count of a part, as Arrow's streams."""
-    wanted = {(row["name"], row["version"]): row for row in work["wanted"]}
-    sidecars = _sidecar_texts(work["wanted"])
+    wanted = storage.read_stream(work["wanted"]).to_pylist()
+    texts = _texts_of(wanted, list(work["sidecars"]), settings)
+    keys = {(row["name"], row["version"]) for row in wanted}
     videos, clips = [], []
     for video in storage.rows(work["uri"]):
-        if row := wanted.get((video["name"], video["version"])):
+        if (video["name"], video["version"]) in keys:
             video |= _judged(video, settings)
-            texts, no_caption = _captions_of(row, sidecars.get(video["name"]), settings)
-            clips += clips_of(video, texts, no_caption, settings)
+            clips += clips_of(video, settings)
             videos.append({name: video[name] for name in records.VIDEOS.names})
+    n_hooked = hooked.add(clips, folder, work["uri"], settings)
+    settle(clips, texts, settings)
     return {
         "videos": storage.stream_bytes(pa.Table.from_pylist(videos, schema=records.VIDEOS)),
         "clips": storage.stream_bytes(pa.Table.from_pylist(clips, schema=_CUT)),
+        "hooked": n_hooked,
     }
 
 
@@ -246,97 +257,46 @@ def _judged(video: _Row, settings: ClipsSettings) -> _Row:
     return records.dropped(Reason.TOO_SMALL, f"{size}, clips.min_side_px is {settings.min_side_px}")
 
 
-def _sidecar_texts(wanted: Sequence[_Row]) -> dict[str, _Row]:
-    """The rows of _CAPTIONS about these files, by name."""
-    names = {row["name"] for row in wanted}
-    parts = {row["part"] for row in wanted if row["part"]}
-    return {row["name"]: row for uri in sorted(parts) for row in storage.rows(uri) if row["name"] in names}
+def _texts_of(wanted: list[_Row], sidecars: list[str], settings: ClipsSettings) -> dict[str, Texts]:
+    """The captions of each file by its name, a sidecar's before the table's; or why there are none."""
+    numbers = {row["name"]: row["sidecars"] for row in wanted}
+    read: dict[str, Texts] = {}
+    for number, uri in enumerate(sidecars):
+        for row in storage.rows(uri) if uri else ():
+            if numbers.get(row["name"]) == number:
+                read[row["name"]] = dict(row["texts"] or {}), row["detail"] or ""
+    return {row["name"]: read.get(row["name"]) or _of_table(row, settings) for row in wanted}
 
 
-def _captions_of(row: _Row, sidecar: _Row | None, settings: ClipsSettings) -> tuple[dict[str, str], str]:
-    """The captions of a file by field, or why there are none; a sidecar's before the table's."""
-    if sidecar:
-        return dict(sidecar["texts"] or {}), sidecar["detail"] or ""
-    if not row["fields"]:
-        return {}, "no sidecar and no row of a captions table"
+def _of_table(row: _Row, settings: ClipsSettings) -> Texts:
+    fields = {name.removeprefix(_FIELD): row[name] for name in row if name.startswith(_FIELD)}
+    if not fields:
+        return {}, "no sidecar and no captions table"
     try:
-        return captions.of_document(row["fields"], settings.caption_fields), ""
+        return captions.of_document(fields, settings.caption_fields), ""
     except Rejected as rejected:
         return {}, rejected.detail
 
 
 def _settled(clips: pa.Table, settings: ClipsSettings) -> pa.Table:
     """records.CLIPS: the split of every clip, and what is dropped as a twin of another."""
-    names = clips["name"].to_pylist()
-    usable = [n for n, status in zip(names, clips["status"].to_pylist(), strict=True) if status == Status.OK]
-    split = cut.splits(set(names), set(usable), settings.val_share, settings.val_names)
-    column = pa.array([split[name] for name in names], pa.string())
+    names = pc.unique(clips["name"])
+    usable = pc.unique(clips["name"].filter(pc.equal(clips["status"], str(Status.OK))))
+    split = cut.splits(names.to_pylist(), usable.to_pylist(), settings.val_share, settings.val_names)
+    by_name = pa.array([split[name] for name in names.to_pylist()], pa.string())
+    column = by_name.take(pc.index_in(clips["name"], value_set=names).combine_chunks())
     clips = clips.set_column(clips.schema.get_field_index("split"), records.CLIPS.field("split"), column)
-    return _without_twins(clips, settings).select(records.CLIPS.names)
-
-
-def _without_twins(clips: pa.Table, settings: ClipsSettings) -> pa.Table:
-    """Of clips that are the same one is kept: for validation first, then with a caption, then the largest."""
-    good = (pc.field("status") == str(Status.OK)) | (pc.field("reason") == str(Reason.NO_CAPTION))
-    kept = clips.append_column("place", pa.array(range(len(clips)))).filter(good)
-    kept = kept.append_column("pixels", pc.multiply(kept["width"], kept["height"]))
-    order = {"split": "descending", "status": "descending", "pixels": "descending", "place": "ascending"}
-    kept = kept.sort_by(list(order.items()))
-    found: dict[int, str] = {}
-    if settings.duplicates != "keep":
-        found = _same_bytes(kept)
-    if settings.duplicates == "near":
-        kept = kept.filter(pc.invert(pc.is_in(kept["place"], pa.array(list(found), pa.int64()))))
-        found |= _same_looks(kept)
-    rows = {
-        name: [twin(i, old) for i, old in enumerate(clips[name].to_pylist())]
-        for name, twin in (
-            ("status", lambda i, old: str(Status.DROPPED) if i in found else old),
-            ("reason", lambda i, old: str(Reason.DUPLICATE) if i in found else old),
-            ("detail", lambda i, old: found.get(i, old)),
-        )
-    }
-    for name, values in rows.items():
-        field = records.CLIPS.field(name)
-        clips = clips.set_column(clips.schema.get_field_index(name), field, pa.array(values, field.type))
-    return clips
-
-
-def _same_bytes(clips: pa.Table) -> dict[int, str]:
-    """The places of clips cut from files with the same content, with what the ledger says of each."""
-    words = (pc.cast(clips[name], pa.string()) for name in ("content", "start_s", "n_frames"))
-    twin = dedup.exact_twins(pc.binary_join_element_wise(*words, " ").combine_chunks())
-    places, names = clips["place"].to_pylist(), clips["name"].to_pylist()
-    return {places[i]: f"the same bytes as {names[twin[i]]}" for i in np.flatnonzero(twin >= 0).tolist()}
-
-
-def _same_looks(clips: pa.Table) -> dict[int, str]:
-    """The places of clips that show what another shows, with what the ledger says of each."""
-    frames, textures = (clips[name].combine_chunks() for name in ("copy_hashes", "textures"))
-    n_frames = np.asarray(pc.list_value_length(textures))
-    hashes = dedup.ClipHashes(
-        hashes=np.asarray(frames.flatten()).reshape(-1, len(BOXES)),
-        offsets=np.r_[0, np.cumsum(n_frames)].astype(np.int64),
-        source=np.asarray(clips["name"].combine_chunks().dictionary_encode().indices, np.int64),
-        start_s=np.asarray(clips["start_s"]),
-        end_s=np.asarray(clips["end_s"]),
-    )
-    held_out = np.asarray(pc.equal(clips["split"], "val"))
-    twins = dedup.near_twins(hashes, np.asarray(textures.flatten()), held_out=held_out)
-    places, names, starts = (clips[name].to_pylist() for name in ("place", "name", "start_s"))
-    return {
-        places[i]: dedup.twin_detail(names[twin], starts[twin], float(twins.distance[i]))
-        for i, twin in enumerate(twins.twin.tolist())
-        if twin >= 0
-    }
+    return without_twins(clips, settings).select(records.CLIPS.names)
 
 
 def _summary(videos: pa.Table, clips: pa.Table) -> _Row:
-    outcomes = [table.select(["status", "reason"]).to_pylist() for table in (videos, clips)]
+    counts: Counter[str] = Counter()
+    for found in (pc.value_counts(table["reason"].drop_null()) for table in (videos, clips)):
+        counts.update(dict(zip(*(found.field(i).to_pylist() for i in range(2)), strict=True)))
     return {
         "videos_in": len(videos),
-        "videos_ok": sum(row["status"] == Status.OK for row in outcomes[0]),
+        "videos_ok": videos["reason"].null_count,
         "clips": len(clips),
-        "clips_ok": sum(row["status"] == Status.OK for row in outcomes[1]),
-        "dropped_by_reason": dropped_by_reason(outcomes[0] + outcomes[1]),
+        "clips_ok": clips["reason"].null_count,
+        "dropped_by_reason": dict(counts.most_common()),
     }

@@ -12,11 +12,13 @@ from vitascope.clips import tars
 from vitascope.clips.colour import is_plain, to_rgb
 from vitascope.clips.isolate import ChildDied, isolated
 from vitascope.clips.readers import HOLD_S, READERS, frame_durations_s, open_container, open_image
-from vitascope.clips.resize import displayed
+from vitascope.clips.resize import View, displayed
 from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
 
 _DECORD_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # they have an index to seek by
+_LONGEST_S = 100 * 86_400.0  # a header that says more lies
+_DECORD_LATEST_S = 3 * 3600.0  # its timestamps are float32, and there 1 ms coarse
 _DECORD_REMOTE_BYTES = 64 * 2**20  # decord reads remote files whole; larger ones go to PyAV, by ranges
 
 
@@ -100,8 +102,10 @@ def _probe_video(uri: str, n_bytes: int, decoders: tuple[str, ...]) -> dict[str,
         near = not storage.is_remote(uri) or n_bytes <= _DECORD_REMOTE_BYTES
         may = "decord" in decoders and container.format.name in _DECORD_CONTAINERS and near
         may = may and turn == 0 and shown == coded and is_plain(frame)
+        longest_s = max(duration_s, (container.duration or 0) / av.time_base)
+        may = may and (frame.time or 0) + longest_s <= _DECORD_LATEST_S
         may = may and not _damaged_end(container, stream, duration_s)
-    first = to_rgb(VideoReformatter(), frame, coded)
+    first = to_rgb(VideoReformatter(), frame, View(1, coded))
     return row | {"decoder": "decord" if may and _decord_agrees(uri, first, duration_s) else "pyav"}
 
 
@@ -119,12 +123,16 @@ def _clockwise_deg(rotation: int) -> int:
 
 
 def _duration_s(container: Any, stream: Any) -> float:
-    if stream.duration:
-        return float(stream.duration * stream.time_base)
-    if container.duration:
-        return container.duration / av.time_base
+    """What the headers say where it can be, else what the packets do."""
+    said_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
+    if not said_s and container.duration:
+        counted_s = container.start_time or 0 if container.format.name == "matroska,webm" else 0
+        said_s = (container.duration - counted_s) / av.time_base  # Matroska's duration counts from 0
+    if 0 < said_s <= _LONGEST_S:
+        return said_s
     ends = [p.pts + (p.duration or 0) for p in container.demux(stream) if p.pts is not None]
-    return float((max(ends, default=0) - (stream.start_time or 0)) * stream.time_base)
+    shown_s = float((max(ends, default=0) - (stream.start_time or 0)) * stream.time_base)
+    return min(max(shown_s, 0.0), _LONGEST_S)
 
 
 def _damaged_end(container: Any, stream: Any, duration_s: float) -> bool:
@@ -140,7 +148,7 @@ def _decord_agrees(uri: str, first: np.ndarray, duration_s: float) -> bool:
     """Whether decord opens the whole file and shows its first frame (H W 3) as PyAV does, to the last bit."""
     try:
         reader = READERS["decord"](uri)
-        same = np.array_equal(next(reader.pictures(np.zeros(1), None)), first)
+        same = np.array_equal(next(reader.pictures(np.zeros(1), [View(1)]))[0], first)
         return same and reader.end_s + HOLD_S >= duration_s
     except Exception:  # whatever it was, PyAV has opened the file
         return False

@@ -13,7 +13,8 @@ import bisect
 import contextlib
 import ctypes
 import io
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import av
@@ -27,12 +28,13 @@ from PIL import Image, ImageOps
 from vitascope import storage
 from vitascope.clips import tars
 from vitascope.clips.colour import to_rgb
-from vitascope.clips.resize import Size, cover, displayed
+from vitascope.clips.resize import View
 from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
 
 HOLD_S = 0.1  # how much longer than it says the last frame may stand: containers round their durations
 TIME_TOLERANCE_S = 0.002  # decord's timestamps are float32: 1 ms coarse after three hours
+LONGEST_S = 300.0  # that a frame may stand; more is a broken timestamp, and would be hours of work on nothing
 _AHEAD_S = 2.0  # closer than this, decoding on is cheaper than a seek back to a key frame
 _MAX_REORDERED = 16  # frames that H.264 and HEVC may hold back
 _MAX_PIXELS = 2**26  # 8192 x 8192; a larger frame is a lying header
@@ -52,17 +54,17 @@ class NoDevice(RuntimeError):
 class Reader(Protocol):
     """An open source."""
 
-    def pictures(self, times_s: np.ndarray, size: Size | None) -> Iterator[np.ndarray | None]:
-        """The frame on screen at each of these ascending times: uint8 (H, W, 3), or None where it is damaged.
+    def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[list[np.ndarray] | None]:
+        """The frame on screen at each of these ascending times, or None where it is damaged.
 
-        Scaled to cover `size` and cropped around the centre; as large as displayed where there is none. They
-        end where the source does. A frame that stands at several times is given several times.
+        As each of `views` has it that is long enough, and the longest come first: uint8 (H, W, 3). They end
+        where the source does. A frame that stands at several times is given several times.
         """
         ...
 
 
 class DecordReader:
-    """A source open in decord, which reads local files in place and remote ones whole. Gives no sizes."""
+    """A source open in decord, which reads local files in place and remote ones whole. Gives plain views."""
 
     def __init__(self, uri: str) -> None:
         if storage.is_remote(uri) or tars.locate(uri):
@@ -71,11 +73,13 @@ class DecordReader:
         else:
             self.video = decord.VideoReader(storage.absolute(uri), num_threads=1)
         shown = self.video.get_frame_timestamp(range(len(self.video))).astype(np.float64)
+        if shown[0, 0] < 0:
+            raise Rejected(Reason.DECODE_FAILED, "decord counts frames that an edit list leaves out")
         self.times_s = shown[:, 0] - shown[0, 0]
         self.end_s = float(shown[-1, 1] - shown[0, 0])
 
-    def pictures(self, times_s: np.ndarray, size: Size | None) -> Iterator[np.ndarray | None]:
-        assert size is None, "decord's own scaling is not used"
+    def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[list[np.ndarray] | None]:
+        assert all(view.is_plain for view in views), "decord's own scaling is not used"
         times_s = times_s[times_s <= self.end_s + HOLD_S]
         indices = np.searchsorted(self.times_s, times_s + TIME_TOLERANCE_S, side="right") - 1
         if len(indices) == 0:
@@ -83,7 +87,7 @@ class DecordReader:
         frames = self.video.get_batch(indices.clip(min=0).tolist()).asnumpy()
         if frames.shape[-1] != 3:
             raise Rejected(Reason.DECODE_FAILED, f"decord gave {frames.shape[-1]} channels")
-        yield from frames
+        yield from ([frame] * len(views) for frame in frames)
 
 
 class _Shown(NamedTuple):
@@ -104,22 +108,22 @@ class PyavReader:
         self.container, self.stream = open_container(uri, hwaccel)
         self._by_order = self.container.format.name == "avi"  # its timestamps are those of decoding
         self._aspect = float(self.stream.sample_aspect_ratio or 1)
-        self._swscale = VideoReformatter()
+        self._swscale: dict[View, VideoReformatter] = defaultdict(VideoReformatter)
         self._frames = self._from(None)
         first = next(self._frames, None)
         if first is None:
-            raise Rejected(Reason.DECODE_FAILED, "no frame can be decoded")
+            raise Rejected(Reason.DECODE_FAILED, "no frame decodes, or none says its time")
         self._first_s = first.at_s
         self._show(first)
 
-    def pictures(self, times_s: np.ndarray, size: Size | None) -> Iterator[np.ndarray | None]:
-        last, picture = None, None
-        for frame in self._on_screen(times_s + self._first_s):
+    def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[list[np.ndarray] | None]:
+        last, pictures = None, []
+        for i, frame in enumerate(self._on_screen(times_s + self._first_s)):
             if frame is not None and frame is not last:
-                own = displayed((frame.height, frame.width), self._aspect)
-                picture = to_rgb(self._swscale, frame, size or own, self._aspect)
+                seen = [view for view in views if view.n_frames > i]
+                pictures = [to_rgb(self._swscale[view], frame, view, self._aspect) for view in seen]
             last = frame
-            yield None if frame is None else picture
+            yield None if frame is None else pictures
 
     def _on_screen(self, times_s: np.ndarray) -> Iterator[av.VideoFrame | None]:
         """The frames at these times of the container's clock."""
@@ -128,7 +132,8 @@ class PyavReader:
                 self._seek(float(time_s))
             while self._next is not None and self._next.at_s <= time_s + TIME_TOLERANCE_S:
                 self._show(self._next)
-            if self._next is None and time_s > self._shown.until_s + HOLD_S:
+            ends_s = self._shown.until_s + HOLD_S if self._next is None else self._shown.at_s + LONGEST_S
+            if time_s > ends_s:
                 return
             yield self._shown.frame
 
@@ -157,8 +162,10 @@ class PyavReader:
     def _decoded(self) -> Iterator[_Shown]:
         """All frames, None for those of packets that do not decode, in the order in which they are shown."""
         lost: list[int] = []
-        tick = 0
+        tick: int | None = None
         for packet in self._packets():
+            if tick is None and self._by_order and packet is not None:
+                tick = packet.dts
             try:
                 frames = self.stream.decode(packet)
             except av.error.EOFError:
@@ -170,16 +177,19 @@ class PyavReader:
                 if packet is not None and packet.is_corrupt:
                     self._note(packet, lost)
             for frame in frames:
-                tick = self._tick(frame, tick)
+                said = frame.dts if self._by_order else frame.pts
+                tick = tick if said is None else said
+                if tick is None:  # MPEG says the times of some frames only, and a seek may end before others
+                    continue
                 while lost and lost[0] <= tick:
                     yield self._entry(None, lost.pop(0), 0)
                 yield self._entry(None if frame.is_corrupt else frame, tick, frame.duration or 0)
-                tick += frame.duration or 0
+                tick = tick + frame.duration if frame.duration else None
         yield from (self._entry(None, at, 0) for at in lost)
 
     def _packets(self) -> Iterator[av.Packet | None]:
         """The packets, up to the end or where the container breaks; then None, for what is held back."""
-        with contextlib.suppress(av.error.InvalidDataError):
+        with contextlib.suppress(av.error.FFmpegError):
             yield from self.container.demux(self.stream)
         yield None
 
@@ -188,16 +198,10 @@ class PyavReader:
         if tick is not None:
             bisect.insort(lost, tick)
 
-    def _tick(self, frame: av.VideoFrame, after_last: int) -> int:
-        """When the frame is shown, in the stream's time base."""
-        tick = frame.dts if self._by_order else frame.pts
-        if tick is None and not self._by_order:
-            raise Rejected(Reason.DECODE_FAILED, "its frames carry no timestamps")
-        return after_last if tick is None else tick
-
     def _entry(self, frame: av.VideoFrame | None, tick: int, duration: int) -> _Shown:
         base = self.stream.time_base
-        return _Shown(frame, float(tick * base), float((tick + duration) * base))
+        stands_s = min(float(duration * base), LONGEST_S)
+        return _Shown(frame, float(tick * base), float(tick * base) + stands_s)
 
 
 def _undamaged(decoded: Iterator[_Shown]) -> Iterator[_Shown]:
@@ -254,13 +258,14 @@ class PillowReader:
         ends_s = np.cumsum(durations_s or [np.inf])
         self._starts_s, self._end_s = np.concatenate([[0.0], ends_s[:-1]]), ends_s[-1]
 
-    def pictures(self, times_s: np.ndarray, size: Size | None) -> Iterator[np.ndarray | None]:
-        last, picture = -1, None
+    def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[list[np.ndarray] | None]:
+        last, pictures = -1, []
         for time_s in times_s[times_s <= self._end_s + HOLD_S]:
             number = int(np.searchsorted(self._starts_s, time_s + TIME_TOLERANCE_S, side="right")) - 1
             if number != last:
-                last, picture = number, _sized(_opaque(self._frame(number)), size)
-            yield picture
+                image = _opaque(self._frame(number))
+                last, pictures = number, [_seen(image, view) for view in views]
+            yield pictures
 
     def _frame(self, number: int) -> Image.Image:
         if not self._moving:
@@ -294,14 +299,14 @@ def frame_durations_s(image: Image.Image) -> list[float]:
         image.seek(number)
         image.load()
         durations_ms.append(image.info.get("duration", 0))
-    return [(ms if ms > 10 else 100) / 1000 for ms in durations_ms]  # as all browsers do
+    return [min((ms if ms > 10 else 100) / 1000, LONGEST_S) for ms in durations_ms]  # as all browsers do
 
 
 def open_container(uri: str, hwaccel: Any = None) -> tuple[Any, Any]:
     """A container open in PyAV, and its video stream (cover pictures of audio files do not count).
 
     Raises:
-        Rejected: UNREADABLE or NO_VIDEO_STREAM.
+        Rejected: UNREADABLE, NO_VIDEO_STREAM, or DECODE_FAILED where its codec is not known.
         Unavailable: where the store does not answer.
     """
     try:
@@ -310,7 +315,7 @@ def open_container(uri: str, hwaccel: Any = None) -> tuple[Any, Any]:
         container = av.open(file, metadata_errors="ignore", options=options, hwaccel=hwaccel)
     except Unavailable:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, av.error.FFmpegError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise Rejected(Reason.UNREADABLE, f"no decoder opens it ({why})") from None
     pictures = av.stream.Disposition.attached_pic
@@ -320,16 +325,16 @@ def open_container(uri: str, hwaccel: Any = None) -> tuple[Any, Any]:
         raise Rejected(Reason.NO_VIDEO_STREAM, f"holds only {kinds or 'no streams'}")
     best = container.streams.best("video")
     stream = best if best in videos else videos[0]
+    if stream.codec_context is None:
+        raise Rejected(Reason.DECODE_FAILED, "no decoder knows its codec")
     stream.codec_context.thread_count = 1  # a task has one core
     stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
     return container, stream
 
 
-def _sized(image: Image.Image, size: Size | None) -> np.ndarray:
+def _seen(image: Image.Image, view: View) -> np.ndarray:
     """An image as uint8 (H W 3), scaled and cropped as `to_rgb` does, with Pillow's antialiased filter."""
-    if size is None:
-        return np.array(image)
-    (height, width), rows, columns = cover((image.height, image.width), size)
+    (height, width), rows, columns = view.placed((image.height, image.width))
     return np.array(image.resize((width, height), Image.Resampling.BILINEAR))[rows, columns]
 
 

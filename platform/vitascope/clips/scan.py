@@ -1,6 +1,7 @@
 """What one file is, and what its frames look like."""
 
 import hashlib
+import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from vitascope.clips.features import DTYPES, SIDE_PX, features
 from vitascope.clips.hashing import BOXES, copy_hashes
 from vitascope.clips.isolate import ChildDied, isolated
 from vitascope.clips.probe import probe
+from vitascope.clips.readers import HOLD_S
 from vitascope.clips.resize import shrunk
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected
@@ -60,7 +62,9 @@ def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> None:
     with _at_hand(item.uri) as (path, content):
         facts["content"] = content
         facts |= probe(path, timeout_s=settings.decode_timeout_s)
-        facts |= _kept(_series(path, facts, settings))
+        series = _series(path, facts, settings)
+        last_s = (len(series["brightness"]) - 1) / settings.fps
+        facts |= _kept(series) | {"duration_s": max(facts["duration_s"], last_s)}
 
 
 def _is_away(uri: str) -> bool:
@@ -84,29 +88,34 @@ def _at_hand(uri: str) -> Iterator[tuple[str, str]]:
 def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> Series:
     """The file's series (F, …), as far as its frames go; NaN, or 0 in hashes, where one is damaged.
 
+    They may go on after the end that headers tell of, or stop before it.
+
     Raises:
         Rejected: DECODE_FAILED where no frame decodes.
     """
     size = shrunk((facts["height"], facts["width"]), SIDE_PX)
     how = {"uri": uri, "fps": settings.fps, "size": size} | {k: facts[k] for k in ("rotation_deg", "decoder")}
-    n_frames = 1 + int(facts["duration_s"] * settings.fps + 1e-6)
+    how["n_frames"] = STRETCH_FRAMES if facts["kind"] == "video" else 1
     stretches: list[Series] = []
-    fruitless, cause = 0, "no frame decodes"
-    for first in range(0, n_frames, STRETCH_FRAMES):
-        n = min(STRETCH_FRAMES, n_frames - first)
+    fruitless, cause, ended = 0, "no frame decodes", False
+    for first in itertools.count(0, STRETCH_FRAMES):
         try:
-            got = isolated(stretch, timeout_s=settings.decode_timeout_s, first=first, n_frames=n, **how)
-        except (Rejected, ChildDied) as error:
-            got, cause = _nothing(0), str(error)
+            got = isolated(stretch, timeout_s=settings.decode_timeout_s, first=first, **how)
+            ended = len(got["brightness"]) < STRETCH_FRAMES
+        except (Rejected, ChildDied, MemoryError) as error:
+            got, cause = _nothing(0), getattr(error, "detail", str(error))
         fruitless = 0 if np.isfinite(got["brightness"]).any() else fruitless + 1
-        if fruitless == FRUITLESS:
+        stretches.append(_padded(got, STRETCH_FRAMES))
+        if ended or fruitless == FRUITLESS:
             break
-        stretches.append(_padded(got, n))
     series = {name: np.concatenate([s[name] for s in stretches]) for name in WIDTHS}
     good = np.flatnonzero(np.isfinite(series["brightness"]))
     if not len(good):
         raise Rejected(Reason.DECODE_FAILED, cause)
-    return {name: values[: good[-1] + 1] for name, values in series.items()}
+    last = int(good[-1])
+    if last / settings.fps <= facts["duration_s"] + HOLD_S:
+        last = min(last, int(facts["duration_s"] * settings.fps + 1e-6))
+    return {name: values[: last + 1] for name, values in series.items()}
 
 
 def stretch(*, uri: str, first: int, n_frames: int, **how: Any) -> Series:

@@ -15,8 +15,8 @@ class ClipsSettings(Section):
 
     input: str | None = Field(
         None,
-        description="Folder or bucket of videos, images and caption sidecars; must be set, but for the "
-        "demo, which puts media of its own into <run.folder>/input where it is not.",
+        description="Folder or bucket of videos, images and caption sidecars, or tars of them; must be set, "
+        "but for the demo, which puts media of its own into <run.folder>/input where it is not.",
     )
     captions: str | None = Field(
         None,
@@ -25,8 +25,8 @@ class ClipsSettings(Section):
     caption_fields: dict[str, float] = Field(
         {"caption": 1.0},
         min_length=1,
-        description="Captions by their names in JSON sidecars and tables, with the weights at which they are "
-        "drawn; a text file is the first.",
+        description="Captions by their names in JSON sidecars, tables and caption.prompts, with the weights "
+        "at which they are drawn; a text file is the first. The clip table keeps all of them.",
     )
     catalog: str | None = Field(
         None,
@@ -39,7 +39,12 @@ class ClipsSettings(Section):
     every_s: _Seconds | None = Field(
         None, description="A clip begins so often, overlapping others; by default where one ends."
     )
-    min_side_px: int = Field(64, ge=8, description="Smaller sources are dropped.")
+    letterbox: Literal["off", "crop"] = Field(
+        "crop",
+        description="What becomes of black bars that are there throughout a clip: it is of the picture "
+        "between them. Else the model would learn to draw them.",
+    )
+    min_side_px: int = Field(64, ge=8, description="Smaller sources, and pictures within bars, are dropped.")
     val_share: float = Field(
         0.05,
         ge=0,
@@ -60,6 +65,18 @@ class ClipsSettings(Section):
         "near",
         description="Which are dropped: none; files with the same bytes; also clips that show the same, "
         "compressed, cropped, timed or mirrored otherwise.",
+    )
+    duplicates_bits: float = Field(
+        6.0,
+        ge=0,
+        le=10,
+        description="In how many of 63 bits near twins may differ, in the mean of their frames; the detail "
+        "of each that is dropped says in how many it did.",
+    )
+    duplicates_model: str | None = Field(
+        None,
+        description="Folder of a transformers image model (CLIP, SigLIP, DINOv2). Near twins are then what "
+        "it gives like embeddings of the clips' middle frames: 6 bits are an angle of 17 degrees.",
     )
 
     @field_validator("caption_fields")

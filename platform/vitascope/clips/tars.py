@@ -2,17 +2,21 @@
 
 A member's location is the tar's, with the member's name and the bytes it takes after a `#`:
 `s3://bucket/a.tar#000123.mp4@1536+20480`. So it is opened by reading those bytes alone, without looking
-through the tar again. WebDataset's rule says what belongs together: members whose names are the same up to
-the first dot of the last part.
+through the tar again.
 """
 
 import io
+import os
 import re
+import stat
 import tarfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import IO, Any
 
+import pyarrow as pa
+
 from vitascope import storage
+from vitascope.clips.catalog import Item
 
 _LOCATION = re.compile(
     r"(?P<tar>.+\.tar)#(?P<name>.+)@(?P<start>\d+)\+(?P<size>\d+)", re.DOTALL | re.IGNORECASE
@@ -20,6 +24,31 @@ _LOCATION = re.compile(
 # A sample's texts follow its video within a few kilobytes, so that one request reads their headers, too.
 _HEADERS_AT_ONCE = 64 << 10
 _BLOCK = tarfile.BLOCKSIZE
+# What is read of a tar at once beyond what was asked for; members up to this size are read whole.
+_AT_ONCE_BYTES = 8 << 20
+
+TARS = pa.schema(
+    [
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+        pa.field("again", pa.bool_(), nullable=False),  # it was the store that failed
+        pa.field(
+            "members",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("name", pa.string(), nullable=False),
+                        pa.field("start", pa.int64(), nullable=False),
+                        pa.field("size_bytes", pa.int64(), nullable=False),
+                    ]
+                )
+            ),
+            nullable=False,
+        ),
+        pa.field("damage", pa.string()),
+    ]
+)
+"""A row for every tar: what it holds, and what is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +74,6 @@ class Index:
     damage: str | None = None
 
 
-def is_tar(name: str) -> bool:
-    """Whether a file's name says that it is a tar; compressed ones are none, having no bytes to point at."""
-    return name.lower().endswith(".tar")
-
-
-def key(name: str) -> str:
-    """What a member shares with its captions: `a/000123` of `a/000123.seg.mp4` (WebDataset's rule)."""
-    folder, slash, last = name.rpartition("/")
-    return folder + slash + last.partition(".")[0]
-
-
 def locate(uri: str) -> Member | None:
     """The member that a location means; None where it is a file of its own."""
     match = _LOCATION.fullmatch(uri)
@@ -68,32 +86,58 @@ def shown(uri: str) -> str:
     return member.name if member else uri
 
 
+def row(item: Item) -> dict[str, Any]:
+    """A row of TARS about a tar."""
+    origin = {"name": item.name, "version": item.version}
+    try:
+        index = list_members(item.uri)
+    except OSError as error:
+        return origin | {"again": True, "members": [], "damage": f"{type(error).__name__}: {error}"}
+    damage = index.damage or (None if index.members else "holds no files")
+    if damage and index.members:
+        damage = f"{damage}; {len(index.members)} files were found in it"
+    return origin | {"again": False, "members": [asdict(m) for m in index.members], "damage": damage}
+
+
 def list_members(uri: str) -> Index:
     """The plain files in a tar, in its order, from its headers alone; what they hold is skipped over.
 
-    Folders, links, devices and hidden files (a leading dot) are passed over.
+    Folders, links, devices and hidden files (a leading dot) are passed over. Of two with one name the later
+    counts, as for who unpacks the tar, and the damage says so.
     """
     fs, path = storage.filesystem(uri)
     with fs.open(path, "rb", block_size=_HEADERS_AT_ONCE, cache_type="readahead") as file:
         size_bytes = int(fs.size(path))
-        return _index(uri, file, size_bytes)
+        found, damage = _found(uri, file, size_bytes)
+    members = {member.name: member for member in found}
+    if len(members) < len(found):
+        twice = f"holds {len(found) - len(members)} names twice, of which the later counts"
+        damage = f"{damage}; {twice}" if damage else twice
+    return Index(tuple(members.values()), damage)
 
 
-def _index(uri: str, file: IO[bytes], size_bytes: int) -> Index:
+def _found(uri: str, file: IO[bytes], size_bytes: int) -> tuple[list[Member], str | None]:
     members: list[Member] = []
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for entry in tar:
+                tar.members = []  # type: ignore[attr-defined] # tarfile would keep them, 2 KB each
                 if not _is_plain(entry):
                     continue
                 if entry.offset_data + entry.size > size_bytes:
-                    return Index(tuple(members), f"ends within {entry.name}")
-                members.append(Member(uri, entry.name.removeprefix("./"), entry.offset_data, entry.size))
+                    return members, f"ends within {_shown(entry)}"
+                members.append(Member(uri, _shown(entry), entry.offset_data, entry.size))
             end = tar.offset
     except (tarfile.TarError, ValueError, OSError, MemoryError, OverflowError) as error:  # sizes may lie
         what = "is damaged" if members else "is no plain tar"
-        return Index(tuple(members), f"{what} ({type(error).__name__} {error})")
-    return Index(tuple(members), _damage_at(file, end))
+        return members, f"{what} ({type(error).__name__} {error})"
+    return members, _damage_at(file, end)
+
+
+def _shown(entry: tarfile.TarInfo) -> str:
+    """A member's name; bytes that are not UTF-8 as backslash escapes, since it is opened by its place."""
+    name = entry.name.removeprefix("./")
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _is_plain(entry: tarfile.TarInfo) -> bool:
@@ -109,11 +153,23 @@ def _damage_at(file: IO[bytes], offset: int) -> str | None:
 
 
 def open_file(uri: str) -> IO[bytes]:
-    """Opens a member of a tar, or a file of its own, for reading."""
+    """Opens a member of a tar, or a file of its own, for reading.
+
+    Raises:
+        OSError: it cannot be read, also where it is no file: a pipe would be waited for without end.
+    """
     member = locate(uri)
     if member is None:
+        if not storage.is_remote(uri) and not stat.S_ISREG(os.stat(storage.absolute(uri)).st_mode):
+            raise OSError(f"{uri} is a folder, a pipe or a device, and no file")
         return storage.open_file(uri)
-    return io.BufferedReader(_Window(storage.open_file(member.tar), member))
+    fs, path = storage.filesystem(member.tar)
+    if member.size_bytes == 0:
+        return io.BytesIO()
+    if member.size_bytes <= _AT_ONCE_BYTES:
+        return io.BytesIO(fs.cat_file(path, start=member.start, end=member.start + member.size_bytes))
+    file = fs.open(path, "rb", block_size=_AT_ONCE_BYTES, cache_type="readahead")
+    return io.BufferedReader(_Window(file, member))
 
 
 class _Window(io.RawIOBase):

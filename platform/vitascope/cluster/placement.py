@@ -9,6 +9,7 @@ KIND_OF = {
     "clips": "decode",
     "caption": "generate",
     "encode": "decode",
+    "data": "decode",
     "train": "train",
     "generate": "generate",
     "evaluate": "train",

@@ -13,7 +13,7 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import INDEX
 from vitascope.evaluate import losses
 from vitascope.generate import batch as generate
-from vitascope.observe import report
+from vitascope.observe import data, report
 from vitascope.train import trainer
 
 REQUESTS = config.default_config("demo").replace("demo.toml", "demo_requests.jsonl")
@@ -21,7 +21,7 @@ REQUESTS = config.default_config("demo").replace("demo.toml", "demo_requests.jso
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Runs all stages; writes summary.json, whose content it returns, and report.html into the run's folder.
+    """Runs all stages; writes summary.json, whose content it returns, data.html and report.html for the run.
 
     Where `clips.input` is not set, or is the run's own folder `input`, the demo's videos go in there; else
     the user's are taken. Without `generate.requests` the demo's own requests are made, or ones that follow
@@ -33,7 +33,7 @@ def run(settings: Settings) -> dict[str, Any]:
     if own_input and not storage.exists(settings.path("input", inputs.BROKEN)):  # the last one written
         inputs.gather_stills(settings.path("media"))
         inputs.gather(folder)
-    for stage in (clips, encode, trainer):
+    for stage in (clips, encode, data, trainer):
         stage.run(settings)
     if settings.generate.requests is None:
         settings = _saved_with(settings, "generate", requests=_put_requests(settings, own_input))

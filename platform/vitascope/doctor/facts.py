@@ -19,8 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import vitascope
 from vitascope import storage
+from vitascope.clips import inputs
 from vitascope.clips.catalog import Item
-from vitascope.clips.pipeline import list_inputs
 from vitascope.clips.probe import probe
 from vitascope.cluster.local import answers_strangers
 from vitascope.cluster.placement import KIND_OF
@@ -87,8 +87,8 @@ def gather(settings: Settings) -> Facts:
     """Asks every node and the storage; needs a connection to Ray."""
     with _marker(settings) as (marker, storage_error, conditional):
         nodes = tuple(_nodes(marker))
-    inputs, input_error = _tried(lambda: list_inputs(settings.clips))
-    decode_error = _decode_error(inputs.media) if inputs is not None else None
+    found, input_error = _tried(lambda: inputs.some(settings.clips, 8))
+    decode_error = _decode_error(found) if found is not None else None
     url = ray._private.worker.get_dashboard_url()
     return Facts(
         nodes=nodes,
@@ -116,10 +116,10 @@ def _tried(act: Callable[[], Any]) -> tuple[Any, str | None]:
         return None, text.splitlines()[0]
 
 
-def _decode_error(inputs: list[Item]) -> str | None:
-    """Why no file could be decoded, of the first few; None where one could."""
+def _decode_error(files: list[Item]) -> str | None:
+    """Why none of these could be decoded; None where one could."""
     errors = []
-    for item in inputs[:8]:
+    for item in files:
         _, error = _tried(functools.partial(probe, item.uri))
         if error is None:
             return None

@@ -5,7 +5,7 @@ Out: the folder `latents/<fingerprint>/`, where the fingerprint names everything
 
     shard-*.parquet     records.LATENTS: latents and text states as bf16 bytes, captions
     drops.parquet       records.DROPS: clips that became no sample, and why
-    encode.json         the settings, the latents' channels, the text states' width
+    encode.json         the settings, the latents' channels with mean and deviation, the text states' width
     index.parquet       records.SAMPLES: all that planning needs; committed last, it makes the rest visible
 
 In the order the data flows:
@@ -17,7 +17,9 @@ In the order the data flows:
     fingerprint     the folder's name
     codecs          frames to latents and back (`dct`)
     text            captions to token states (`minilm`)
-    encoder         one shard: decode, resize, encode, write
+    frames          one shard's clips, decoded once for all their sizes
+    encoder         one shard: frames and captions to a committed file
     shards          the files: written here, read by the feed
     pipeline        all of it on Ray Data
+    verify          whether shards are still as they were written
 """

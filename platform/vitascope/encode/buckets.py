@@ -25,14 +25,16 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-def choose(width: int, height: int, n_frames: int, settings: EncodeSettings, *, stride_px: int) -> VideoSize:
-    """The bucket of a clip: of `settings.buckets` where they are given, or else near its native size.
+def choose(
+    width: int, height: int, n_frames: int, settings: EncodeSettings, *, stride_px: int
+) -> list[VideoSize]:
+    """The buckets of a clip, `settings.sizes_per_clip` or fewer, all different, the best first.
 
-    Of fixed buckets, the one worth most (`kept`), the longest of equals. Without, the size is near native in
-    area and aspect, at most `settings.max_pixels`, never upscaled. Both sides are then multiples of
-    `stride_px` (codec stride times patch). Of the multiples around the scaled size, the pair that crops least
-    is taken, and of equals the larger. The duration is the longest of `settings.frame_counts` that the clip
-    fills.
+    Of fixed buckets (`settings.buckets`), those worth most (`kept`), the longest of equals. Without, sizes
+    near native in area and aspect, at most `settings.max_pixels`, never upscaled, each after the first with a
+    quarter of the area of the one before or less. Their sides are multiples of `stride_px` (codec stride
+    times patch). Of the multiples around the scaled size, the pair that crops least is taken, and of equals
+    the larger. The duration is the longest of `settings.frame_counts` that the clip fills.
 
     Raises:
         Rejected: TOO_SMALL where a side is shorter than `stride_px`; NO_BUCKET where the clip is shorter
@@ -40,7 +42,7 @@ def choose(width: int, height: int, n_frames: int, settings: EncodeSettings, *, 
             fixed bucket would upscale or crop it too much.
     """
     if settings.buckets:
-        return _of_table(VideoSize(n_frames, height, width), settings.buckets, settings.max_crop)
+        return _of_table(VideoSize(n_frames, height, width), settings)
     if min(width, height) < stride_px:
         raise Rejected(Reason.TOO_SMALL, f"{width}x{height} px; both sides need at least {stride_px} px")
     fitting = [n for n in settings.frame_counts if n <= n_frames]
@@ -49,13 +51,20 @@ def choose(width: int, height: int, n_frames: int, settings: EncodeSettings, *, 
         raise Rejected(
             Reason.NO_BUCKET, f"{n_frames} frames; the shortest bucket has {shortest} (encode.frame_counts)"
         )
-    side = near_native(width, height, settings.max_pixels, stride_px)
-    if not side:
+    sides: list[tuple[int, int]] = []
+    max_pixels = settings.max_pixels
+    while len(sides) < settings.sizes_per_clip:
+        side = near_native(width, height, max_pixels, stride_px)
+        if not side:
+            break
+        sides.append(side)
+        max_pixels = side[0] * side[1] // 4
+    if not sides:
         raise Rejected(
             Reason.NO_BUCKET,
             f"{width}x{height} px has no size of {settings.max_pixels} px or fewer (encode.max_pixels)",
         )
-    return VideoSize(fitting[-1], *side)
+    return [VideoSize(fitting[-1], *side) for side in sides]
 
 
 @dataclass(frozen=True)
@@ -97,13 +106,16 @@ def kept(clips: npt.NDArray, buckets: npt.NDArray, max_crop: float) -> Kept:
     return Kept(scale, view, pixels, seconds, fits, fits * 2 * seen * seconds / (seen + seconds))
 
 
-def _of_table(clip: VideoSize, buckets: Iterable[tuple[int, int, int]], max_crop: float) -> VideoSize:
-    table = np.array(sorted(buckets, reverse=True), np.int64)
-    keeps = kept(np.array([clip.n_frames, clip.height, clip.width]), table, max_crop)
-    if keeps.fits.any():
-        return VideoSize(*table[keeps.worth.argmax()].tolist())
-    filled = table[:, 0] <= clip.n_frames
-    raise Rejected(Reason.NO_BUCKET, _why_none(clip, table[filled], keeps.view[filled], max_crop))
+def _of_table(clip: VideoSize, settings: EncodeSettings) -> list[VideoSize]:
+    table = np.array(sorted(settings.buckets or (), reverse=True), np.int64)
+    keeps = kept(np.array([clip.n_frames, clip.height, clip.width]), table, settings.max_crop)
+    if not keeps.fits.any():
+        filled = table[:, 0] <= clip.n_frames
+        raise Rejected(
+            Reason.NO_BUCKET, _why_none(clip, table[filled], keeps.view[filled], settings.max_crop)
+        )
+    best = np.argsort(-keeps.worth, kind="stable")[: settings.sizes_per_clip]
+    return [VideoSize(*size) for size in table[best[keeps.fits[best]]].tolist()]
 
 
 def _why_none(clip: VideoSize, filled: Ints, view: Floats, max_crop: float) -> str:

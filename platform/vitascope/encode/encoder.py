@@ -1,89 +1,72 @@
-"""Encode the clips of one shard."""
+"""Encode the frames and captions of one shard."""
 
-import functools
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
 
-from vitascope.clips.decode import read_clip
 from vitascope.encode.buckets import latent_shape
 from vitascope.encode.codecs import make_codec, psnr_db
-from vitascope.encode.plan import EncodeTask, drop_row
+from vitascope.encode.frames import frames_of
+from vitascope.encode.plan import EncodeTask
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.shards import ShardNote, latent_row, shard_uri, write_shard
-from vitascope.encode.text import make_text_encoder
-from vitascope.ledger import Rejected
-
-
-def encode_shard(
-    plan_row: dict[str, Any], *, settings: EncodeSettings, latents: str, decode_timeout_s: float
-) -> dict[str, Any]:
-    """Encodes a plan row into a committed shard; each process keeps its codec and text encoder."""
-    return _encoder(settings, latents, decode_timeout_s).encode(plan_row)
+from vitascope.encode.shards import Moments, ShardNote, digest, latent_row, read_note, shard_uri, write_shard
+from vitascope.encode.text import TextStates, make_text_encoder
 
 
 class ShardEncoder:
-    """Turns plan rows into committed shards; holds the codec and the text encoder."""
+    """Turns decoded shards into committed ones; an actor that keeps its codec, text encoder and text states.
 
-    def __init__(self, settings: EncodeSettings, latents: str, decode_timeout_s: float) -> None:
+    Raises:
+        ValueError: `settings.gpus` is above 0, and this process has none.
+    """
+
+    def __init__(self, settings: EncodeSettings, latents: str) -> None:
+        if settings.gpus and not torch.cuda.is_available():
+            raise ValueError(f"encode.gpus is {settings.gpus:g}, and CUDA is not to be had here; set it to 0")
+        self._device = torch.device("cuda" if settings.gpus else "cpu")
         self._codec = make_codec(settings)
-        self._text = make_text_encoder(settings)
+        self._text = TextStates(make_text_encoder(settings, self._device))
         self._latents = latents
-        self._timeout_s = decode_timeout_s
 
-    def encode(self, plan_row: dict[str, Any]) -> dict[str, Any]:
-        """Encodes the row's tasks, commits its shard, and says how many became samples and why others not.
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """Commits the shard of the one row that `decode_shard` made, and says what became of its tasks.
 
-        Doing a row twice writes the same shard twice, under one name.
+        One that is there already is left as it is: where an actor dies, Ray has all done again that it held,
+        also what was committed.
         """
-        tasks = [EncodeTask(**row) for row in plan_row["tasks"]]
-        texts = self._encode_captions(tasks)
-        latents, samples, drops = {}, [], []
-        tasks.sort(key=lambda task: (task.uri, task.start_s))  # one source after the other is decoded faster
-        for task in tasks:
-            text = texts[task.caption]
-            try:
-                latent, psnr = self._encode_frames(task)
-            except Rejected as error:
-                drops.append(drop_row(task.clip_id, task.name, error))
-                continue
-            latents[task.sample_id] = latent_row(task, latent, text)
-            samples.append({**_sample(task), "n_text": len(text), "psnr_db": psnr})
-        samples.sort(key=lambda sample: sample["sample_id"])
-        for number, sample in enumerate(samples):
-            sample.update(shard=int(plan_row["shard"]), row=number)
-        rows = [latents.pop(sample["sample_id"]) for sample in samples]
-        note = ShardNote(plan_row["key"], self._text.dim, samples, drops)
-        write_shard(shard_uri(self._latents, plan_row["shard"]), rows, note)
-        return {
-            "shard": int(plan_row["shard"]),
-            "samples": len(samples),
-            "drops": [drop["reason"] for drop in drops],
-        }
+        uri = shard_uri(self._latents, decoded["shard"][0].as_py())
+        note = read_note(uri)
+        if note is None or note.key != decoded["key"][0].as_py():
+            rows, note = self._encoded(decoded)
+            write_shard(uri, rows, note)
+        reasons = pa.array([[drop["reason"] for drop in note.drops]], pa.list_(pa.string()))
+        return pa.table({"shard": decoded["shard"], "samples": [len(note.samples)], "drops": reasons})
 
-    def _encode_captions(self, tasks: list[EncodeTask]) -> dict[str, torch.Tensor]:
-        """The token states of each distinct caption."""
-        captions = sorted({task.caption for task in tasks})
-        return dict(zip(captions, self._text.encode(captions), strict=True))
+    def _encoded(self, decoded: pa.Table) -> tuple[list[dict[str, Any]], ShardNote]:
+        """The shard's rows of records.LATENTS, and the note about them."""
+        shard = decoded["shard"][0].as_py()
+        tasks = [EncodeTask(**task) for task in decoded["tasks"][0].as_py()]
+        texts = self._text.encode([tasks[number].caption for number in decoded["decoded"][0].as_py()])
+        rows: list[dict[str, Any]] = []
+        samples: list[dict[str, Any]] = []
+        moments = Moments.none(self._codec.channels)
+        for (task, frames), text in zip(frames_of(decoded, tasks), texts, strict=True):
+            latent, psnr = self._encode(frames)
+            row = latent_row(task, latent, text)
+            measured = {"n_text": len(text), "psnr_db": psnr, "digest": digest(row)}
+            samples.append(_sample(task) | {"shard": shard, "row": len(rows)} | measured)
+            rows.append(row)
+            moments += Moments.of(latent)
+        drops = decoded["drops"][0].as_py()
+        return rows, ShardNote(decoded["key"][0].as_py(), self._text.dim, samples, drops, moments)
 
-    def _encode_frames(self, task: EncodeTask) -> tuple[torch.Tensor, float]:
-        """The task's latent as bf16, and the PSNR in dB of what that gives back."""
-        frames = read_clip(
-            task.uri,
-            start_s=task.start_s,
-            fps=task.fps,
-            n_frames=task.n_frames,
-            size=(task.height, task.width),
-            rotation_deg=task.rotation_deg,
-            decoder=task.decoder,
-            timeout_s=self._timeout_s,
-        )
-        pixels = torch.from_numpy(frames)
+    def _encode(self, frames: np.ndarray) -> tuple[torch.Tensor, float]:
+        """The latent as bf16, and the PSNR in dB of what that gives back."""
+        pixels = torch.from_numpy(frames).to(self._device)
         latent = self._codec.encode(pixels).to(torch.bfloat16)
         return latent, psnr_db(pixels, self._codec.decode(latent))
-
-
-_encoder = functools.lru_cache(maxsize=1)(ShardEncoder)
 
 
 def _sample(task: EncodeTask) -> dict[str, Any]:

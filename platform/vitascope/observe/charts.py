@@ -1,5 +1,6 @@
 """The report's plots, as SVG that follows the page's colours."""
 
+import functools
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-BLUE, ORANGE, GREEN = "#3b82f6", "#f08c2e", "#12a67c"  # readable on white and on near-black
+from vitascope.observe.spread import Histogram
+
+BLUE, ORANGE, GREEN, GREY = "#3b82f6", "#f08c2e", "#12a67c", "#98a2b3"  # readable on white and near-black
 _TEXT = "#010203"  # stands for the page's text colour, which the SVG takes on as currentColor
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -29,6 +32,7 @@ _STYLE: dict[Any, Any] = {
     "grid.alpha": 0.15,
     "grid.linewidth": 0.5,
     "legend.frameon": False,
+    "text.parse_math": False,
 }
 
 
@@ -99,18 +103,34 @@ def rank_costs(costs: np.ndarray) -> str:
     return _svg("costs", draw)
 
 
-def bars(counts: Mapping[str, float], unit: str) -> str:
-    """A horizontal bar for each name, the largest first."""
+def histogram(bins: Histogram, limits: Mapping[str, float], label: str, unit: str) -> str:
+    """Items by value, those that are kept before all of them, and what lies beyond each limit."""
 
     def draw(axes: Axes) -> None:
-        names = sorted(counts, key=lambda name: counts[name])
-        drawn = axes.barh(names, [counts[name] for name in names], color=BLUE, height=0.7)
-        axes.bar_label(drawn, fmt="{:,.4g}", padding=3)
-        axes.grid(visible=False)
-        axes.set(xlabel=unit)
-        axes.margins(x=0.12, y=0.02)
+        drawn = functools.partial(
+            axes.bar, bins.edges[:-1], width=np.diff(bins.edges), align="edge", linewidth=0
+        )
+        if (bins.kept < bins.counts).any():
+            drawn(bins.counts, color=GREY, label="dropped")
+        drawn(bins.kept, color=BLUE, label="kept")
+        if bins.is_spiky:
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=0.7)
+        else:
+            axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+        if bins.log:
+            axes.set_xscale("log")
+        axes.set(xlabel=label, ylabel=unit, xlim=(bins.edges[0], bins.edges[-1]))
+        axes.xaxis.set_major_formatter("{x:g}")
+        for name, limit in limits.items():
+            end = bins.edges[0] if name == "min" else bins.edges[-1]
+            axes.axvspan(limit, end, color=ORANGE, alpha=0.15, linewidth=0)
+            axes.axvline(limit, color=ORANGE, linewidth=1.4, label=f"{name} {limit:g}")
+        if axes.get_legend_handles_labels()[1] != ["kept"]:
+            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=4, borderpad=0)
 
-    return _svg("bars-" + unit, draw, height=max(1.2, 0.5 + 0.24 * len(counts)))
+    return _svg("histogram" + label, draw, height=2.1)
 
 
 def loss_by_timestep(timesteps: Sequence[float], curves: Mapping[str, Sequence[float]]) -> str:

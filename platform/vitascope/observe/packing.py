@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from vitascope.config import Settings
 from vitascope.feed.plan import Lengths, Planner, ranks_share
-from vitascope.model.card import ModelCard
-from vitascope.model.cost import cost_of
-from vitascope.observe.results import Results
+from vitascope.model.cost import Cost
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,17 +20,19 @@ class Packing:
     rank_costs: np.ndarray
 
 
-def packing(results: Results, card: ModelCard, most_steps: int = 120) -> Packing:
-    """Plans the run's first steps as training did, from the same lengths and seed."""
-    settings = results.settings
-    rows = [row for row in results.samples if row["split"] == "train"]
-    rows.sort(key=lambda row: (row["shard"], row["row"]))
-    column = {name: np.array([row[name] for row in rows]) for name in ("sample_id", "shard", "n_text")}
-    tokens = np.array([row["latent_frames"] * row["latent_height"] * row["latent_width"] for row in rows])
-    tokens //= card.model.patch**2
-    cost = cost_of(card.model, card.channels, card.text_dim)
+def packing(settings: Settings, samples: pa.Table, cost: Cost, most_steps: int = 120) -> Packing:
+    """Plans the run's first steps as training does, from the same lengths and seed.
+
+    `samples` are rows of records.SAMPLES, some of them to train on.
+    """
+    rows = samples.filter(pc.equal(samples["split"], "train")).sort_by(
+        [("shard", "ascending"), ("row", "ascending")]
+    )
+    sides = (rows[f"latent_{axis}"].to_numpy().astype(np.int64) for axis in ("frames", "height", "width"))
+    tokens = np.prod(list(sides), axis=0) // settings.model.patch**2
+    costs = np.asarray(cost.of(tokens, rows["n_text"].to_numpy()))
     planner = Planner(
-        Lengths(column["sample_id"], column["shard"], tokens, np.asarray(cost.of(tokens, column["n_text"]))),
+        Lengths(rows["sample_id"].to_numpy(), rows["shard"].to_numpy(), tokens, costs),
         seed=settings.run.seed,
         token_budget=settings.feed.token_budget,
         packs_per_step=settings.feed.packs_per_step,
@@ -38,5 +41,5 @@ def packing(results: Results, card: ModelCard, most_steps: int = 120) -> Packing
     steps = [plan for _, plan in islice(planner.walk(), min(most_steps, settings.train.steps))]
     ranks = settings.train.ranks
     shares = [ranks_share(settings.feed.packs_per_step, ranks, rank) for rank in range(ranks)]
-    costs = [[sum(plan.costs[n] for n in share if n >= 0) for share in shares] for plan in steps]
-    return Packing(np.stack([plan.tokens for plan in steps]), np.array(costs))
+    of_ranks = [[sum(plan.costs[n] for n in share if n >= 0) for share in shares] for plan in steps]
+    return Packing(np.stack([plan.tokens for plan in steps]), np.array(of_ranks))

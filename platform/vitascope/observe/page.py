@@ -6,7 +6,7 @@ from html import escape
 
 STYLE = """
 :root { color-scheme: light dark; --bg: #fbfbfa; --card: #fff; --ink: #1d2127; --soft: #667080;
-  --line: #e3e5e8; --accent: #2563eb; --bad: #b3411f; }
+  --line: #e3e5e8; --accent: #2563eb; --bad: #b3411f; --limit: #f08c2e; }
 @media (prefers-color-scheme: dark) { :root { --bg: #111418; --card: #191d23; --ink: #e6e8eb; --soft: #97a1b0;
   --line: #2b313a; --accent: #7aa7ff; --bad: #ff9a76; } }
 * { box-sizing: border-box; }
@@ -50,6 +50,30 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space:
 .bad { color: var(--bad); white-space: nowrap; }
 pre { overflow: auto; font-size: 12.5px; margin: 8px 0 0; }
 summary { cursor: pointer; color: var(--soft); }
+td { overflow-wrap: anywhere; min-width: 7ch; }
+td:has(.bar) { width: 34%; vertical-align: middle; }
+.bar { display: block; height: 9px; border-radius: 2px; background: var(--accent); opacity: .75; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 14px 0 0; font-size: 14px; }
+a { color: var(--accent); text-decoration: none; }
+.panel p { font-size: 13.5px; margin-bottom: 6px; }
+.panels + .panels, .panel + .panels, .panels + .scroll, .scroll + .panels { margin-top: 14px; }
+.score { margin-top: 14px; }
+.beside { display: grid; gap: 4px 24px; }
+.beside { grid-template-columns: repeat(auto-fit, minmax(min(400px, 100%), 1fr)); }
+.examples { display: grid; gap: 8px; margin-top: 8px; }
+.examples { grid-template-columns: repeat(auto-fill, minmax(112px, 1fr)); }
+.examples.pairs { grid-template-columns: repeat(auto-fill, minmax(220px, 1fr)); }
+.examples figure { border-radius: 6px; background: var(--bg); }
+.examples .media { height: 84px; }
+.examples.pairs .media { height: 120px; }
+.examples .media > div { height: 100%; }
+.examples figcaption { padding: 4px 7px 6px; font-size: 12.5px; overflow-wrap: anywhere; }
+.examples figcaption small { font-size: 11px; line-height: 1.35; max-height: 4.05em; overflow: hidden; }
+.examples .out { outline: 2px solid var(--limit); outline-offset: -1px; }
+.examples figure:hover { overflow: visible; }
+.examples figure:hover img { transform: scale(1.9); position: relative; z-index: 2; }
+.none { color: #9aa4b2; font-size: 11px; line-height: 1.3; padding: 6px 8px; overflow: hidden; }
+code { font-size: 12.5px; }
 """
 
 
@@ -57,6 +81,10 @@ class Html(str):
     """Text that is HTML already; any other text is escaped where it is put in."""
 
     __slots__ = ()
+
+
+class Share(float):
+    """A part of 1, shown in per cent."""
 
 
 def text(value: object) -> str:
@@ -74,8 +102,19 @@ def page(title: str, body: Iterable[str]) -> str:
 
 
 def section(title: str, about: str, *parts: str) -> str:
-    """A headed part of the page."""
-    return f"<section><h2>{text(title)}</h2><p>{text(about)}</p>{''.join(parts)}</section>\n"
+    """A headed part of the page, which `contents` links to."""
+    top = f'<section id="{_anchor(title)}"><h2>{text(title)}</h2><p>{text(about)}</p>'
+    return f"{top}{''.join(parts)}</section>\n"
+
+
+def contents(titles: Iterable[str]) -> str:
+    """Links to sections."""
+    links = (f'<a href="#{_anchor(title)}">{text(title)}</a>' for title in titles)
+    return f"<nav>{''.join(links)}</nav>"
+
+
+def _anchor(title: str) -> str:
+    return "-".join(word for word in title.lower().split() if word.isalnum())
 
 
 def tiles(figures: Mapping[str, object]) -> str:
@@ -93,9 +132,7 @@ def panels(contents: Mapping[str, str]) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table that scrolls within itself; numbers stand to the right."""
     lines = [list(row) for row in rows]
-    numeric = [
-        bool(lines) and all(isinstance(row[i], int | float) for row in lines) for i in range(len(head))
-    ]
+    numeric = [_is_numeric([row[i] for row in lines]) for i in range(len(head))]
     marks = [' class="n"' if n else "" for n in numeric]
     top = "".join(f"<th{mark}>{text(name)}</th>" for name, mark in zip(head, marks, strict=True))
     body = "".join(
@@ -105,10 +142,31 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+def _is_numeric(column: Sequence[object]) -> bool:
+    """Whether it holds numbers, and nothing beside but gaps."""
+    return any(value != "" for value in column) and all(v == "" or isinstance(v, int | float) for v in column)
+
+
 def _cell(value: object) -> str:
+    if isinstance(value, Share):
+        return f"{value:.1%}" if value >= 0.0005 or not value else "&lt;0.1%"
     if isinstance(value, float):
         return f"{value:,.2f}".rstrip("0").rstrip(".")
     return f"{value:,}" if isinstance(value, int) else text(value)
+
+
+def bar(part: float) -> Html:
+    """A bar as long as a part of 1."""
+    return Html(f'<i class="bar" style="width:{part:.1%}"></i>')
+
+
+def bars(counts: Mapping[str, float], what: str, unit: str, whole: float | None = None) -> str:
+    """A bar for each name in `counts`, with its number and, of a `whole`, its share."""
+    longest = max(counts.values(), default=0) or 1
+    rows = []
+    for name, count in counts.items():
+        rows.append((name, count, *([Share(count / whole)] if whole else []), bar(count / longest)))
+    return table((what, unit, *(["share"] if whole else []), ""), rows)
 
 
 def bad(reason: str) -> Html:
@@ -127,14 +185,35 @@ def figure(media: str, caption: str, strip: str = "") -> str:
     return f"{top}{strip}<figcaption>{caption}</figcaption></figure>"
 
 
+def examples(figures: Iterable[str], *, pairs: bool = False) -> str:
+    """Small figures in a row, or pairs of them."""
+    return f'<div class="examples{" pairs" if pairs else ""}">{"".join(figures)}</div>'
+
+
+def example(media: str, caption: str, *, about: str = "", out: bool = False) -> str:
+    """Media over a caption, both HTML; framed where it is `out`. `about` is shown to who points at it."""
+    top = f'<figure title="{text(about)}"{" class=out" if out else ""}><div class="media">{media}</div>'
+    return f"{top}<figcaption>{caption}</figcaption></figure>"
+
+
+def nothing(why: str) -> str:
+    """Stands where a medium would, and says why there is none."""
+    return f'<div class="none">{text(why)}</div>'
+
+
 def medium(content: bytes, suffix: str, label: str = "") -> str:
     """A picture, or a video that plays by itself, carried within the page."""
-    mime = {".png": "image/png", ".jpg": "image/jpeg", ".mp4": "video/mp4"}[suffix]
+    mime = {
+        ".png": "image/png",
+        ".jpg": "image/jpeg",
+        ".webp": "image/webp",
+        ".mp4": "video/mp4",
+    }[suffix]
     data = f"data:{mime};base64,{base64.b64encode(content).decode()}"
     tag = (
         f'<video src="{data}" autoplay loop muted playsinline></video>'
         if suffix == ".mp4"
-        else f'<img src="{data}">'
+        else f'<img src="{data}" alt="">'
     )
     return f"<div>{tag}{f'<em>{text(label)}</em>' if label else ''}</div>"
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 from PIL import Image
 
 from vitascope import config, storage
@@ -15,12 +16,14 @@ from vitascope.generate.media import read_given
 from vitascope.generate.request import Mode, Request
 from vitascope.ledger import Rejected, Status
 from vitascope.model.card import ModelCard, load_card
-from vitascope.observe import accounting, charts, page
+from vitascope.model.cost import cost_of
+from vitascope.observe import accounting, charts, data, page
 from vitascope.observe.accounting import size_of
 from vitascope.observe.packing import packing
 from vitascope.observe.page import Html
 from vitascope.observe.results import Results, Row, read
 from vitascope.progress import say
+from vitascope.records import SAMPLES
 
 MOST_VIDEOS, MOST_SOURCES, MOST_ROWS = 48, 24, 300  # more would make a page that browsers open slowly
 _THUMBNAIL_PX = 240
@@ -152,12 +155,13 @@ def _went_in(results: Results) -> str:
     sizes = Counter(size_of(row) for row in results.samples)
     tables = {
         "Files": page.table(("file", "size", "length", "codec", "clips", "status"), files),
-        "Samples by size (frames × height × width)": charts.bars(dict(sizes.most_common(24)), "samples"),
+        "Samples by size": page.bars(dict(sizes.most_common(24)), "frames × height × width", "samples"),
     }
     about = "One clip of each file with its caption, the files, and the sizes their samples have."
-    return page.section(
-        "What went in", about, page.gallery(_sources(results), small=True), "<br>", page.panels(tables)
-    )
+    there = storage.exists(results.settings.path(data.FILE))
+    more = f'<p><a href="{data.FILE}">All about the data</a></p>' if there else ""
+    gallery = page.gallery(_sources(results), small=True)
+    return page.section("What went in", about, more, gallery, "<br>", page.panels(tables))
 
 
 def _sources(results: Results) -> Iterator[str]:
@@ -179,8 +183,9 @@ def _jpeg(frame: Any) -> bytes:
 
 
 def _packed(results: Results, figures: dict[str, Any], card: ModelCard) -> str:
-    packed = packing(results, card)
     feed = results.settings.feed
+    samples = pa.Table.from_pylist(results.samples, SAMPLES)
+    packed = packing(results.settings, samples, cost_of(card.model, card.channels, card.text_dim))
     about = (
         f"A step is {feed.packs_per_step} packs of at most {feed.token_budget:,} patches: samples of any "
         f"size, end to end. {figures['useful_token_share']:.2%} of the tokens computed are real. Packs of a "
@@ -210,7 +215,7 @@ def _trained(results: Results, figures: dict[str, Any], card: ModelCard) -> str:
         "Held-out loss by noise level": charts.loss_by_timestep(losses["timesteps"], curves)
         if curves
         else "",
-        "Seconds by stage": charts.bars(figures["seconds_by_stage"], "seconds"),
+        "Seconds by stage": page.bars(figures["seconds_by_stage"], "stage", "seconds"),
     }
     return page.section("Training", about, page.panels({k: v for k, v in plots.items() if v}))
 

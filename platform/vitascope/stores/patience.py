@@ -12,7 +12,8 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 # Longer than a server's restart or a throttled minute, shorter than the patience of who waits for an error.
 BUDGET_S = 300.0
@@ -23,6 +24,10 @@ STALL_S = 15.0
 # An upload may take 60 s, and 1 s more for each so many bytes: nothing tells that it stalls while it is sent.
 SLOWEST_BYTES_PER_S = 128 * 1024
 _LIMIT_S = 60.0
+
+# Entered around every request and all that is repeated of it, in the thread of the stores' clients: where a
+# process has a time limit, it stops its clock by it.
+while_waiting: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
@@ -48,6 +53,13 @@ async def persist(
         Unavailable: naming `what`, when the time is up.
         Exception: at once, what `attempt` raised and will not pass: no such key, no permission.
     """
+    with while_waiting():
+        return await _repeated(attempt, what, may_pass, n_sent)
+
+
+async def _repeated(
+    attempt: Callable[[], Awaitable[T]], what: str, may_pass: Callable[[Exception], bool], n_sent: int | None
+) -> T:
     sending_s = (n_sent or 0) / SLOWEST_BYTES_PER_S
     limit_s = None if n_sent is None else _LIMIT_S + sending_s
     begun = time.monotonic()

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 
 import torch
@@ -54,6 +55,10 @@ does pixels. A model trained for two minutes on two cores drew scenes then, and 
 """
 
 
+BAND_BLOCKS = 1 << 14
+"""Blocks transformed at once, 1 M pixels: of four frames, 50 MB of floats and some copies of them."""
+
+
 class DctCodec:
     """An orthonormal spatiotemporal transform of 4 x 8 x 8 blocks, its low frequencies kept and whitened.
 
@@ -94,10 +99,15 @@ class DctCodec:
                 f"frames are 1 + 4k with sides in multiples of 8 px, got {tuple(frames.shape[:3])}"
             )
         analysis = self._analysis.to(frames.device)
-        latents = [torch.einsum("thwn,nc->hwc", _to_blocks(frames[:1]), analysis.sum(0))]
-        for group in frames[1:].unflatten(0, (-1, 4)) if len(frames) > 1 else []:
-            latents.append(torch.einsum("thwn,tnc->hwc", _to_blocks(group), analysis))
-        return torch.stack(latents)
+        groups = _groups(frames)
+        shape = (len(groups), frames.shape[1] // 8, frames.shape[2] // 8, self.channels)
+        latents = torch.empty(shape, device=frames.device)
+        for latent, group in zip(latents, groups, strict=True):
+            weights = analysis if len(group) == 4 else analysis.sum(0, keepdim=True)
+            for near, own, rows in _bands(*shape[1:3]):
+                blocks = _to_blocks(group[:, 8 * near.start : 8 * near.stop])[:, own]
+                latent[rows] = torch.einsum("thwn,tnc->hwc", blocks, weights)
+        return latents
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Float (1 + k, h, w, C) -> uint8 (1 + 4k, 8 h, 8 w, 3), values outside the range clamped.
@@ -106,11 +116,34 @@ class DctCodec:
         """
         if latents.ndim != 4 or latents.shape[-1] != self.channels:
             raise ValueError(f"latents are (T, h, w, {self.channels}), got {tuple(latents.shape)}")
-        latents = latents.float()
         synthesis = self._synthesis.to(latents.device)
-        first = _from_blocks(torch.einsum("thwc,nc->thwn", latents[:1], synthesis.mean(0)))
-        groups = [_from_blocks(torch.einsum("hwc,tnc->thwn", latent, synthesis)) for latent in latents[1:]]
-        return torch.cat([first, *groups])
+        count, height, width, _ = latents.shape
+        shape = (4 * count - 3, 8 * height, 8 * width, 3)
+        frames = torch.empty(shape, dtype=torch.uint8, device=latents.device)
+        for latent, group in zip(latents, _groups(frames), strict=True):
+            weights = synthesis if len(group) == 4 else synthesis.mean(0, keepdim=True)
+            for near, own, rows in _bands(height, width):
+                pixels = _from_blocks(torch.einsum("hwc,tnc->thwn", latent[near].float(), weights))
+                group[:, 8 * rows.start : 8 * rows.stop] = pixels[:, 8 * own.start : 8 * own.stop]
+        return frames
+
+
+def _groups(frames: torch.Tensor) -> list[torch.Tensor]:
+    """The first of 1 + 4k frames, and the k groups of four."""
+    return [frames[:1], *(frames[i : i + 4] for i in range(1, len(frames), 4))]
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Bands of a height in blocks, so that large frames take no more room than `BAND_BLOCKS`.
+
+    For each the rows to compute, one more either side for the lapping; of those the band's own; and where it
+    lies in the whole.
+    """
+    step = max(1, BAND_BLOCKS // width)
+    for begin in range(0, height, step):
+        end = min(begin + step, height)
+        near = slice(max(begin - 1, 0), min(end + 1, height))
+        yield near, slice(begin - near.start, end - near.start), slice(begin, end)
 
 
 def _kept(channels: int) -> list[tuple[int, int, int, int]]:

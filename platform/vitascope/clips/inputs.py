@@ -1,0 +1,227 @@
+"""The input's files: media, their sidecars, and tars.
+
+Everything is a table with a row a file, so that a million of them take some 150 MB and not 1 GB.
+"""
+
+import posixpath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vitascope import records, storage
+from vitascope.clips.captions import SIDECARS
+from vitascope.clips.catalog import FILES, Item, items
+from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.tars import TARS
+from vitascope.clips.tars import row as tar_row
+from vitascope.ledger import Reason
+
+LISTED = pa.schema(
+    [
+        *(FILES.field(name) for name in ("name", "version", "size_bytes", "uri")),
+        pa.field("in_tar", pa.bool_(), nullable=False),
+        pa.field("can_open", pa.bool_(), nullable=False),
+    ]
+)
+"""Files as a listing, or a tar's headers, show them."""
+
+_STEM = r"\.[^./]*$"  # a/b.c of a/b.c.mp4, for files of a folder
+_TAR_STEM = r"\.[^/]*$"  # a/b of a/b.c.mp4, for members of a tar: WebDataset's rule
+_NOT_UTF8 = "its name is not UTF-8; rename the file, or the folder it is in"
+_Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is under the input: media, what captions them, and what cannot be looked at. Each by name."""
+
+    media: pa.Table  # FILES
+    captioned: pa.Table  # FILES: those of the media that have sidecars, with the sidecars' versions
+    unreadable: list[_Row]  # rows of records.VIDEOS
+
+
+def root_of(settings: ClipsSettings) -> str:
+    """Where the input is.
+
+    Raises:
+        ValueError: it is not set, or on a store that is not known.
+    """
+    if not settings.input:
+        raise ValueError("clips.input is not set; set clips.input to a folder or a bucket's prefix of videos")
+    root = storage.absolute(settings.input)
+    storage.filesystem(root)
+    return root
+
+
+def nothing_under(root: str) -> ValueError:
+    """The error that there is no input."""
+    return ValueError(f"no media files under {root}; set clips.input to a folder or prefix that has some")
+
+
+def some(settings: ClipsSettings, n: int) -> list[Item]:
+    """A few of the media, found without looking at all: of a tar, the first, where there is nothing else.
+
+    Raises:
+        ValueError: there are none.
+    """
+    root = root_of(settings)
+    files, folders = LISTED.empty_table(), [root]
+    while folders and len(files) < n:
+        found, below = of_level(folders.pop(), root)
+        files, folders = pa.concat_tables([files, found]), folders + below
+    archives, files = tars_among(files)
+    if not len(files) and len(archives):
+        first = archives.slice(0, 1)
+        files, _ = of_tars(first, [pa.Table.from_pylist([tar_row(*items(first))], schema=TARS)])
+    media = of_files(files).media
+    if not len(media):
+        raise nothing_under(root)
+    return items(media.slice(0, n))
+
+
+def of_level(folder: str, root: str) -> tuple[pa.Table, list[str]]:
+    """The files right in a folder, as LISTED, and the folders in it."""
+    files, folders = storage.level(folder)
+    return _listed(files, root), folders
+
+
+def of_folder(folder: str, root: str) -> pa.Table:
+    """All files below a folder, as LISTED."""
+    return _listed(storage.listing(folder), root)
+
+
+def _listed(files: Sequence[storage.Listed], root: str) -> pa.Table:
+    """A name that is not UTF-8 is shown with backslashes (`caf\\xe9.mp4`), and its file cannot be opened."""
+    uris = [_utf8(file.uri) for file in files]
+    names = pa.array([_name(uri, root) for uri in uris], pa.string())
+    columns = {
+        "name": names,
+        "version": pa.array([file.version for file in files], pa.string()),
+        "size_bytes": pa.array([file.size_bytes for file in files], pa.int64()),
+        "uri": pa.array(uris, pa.string()),
+        "in_tar": pa.array(np.zeros(len(files), bool)),
+        "can_open": pa.array([uri == file.uri for uri, file in zip(uris, files, strict=True)], pa.bool_()),
+    }
+    return pa.table(columns, schema=LISTED)
+
+
+def _name(uri: str, root: str) -> str:
+    return uri[len(root.rstrip("/")) :].lstrip("/") or posixpath.basename(uri)
+
+
+def _utf8(name: str) -> str:
+    """`name` with a backslash escape for every byte that is not UTF-8, a lone surrogate in Python."""
+    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def tars_among(files: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The tars, as FILES, and all other files. Compressed tars are none: they have no bytes to point at."""
+    is_tar = pc.and_(pc.match_substring_regex(files["name"], r"(?i)\.tar$"), files["can_open"])
+    return _as_files(files.filter(is_tar)), files.filter(pc.invert(is_tar))
+
+
+def of_tars(tars: pa.Table, told: Iterable[pa.Table]) -> tuple[pa.Table, list[_Row]]:
+    """The members of all tars, as LISTED; and rows of records.VIDEOS about what is wrong with tars.
+
+    `told` are rows of tars.TARS about `tars`. A member is called as its tar, and by its name within it:
+    `a.tar/000123.mp4`. It changes when its tar does.
+    """
+    members, damaged = [LISTED.empty_table()], []
+    for rows in told:
+        own = tars.take(pc.index_in(rows["name"], value_set=tars["name"]))
+        members.append(_members(own, rows["members"].combine_chunks()))
+        damaged += _damaged(own, rows)
+    return pa.concat_tables(members), damaged
+
+
+def _members(tars: pa.Table, lists: pa.ListArray) -> pa.Table:
+    """LISTED, of a list of members for each tar."""
+    of_tar, inside = tars.take(pc.list_parent_indices(lists)), pc.list_flatten(lists)
+    name, start, size = (inside.field(i) for i in range(3))
+    names = pc.binary_join_element_wise(of_tar["name"], name, "/")
+    where = pc.binary_join_element_wise(pc.cast(start, pa.string()), pc.cast(size, pa.string()), "+")
+    columns = {
+        "name": names,
+        "version": of_tar["version"],
+        "size_bytes": size,
+        "uri": pc.binary_join_element_wise(pc.binary_join_element_wise(of_tar["uri"], name, "#"), where, "@"),
+        "in_tar": pa.array(np.ones(len(names), bool)),
+        "can_open": pa.array(np.ones(len(names), bool)),
+    }
+    return pa.table(columns, schema=LISTED)
+
+
+def _damaged(tars: pa.Table, rows: pa.Table) -> list[_Row]:
+    damage = rows["damage"]
+    wrong = tars.append_column("damage", damage).filter(pc.is_valid(damage))
+    return [_unreadable(row, row["damage"]) for row in wrong.to_pylist()]
+
+
+def _unreadable(file: _Row, why: str) -> _Row:
+    """A row of records.VIDEOS about a file of which nothing else is known."""
+    facts = {name: file[name] for name in ("uri", "name", "version", "size_bytes")}
+    video_id = records.stable_id(file["name"], file["size_bytes"])
+    return {"video_id": video_id} | facts | records.dropped(Reason.UNREADABLE, why)
+
+
+def of_files(files: pa.Table, unreadable: Sequence[_Row] = ()) -> Inputs:
+    """What of LISTED is media, and what captions it; `unreadable` is known already.
+
+    A text or JSON file captions the media that share its key. Beside none it is nobody's sidecar, and an
+    input like any other.
+    """
+    files = files.sort_by("name")
+    key, suffix, can_open = _key(files), _suffix(files), np.asarray(files["can_open"])
+    media = np.flatnonzero(pc.invert(pc.is_in(suffix, pa.array(SIDECARS))))
+    is_input, beside = np.ones(len(files), bool), []
+    for kind in SIDECARS:
+        texts = np.flatnonzero(pc.is_in(suffix, pa.array([kind])))
+        at = pc.index_in(key.take(media), value_set=key.take(texts))
+        found = np.r_[texts, -1][pc.fill_null(at, len(texts))]
+        is_input[found[found >= 0]] = False
+        beside.append(found)
+    captioned = np.any(np.array(beside) >= 0, axis=0) & can_open[media]
+    lost = files.filter(pa.array(is_input & ~can_open)).to_pylist()
+    return Inputs(
+        _as_files(files.filter(pa.array(is_input & can_open))),
+        _captioned(files, media[captioned], np.array(beside)[:, captioned]),
+        [*unreadable, *(_unreadable(row, _NOT_UTF8) for row in lost)],
+    )
+
+
+def _key(files: pa.Table) -> pa.Array:
+    """What a file shares with its sidecars: its name without the suffix, in a tar without all of them."""
+    own, in_tar = (pc.replace_substring_regex(files["name"], rule, "") for rule in (_STEM, _TAR_STEM))
+    return pc.if_else(files["in_tar"], in_tar, own).combine_chunks()
+
+
+def _suffix(files: pa.Table) -> pa.Array:
+    found = pc.extract_regex(files["name"], r"(?P<suffix>\.[^./]*)$").combine_chunks()
+    return pc.utf8_lower(pc.struct_field(found, "suffix"))
+
+
+def _captioned(files: pa.Table, media: np.ndarray, beside: np.ndarray) -> pa.Table:
+    """FILES: those at `media` (N,), with their sidecars at `beside` (kinds, N), below 0 for none."""
+    counts = (beside >= 0).sum(axis=0)
+    sidecars = files.take(beside.T[beside.T >= 0])
+    ends = np.r_[0, np.cumsum(counts)]
+    versions = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), sidecars["version"].combine_chunks())
+    of_media = files.take(media)
+    columns = {
+        "name": of_media["name"],
+        "version": pc.binary_join(versions, " "),
+        "size_bytes": np.diff(np.r_[0, np.cumsum(sidecars["size_bytes"].to_numpy())][ends]),
+        "uri": of_media["uri"],
+        "beside": pa.ListArray.from_arrays(pa.array(ends, pa.int32()), sidecars["uri"].combine_chunks()),
+    }
+    return pa.table(columns, schema=FILES)
+
+
+def _as_files(files: pa.Table) -> pa.Table:
+    """LISTED as FILES."""
+    nothing = pa.nulls(len(files), FILES.field("beside").type)
+    return files.select(FILES.names[:-1]).append_column(FILES.field("beside"), nothing).cast(FILES)

@@ -1,0 +1,88 @@
+"""What of the clip table is dropped as a twin."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vitascope import records
+from vitascope.clips import dedup
+from vitascope.clips.hashing import EMBEDDINGS, FRAMES, WORDS, Measure
+from vitascope.clips.settings import ClipsSettings
+from vitascope.ledger import Reason, Status
+
+FOUND_BY = pa.schema(
+    [
+        pa.field("content", pa.string()),  # hash of the source's bytes
+        pa.field("looks", pa.large_list(pa.int64())),  # 7 hashes a frame: of dedup.thin, or of an image model
+    ]
+)
+"""What twins are found by, beside records.CLIPS."""
+
+_Found = dict[int, str]  # the row of a clip to be dropped, and what the ledger says of it
+
+
+def without_twins(clips: pa.Table, settings: ClipsSettings) -> pa.Table:
+    """Of clips that are the same one is kept: for validation first, then with a caption, then the largest."""
+    found: _Found = {}
+    rows = _by_preference(clips)
+    if settings.duplicates != "keep":
+        found = _same_bytes(clips, rows)
+    if settings.duplicates == "near":
+        found |= _same_looks(clips, rows[~np.isin(rows, list(found))], settings)
+    twins = np.zeros(len(clips), bool)
+    twins[list(found)] = True
+    details = pa.array([found[row] for row in sorted(found)], pa.string())
+    outcome = {
+        "status": pc.if_else(twins, str(Status.DROPPED), clips["status"]),
+        "reason": pc.if_else(twins, str(Reason.DUPLICATE), clips["reason"]),
+        "detail": pc.replace_with_mask(clips["detail"].combine_chunks(), pa.array(twins), details),
+    }
+    for name, column in outcome.items():
+        clips = clips.set_column(clips.schema.get_field_index(name), records.CLIPS.field(name), column)
+    return clips
+
+
+def _by_preference(clips: pa.Table) -> np.ndarray:
+    """The rows of the clips that may be kept, the one to be kept of two that are the same first."""
+    ok = np.asarray(pc.equal(clips["status"], str(Status.OK)))
+    good = ok | np.asarray(pc.equal(clips["reason"], str(Reason.NO_CAPTION)).fill_null(False))
+    train = np.asarray(pc.equal(clips["split"], "train"))
+    pixels = np.asarray(clips["width"], np.int64) * np.asarray(clips["height"], np.int64)
+    order = np.lexsort((-pixels, ~ok, train))  # stable: rows alike in all stay in their order
+    return order[good[order]]
+
+
+def _same_bytes(clips: pa.Table, rows: np.ndarray) -> _Found:
+    """The clips cut from files with the same content."""
+    words = (pc.cast(clips[name].take(rows), pa.string()) for name in ("content", "start_s", "n_frames"))
+    twin = dedup.exact_twins(pc.binary_join_element_wise(*words, " ").combine_chunks())
+    copies = np.flatnonzero(twin >= 0)
+    names = clips["name"].take(rows[twin[copies]]).to_pylist()
+    return dict(zip(rows[copies].tolist(), (f"the same bytes as {name}" for name in names), strict=True))
+
+
+def _same_looks(clips: pa.Table, rows: np.ndarray, settings: ClipsSettings) -> _Found:
+    """The clips that show what another shows."""
+    some = clips.select(["looks", "name", "start_s", "end_s", "split"]).take(rows)
+    held_out = np.asarray(pc.equal(some["split"], "val"))
+    measure = EMBEDDINGS if settings.duplicates_model else FRAMES
+    twins = dedup.near_twins(looks_of(some, measure), max_bits=settings.duplicates_bits, held_out=held_out)
+    copies = np.flatnonzero(twins.twin >= 0)
+    kept = some.select(["name", "start_s"]).take(twins.twin[copies]).to_pylist()
+    return {
+        row: dedup.twin_detail(**twin, distance=bits)
+        for row, twin, bits in zip(rows[copies].tolist(), kept, twins.distance[copies].tolist(), strict=True)
+    }
+
+
+def looks_of(clips: pa.Table, measure: Measure) -> dedup.ClipHashes:
+    """The column `looks`, and what else near twins are found by."""
+    looks = clips["looks"].combine_chunks()
+    return dedup.ClipHashes(
+        hashes=np.asarray(looks.flatten()).reshape(-1, WORDS),
+        offsets=np.r_[0, np.cumsum(pc.list_value_length(looks))] // WORDS,
+        source=np.asarray(clips["name"].combine_chunks().dictionary_encode().indices, np.int64),
+        start_s=np.asarray(clips["start_s"]),
+        end_s=np.asarray(clips["end_s"]),
+        measure=measure,
+    )

@@ -1,0 +1,78 @@
+"""Decode the clips of one shard."""
+
+from collections.abc import Iterator
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+
+from vitascope import records
+from vitascope.clips.decode import read_views
+from vitascope.encode.plan import EncodeTask, drop_row
+from vitascope.ledger import Rejected
+
+
+def decode_shard(plan: pa.Table, *, timeout_s: float) -> pa.Table:
+    """The one row of `plan` with its clips' frames, at the sizes they are encoded at.
+
+    Adds `pixels`, the frames (F H W 3, uint8) of all tasks that succeeded end to end; `decoded`, the numbers
+    of those tasks; and `drops`, rows of records.DROPS about the others. A clip is decoded once for all of its
+    sizes; where that fails, once for each, as a shorter one may end before the damage.
+    """
+    tasks = [EncodeTask(**task) for task in plan["tasks"][0].as_py()]
+    pixels = np.empty(sum(task.n_bytes for task in tasks), np.uint8)
+    decoded, drops, end = [], [], 0
+    numbered = groupby(enumerate(tasks), key=lambda item: item[1].clip_id)
+    for group in (list(items) for _, items in numbered):
+        for (number, task), frames in zip(group, _frames([t for _, t in group], timeout_s), strict=True):
+            if isinstance(frames, Rejected):
+                drops.append(drop_row(task.clip_id, task.name, frames))
+                continue
+            pixels[end : end + frames.size] = frames.reshape(-1)
+            decoded.append(number)
+            end += frames.size
+    columns = {
+        "pixels": _large_value(pixels[:end]),
+        "decoded": pa.array([decoded], pa.list_(pa.int32())),
+        "drops": pa.array([drops], pa.list_(pa.struct(list(records.DROPS)))),
+    }
+    for name, column in columns.items():
+        plan = plan.append_column(name, column)
+    return plan
+
+
+def frames_of(row: pa.Table, tasks: list[EncodeTask]) -> Iterator[tuple[EncodeTask, np.ndarray]]:
+    """The tasks that were decoded in the one row of `row`, each with a copy of its frames (F H W 3)."""
+    pixels = np.frombuffer(row["pixels"][0].as_buffer(), np.uint8)
+    end = 0
+    for number in row["decoded"][0].as_py():
+        task = tasks[number]
+        begin, end = end, end + task.n_bytes
+        yield task, pixels[begin:end].reshape(task.n_frames, task.height, task.width, 3).copy()
+
+
+def _frames(tasks: list[EncodeTask], timeout_s: float) -> list[np.ndarray | Rejected]:
+    """The frames of a clip at each of its sizes, or why there are none."""
+    clip = tasks[0]
+    try:
+        return list(
+            read_views(
+                clip.uri,
+                [task.view for task in tasks],
+                start_s=clip.start_s,
+                fps=clip.fps,
+                rotation_deg=clip.rotation_deg,
+                decoder=clip.decoder,
+                timeout_s=timeout_s,
+            )
+        )
+    except Rejected as error:
+        if len(tasks) == 1:
+            return [error]
+        return [frames for task in tasks for frames in _frames([task], timeout_s)]
+
+
+def _large_value(content: np.ndarray) -> pa.Array:
+    """An Arrow column of one value, without a copy."""
+    offsets = pa.py_buffer(np.array([0, content.size], np.int64))
+    return pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(content)])

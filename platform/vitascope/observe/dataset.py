@@ -1,0 +1,136 @@
+"""The tables of a run's data, as columns."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vitascope import storage
+from vitascope.caption.answers import captions, merged
+from vitascope.config import Settings
+from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.pipeline import DROPS_FILE
+from vitascope.encode.shards import INDEX
+from vitascope.ledger import Status
+from vitascope.records import DROPS, SAMPLES
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The tables of `records`, and what follows from their columns.
+
+    clips: with the captions that the caption stage found. samples, drops: empty where `encoded` is false, as
+    the encode stage has not been run with these settings.
+    """
+
+    settings: Settings
+    videos: pa.Table
+    clips: pa.Table
+    samples: pa.Table
+    drops: pa.Table
+    encoded: bool
+
+    @cached_property
+    def good_videos(self) -> Bools:
+        """The files that could be used."""
+        return is_in(self.videos, "status", str(Status.OK))
+
+    @cached_property
+    def good(self) -> Bools:
+        """The clips that are kept."""
+        return is_in(self.clips, "status", str(Status.OK))
+
+    @cached_property
+    def seconds(self) -> Floats:
+        """Each clip's, 0 for images."""
+        return np.where(
+            is_in(self.clips, "kind", "image"), 0, self.numbers("end_s") - self.numbers("start_s")
+        )
+
+    @cached_property
+    def sizes(self) -> Ints:
+        """(N, 3): frames, height and width of each clip."""
+        axes = (self.numbers(name) for name in ("n_frames", "height", "width"))
+        return np.stack(list(axes), axis=1).astype(np.int64)
+
+    @cached_property
+    def clip_of_sample(self) -> Ints:
+        """The row of each sample's clip; -1 where the clips table has changed since."""
+        return self.rows_of(self.samples["clip_id"])
+
+    @cached_property
+    def tokens(self) -> Ints:
+        """Patches of each sample."""
+        sides = (numbers(self.samples, f"latent_{axis}") for axis in ("frames", "height", "width"))
+        return (np.prod(list(sides), axis=0) // self.settings.model.patch**2).astype(np.int64)
+
+    def numbers(self, name: str) -> Floats:
+        """A column of the clips table; NaN for null, and where there is no such column."""
+        return numbers(self.clips, name)
+
+    def rows_of(self, clip_ids: pa.ChunkedArray) -> Ints:
+        """Where these clips stand in the clips table; -1 for none."""
+        return np.asarray(pc.fill_null(pc.index_in(clip_ids, self.clips["clip_id"]), -1), np.int64)
+
+
+def read(settings: Settings) -> Dataset:
+    """Reads what is there.
+
+    Raises:
+        FileNotFoundError: the clips stage has not been run.
+    """
+    latents = latents_folder(settings)
+    encoded = storage.exists(storage.join(latents, INDEX))
+    return Dataset(
+        settings=settings,
+        videos=storage.read_table(settings.path("videos")),
+        clips=_with_captions(storage.read_table(settings.path("clips")), settings),
+        samples=storage.read_table(storage.join(latents, INDEX)) if encoded else SAMPLES.empty_table(),
+        drops=storage.read_table(storage.join(latents, DROPS_FILE)) if encoded else DROPS.empty_table(),
+        encoded=encoded,
+    )
+
+
+def _with_captions(clips: pa.Table, settings: Settings) -> pa.Table:
+    """`clips` with what the caption stage found, as `caption.answers.clip_rows` has it."""
+    found = captions(settings.path("captions"), settings.caption)
+    place = np.asarray(pc.fill_null(pc.index_in(clips["clip_id"], pa.array(found, pa.string())), -1))
+    rows = np.flatnonzero(place >= 0)
+    changed = clips.take(pa.array(rows)).to_pylist()
+    for row in changed:
+        row |= merged(row, found[row["clip_id"]], settings.clips.caption_fields)
+    order = np.arange(len(clips))
+    order[rows] = len(clips) + np.arange(len(rows))
+    both = pa.concat_tables([clips, pa.Table.from_pylist(changed, clips.schema)])
+    return both.take(pa.array(order)) if changed else clips
+
+
+def numbers(table: pa.Table, name: str) -> Floats:
+    """A column as float64 (N,): NaN for null, and where there is no such column."""
+    if name not in table.column_names:
+        return np.full(len(table), np.nan)
+    return np.asarray(pc.cast(table[name], pa.float64()).to_numpy(), np.float64)
+
+
+def is_in(table: pa.Table, name: str, *values: str) -> Bools:
+    """Which rows have one of these texts in a column."""
+    return np.asarray(pc.is_in(table[name], pa.array(values)), bool)
+
+
+def labels(column: pa.ChunkedArray | pa.Array) -> tuple[list[Any], Ints]:
+    """The distinct values of a column, the most frequent first, and (N,) which each row has; -1 for null."""
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    coded = column.dictionary_encode()
+    codes = np.asarray(pc.fill_null(coded.indices, -1), np.int64)
+    order = np.argsort(-np.bincount(codes[codes >= 0], minlength=len(coded.dictionary)), kind="stable")
+    place = np.empty(len(order) + 1, np.int64)
+    place[order], place[-1] = np.arange(len(order)), -1
+    return coded.dictionary.take(pa.array(order)).to_pylist(), place[codes]

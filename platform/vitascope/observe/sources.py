@@ -1,0 +1,97 @@
+"""Where clips come from, and each source's share."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vitascope.observe.dataset import Dataset, Floats, Ints, labels, numbers
+from vitascope.observe.fill import Samples
+
+FAR = 2.0
+"""A source has too much or too little from so many times an equal share on, or below its inverse."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """The sources by name, and of each (S,): files, clips that are kept, and shares of 1.
+
+    input_share: of the seconds of the files, or of the files where they are pictures. clip_share,
+    second_share, token_share: of what is kept of them. by: whether a source is a folder or a file.
+    """
+
+    names: list[str]
+    by: str
+    files: Ints
+    clips: Ints
+    input_share: Floats
+    clip_share: Floats
+    second_share: Floats
+    token_share: Floats
+
+    @property
+    def equal(self) -> float:
+        """The share of each, if all had the same."""
+        return 1 / max(1, len(self.names))
+
+    @property
+    def order(self) -> Ints:
+        """Rows by their share of the tokens."""
+        return np.lexsort((-self.clips, -self.token_share))
+
+    @property
+    def over(self) -> list[int]:
+        """Rows with twice an equal share of the tokens or more; of two or three sources three quarters."""
+        return [i for i in self.order.tolist() if self.token_share[i] >= min(FAR * self.equal, 0.75)]
+
+    @property
+    def under(self) -> list[int]:
+        """Rows with half of an equal share or less; those first of which most went in."""
+        few = self.token_share <= self.equal / FAR
+        return [i for i in np.argsort(-self.input_share, kind="stable").tolist() if few[i]]
+
+    @property
+    def lost(self) -> list[int]:
+        """Rows with half of their share of the input, or less, among the tokens; the greatest loss first."""
+        loss = self.input_share - self.token_share
+        few = (self.token_share <= self.input_share / FAR) & (loss > 0)
+        return [i for i in np.argsort(-loss, kind="stable").tolist() if few[i]]
+
+
+def sources(data: Dataset, samples: Samples) -> Sources:
+    """The top-level folders of the files' names; the files themselves where there are not two folders."""
+    of_video, of_clip = (_folders(table["name"]) for table in (data.videos, data.clips))
+    by = "folder"
+    if len(pc.unique(of_video)) < 2:
+        of_video, of_clip, by = data.videos["name"], data.clips["name"], "file"
+    names, video = labels(of_video)
+    clip = np.asarray(pc.fill_null(pc.index_in(of_clip, pa.array(names, pa.string())), -1), np.int64)
+
+    def count(rows: Ints, weights: Floats | None = None) -> Floats:
+        there = rows >= 0
+        some = None if weights is None else np.nan_to_num(weights[there])
+        return np.bincount(rows[there], some, len(names)).astype(np.float64)
+
+    kept = np.where(data.good, clip, -1)
+    seconds = np.where(data.good_videos, numbers(data.videos, "duration_s"), 0)
+    went_in = count(video, seconds)
+    return Sources(
+        names=names,
+        by=by,
+        files=count(video).astype(np.int64),
+        clips=count(kept).astype(np.int64),
+        input_share=_shares(went_in if went_in.any() else count(video)),
+        clip_share=_shares(count(kept)),
+        second_share=_shares(count(kept, data.seconds)),
+        token_share=_shares(count(clip[samples.clip], samples.tokens.astype(np.float64))),
+    )
+
+
+def _folders(names: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The first part of each name; nothing for files of the top level."""
+    return pc.replace_substring_regex(names, r"(?s)^(?:([^/]*)/.*|[^/]*)$", r"\1")
+
+
+def _shares(values: Floats) -> Floats:
+    return values / max(values.sum(), 1e-30)

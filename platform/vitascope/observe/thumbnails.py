@@ -1,0 +1,112 @@
+"""Small pictures of clips, made by Ray."""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray.data
+from PIL import Image
+
+from vitascope import progress
+from vitascope.caption.frames import times
+from vitascope.clips.decode import read_clip
+from vitascope.clips.letterbox import COLUMNS, crop_of
+from vitascope.clips.resize import shrunk
+from vitascope.cluster.local import connect
+from vitascope.cluster.placement import place
+from vitascope.config import Settings
+from vitascope.ledger import Rejected
+from vitascope.storage import Unavailable
+
+SIDE_PX = 240
+MOVING_FRAMES = 8
+MOST_BYTES = {False: 12_000, True: 48_000}
+"""Of a still picture and of a moving one; noise, which takes several times as much, gets a poorer quality."""
+
+_QUALITIES = ((75, 1), (50, 1), (30, 1), (10, 1), (10, 2), (10, 4))  # of WebP, and every nth pixel
+_FASTEST_S, _SLOWEST_S = 0.05, 0.25  # a frame; a long clip runs faster than it is
+_AT_ONCE = 4  # thumbnails a task
+_CLIP = ("uri", "start_s", "end_s", "fps", "n_frames", "rotation_deg", "decoder", "width", "height", *COLUMNS)
+
+_Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """WebP files of a clip: its middle frame, and all of it moving where that was asked for.
+
+    No `still` where it cannot be decoded; `detail` then says why.
+    """
+
+    still: bytes | None = None
+    moving: bytes | None = None
+    detail: str = ""
+
+
+def thumbnails(wanted: Mapping[str, tuple[_Row, bool]], settings: Settings) -> dict[str, Thumbnail]:
+    """Decodes a picture for every key of `wanted`: a row of records.CLIPS, and whether it is to move."""
+    if not wanted:
+        return {}
+    connect(settings.cluster)
+    todo = sorted(
+        (
+            {"key": k, "moving": m, "clip": {column: row[column] for column in _CLIP}}
+            for k, (row, m) in wanted.items()
+        ),
+        key=_place,
+    )
+    tasks = [{"todo": todo[i : i + _AT_ONCE]} for i in range(0, len(todo), _AT_ONCE)]
+    rows = place(ray.data.from_items(tasks, override_num_blocks=len(tasks)), settings, "data")
+    made = rows.flat_map(_decode, fn_kwargs={"timeout_s": settings.clips.decode_timeout_s}, num_cpus=1)
+    found = {}
+    with progress.track(len(todo), "thumbnails") as advance:
+        for row in made.iter_rows():
+            name = row.pop("key")
+            found[name] = Thumbnail(**row)
+            advance()
+    return found
+
+
+def _place(wanted: _Row) -> tuple[str, float]:
+    return wanted["clip"]["uri"], wanted["clip"]["start_s"]
+
+
+def _decode(work: dict[str, Any], *, timeout_s: float) -> Iterator[dict[str, Any]]:
+    for wanted in work["todo"]:
+        row = {"key": wanted["key"], "still": None, "moving": None, "detail": ""}
+        try:
+            frames = _frames(wanted["clip"], MOVING_FRAMES if wanted["moving"] else 1, timeout_s)
+        except (Rejected, Unavailable, OSError) as error:
+            yield row | {"detail": getattr(error, "detail", str(error))}
+            continue
+        row["still"] = webp(frames[len(frames) // 2 :][:1])
+        if wanted["moving"]:
+            row["moving"] = webp(frames, wanted["clip"]["end_s"] - wanted["clip"]["start_s"])
+        yield row
+
+
+def _frames(clip: _Row, n_frames: int, timeout_s: float) -> np.ndarray:
+    """At most so many frames of a clip, at even distances, small: uint8 (F, H, W, 3)."""
+    what = {key: clip[key] for key in ("uri", "rotation_deg", "decoder")}
+    size = shrunk((clip["height"], clip["width"]), SIDE_PX)
+    return read_clip(
+        **what, **times(dict(clip), n_frames), size=size, crop=crop_of(clip), timeout_s=timeout_s
+    )
+
+
+def webp(frames: np.ndarray, seconds: float = 0.0) -> bytes:
+    """A picture of frames (F H W 3) uint8, RGB; of several one that moves, in `seconds` or nearly so.
+
+    It has the best quality that keeps to MOST_BYTES.
+    """
+    a_frame_ms = round(1000 * min(max(seconds / len(frames), _FASTEST_S), _SLOWEST_S))
+    for quality, step in _QUALITIES:
+        first, *others = map(Image.fromarray, frames[:, ::step, ::step])
+        moving = {"save_all": True, "append_images": others, "duration": a_frame_ms, "loop": 0}
+        sink = io.BytesIO()
+        first.save(sink, "WEBP", quality=quality, **(moving if others else {}))
+        if sink.tell() <= MOST_BYTES[bool(others)]:
+            break
+    return sink.getvalue()

@@ -1,0 +1,13 @@
+"""What the tests have a decoding process do."""
+
+from vitascope import storage
+from vitascope.stores import patience
+from vitascope.stores import s3 as amazon
+
+
+def prepare(uri: str, block_bytes: int, **patience_values: float) -> None:
+    """Gives the process little patience and small requests, and has it load and connect its client."""
+    for name, value in patience_values.items():
+        setattr(patience, name, value)
+    amazon.Store.default_block_size = block_bytes
+    storage.exists(uri)
