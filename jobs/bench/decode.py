@@ -142,7 +142,8 @@ def by_decoder(work: tuple[str, list[EncodeTask]]) -> dict[int, int]:
         for time_s, sample_id in times:
             while following is not None and following.time <= time_s + 1e-3:
                 shown, following = following, next(frames, None)
-            found[sample_id] = zlib.adler32(to_rgb(swscale, shown, view), found[sample_id])
+            picture = np.ascontiguousarray(to_rgb(swscale, shown, view))
+            found[sample_id] = zlib.adler32(picture, found[sample_id])
     return found
 
 

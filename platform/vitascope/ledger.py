@@ -52,10 +52,14 @@ class Reason(StrEnum):
 
 
 class Rejected(ValueError):
-    """An item cannot be used: `reason` for the count, `detail` for the person who looks."""
+    """An item cannot be used: `reason` for the count, `detail` for the person who looks.
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    doubtful: it may not be the item's fault, and another try may succeed.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, doubtful: bool = False) -> None:
         super().__init__(reason, detail)
+        self.doubtful = doubtful
         self.reason = reason
         self.detail = detail
 

@@ -13,7 +13,6 @@ from PIL import Image
 from vitascope import storage
 from vitascope.clips.decode import read_clip
 from vitascope.clips.isolate import isolated
-from vitascope.clips.phash import distance, phash
 from vitascope.clips.probe import probe
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Reason, Rejected
@@ -161,12 +160,3 @@ def test_the_open_source_is_kept_for_its_next_clip(tmp_path: Path) -> None:
     for start_s in (0.0, 0.5, 1.0):
         read_clip(path, start_s=start_s, decoder="decord")
     assert isolated(cache_hits, timeout_s=60) == before + 2
-
-
-def test_phash_tells_pictures_apart() -> None:
-    path = str(_shipped("scikit-learn", "china.jpg"))
-    china = read_clip(path, decoder="pillow")[0]
-    flower = read_clip(str(_shipped("scikit-learn", "flower.jpg")), decoder="pillow")[0]
-    smaller = np.asarray(Image.fromarray(china).resize((320, 213)))
-    assert distance(phash(china), phash(smaller)) <= 4
-    assert distance(phash(china), phash(flower)) > 15

@@ -285,6 +285,43 @@ def test_a_store_that_is_not_known_is_told_before_there_are_tasks(tmp_path: Path
         run(settings("ftp://host/in", str(tmp_path / "run")))
 
 
+def test_an_input_that_was_moved_is_found_where_it_is_now(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    corners_video(before / "a.mp4", seconds=1)
+    (before / "a.txt").write_text("corners")
+    how = {"catalog": str(tmp_path / "catalog")}
+    assert run(settings(str(before), str(tmp_path / "one"), **how))["scanned"] == 1
+    before.rename(after)
+    assert run(settings(str(after), str(tmp_path / "two"), **how))["scanned"] == 0
+    rows = [row for table in ("videos", "clips") for row in storage.rows(str(tmp_path / "two" / table))]
+    assert {row["uri"] for row in rows} == {str(after / "a.mp4")}
+
+
+def test_sidecars_and_the_table_may_each_have_some_fields(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("a", "b"):
+        corners_video(source / f"{name}.mp4", seconds=1)
+    (source / "a.json").write_text('{"short": "corners"}')
+    (source / "b.json").write_text('{"fps": 10}')
+    table = tmp_path / "table.csv"
+    table.write_text("name,short,long\na.mp4,ignored,four coloured corners\nb.mp4,of the table,\n")
+    how = {"captions": str(table), "caption_fields": {"short": 1.0, "long": 1.0}}
+    run(settings(str(source), str(tmp_path / "run"), **how))
+    rows = {row["name"]: dict(row["captions"]) for row in storage.rows(str(tmp_path / "run" / "clips"))}
+    assert rows == {
+        "a.mp4": {"short": "corners", "long": "four coloured corners"},
+        "b.mp4": {"short": "of the table"},
+    }
+
+
+def test_a_run_does_not_take_its_own_output_for_input(tmp_path: Path) -> None:
+    corners_video(tmp_path / "a.mp4", seconds=1)
+    with pytest.raises(ValueError, match=r"lies in clips\.input .* set run\.folder to a place outside"):
+        run(settings(str(tmp_path), str(tmp_path / "run")))
+
+
 def test_no_input_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"clips\.input is not set; set clips\.input to a folder"):
         run(Settings.model_validate({"run": {"folder": str(tmp_path / "run")}}))

@@ -56,6 +56,15 @@ def test_a_lost_file_is_looked_at_again_and_a_bad_one_is_not(tmp_path: Path) -> 
     assert (bad["status"], bad["reason"], bad["again"]) == ("dropped", "unreadable", False)
 
 
+def test_what_took_too_long_is_looked_at_again(tmp_path: Path) -> None:
+    """On a busy machine a good file may."""
+    path = noisy_video(tmp_path / "a.mp4", seconds=1)
+    slow = scan(item(path), ClipsSettings(decode_timeout_s=0.002))
+    assert (slow["status"], slow["again"]) == ("dropped", True)
+    assert "took longer" in slow["detail"]
+    assert scan(item(path), ClipsSettings())["status"] == "ok"
+
+
 def test_the_same_content_has_the_same_hash_wherever_it_is(tmp_path: Path, s3: str) -> None:
     path = corners_video(tmp_path / "a.mp4", seconds=1)
     storage.put(f"{s3}/b.mp4", path.read_bytes())

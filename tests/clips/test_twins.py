@@ -124,7 +124,7 @@ def test_the_one_for_validation_is_kept_then_one_with_a_caption_then_the_largest
         row("short", None, status="dropped", reason="too_short", detail="0.1 s"),
     ]
     table = pa.Table.from_pylist(rows, schema=pipeline._CUT)
-    found = without_twins(table, ClipsSettings())
+    found = without_twins(table, ClipsSettings(), captions_follow=True)
     assert dict(zip(found["name"].to_pylist(), found["detail"].to_pylist(), strict=True)) == {
         "a_small": "twin of a_large at 0 s, distance 0.0 bits",
         "a_large": None,
@@ -133,6 +133,13 @@ def test_the_one_for_validation_is_kept_then_one_with_a_caption_then_the_largest
         "b_val": None,
         "b_bytes": "the same bytes as b_val",
         "short": "0.1 s",
+    }
+    alone = without_twins(table, ClipsSettings())  # no model is asked: what has no caption is no clip to keep
+    assert dict(zip(alone["name"].to_pylist(), alone["reason"].to_pylist(), strict=True)) == {
+        **dict.fromkeys(("a_small", "b_train", "b_bytes"), "duplicate"),
+        **dict.fromkeys(("a_large", "b_val")),
+        "a_uncaptioned": "no_caption",
+        "short": "too_short",
     }
     assert without_twins(table, ClipsSettings(duplicates="keep")).equals(table)
     exact = without_twins(table, ClipsSettings(duplicates="exact"))

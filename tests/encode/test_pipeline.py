@@ -4,16 +4,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from vitascope import storage
 from vitascope.clips.decode import read_clip
+from vitascope.clips.readers import NoDevice
 from vitascope.clips.resize import Crop
 from vitascope.config import Settings, load
 from vitascope.encode import pipeline
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.fingerprint import fingerprint, latents_folder
+from vitascope.encode.frames import decode_shard
+from vitascope.encode.plan import Limits, make_tasks
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import read_samples, shard_uri
 from vitascope.records import DROPS, LATENTS, SAMPLES
@@ -175,6 +179,32 @@ def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_shards_taken_over_have_the_splits_of_the_table_as_it_is_now(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(str(tmp_path / "run"))
+    put_clips(settings.run.folder, real_clips[:2])
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(settings)
+    put_clips(settings.run.folder, [row | {"split": "val"} for row in real_clips[:2]])
+    handed = count_work(monkeypatch)
+    assert pipeline.run(settings)["samples_val"] == 2
+    assert handed == []
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_shard_that_is_gone_is_noticed(tmp_path: Path, real_clips: Rows, put_clips: PutClips) -> None:
+    settings = settings_for(str(tmp_path / "run"))
+    put_clips(settings.run.folder, real_clips[:2])
+    pipeline.run(settings)
+    Path(shard_uri(latents_folder(settings), 0)).unlink()
+    with pytest.raises(ValueError, match=r"shards \[0\] of .* are not there.* shards verify --forget"):
+        pipeline.run(settings)
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_new_clips_are_added_and_gone_ones_leave_the_index(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +282,39 @@ def test_what_the_latents_are_like_is_told(tmp_path: Path, real_clips: Rows, put
     )
     std = pixels.std(0, correction=0)
     torch.testing.assert_close(torch.tensor(facts["channel_std"]).double(), std, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_shard_that_no_node_has_the_memory_for_is_not_waited_for(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_DECODER_BYTES", 1 << 50)
+    settings = settings_for(str(tmp_path / "run"))
+    put_clips(settings.run.folder, real_clips)
+    with pytest.raises(ValueError, match=r"\(encode\.shard_tokens\) need .* GiB on a node, the largest has"):
+        pipeline.run(settings)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("gpus", ["encode.gpus=1", "encode.nvdec_gpus=0.5"])
+def test_gpus_that_a_local_cluster_lacks_are_not_waited_for(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, gpus: str
+) -> None:
+    settings = settings_for(str(tmp_path / "run"), gpus)
+    put_clips(settings.run.folder, real_clips)
+    with pytest.raises(ValueError, match=r"need 2 CPUs and (1|0\.5) GPUs at once, the cluster has .* 0 GPUs"):
+        pipeline.run(settings)
+
+
+def test_videos_are_given_to_the_gpu_and_pictures_are_not(real_clips: Rows) -> None:
+    def decoded(clip: dict[str, Any]) -> dict[str, Any]:
+        tasks, _ = make_tasks([clip], settings_for("a").encode, Limits(patch=2, token_budget=5000))
+        plan = pa.table({"shard": [0], "key": ["a"], "tasks": [[task.as_row() for task in tasks]]})
+        return decode_shard(plan, timeout_s=60, nvdec=True).to_pylist()[0]
+
+    with pytest.raises(NoDevice, match="needs an NVIDIA GPU"):
+        decoded(real_clips[0])
+    assert decoded(real_clips[3])["decoded"] == [0]
 
 
 @pytest.mark.usefixtures("ray_cluster")

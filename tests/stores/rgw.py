@@ -5,6 +5,8 @@
         server.kill9()
         server.start_again()
 
+    python tests/stores/rgw.py COMMAND …    # with a server of its own; BUCKET in it becomes a bucket's URI
+
 Debian's packages, taken apart in `.servers/ceph` by `make .servers/.done` or installed. One monitor, one
 object store of 8 GiB (sparse) and the gateway, all of them this user's own processes and files in `folder`,
 on free ports of 127.0.0.1. The first start takes 20 s on an idle machine, another 10 s.
@@ -17,6 +19,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -191,6 +195,14 @@ class Rgw:
             time.sleep(0.2)
 
 
+def main() -> int:
+    """Runs the command of the arguments beside a server, and gives its exit status."""
+    with tempfile.TemporaryDirectory() as folder, Rgw(Path(folder)).running() as server:
+        bucket = server.new_bucket()
+        command = [word.replace("BUCKET", bucket) for word in sys.argv[1:]]
+        return subprocess.run(command, env=os.environ | server.environment()).returncode
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -204,3 +216,7 @@ def _answers(port: int) -> bool:
         connection.request("GET", "/")
         return connection.getresponse().status in (200, 403)
     return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

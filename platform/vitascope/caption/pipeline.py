@@ -15,7 +15,7 @@ from vitascope.caption.answers import Asked
 from vitascope.caption.frames import pictures
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips import letterbox
-from vitascope.cluster.local import connect
+from vitascope.cluster.local import check_room, connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
@@ -116,6 +116,8 @@ def _execute(settings: Settings, parts: list[_Row]) -> Iterator[_Row]:
     takes: _Row = {"num_cpus": caption.worker_cpus if local else 0.5}
     if local and caption.use_gpu:
         takes["num_gpus"] = 1
+    needs = {"cpus": 1 + takes["num_cpus"], "gpus": takes.get("num_gpus", 0)}
+    check_room(settings.cluster, "seeing and captioning (caption.worker_cpus)", **needs)
     answered = (
         place(ray.data.from_items(parts, override_num_blocks=len(parts)), settings, "caption")
         .map(see, num_cpus=1)

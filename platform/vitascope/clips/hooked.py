@@ -70,7 +70,9 @@ def _folder(rule: HookFilter, catalog: str, part: str, settings: ClipsSettings) 
 
 
 def _known(folder: str) -> _Scores:
-    return {row["clip_id"]: row for uri in storage.list_files(folder) for row in storage.rows(uri)}
+    """Scores by clip; where there was no frame to score, it is tried again: a busy machine may be slow."""
+    rows = (row for uri in storage.list_files(folder) for row in storage.rows(uri))
+    return {row["clip_id"]: row for row in rows if row["detail"] is None}
 
 
 def _schema(name: str) -> pa.Schema:

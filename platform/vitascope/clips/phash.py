@@ -21,18 +21,8 @@ def phashes(frames: np.ndarray) -> np.ndarray:
     return np.packbits(low > np.median(low, axis=1, keepdims=True), axis=1).view(">i8")[:, 0].astype(np.int64)
 
 
-def phash(frame: np.ndarray) -> int:
-    """The hash of one frame (H W 3, uint8)."""
-    return int(phashes(frame[None])[0])
-
-
-def distance(a: int, b: int) -> int:
-    """How many of 64 bits two hashes differ in; below about 10 they show the same."""
-    return ((a ^ b) & (2**64 - 1)).bit_count()
-
-
 def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`distance` of hashes (F,) to hashes (F,), one by one."""
+    """How many of 64 bits hashes (F,) differ in from hashes (F,); below about 10 they show the same."""
     return np.bitwise_count((a ^ b).view(np.uint64))
 
 

@@ -55,7 +55,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """
     started = time.monotonic()
     hooks.check(settings.clips.filters)
-    inputs.root_of(settings.clips)
+    _refuse_own_output(inputs.root_of(settings.clips), settings)
     local.connect(settings.cluster)
     found, n_tars = _inputs(settings)
     looks = _folder(settings, "scan", settings.clips.fps, SIDE_PX)
@@ -66,7 +66,7 @@ def run(settings: Settings) -> dict[str, Any]:
     videos, clips, n_hooked = _cut(work, len(found.media), settings)
     videos = pa.concat_tables([videos, pa.Table.from_pylist(found.unreadable, schema=records.VIDEOS)])
     videos = videos.sort_by("name")
-    clips = _settled(clips.sort_by([("name", "ascending"), ("start_s", "ascending")]), settings.clips)
+    clips = _settled(clips.sort_by([("name", "ascending"), ("start_s", "ascending")]), settings)
     summary = _summary(videos, clips) | {
         "tars_listed": n_tars,
         "scanned": n_scanned,
@@ -78,6 +78,15 @@ def run(settings: Settings) -> dict[str, Any]:
     storage.put_table(settings.path("clips", "clips.parquet"), clips)
     storage.put_json(settings.path("summaries", "clips.json"), summary)
     return summary
+
+
+def _refuse_own_output(root: str, settings: Settings) -> None:
+    """What a run writes, videos among it, would be the next run's input."""
+    if (settings.path() + "/").startswith(root.rstrip("/") + "/"):
+        raise ValueError(
+            f"run.folder {settings.path()} lies in clips.input {root}, and what the run writes would be its "
+            "input; set run.folder to a place outside"
+        )
 
 
 def _folder(settings: Settings, *what: object) -> str:
@@ -197,7 +206,7 @@ def _texts(item: Item, settings: ClipsSettings) -> _Row:
 
 def _cut_work(found: Inputs, places: Places, captioned: Places, settings: ClipsSettings) -> list[_Row]:
     """A row for each part of the catalog that tells of inputs: which rows of it count, and their captions."""
-    wanted = found.media.select(["name", "version"])
+    wanted = found.media.select(["name", "version", "uri"])
     if settings.captions:
         uri = storage.absolute(settings.captions)
         of_table = captions.of_table(uri, wanted["name"], settings.caption_fields)
@@ -233,11 +242,11 @@ def cut_part(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
     """The videos and the clips of the rows that count of a part, as Arrow's streams."""
     wanted = storage.read_stream(work["wanted"]).to_pylist()
     texts = _texts_of(wanted, list(work["sidecars"]), settings)
-    keys = {(row["name"], row["version"]) for row in wanted}
+    uris = {(row["name"], row["version"]): row["uri"] for row in wanted}
     videos, clips = [], []
     for video in storage.rows(work["uri"]):
-        if (video["name"], video["version"]) in keys:
-            video |= _judged(video, settings)
+        if uri := uris.get((video["name"], video["version"])):
+            video |= _judged(video, settings) | {"uri": uri}  # the input may have been moved since
             clips += clips_of(video, settings)
             videos.append({name: video[name] for name in records.VIDEOS.names})
     n_hooked = hooked.add(clips, folder, work["uri"], settings)
@@ -265,7 +274,12 @@ def _texts_of(wanted: list[_Row], sidecars: list[str], settings: ClipsSettings) 
         for row in storage.rows(uri) if uri else ():
             if numbers.get(row["name"]) == number:
                 read[row["name"]] = dict(row["texts"] or {}), row["detail"] or ""
-    return {row["name"]: read.get(row["name"]) or _of_table(row, settings) for row in wanted}
+    return {row["name"]: _joined(read.get(row["name"]), _of_table(row, settings)) for row in wanted}
+
+
+def _joined(sidecar: Texts | None, table: Texts) -> Texts:
+    """What a file's sidecars say, and in other fields the captions table."""
+    return ({**table[0], **sidecar[0]}, sidecar[1] or table[1]) if sidecar else table
 
 
 def _of_table(row: _Row, settings: ClipsSettings) -> Texts:
@@ -278,15 +292,17 @@ def _of_table(row: _Row, settings: ClipsSettings) -> Texts:
         return {}, rejected.detail
 
 
-def _settled(clips: pa.Table, settings: ClipsSettings) -> pa.Table:
+def _settled(clips: pa.Table, settings: Settings) -> pa.Table:
     """records.CLIPS: the split of every clip, and what is dropped as a twin of another."""
+    held_out = (settings.clips.val_share, settings.clips.val_names)
     names = pc.unique(clips["name"])
     usable = pc.unique(clips["name"].filter(pc.equal(clips["status"], str(Status.OK))))
-    split = cut.splits(names.to_pylist(), usable.to_pylist(), settings.val_share, settings.val_names)
+    split = cut.splits(names.to_pylist(), usable.to_pylist(), *held_out)
     by_name = pa.array([split[name] for name in names.to_pylist()], pa.string())
     column = by_name.take(pc.index_in(clips["name"], value_set=names).combine_chunks())
     clips = clips.set_column(clips.schema.get_field_index("split"), records.CLIPS.field("split"), column)
-    return without_twins(clips, settings).select(records.CLIPS.names)
+    asked = settings.caption.source != "off"
+    return without_twins(clips, settings.clips, captions_follow=asked).select(records.CLIPS.names)
 
 
 def _summary(videos: pa.Table, clips: pa.Table) -> _Row:

@@ -19,7 +19,6 @@ from vitascope.stores.patience import Unavailable
 _DECORD_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # they have an index to seek by
 _LONGEST_S = 100 * 86_400.0  # a header that says more lies
 _DECORD_LATEST_S = 3 * 3600.0  # its timestamps are float32, and there 1 ms coarse
-_DECORD_REMOTE_BYTES = 64 * 2**20  # decord reads remote files whole; larger ones go to PyAV, by ranges
 
 
 def probe(uri: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def probe(uri: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
             return isolated(_probe, timeout_s=timeout_s, uri=uri, decoders=decoders)
         except ChildDied as death:
             cause = str(death)
-    raise Rejected(Reason.UNREADABLE, cause)
+    raise Rejected(Reason.UNREADABLE, cause, doubtful=True)
 
 
 def _probe(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
@@ -46,7 +45,7 @@ def _probe(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
         n_bytes = member.size_bytes if member else storage.size_bytes(uri)
         if n_bytes == 0:
             raise Rejected(Reason.EMPTY_FILE, "0 bytes")
-        return _probe_image(uri) or _probe_video(uri, n_bytes, decoders)
+        return _probe_image(uri) or _probe_video(uri, decoders)
     except (Rejected, Unavailable):
         raise
     except Exception as error:
@@ -79,7 +78,7 @@ def _probe_image(uri: str) -> dict[str, Any] | None:
 _EXIF_CLOCKWISE_DEG = {1: 0, 2: 0, 3: 180, 4: 180, 5: 90, 6: 90, 7: 270, 8: 270}
 
 
-def _probe_video(uri: str, n_bytes: int, decoders: tuple[str, ...]) -> dict[str, Any]:
+def _probe_video(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
     container, stream = open_container(uri)
     with container:
         frame = _first_frame(container, stream)
@@ -99,8 +98,7 @@ def _probe_video(uri: str, n_bytes: int, decoders: tuple[str, ...]) -> dict[str,
             "duration_s": duration_s,
             "n_frames": stream.frames or (round(duration_s * fps) if fps else None),
         }
-        near = not storage.is_remote(uri) or n_bytes <= _DECORD_REMOTE_BYTES
-        may = "decord" in decoders and container.format.name in _DECORD_CONTAINERS and near
+        may = "decord" in decoders and container.format.name in _DECORD_CONTAINERS
         may = may and turn == 0 and shown == coded and is_plain(frame)
         longest_s = max(duration_s, (container.duration or 0) / av.time_base)
         may = may and (frame.time or 0) + longest_s <= _DECORD_LATEST_S

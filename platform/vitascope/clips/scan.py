@@ -28,6 +28,9 @@ STRETCH_FRAMES = 64
 FRUITLESS = 2
 """Stretches in a row without a frame after which a file is left: the rest of it is not there."""
 
+DECORD_REMOTE_BYTES = 64 << 20
+"""decord reads remote files whole, for every clip that another child reads; larger ones are PyAV's."""
+
 PROBED_FIRST_BYTES = 64 << 20
 """Larger ones are fetched only once a few ranges of them have shown that they hold a video."""
 
@@ -39,14 +42,19 @@ Series = dict[str, np.ndarray]
 
 
 def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
-    """A row of records.CATALOG about the file; `again` where the store and not the file was at fault."""
+    """A row of records.CATALOG about the file.
+
+    `again` where it may not have been the file's fault: the store failed, or decoding took too long or was
+    killed, as on a busy machine.
+    """
     origin = {"uri": item.uri, "name": item.name, "version": item.version, "size_bytes": item.size_bytes}
     facts: dict[str, Any] = {"content": None}
     outcome: dict[str, Any] = records.OK
     again = False
     try:
-        _look(item, settings, facts)
+        again = _look(item, settings, facts)
     except Rejected as rejected:
+        again = rejected.doubtful
         outcome = records.dropped(rejected.reason, rejected.detail)
     except OSError as error:
         again = True
@@ -55,16 +63,22 @@ def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
     return {"video_id": video_id, "again": again} | origin | facts | outcome
 
 
-def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> None:
-    """Adds to `facts` as they are found; every byte of a remote file is fetched once."""
+def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> bool:
+    """Adds to `facts` as they are found, and says whether they are in doubt.
+
+    Every byte of a remote file is fetched once.
+    """
     if _is_away(item.uri) and item.size_bytes > PROBED_FIRST_BYTES:
         probe(item.uri, timeout_s=settings.decode_timeout_s)
     with _at_hand(item.uri) as (path, content):
         facts["content"] = content
         facts |= probe(path, timeout_s=settings.decode_timeout_s)
-        series = _series(path, facts, settings)
+        if facts["decoder"] == "decord" and _is_away(item.uri) and item.size_bytes > DECORD_REMOTE_BYTES:
+            facts["decoder"] = "pyav"
+        series, doubtful = _series(path, facts, settings)
         last_s = (len(series["brightness"]) - 1) / settings.fps
         facts |= _kept(series) | {"duration_s": max(facts["duration_s"], last_s)}
+    return doubtful
 
 
 def _is_away(uri: str) -> bool:
@@ -85,8 +99,10 @@ def _at_hand(uri: str) -> Iterator[tuple[str, str]]:
         yield copy.name if away else uri, digest.hexdigest()
 
 
-def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> Series:
+def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[Series, bool]:
     """The file's series (F, …), as far as its frames go; NaN, or 0 in hashes, where one is damaged.
+
+    And whether a stretch of it took too long, or its process was killed.
 
     They may go on after the end that headers tell of, or stop before it.
 
@@ -97,13 +113,14 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> Series:
     how = {"uri": uri, "fps": settings.fps, "size": size} | {k: facts[k] for k in ("rotation_deg", "decoder")}
     how["n_frames"] = STRETCH_FRAMES if facts["kind"] == "video" else 1
     stretches: list[Series] = []
-    fruitless, cause, ended = 0, "no frame decodes", False
+    fruitless, cause, ended, doubtful = 0, "no frame decodes", False, False
     for first in itertools.count(0, STRETCH_FRAMES):
         try:
             got = isolated(stretch, timeout_s=settings.decode_timeout_s, first=first, **how)
             ended = len(got["brightness"]) < STRETCH_FRAMES
         except (Rejected, ChildDied, MemoryError) as error:
             got, cause = _nothing(0), getattr(error, "detail", str(error))
+            doubtful = doubtful or not isinstance(error, Rejected)
         fruitless = 0 if np.isfinite(got["brightness"]).any() else fruitless + 1
         stretches.append(_padded(got, STRETCH_FRAMES))
         if ended or fruitless == FRUITLESS:
@@ -111,11 +128,11 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> Series:
     series = {name: np.concatenate([s[name] for s in stretches]) for name in WIDTHS}
     good = np.flatnonzero(np.isfinite(series["brightness"]))
     if not len(good):
-        raise Rejected(Reason.DECODE_FAILED, cause)
+        raise Rejected(Reason.DECODE_FAILED, cause, doubtful=doubtful)
     last = int(good[-1])
     if last / settings.fps <= facts["duration_s"] + HOLD_S:
         last = min(last, int(facts["duration_s"] * settings.fps + 1e-6))
-    return {name: values[: last + 1] for name, values in series.items()}
+    return {name: values[: last + 1] for name, values in series.items()}, doubtful
 
 
 def stretch(*, uri: str, first: int, n_frames: int, **how: Any) -> Series:

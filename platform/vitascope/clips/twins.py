@@ -21,10 +21,13 @@ FOUND_BY = pa.schema(
 _Found = dict[int, str]  # the row of a clip to be dropped, and what the ledger says of it
 
 
-def without_twins(clips: pa.Table, settings: ClipsSettings) -> pa.Table:
-    """Of clips that are the same one is kept: for validation first, then with a caption, then the largest."""
+def without_twins(clips: pa.Table, settings: ClipsSettings, *, captions_follow: bool = False) -> pa.Table:
+    """Of clips that are the same one is kept: for validation first, then with a caption, then the largest.
+
+    captions_follow: a model will be asked for missing captions, so that clips without one may be kept, too.
+    """
     found: _Found = {}
-    rows = _by_preference(clips)
+    rows = _by_preference(clips, captions_follow)
     if settings.duplicates != "keep":
         found = _same_bytes(clips, rows)
     if settings.duplicates == "near":
@@ -42,10 +45,11 @@ def without_twins(clips: pa.Table, settings: ClipsSettings) -> pa.Table:
     return clips
 
 
-def _by_preference(clips: pa.Table) -> np.ndarray:
+def _by_preference(clips: pa.Table, captions_follow: bool) -> np.ndarray:
     """The rows of the clips that may be kept, the one to be kept of two that are the same first."""
-    ok = np.asarray(pc.equal(clips["status"], str(Status.OK)))
-    good = ok | np.asarray(pc.equal(clips["reason"], str(Reason.NO_CAPTION)).fill_null(False))
+    good = ok = np.asarray(pc.equal(clips["status"], str(Status.OK)))
+    if captions_follow:
+        good = ok | np.asarray(pc.equal(clips["reason"], str(Reason.NO_CAPTION)).fill_null(False))
     train = np.asarray(pc.equal(clips["split"], "train"))
     pixels = np.asarray(clips["width"], np.int64) * np.asarray(clips["height"], np.int64)
     order = np.lexsort((-pixels, ~ok, train))  # stable: rows alike in all stay in their order

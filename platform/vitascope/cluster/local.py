@@ -74,7 +74,9 @@ def address_of(settings: ClusterSettings) -> str | None:
     return settings.address or os.environ.get("RAY_ADDRESS")
 
 
-def check_room(settings: ClusterSettings, what: str, *, cpus: float, gpus: float = 0) -> None:
+def check_room(
+    settings: ClusterSettings, what: str, *, cpus: float, gpus: float = 0, node_bytes: float = 0
+) -> None:
     """Refuses work that would wait for ever, because it is larger than the local cluster.
 
     A cluster that was joined may grow; there it is said what is waited for.
@@ -84,12 +86,15 @@ def check_room(settings: ClusterSettings, what: str, *, cpus: float, gpus: float
     """
     there = ray.cluster_resources()
     has = {kind: there.get(kind, 0.0) for kind in ("CPU", "GPU")}
-    if cpus <= has["CPU"] and gpus <= has["GPU"]:
+    largest = max((n["Resources"].get("memory", 0.0) for n in ray.nodes() if n["Alive"]), default=0.0)
+    if cpus <= has["CPU"] and gpus <= has["GPU"] and node_bytes <= largest:
         return
     short = (
         f"{what} need {cpus:g} CPUs and {gpus:g} GPUs at once, "
         f"the cluster has {has['CPU']:g} CPUs and {has['GPU']:g} GPUs"
     )
+    if node_bytes > largest:
+        short = f"{what} need {node_bytes / 2**30:.1f} GiB on a node, the largest has {largest / 2**30:.1f}"
     if address_of(settings):
         say("cluster", f"{short}; waiting for it to grow")
     else:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from vitascope.caption.answers import clip_rows
 from vitascope.config import Settings
 from vitascope.encode.buckets import (
     MAX_UPSCALE,
@@ -23,7 +24,8 @@ from vitascope.encode.buckets import (
     near_native,
 )
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.suggest import Clips, Limits, clips_of, propose
+from vitascope.encode.suggest import Clips, Limits, clips_of, count_sizes, propose
+from vitascope.ledger import Status
 from vitascope.records import VideoSize
 
 _ROWS = 1 << 16  # sizes of clips judged at a time
@@ -157,6 +159,10 @@ def suggest(settings: Settings, *, max_tokens: int | None = None, count: int = 1
         max_crop=settings.encode.max_crop,
     )
     clips = clips_of(settings.path("clips"))
+    if settings.caption.source != "off":  # clips that only lack a caption may have got one
+        usable = [row for row in clip_rows(settings) if row["status"] == Status.OK]
+        sizes = [[row[name] for name in ("n_frames", "height", "width")] for row in usable]
+        clips = count_sizes(np.array(sizes).reshape(-1, 3))
     buckets = tuple(propose(clips, limits))
     toml = to_toml(buckets, limits, settings.feed.token_budget)
     lines = [

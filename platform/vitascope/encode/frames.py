@@ -1,6 +1,7 @@
 """Decode the clips of one shard."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -12,14 +13,22 @@ from vitascope.encode.plan import EncodeTask, drop_row
 from vitascope.ledger import Rejected
 
 
-def decode_shard(plan: pa.Table, *, timeout_s: float) -> pa.Table:
+def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:
     """The one row of `plan` with its clips' frames, at the sizes they are encoded at.
 
     Adds `pixels`, the frames (F H W 3, uint8) of all tasks that succeeded end to end; `decoded`, the numbers
     of those tasks; and `drops`, rows of records.DROPS about the others. A clip is decoded once for all of its
     sizes; where that fails, once for each, as a shorter one may end before the damage.
+
+    Args:
+        nvdec: videos are decoded by the GPU.
+
+    Raises:
+        NoDevice: `nvdec`, and there is none.
     """
     tasks = [EncodeTask(**task) for task in plan["tasks"][0].as_py()]
+    if nvdec:
+        tasks = [task if task.decoder == "pillow" else replace(task, decoder="nvdec") for task in tasks]
     pixels = np.empty(sum(task.n_bytes for task in tasks), np.uint8)
     decoded, drops, end = [], [], 0
     numbered = groupby(enumerate(tasks), key=lambda item: item[1].clip_id)

@@ -12,7 +12,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from vitascope import storage
 from vitascope.caption.answers import clip_rows
-from vitascope.cluster.local import address_of, connect
+from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
@@ -20,12 +20,12 @@ from vitascope.encode.encoder import ShardEncoder
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.frames import decode_shard
 from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
-from vitascope.encode.shards import INDEX, Moments, ShardNote, read_notes
+from vitascope.encode.shards import Moments, ShardNote, read_index, read_notes, shard_uri, write_index
 from vitascope.encode.text import make_text_encoder
 from vitascope.ledger import Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
-from vitascope.records import DROPS, SAMPLES, stable_id
+from vitascope.records import DROPS, stable_id
 
 DROPS_FILE = "drops.parquet"
 
@@ -41,15 +41,19 @@ def run(settings: Settings) -> dict[str, Any]:
     latents = latents_folder(settings)
     limits = Limits(patch=settings.model.patch, token_budget=settings.feed.token_budget)
     tasks, drops = make_tasks(clip_rows(settings), settings.encode, limits)
-    index = storage.join(latents, INDEX)
-    committed = storage.rows(index) if storage.exists(index) else []
-    todo, samples = still_to_do(tasks, committed)
+    committed = read_index(latents)
     # What is visible is never rewritten.
     first_free = 1 + max((row["shard"] for row in committed), default=-1)
+    todo, samples = still_to_do(tasks, committed)
     notes = _encode(settings, latents, todo, first_shard=first_free)
-    samples += [row for note in notes for row in note.samples]
+    # Shards taken over from a run that was killed may have been planned from an older clip table.
+    _, new = still_to_do(todo, [row for note in notes for row in note.samples])
+    samples += new
     drops += [row for note in notes for row in note.drops]
     _commit(settings, latents, samples, drops)
+    for number, note in enumerate(notes, first_free):
+        if not note.samples:  # nobody's: what failed is a drop, and is tried again by the next run
+            storage.delete(shard_uri(latents, number))
     summary = summarise(samples, drops) | {
         "fingerprint": latents.rpartition("/")[2],
         "seconds": round(time.monotonic() - started, 2),
@@ -113,16 +117,22 @@ def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> It
 
 def decoded(plan: list[dict[str, Any]], settings: Settings) -> ray.data.Dataset:
     """Plan rows with their clips' frames."""
-    rows = ray.data.from_items(plan, override_num_blocks=len(plan))
+    nvdec_gpus = settings.encode.nvdec_gpus
     largest = max(sum(EncodeTask(**task).n_bytes for task in row["tasks"]) for row in plan)
+    memory = _DECODER_BYTES + 2 * largest  # the frames, and their copy on the way to the object store
+    needs = {"cpus": 2, "gpus": settings.encode.gpus + nvdec_gpus, "node_bytes": memory}
+    check_room(settings.cluster, "decoding and encoding (encode.shard_tokens)", **needs)
+    rows = ray.data.from_items(plan, override_num_blocks=len(plan))
     return place(rows, settings, "encode").map_batches(
         decode_shard,
         batch_size=1,
         batch_format="pyarrow",
-        fn_kwargs={"timeout_s": settings.clips.decode_timeout_s},
+        fn_kwargs={"timeout_s": settings.clips.decode_timeout_s, "nvdec": bool(nvdec_gpus)},
         compute=TaskPoolStrategy(size=_at_once(settings, len(plan))),
         num_cpus=1,
-        memory=_DECODER_BYTES + 2 * largest,  # the frames, and their copy on the way to the object store
+        num_gpus=nvdec_gpus or None,
+        label_selector=node_labels(settings, "train") if nvdec_gpus else None,
+        memory=memory,
     )
 
 
@@ -139,7 +149,14 @@ def _at_once(settings: Settings, n_shards: int) -> int:
 def _commit(settings: Settings, latents: str, samples: list[dict], drops: list[dict]) -> None:
     """Writes what describes the latents, and last the index that makes them visible."""
     codec = make_codec(settings.encode)
-    notes = read_notes(latents, sorted({row["shard"] for row in samples}))
+    shards = sorted({row["shard"] for row in samples})
+    notes = read_notes(latents, shards)
+    lost = [shard for shard, note in zip(shards, notes, strict=True) if note is None]
+    if lost:
+        raise ValueError(
+            f"shards {lost} of {latents} are not there, and the index names them; run vitascope shards "
+            "verify --forget, and encode again"
+        )
     moments = sum((note.moments for note in notes if note), start=Moments.none(codec.channels))
     mean, std = moments.mean_and_std()
     facts = {
@@ -151,10 +168,9 @@ def _commit(settings: Settings, latents: str, samples: list[dict], drops: list[d
         "text_dim": make_text_encoder(settings.encode).dim,
         "fingerprint": latents.rpartition("/")[2],
     }
-    index = pa.Table.from_pylist(sorted(samples, key=lambda row: (row["shard"], row["row"])), schema=SAMPLES)
     storage.put_table(storage.join(latents, DROPS_FILE), pa.Table.from_pylist(drops, schema=DROPS))
     storage.put_json(storage.join(latents, "encode.json"), facts)
-    storage.put_table(storage.join(latents, INDEX), index)
+    write_index(latents, samples)
 
 
 def summarise(samples: list[dict[str, Any]], drops: list[dict[str, Any]]) -> dict[str, Any]:

@@ -54,7 +54,13 @@ class EncodeSettings(Section):
         0.0,
         ge=0,
         description="GPUs of each process that compresses frames and reads captions, 0.5 for two on one; "
-        "0 computes on CPUs. Decoding needs none.",
+        "0 computes on CPUs.",
+    )
+    nvdec_gpus: float = Field(
+        0.0,
+        ge=0,
+        description="GPUs of each process that decodes, 0.1 for ten on one, whose NVDEC then decodes what it "
+        "can; 0 decodes on CPUs.",
     )
 
     @field_validator("frame_counts")

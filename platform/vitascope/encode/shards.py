@@ -18,7 +18,7 @@ import torch
 
 from vitascope import storage
 from vitascope.encode.plan import EncodeTask
-from vitascope.records import LATENTS
+from vitascope.records import LATENTS, SAMPLES
 
 GROUP_ROWS = 32
 GROUP_BYTES = 1 << 20
@@ -150,13 +150,31 @@ def write_shard(uri: str, rows: list[dict[str, Any]], note: ShardNote) -> None:
     storage.put(uri, content.getvalue())
 
 
+def write_index(latents: str, samples: Sequence[dict[str, Any]]) -> None:
+    """Makes rows of records.SAMPLES visible."""
+    rows = sorted(samples, key=lambda row: (row["shard"], row["row"]))
+    storage.put_table(storage.join(latents, INDEX), pa.Table.from_pylist(rows, schema=SAMPLES))
+
+
+def read_index(latents: str) -> list[dict[str, Any]]:
+    """The rows of records.SAMPLES that are visible."""
+    uri = storage.join(latents, INDEX)
+    return storage.rows(uri) if storage.exists(uri) else []
+
+
 def read_note(uri: str) -> ShardNote | None:
-    """The note in a shard's footer, or None where no shard is there."""
+    """The note in a shard's footer, or None where no shard is there.
+
+    Raises:
+        ValueError: what is there is damaged.
+    """
     fs, path = storage.arrow_filesystem(uri)
     try:
         metadata = pq.read_schema(path, filesystem=fs).metadata
     except FileNotFoundError:
         return None
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{uri} is damaged ({error}); run vitascope shards verify --forget") from error
     fields = json.loads(metadata[_NOTE])
     return ShardNote(**fields | {"moments": Moments(**fields["moments"])})
 

@@ -14,9 +14,9 @@ from vitascope.cluster.local import connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.shards import INDEX, digest, shard_uri
+from vitascope.encode.shards import INDEX, digest, read_index, shard_uri, write_index
 from vitascope.progress import track
-from vitascope.records import LATENTS, SAMPLES
+from vitascope.records import LATENTS
 
 _CHECKED = ("sample_id", "row", "n_text", "digest", "latent_frames", "latent_height", "latent_width")
 
@@ -55,12 +55,11 @@ def verify(settings: Settings) -> Verdict:
 def forget(settings: Settings, shards: Sequence[int]) -> int:
     """Takes shards out of the index and away, so that encode makes their samples again; gives how many."""
     latents = latents_folder(settings)
-    uri = storage.join(latents, INDEX)
-    index = storage.rows(uri)
+    index = read_index(latents)
     stay = [row for row in index if row["shard"] not in set(shards)]
-    storage.put_table(uri, pa.Table.from_pylist(stay, schema=SAMPLES))
     for shard in shards:
         storage.delete(shard_uri(latents, shard))
+    write_index(latents, stay)
     return len(index) - len(stay)
 
 
