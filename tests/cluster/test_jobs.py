@@ -159,7 +159,7 @@ def test_an_open_cluster_elsewhere_is_left_alone(tmp_path: Path) -> None:
         status, said = done(
             "clips",
             "--set",
-            f"clips.input={tmp_path}",
+            f"clips.input={tmp_path}/videos",
             "--set",
             f"run.folder={tmp_path}/run",
             RAY_ADDRESS="10.99.0.1:6379",
