@@ -12,7 +12,15 @@ from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.shards import Moments, ShardNote, digest, latent_row, shard_uri, write_shard
+from vitascope.encode.shards import (
+    Moments,
+    ShardNote,
+    digest,
+    latent_row,
+    shard_uri,
+    write_index,
+    write_shard,
+)
 from vitascope.encode.text import make_text_encoder
 from vitascope.model.card import ModelCard
 from vitascope.model.settings import ModelSettings
@@ -60,26 +68,22 @@ def make_run(
     )
     latents = latents_folder(settings)
     generator = torch.Generator().manual_seed(0)
-    index: list[dict] = []
+    index = []
     for shard, numbers in enumerate(np.array_split(np.arange(n_samples), n_shards)):
         rows = [_row(int(number), sizes[number % len(sizes)], generator) for number in numbers]
-        samples = [
+        of_shard = [
             _sample(int(number), row, shard, place)
             for place, (number, row) in enumerate(zip(numbers, rows, strict=True))
         ]
-        write_shard(
-            shard_uri(latents, shard),
-            rows,
-            ShardNote(str(shard), TEXT_DIM, samples, [], Moments.none(CHANNELS)),
-        )
-        index += samples
+        samples = pa.Table.from_pylist(of_shard, schema=records.SAMPLES)
+        note = ShardNote(str(shard), TEXT_DIM, samples, [], Moments.none(CHANNELS))
+        write_shard(shard_uri(latents, shard), rows, note)
+        index.append(samples)
     described = {"channels": CHANNELS, "text_dim": TEXT_DIM, "fingerprint": "synthetic", "patch": 2}
     storage.put_json(
         storage.join(latents, "encode.json"), described | {"encode": settings.encode.model_dump(mode="json")}
     )
-    storage.put_table(
-        storage.join(latents, "index.parquet"), pa.Table.from_pylist(index, schema=records.SAMPLES)
-    )
+    write_index(latents, pa.concat_tables(index))
     return settings
 
 

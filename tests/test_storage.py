@@ -1,5 +1,6 @@
 """Files behave the same on a local disk, on S3 and on Google Cloud Storage."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -143,3 +144,32 @@ def test_a_store_of_unknown_promises_is_refused(location: str) -> None:
 def test_open_file_refuses_to_write(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"storage\.put"):
         storage.open_file(str(tmp_path / "x"), "wb")
+
+
+def test_the_version_is_that_of_listings_and_changes_with_the_content(root: str) -> None:
+    location = storage.join(root, "in", "a.mp4")
+    versions = []
+    for content in (b"one", b"two"):
+        storage.put(location, content)
+        (listed,) = storage.listing(storage.join(root, "in"))
+        versions.append(storage.version(location))
+        assert listed.version == versions[-1]
+    assert versions[0] != versions[1]
+    with pytest.raises(FileNotFoundError):
+        storage.version(storage.join(root, "in", "b.mp4"))
+
+
+def test_a_link_changes_with_what_it_leads_to(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "in" / "link"
+    target.write_bytes(b"one")
+    link.parent.mkdir()
+    link.symlink_to(target)
+    versions = {storage.version(str(link))}
+    os.utime(target, (1, 1))
+    versions.add(storage.version(str(link)))
+    (listed,) = storage.listing(str(link.parent))
+    assert len(versions) == 2
+    assert listed.version in versions
+    target.unlink()  # it leads nowhere
+    (listed,) = storage.listing(str(link.parent))
+    assert listed.version not in versions

@@ -51,7 +51,7 @@ from vitascope.cluster.local import connect
 from vitascope.config import Settings, load
 from vitascope.demo.inputs import _shipped
 from vitascope.encode import pipeline as encode
-from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards
+from vitascope.encode.plan import EncodeTask, Limits, PlannedShard, make_tasks, plan_shards, tasks_of
 
 FPS, FRAMES, SIZE = 8, 17, (256, 448)
 DROPPING = [f'{name} = {{use = "off"}}' for name in ("black_share", "still_share", "contrast")]
@@ -106,23 +106,23 @@ def settings_of(store: str, run: str) -> Settings:
     )
 
 
-def plan_of(settings: Settings) -> tuple[list[EncodeTask], list[dict[str, Any]]]:
+def plan_of(settings: Settings) -> tuple[list[EncodeTask], list[PlannedShard]]:
     """The encode stage's tasks for the clip table, and its plan."""
     rows = [row | {"caption": ""} for row in storage.rows(settings.path("clips", "clips.parquet"))]
     limits = Limits(settings.model.patch, settings.feed.token_budget)
     tasks, drops = make_tasks([row | {"status": "ok"} for row in rows], settings.encode, limits)
     assert not drops, drops[0]
     shards = plan_shards(tasks, settings.encode.shard_tokens)
-    return tasks, [encode._plan_row(i, shard) for i, shard in enumerate(shards)]
+    return tasks, [PlannedShard(number, shard) for number, shard in enumerate(shards)]
 
 
-def by_pipeline(plan: list[dict[str, Any]], settings: Settings) -> dict[int, int]:
+def by_pipeline(plan: list[PlannedShard], settings: Settings) -> dict[int, int]:
     """The checksum of each sample's frames."""
     found = {}
     for block in encode.decoded(plan, settings).iter_batches(batch_size=1, batch_format="pyarrow"):
         assert not block["drops"][0].as_py(), block["drops"][0].as_py()
         pixels, end = block["pixels"][0].as_buffer(), 0
-        for task in (EncodeTask(**task) for task in block["tasks"][0].as_py()):
+        for task in tasks_of(block):
             found[task.sample_id] = zlib.adler32(pixels[end : end + task.n_bytes])
             end += task.n_bytes
     return found

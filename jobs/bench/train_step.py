@@ -41,9 +41,17 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from vitascope import config, records, storage
+from vitascope import config, records
 from vitascope.config import Settings
-from vitascope.encode.shards import Moments, ShardNote, digest, latent_row, shard_uri, write_shard
+from vitascope.encode.shards import (
+    Moments,
+    ShardNote,
+    digest,
+    latent_row,
+    shard_uri,
+    write_index,
+    write_shard,
+)
 from vitascope.feed.packs import Pack
 from vitascope.feed.plan import NO_PACK, Position, ranks_share
 from vitascope.feed.source import Source, load_pack, planned
@@ -110,14 +118,10 @@ def make_latents(folder: str, shapes: Shapes) -> None:
             | {"latent_frames": frames, "latent_height": height, "latent_width": width}
             | {"n_text": len(text), "psnr_db": 0.0, "caption": "", "digest": digest(rows[-1])}
         )
-    write_shard(
-        shard_uri(folder, 0),
-        rows,
-        ShardNote("0", shapes.text_dim, samples, [], Moments.none(shapes.channels)),
-    )
-    storage.put_table(
-        storage.join(folder, "index.parquet"), pa.Table.from_pylist(samples, schema=records.SAMPLES)
-    )
+    table = pa.Table.from_pylist(samples, schema=records.SAMPLES)
+    note = ShardNote("0", shapes.text_dim, table, [], Moments.none(shapes.channels))
+    write_shard(shard_uri(folder, 0), rows, note)
+    write_index(folder, table)
 
 
 class Bare:

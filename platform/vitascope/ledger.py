@@ -24,6 +24,7 @@ class Reason(StrEnum):
     EMPTY_FILE = "empty_file"
     NO_VIDEO_STREAM = "no_video_stream"
     DECODE_FAILED = "decode_failed"  # opens, but its frames do not decode
+    SOURCE_CHANGED = "source_changed"  # the file is not the one that was scanned
     TOO_SHORT = "too_short"
     TOO_SMALL = "too_small"
     NO_CAPTION = "no_caption"

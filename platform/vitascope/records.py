@@ -102,6 +102,7 @@ CLIPS = pa.schema(
         pa.field("video_id", pa.string(), nullable=False),
         pa.field("uri", pa.string(), nullable=False),
         pa.field("name", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),  # of the file when it was scanned
         pa.field("kind", pa.string(), nullable=False),
         pa.field("start_s", pa.float64(), nullable=False),
         pa.field("end_s", pa.float64(), nullable=False),
@@ -117,7 +118,6 @@ CLIPS = pa.schema(
         pa.field("decoder", pa.string(), nullable=False),
         pa.field("captions", pa.map_(pa.string(), pa.string())),  # by field, in the order of the settings
         pa.field("caption", pa.string()),  # the one of them that is drawn
-        pa.field("phash", pa.int64()),  # perceptual hash of the middle frame
         *(pa.field(name, pa.float32()) for name in SCORES + HOOKS),
         pa.field("split", pa.string(), nullable=False),  # train | val, by source video
         *_OUTCOME,

@@ -12,6 +12,7 @@ files and of pyarrow too, is repeated for up to 5 minutes (`stores.patience`) be
 which says nothing about the file. What will not pass, no such file or no permission, is raised at once.
 """
 
+import contextlib
 import glob
 import importlib
 import json
@@ -142,7 +143,19 @@ def _scheme(uri: str) -> str:
 
 def _version(about: dict[str, Any]) -> str:
     tag = about.get("ETag") or about.get("generation")
-    return str(tag).strip('"') if tag else f"{about['size']}-{about['mtime']!r}"
+    if tag:
+        return str(tag).strip('"')
+    changed = about["mtime"]
+    if about.get("islink"):
+        with contextlib.suppress(OSError):  # it leads nowhere
+            changed = os.stat(about["name"]).st_mtime
+    return f"{about['size']}-{changed!r}"
+
+
+def version(uri: str) -> str:
+    """A file's version as `listing` shows it; FileNotFoundError where there is none."""
+    fs, path = filesystem(uri)
+    return _version(fs.info(path))
 
 
 def list_files(uri: str) -> list[str]:

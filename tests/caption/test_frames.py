@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitascope import storage
 from vitascope.caption import frames
 from vitascope.caption.frames import pictures, times
 from vitascope.caption.settings import CaptionSettings
@@ -19,7 +20,7 @@ from vitascope.clips.tars import list_members
 def clip(n_frames: int, **more: Any) -> dict[str, Any]:
     whole = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
     span = {"start_s": 3.0, "fps": 8.0, "n_frames": n_frames, "rotation_deg": 0}
-    return {"uri": "a.mp4"} | span | whole | more
+    return {"uri": "a.mp4", "version": "1"} | span | whole | more
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,8 @@ def test_a_video_within_a_tar(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.add(video, "000.mp4")
     (member,) = list_members(str(tmp_path / "a.tar")).members
-    row = clip(17, uri=member.uri, start_s=0.0, decoder="decord")
+    found = {"uri": member.uri, "version": storage.version(member.tar)}
+    row = clip(17, **found, start_s=0.0, decoder="decord")
     made = pictures(row, CaptionSettings(frames=3, max_side_px=48), timeout_s=30)
     shown = [Image.open(io.BytesIO(content)) for content in made]
     assert [picture.size for picture in shown] == [(48, 32)] * 3

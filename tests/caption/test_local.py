@@ -102,7 +102,8 @@ def test_the_stage_with_a_model_in_a_folder(folder: Path, tmp_path: Path) -> Non
         picture(i).save(tmp_path / f"{i}.png")
         span = {"start_s": 0.0, "fps": 8.0, "n_frames": 1, "rotation_deg": 0, "decoder": "pillow"}
         span |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
-        rows.append({"clip_id": str(i), "uri": str(tmp_path / f"{i}.png"), "caption": None} | span | OK)
+        found = {"uri": str(tmp_path / f"{i}.png"), "version": storage.version(str(tmp_path / f"{i}.png"))}
+        rows.append({"clip_id": str(i), "caption": None} | found | span | OK)
     storage.put_table(f"{tmp_path}/run/clips/clips.parquet", pa.Table.from_pylist(rows))
     caption = settings(folder, clips_per_part=2, worker_cpus=1, prompts={"caption": "What is it ?"})
     summary = run(Settings(run={"folder": f"{tmp_path}/run"}, caption=caption))  # type: ignore[arg-type]

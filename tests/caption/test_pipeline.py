@@ -44,7 +44,7 @@ def put_clips(folder: Path, greys: list[int] = GREYS, captioned: tuple[int, ...]
 def clip(clip_id: str, uri: str, caption: str | None) -> dict[str, Any]:
     span = {"start_s": 0.0, "fps": 8.0, "n_frames": 1, "rotation_deg": 0, "decoder": "pillow"}
     span |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
-    return {"clip_id": clip_id, "uri": uri, "caption": caption, **span}
+    return {"clip_id": clip_id, "uri": uri, "version": storage.version(uri), "caption": caption, **span}
 
 
 def settings(folder: Path, server: Endpoint | None, **caption: Any) -> Settings:
@@ -109,7 +109,7 @@ def test_moods_of_the_endpoint_end_as_rows_and_failures_are_asked_again(tmp_path
         server.asked.clear()
         again = run(settings(tmp_path, server, timeout_s=1.5))
     reasons = {grey: row["reason"] for grey, row in rows.items() if row["reason"]}
-    failed = {"100": "caption_failed", "120": "caption_failed", "40": "decode_failed"}
+    failed = {"100": "caption_failed", "120": "caption_failed", "40": "source_changed"}
     assert reasons == failed | {"80": "caption_refused"}
     assert all(row["detail"] for row in rows.values() if row["reason"])
     assert rows["60"]["caption"], rows["140"]["caption"] == ("after a 429", "after a hang")

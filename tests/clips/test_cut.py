@@ -1,18 +1,24 @@
 """Spans within shots, and splits."""
 
 import itertools
+from typing import Any
 
 import pytest
 
-from vitascope.clips.cut import spans, spans_of_shots, splits
+from vitascope.clips.cut import Span, spans, splits, steps
+
+
+def whole(duration_s: float, fps: float, *how: Any) -> list[Span]:
+    """A source of this duration, cut as one shot."""
+    return spans([(0, steps(duration_s, fps))], fps, *how)
 
 
 def times(duration_s: float, fps: float = 8, durations_s: tuple[float, ...] = (1.0, 2.0)) -> list[tuple]:
-    return [(s.start_s, s.end_s, s.n_frames) for s in spans(duration_s, fps, durations_s)]
+    return [(s.start_s, s.end_s, s.n_frames) for s in whole(duration_s, fps, durations_s)]
 
 
 def test_spans_overlap_where_they_begin_more_often() -> None:
-    cut = spans(2.5, 8, (1.0, 2.0), 0.5)
+    cut = whole(2.5, 8, (1.0, 2.0), 0.5)
     assert [(s.start_s, s.end_s) for s in cut] == [(0.0, 1.0), (0.5, 2.5), (1.0, 2.0), (1.5, 2.5)]
 
 
@@ -36,30 +42,26 @@ def test_an_image_gives_one_frame() -> None:
 
 def test_rounded_durations_and_odd_rates() -> None:
     assert times(1.9999999, durations_s=(2.0,)) == [(0, 2, 17)]
-    (span,) = spans(1.5, 10 / 3, (1.0,))
+    (span,) = whole(1.5, 10 / 3, (1.0,))
     assert (span.n_frames, span.end_s) == (4, pytest.approx(0.9))
 
 
 @pytest.mark.parametrize("duration_s", [0.3, 1.0, 3.3, 7.6, 61.2])
 def test_spans_stay_within_the_source_and_do_not_overlap(duration_s: float) -> None:
-    cut = spans(duration_s, 8, (1.0, 2.0, 4.0))
+    cut = whole(duration_s, 8, (1.0, 2.0, 4.0))
     assert all(a.end_s <= b.start_s for a, b in itertools.pairwise(cut))
     assert cut[-1].end_s <= duration_s
 
 
 def test_spans_lie_on_the_grid_whatever_the_durations() -> None:
-    cut = spans(4.0, 8, (0.7, 0.3), 0.4)
+    cut = whole(4.0, 8, (0.7, 0.3), 0.4)
     assert all(float(s.start_s * 8).is_integer() and s.end_s == s.start_s + (s.n_frames - 1) / 8 for s in cut)
 
 
 def test_no_span_leaves_its_shot() -> None:
     shots = [(3, 30), (31, 35), (40, 40), (44, 70)]
-    cut = [(s.start_s * 8, s.end_s * 8) for s in spans_of_shots(shots, 8, (1.0, 2.0))]
+    cut = [(s.start_s * 8, s.end_s * 8) for s in spans(shots, 8, (1.0, 2.0))]
     assert cut == [(3, 11), (11, 27), (31, 35), (40, 40), (44, 52), (52, 68)]
-
-
-def test_one_shot_is_the_whole_file() -> None:
-    assert spans_of_shots([(0, 42)], 8, (1.0, 2.0)) == spans(5.28, 8, (1.0, 2.0))
 
 
 NAMES = [f"{i}.mp4" for i in range(1000)]

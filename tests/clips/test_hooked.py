@@ -89,7 +89,9 @@ def rows_of(source: Path) -> list[dict[str, Any]]:
     rows = []
     for i in range(N_COLOURS):
         width, height = (96, 64) if i % 2 else (80, 80)
-        about = {"clip_id": str(i), "uri": f"{source}/{i}.mp4", "width": width, "height": height}
+        uri = f"{source}/{i}.mp4"
+        about = {"clip_id": str(i), "uri": uri, "width": width, "height": height}
+        about["version"] = storage.version(uri)
         rows.append(about | whole | span | {"status": "ok", "reason": None, "detail": None})
     return rows
 
@@ -149,5 +151,5 @@ def test_a_clip_that_does_not_decode_is_dropped_and_one_without_a_score_passes(
     for n_decoded in (N_COLOURS, 1):  # the one that did not decode is tried again: it may have been too slow
         rows = rows_of(source)
         assert hooked.add(rows, str(tmp_path / "catalog"), "x/part-1.parquet", ours) == n_decoded
-        assert [row["clip_id"] for row in rows if row["reason"] == "decode_failed"] == ["3"]
+        assert [row["clip_id"] for row in rows if row["reason"] == "unreadable"] == ["3"]
         assert all("watermark" not in row for row in rows)

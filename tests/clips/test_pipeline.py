@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from media import corners_frame, corners_video, noisy_video, tone, truncated
 from PIL import Image
@@ -98,12 +99,11 @@ def test_the_rotated_video_is_upright(result: dict[str, Any]) -> None:
     assert (clip["width"], clip["height"], clip["rotation_deg"], clip["status"]) == (64, 96, 270, "ok")
 
 
-def test_captions_and_hashes(result: dict[str, Any]) -> None:
+def test_captions(result: dict[str, Any]) -> None:
     captions = {row["name"]: row["caption"] for row in result["clips"]}
     assert captions["good.mp4"] == "caption of good"
     assert captions["deep/still.png"] == "a still"
     assert captions["no_caption.mkv"] is None
-    assert all((row["phash"] is None) == (row["reason"] == "decode_failed") for row in result["clips"])
 
 
 def test_no_source_is_in_both_splits_and_both_have_some(result: dict[str, Any]) -> None:
@@ -131,7 +131,7 @@ def test_s3_gives_the_same_tables(everything: Path, result: dict[str, Any], s3: 
         if path.is_file():
             storage.put(f"{s3}/in/{path.relative_to(everything)}", path.read_bytes())
     run(settings(f"{s3}/in", f"{s3}/run", captions=f"{s3}/in/captions.csv"))
-    keep = set(records.CLIPS.names) - {"uri", "detail"}
+    keep = set(records.CLIPS.names) - {"uri", "version", "detail"}
     here = [{key: row[key] for key in keep} for row in result["clips"]]
     assert [{key: row[key] for key in keep} for row in storage.rows(f"{s3}/run/clips")] == here
 
@@ -276,13 +276,41 @@ def test_folders_are_listed_in_tasks_of_their_own(
         storage.put(f"{root}/{name}", b"-")
     for folders in (1, 2, 64):
         monkeypatch.setattr(pipeline, "_FOLDERS", folders)
-        found = list_inputs(settings(root, str(tmp_path / "run")))
+        found, _ = list_inputs(settings(root, str(tmp_path / "run")))
         assert found.media["name"].to_pylist() == sorted(names)
 
 
 def test_a_store_that_is_not_known_is_told_before_there_are_tasks(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use a local path, s3:// or gs://"):
         run(settings("ftp://host/in", str(tmp_path / "run")))
+
+
+def test_a_captions_table_without_use_is_told_before_anything_is_scanned(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    corners_video(tmp_path / "in" / "a.mp4", seconds=1)
+    (tmp_path / "captions.csv").write_text("file,caption\na.mp4,corners\n")
+    with pytest.raises(ValueError, match=r"captions\.csv: expected the columns name and caption"):
+        run(settings(str(tmp_path / "in"), str(tmp_path / "run"), captions=str(tmp_path / "captions.csv")))
+    assert not (tmp_path / "run" / "catalog").exists()
+
+
+def test_tables_are_sorted_piece_by_piece_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "_ROWS", 7)
+    draw = np.random.default_rng(0)
+    rows = [
+        {
+            "clip_id": str(i),
+            "name": f"{draw.integers(20)}.mp4",
+            "start_s": float(draw.random()),
+            "captions": {"long": f"clip {i}"} if i % 3 else None,
+            "caption": f"clip {i}" if i % 3 else None,
+        }
+        for i in range(100)
+    ]
+    clips = pa.Table.from_pylist(rows, schema=pa.schema([records.CLIPS.field(name) for name in rows[0]]))
+    for table in (clips, clips.slice(0, 0)):
+        ours = pipeline.in_order(table, "name", "start_s")
+        assert ours.equals(table.sort_by([("name", "ascending"), ("start_s", "ascending")]))
 
 
 def test_an_input_that_was_moved_is_found_where_it_is_now(tmp_path: Path) -> None:

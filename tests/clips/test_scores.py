@@ -11,7 +11,7 @@ import pytest
 from media import write_video
 from pydantic import ValidationError
 
-from vitascope.clips.cut import Span, spans_of_shots
+from vitascope.clips.cut import Span, spans
 from vitascope.clips.features import features
 from vitascope.clips.filters import Filters
 from vitascope.clips.letterbox import letterbox
@@ -39,7 +39,7 @@ def verdict(frames: np.ndarray, span: Span = SECOND) -> tuple[Reason, str] | Non
 
 def test_real_footage_passes_the_defaults(bunny: np.ndarray) -> None:
     series = features(bunny)
-    columns = scores(series, spans_of_shots([(0, len(bunny) - 1)], FPS, (1.0, 2.0)), Filters(), FPS)
+    columns = scores(series, spans([(0, len(bunny) - 1)], FPS, (1.0, 2.0)), Filters(), FPS)
     assert set(columns) == set(SCORES)
     assert all(values.dtype == np.float32 and len(values) == 4 for values in columns.values())
     assert judge(columns, Filters()) == [None] * 4

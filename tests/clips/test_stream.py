@@ -74,6 +74,58 @@ def test_variable_rates(tmp_path: Path, suffix: str) -> None:
     assert [level(frame) for frame in frames[:9]] == [0, 3, 3, 3, 5, 5, 5, 5, 7]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
+@pytest.mark.parametrize("every_ms", [(40,), (10, 40, 200), (5, 900)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bf": "8", "refs": "5", "b_strategy": "2"},
+        {"bf": "3", "b-pyramid": "none"},
+        {"bf": "3", "x264-params": "open-gop=1"},
+        {"bf": "3", "x264-params": "interlaced=1"},
+    ],
+)
+def test_frames_that_are_passed_over_change_none_of_the_others(
+    tmp_path: Path, suffix: str, every_ms: tuple[int, ...], options: dict[str, str]
+) -> None:
+    """Also where they stand longer than the packets say, and were passed over though they are asked for."""
+    draw = np.random.default_rng(0)
+    picture = draw.integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    frames = [np.roll(picture, 5 * i, axis=1) for i in range(120)]
+    times_ms = np.cumsum([0, *draw.choice(every_ms, len(frames) - 1)]).tolist()
+    path = write_video(tmp_path / f"a{suffix}", frames, times_ms=times_ms, gop=40, options=options)
+    with av.open(str(path)) as container:
+        decoded = [(frame.time, frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    for start_s, fps in ((0.0, 8), (1.3, 3), (2.0, 25), (0.4, 2)):
+        times_s = start_s + np.arange(9) / fps
+        shown = [[p for at, p in decoded if at is not None and at <= time_s + 1e-3][-1] for time_s in times_s]
+        clip = read_clip(str(path), start_s=start_s, fps=fps, n_frames=9, decoder="pyav")
+        assert np.array_equal(clip, shown)
+
+
+def test_damage_to_a_frame_that_nobody_asks_for_spoils_those_that_build_on_it(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    picture = draw.integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    frames = [np.roll(picture, 5 * i, axis=1) for i in range(50)]
+    path = write_video(tmp_path / "a.mp4", frames, times_ms=[40 * i for i in range(50)], gop=50)
+    whole = read_clip(str(path), fps=5, n_frames=9, decoder="pyav")
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    outcomes = set()
+    for number, (begin, size) in enumerate(places[1:], 1):
+        content = bytearray(path.read_bytes())
+        content[begin + 4 : begin + size] = bytes(size - 4)
+        (tmp_path / "b.mp4").write_bytes(content)
+        try:
+            clip = read_clip(str(tmp_path / "b.mp4"), fps=5, n_frames=9, decoder="pyav")
+            assert np.array_equal(clip, whole), number
+            outcomes.add("as it was")
+        except Rejected:
+            outcomes.add("damaged")
+    assert outcomes == {"as it was", "damaged"}
+
+
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
 def test_avi_whose_timestamps_are_those_of_decoding(tmp_path: Path, codec: str) -> None:
     frames = [np.full((64, 96, 3), 20 + 10 * i, np.uint8) for i in range(20)]

@@ -38,6 +38,7 @@ def _clip_row(uri: str, **changes: Any) -> dict[str, Any]:
     row = {
         "video_id": stable_id(uri),
         "uri": uri,
+        "version": storage.version(uri) if storage.exists(uri) else "",
         "name": Path(uri).name,
         "kind": "video",
         "start_s": 0.0,

@@ -17,7 +17,7 @@ from vitascope.encode import pipeline
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.fingerprint import fingerprint, latents_folder
 from vitascope.encode.frames import decode_shard
-from vitascope.encode.plan import Limits, make_tasks
+from vitascope.encode.plan import Limits, PlannedShard, make_tasks
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import read_samples, shard_uri
 from vitascope.records import DROPS, LATENTS, SAMPLES
@@ -58,8 +58,8 @@ def count_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     handed: list[int] = []
     execute = pipeline._execute
 
-    def counted(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Any:
-        handed.extend(row["shard"] for row in plan)
+    def counted(settings: Settings, latents: str, plan: list[PlannedShard]) -> Any:
+        handed.extend(shard.number for shard in plan)
         return execute(settings, latents, plan)
 
     monkeypatch.setattr(pipeline, "_execute", counted)
@@ -130,14 +130,35 @@ def test_a_clip_that_could_not_be_read_is_tried_again(
     settings = settings_for(str(tmp_path / "run"))
     late = tmp_path / "late.jpg"
     facts: dict[str, Any] = {"kind": "image", "n_frames": 1, "width": 640, "height": 427, "decoder": "pillow"}
+    late.write_bytes(Path(media.china).read_bytes())
     there, not_there = clip_row(media.china, **facts), clip_row(str(late), caption="a temple", **facts)
     put_clips(settings.run.folder, [there, not_there])
+    late.rename(tmp_path / "away.jpg")
     summary = pipeline.run(settings)
     assert (summary["samples"], summary["dropped_by_reason"]) == (1, {"decode_failed": 1})
-    late.write_bytes(Path(media.china).read_bytes())
+    (tmp_path / "away.jpg").rename(late)
     summary = pipeline.run(settings)
     assert (summary["samples"], summary["dropped_by_reason"]) == (2, {})
     assert len(latents_of(latents_folder(settings))) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_a_file_written_over_since_it_was_scanned_is_not_taken_for_the_one_that_was(
+    tmp_path: Path, s3: str, media: Any, clip_row: Any, put_clips: PutClips, place: str
+) -> None:
+    source = storage.join(str(tmp_path) if place == "disk" else s3, "film.mp4")
+    settings = settings_for(str(tmp_path / "run"))
+    storage.put(source, Path(media.bunny).read_bytes())
+    of_the_first = clip_row(source, **BIKES_AT)
+    storage.put(source, Path(media.bikes).read_bytes())
+    of_the_second = clip_row(source, start_s=4.0, **BIKES_AT)
+    put_clips(settings.run.folder, [of_the_first, of_the_second])
+    summary = pipeline.run(settings)
+    assert (summary["samples"], summary["dropped_by_reason"]) == (1, {"source_changed": 1})
+    (drop,) = storage.rows(storage.join(latents_folder(settings), "drops.parquet"))
+    assert drop["clip_id"] == of_the_first["clip_id"]
+    assert drop["detail"].endswith("; run vitascope clips again")
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -152,7 +173,7 @@ def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
     put_clips(killed.run.folder, real_clips)
     folder = latents_folder(killed)
 
-    def die_after_one(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Any:
+    def die_after_one(settings: Settings, latents: str, plan: list[PlannedShard]) -> Any:
         yield from execute(settings, latents, plan[:1])
         raise KeyboardInterrupt
 
@@ -309,8 +330,9 @@ def test_gpus_that_a_local_cluster_lacks_are_not_waited_for(
 def test_videos_are_given_to_the_gpu_and_pictures_are_not(real_clips: Rows) -> None:
     def decoded(clip: dict[str, Any]) -> dict[str, Any]:
         tasks, _ = make_tasks([clip], settings_for("a").encode, Limits(patch=2, token_budget=5000))
-        plan = pa.table({"shard": [0], "key": ["a"], "tasks": [[task.as_row() for task in tasks]]})
-        return decode_shard(plan, timeout_s=60, nvdec=True).to_pylist()[0]
+        return decode_shard(
+            pa.Table.from_pylist([PlannedShard(0, tasks).as_row()]), timeout_s=60, nvdec=True
+        ).to_pylist()[0]
 
     with pytest.raises(NoDevice, match="needs an NVIDIA GPU"):
         decoded(real_clips[0])

@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from vitascope.clips.resize import Crop
 from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, dropped_by_reason
-from vitascope.records import VideoSize, dropped
+from vitascope.records import SAMPLES, VideoSize, dropped
 
 LIMITS = Limits(patch=2, token_budget=2000)
 SETTINGS = EncodeSettings(max_pixels=256 * 256)
@@ -130,27 +131,31 @@ def test_no_tasks_no_shards_and_no_shard_is_empty(clip_row: ClipRow) -> None:
     assert plan_shards(one, 1) == [one]
 
 
-def sample_of(task: EncodeTask) -> dict[str, Any]:
-    return {
-        "sample_id": task.sample_id,
-        "caption": task.caption,
-        "name": task.name,
-        "split": task.split,
-        "shard": 0,
-    }
+def samples_of(tasks: list[EncodeTask]) -> pa.Table:
+    names = ("sample_id", "caption", "name", "split")
+    rows = [{name: getattr(task, name) for name in names} | {"row": i} for i, task in enumerate(tasks)]
+    return pa.Table.from_pylist(rows, schema=SAMPLES)
 
 
 def test_only_what_no_sample_answers_is_done(mixed_clips: list[dict[str, Any]]) -> None:
     tasks = tasks_of(mixed_clips[:30])
-    samples = [sample_of(task) for task in tasks[:10]]
+    samples = samples_of(tasks[9::-1])
     todo, kept = still_to_do(tasks, samples)
     assert todo == tasks[10:]
-    assert kept == samples
+    assert kept.equals(samples)
 
 
 def test_samples_of_clips_that_are_gone_or_have_a_new_caption_leave(clip_row: ClipRow) -> None:
     old = tasks_of([clip_row("a.mp4", caption="old"), clip_row("b.mp4"), clip_row("c.mp4")])
     now = tasks_of([clip_row("a.mp4", caption="new"), clip_row("b.mp4", split="val")])
-    todo, kept = still_to_do(now, [sample_of(task) for task in old])
+    todo, kept = still_to_do(now, samples_of(old))
     assert [task.caption for task in todo] == ["new"]
-    assert [(row["name"], row["split"]) for row in kept] == [("b.mp4", "val")]
+    assert [(row["name"], row["split"]) for row in kept.to_pylist()] == [("b.mp4", "val")]
+    assert kept.schema.equals(SAMPLES)
+
+
+def test_of_a_new_and_an_old_caption_of_one_clip_the_new_one_stays(clip_row: ClipRow) -> None:
+    old, now = (tasks_of([clip_row("a.mp4", caption=caption)]) for caption in ("old", "new"))
+    todo, kept = still_to_do(now, samples_of([*old, *now, *now]))
+    assert todo == []
+    assert kept["row"].to_pylist() == [1]

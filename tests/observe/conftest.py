@@ -110,6 +110,7 @@ def write_tables(settings: Settings) -> None:
         "codec": "h264",
     }
     video |= {
+        "version": storage.version(f"{inputs}/wave.mp4"),
         "width": 160,
         "height": 120,
         "rotation_deg": 0,
@@ -118,6 +119,7 @@ def write_tables(settings: Settings) -> None:
         "decoder": "pyav",
     }
     image = {"video_id": "v2", "uri": f"{inputs}/a.png", "name": "a.png", "kind": "image", "width": 120}
+    image["version"] = storage.version(f"{inputs}/a.png")
     image |= {"height": 120, "rotation_deg": 0, "duration_s": 0.0, "decoder": "pillow", "codec": "png"}
     lost = [
         {"video_id": "v3", "uri": "x", "name": "empty.mp4"} | records.dropped(Reason.EMPTY_FILE, "0 bytes"),
@@ -152,7 +154,7 @@ def put(location: str, rows: list[dict[str, Any]], schema: pa.Schema) -> None:
 def clip(i: int, source: dict[str, Any]) -> dict[str, Any]:
     same = {
         k: source[k]
-        for k in ("video_id", "uri", "name", "kind", "width", "height", "rotation_deg", "decoder")
+        for k in ("video_id", "uri", "name", "version", "kind", "width", "height", "rotation_deg", "decoder")
     }
     span = {"start_s": 0.1 * i, "end_s": 0.1 * i + 1, "fps": 8.0, "n_frames": 9 if i else 1}
     whole = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}

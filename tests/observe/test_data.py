@@ -62,6 +62,7 @@ def settings_in(folder: Path, *overrides: str) -> Settings:
 
 def video(i: int, **changes: Any) -> dict[str, Any]:
     row = {"video_id": f"v{i}", "uri": f"/no/v{i}.mp4", "name": f"v{i}.mp4", "kind": "video", "codec": "h264"}
+    row["version"] = "1"
     row |= {
         "width": 640,
         "height": 360,
@@ -74,7 +75,7 @@ def video(i: int, **changes: Any) -> dict[str, Any]:
 
 
 def clip(i: int, of: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    shared = ("video_id", "uri", "name", "kind", "width", "height", "rotation_deg", "decoder")
+    shared = ("video_id", "uri", "name", "version", "kind", "width", "height", "rotation_deg", "decoder")
     row = {key: of[key] for key in shared} | {
         "clip_id": f"{of['video_id']}-{i}",
         "split": "train",

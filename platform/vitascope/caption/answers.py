@@ -1,7 +1,7 @@
 """Which clips are asked, and what was answered."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -26,6 +26,8 @@ CAPTIONS = pa.schema(
     ]
 )
 """One row for every field of a clip that was asked for."""
+
+_ROWS = 1 << 13  # of a table that are Python's at a time
 
 _Row = dict[str, Any]
 Asked = tuple[str, str]
@@ -103,18 +105,28 @@ def captions(folder: str, settings: CaptionSettings) -> dict[str, dict[str, str]
     return found
 
 
-def clip_rows(settings: Settings) -> list[_Row]:
-    """The rows of records.CLIPS, with the captions that the stage found; as they are where it is off.
-
-    The column `captions` is a dictionary.
-    """
+def clip_table(settings: Settings) -> pa.Table:
+    """A run's records.CLIPS with the captions that the stage found; as they are where it is off."""
+    clips = storage.read_table(settings.path("clips"))
     found = captions(settings.path("captions"), settings.caption)
-    rows = storage.rows(settings.path("clips"))
+    if not found:
+        return clips
+    changed = (_with(batch, found, settings) for batch in clips.to_batches(_ROWS))
+    return pa.concat_tables([clips.slice(0, 0), *changed])
+
+
+def _with(clips: pa.RecordBatch, found: dict[str, dict[str, str]], settings: Settings) -> pa.Table:
+    rows = clips.to_pylist()
     for row in rows:
-        row["captions"] = dict(row.get("captions") or {})
         if texts := found.get(row["clip_id"]):
             row |= merged(row, texts, settings.clips.caption_fields)
-    return rows
+    return pa.Table.from_pylist(rows, schema=clips.schema)
+
+
+def clip_rows(settings: Settings) -> Iterator[_Row]:
+    """The rows of `clip_table`, few of them in memory at a time."""
+    for batch in clip_table(settings).to_batches(_ROWS):
+        yield from batch.to_pylist()
 
 
 def merged(clip: Mapping[str, Any], texts: Mapping[str, str], weights: Mapping[str, float]) -> _Row:

@@ -22,9 +22,9 @@ def pictures(clip: dict[str, Any], settings: CaptionSettings, *, timeout_s: floa
         clip: a row of records.CLIPS.
 
     Raises:
-        Rejected: DECODE_FAILED.
+        Rejected: DECODE_FAILED, SOURCE_CHANGED.
     """
-    what = {key: clip[key] for key in ("uri", "rotation_deg", "decoder")}
+    what = {key: clip[key] for key in ("uri", "version", "rotation_deg", "decoder")}
     what |= times(clip, settings.frames)
     frames = read_clip(**what, crop=crop_of(clip), timeout_s=timeout_s)
     return [_jpeg(frame, settings.max_side_px) for frame in frames]

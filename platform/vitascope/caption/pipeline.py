@@ -22,14 +22,25 @@ from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
 
-_CLIP = ["clip_id", "uri", "start_s", "fps", "n_frames", "rotation_deg", "decoder", *letterbox.COLUMNS]
+_CLIP = [
+    "clip_id",
+    "uri",
+    "version",
+    "start_s",
+    "fps",
+    "n_frames",
+    "rotation_deg",
+    "decoder",
+    *letterbox.COLUMNS,
+]
 _COLUMNS = [*_CLIP, "caption", "status", "reason"]
 _SEEN = pa.schema(
     [
         pa.field("clip_id", pa.string()),
         pa.field("fields", pa.list_(pa.string())),
         pa.field("pictures", pa.list_(pa.binary())),  # JPEG files; none where the clip does not decode
-        pa.field("detail", pa.string()),  # why it does not
+        pa.field("reason", pa.string()),  # why it does not: ledger.Reason
+        pa.field("detail", pa.string()),
     ]
 )
 _Row = dict[str, Any]
@@ -139,7 +150,7 @@ def _see(part: _Row, *, settings: CaptionSettings, timeout_s: float) -> _Row:
         try:
             rows.append(row | {"pictures": pictures(clip, settings, timeout_s=timeout_s)})
         except Rejected as rejected:
-            rows.append(row | {"detail": rejected.detail})
+            rows.append(row | {"reason": str(rejected.reason), "detail": rejected.detail})
     return {"file": part["file"], "seen": storage.stream_bytes(pa.Table.from_pylist(rows, schema=_SEEN))}
 
 
@@ -175,5 +186,5 @@ class _Worker:
                 if clip["pictures"]:
                     questions[asked] = (clip["pictures"], self._settings.prompts[field])
                 else:
-                    outcomes[asked] = Rejected(Reason.DECODE_FAILED, clip["detail"])
+                    outcomes[asked] = Rejected(Reason(clip["reason"]), clip["detail"])
         return outcomes | dict(zip(questions, self._captioner.ask(list(questions.values())), strict=True))

@@ -20,13 +20,6 @@ class Span:
 
 
 def spans(
-    duration_s: float, fps: float, durations_s: Sequence[float], every_s: float | None = None
-) -> list[Span]:
-    """Cuts a source of this duration as if it were one shot. A still image (duration 0) is one frame."""
-    return spans_of_shots([(0, steps(duration_s, fps))], fps, durations_s, every_s)
-
-
-def spans_of_shots(
     shots: Iterable[tuple[int, int]], fps: float, durations_s: Sequence[float], every_s: float | None = None
 ) -> list[Span]:
     """Cuts each shot from its beginning into spans, taking `durations_s` in turn.

@@ -38,6 +38,7 @@ def read_views(
     fps: float = 1.0,
     rotation_deg: int = 0,
     decoder: str,
+    version: str | None = None,
     timeout_s: float = 60.0,
 ) -> list[np.ndarray]:
     """The frames on screen at start_s + i/fps, as each of `views` has them: uint8 (F, H, W, 3), BT.709 RGB.
@@ -48,13 +49,15 @@ def read_views(
         uri: a local path, s3:// or gs:// URI, or a tar's member (`tars`).
         rotation_deg: clockwise turn that makes the picture upright, from `probe`.
         decoder: decord, pyav or pillow, from `probe`, or nvdec. Where decord fails, PyAV is tried.
+        version: the file's when it was scanned; without one, it is taken as it is now.
 
     Raises:
-        Rejected: DECODE_FAILED, also where decoding takes longer than `timeout_s`.
+        Rejected: DECODE_FAILED, also where decoding takes longer than `timeout_s`; SOURCE_CHANGED.
         NoDevice: nvdec, and no GPU.
         Unavailable: the store does not answer.
     """
     what: dict[str, Any] = {"uri": uri, "start_s": start_s, "fps": fps, "rotation_deg": rotation_deg}
+    what["version"] = version
     order = sorted(range(len(views)), key=lambda i: -views[i].n_frames)
     what["views"] = [views[i] for i in order]
     for attempt in (decoder, "pyav") if decoder == "decord" else (decoder,):
@@ -85,12 +88,13 @@ def stream(
     """
     times_s = (first + np.arange(n_frames)) / fps
     reader = "pyav" if decoder == "decord" else decoder
-    for seen in _pictures(uri, reader, times_s, views=[View(n_frames, size)], rotation_deg=rotation_deg):
+    how: dict[str, Any] = {"uri": uri, "version": None, "rotation_deg": rotation_deg}
+    for seen in _pictures(reader, times_s, views=[View(n_frames, size)], **how):
         yield seen[0] if seen else None
 
 
 def _read(
-    *, uri: str, decoder: str, start_s: float, fps: float, views: list[View], rotation_deg: int
+    *, decoder: str, start_s: float, fps: float, views: list[View], rotation_deg: int, **source: Any
 ) -> list[np.ndarray]:
     """The frames of all views, of which the longest come first. Runs in the child."""
     times_s = start_s + np.arange(views[0].n_frames) / fps
@@ -98,9 +102,10 @@ def _read(
         decoder = "pyav"
         if all(view.is_plain for view in views):
             with contextlib.suppress(Exception):  # PyAV decides whether the clip is bad, and says why
-                seen = _pictures(uri, "decord", times_s, views=views, rotation_deg=0)
+                seen = _pictures("decord", times_s, views=views, rotation_deg=0, **source)
                 return _stacked(seen, times_s, views)
-    return _stacked(_pictures(uri, decoder, times_s, views=views, rotation_deg=rotation_deg), times_s, views)
+    seen = _pictures(decoder, times_s, views=views, rotation_deg=rotation_deg, **source)
+    return _stacked(seen, times_s, views)
 
 
 def _stacked(
@@ -128,28 +133,42 @@ def _stacked(
 
 
 def _pictures(
-    uri: str, decoder: str, times_s: np.ndarray, *, views: list[View], rotation_deg: int
+    decoder: str,
+    times_s: np.ndarray,
+    *,
+    uri: str,
+    version: str | None,
+    views: list[View],
+    rotation_deg: int,
 ) -> Iterator[list[np.ndarray] | None]:
     """The reader's pictures, upright; all failures that are the file's become Rejected."""
     turns = 0 if decoder == "pillow" else rotation_deg // 90 % 4  # Pillow turns by EXIF itself
     lying = [view.turned(turns) for view in views]
     try:
-        for seen in _reader(uri, decoder, _version(uri)).pictures(times_s, lying):
+        # s3fs reads on in the version that it opened, or not at all; others may be written over.
+        known = version if version and uri.startswith("s3://") else _same(uri, version)
+        for seen in _reader(uri, decoder, known).pictures(times_s, lying):
             yield seen and [np.rot90(picture, -turns) for picture in seen]
     except Exception as error:
         _reader.cache_clear()  # its state is not known any more
         if isinstance(error, Rejected | NoDevice | Unavailable):
             raise
+        with contextlib.suppress(FileNotFoundError):
+            _same(uri, version)
         raise Rejected(Reason.DECODE_FAILED, f"{type(error).__name__}: {error}") from None
 
 
 @functools.lru_cache(maxsize=1)
-def _reader(uri: str, decoder: str, version: str) -> Reader:  # noqa: ARG001 - a changed file is another file
+def _reader(uri: str, decoder: str, version: str) -> Reader:
     """The reader of a source, kept open since clips of one source are asked for one after the other."""
+    _same(uri, version)
     return READERS[decoder](uri)
 
 
-def _version(uri: str) -> str:
+def _same(uri: str, version: str | None) -> str:
+    """The version of a file, or of its tar, which has to be `version` where that is known."""
     member = tars.locate(uri)
-    fs, path = storage.filesystem(member.tar if member else uri)
-    return str(fs.ukey(path))
+    there = storage.version(member.tar if member else uri)
+    if version not in (None, there):
+        raise Rejected(Reason.SOURCE_CHANGED, f"scanned as {version}, now {there}; run vitascope clips again")
+    return there

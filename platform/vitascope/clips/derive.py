@@ -16,7 +16,7 @@ from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.shots import shots
 from vitascope.ledger import Reason, Rejected, Status
 
-_SHARED = ("content", "video_id", "uri", "name", "kind", "rotation_deg", "decoder")
+_SHARED = ("content", "video_id", "uri", "name", "version", "kind", "rotation_deg", "decoder")
 _Row = dict[str, Any]
 Texts = tuple[dict[str, str], str]
 """A file's captions by field; and why there are none."""
@@ -53,7 +53,7 @@ def _spans(video: _Row, series: Series, settings: ClipsSettings) -> Iterator[tup
             part = {name: values[begin:end] for name, values in series.items()}
             found = shots(part, settings.shots, settings.fps)
             moved = [(begin + first, begin + last) for first, last in found]
-            yield from ((span, records.OK) for span in cut.spans_of_shots(moved, *lengths))
+            yield from ((span, records.OK) for span in cut.spans(moved, *lengths))
         else:
             yield _lost(begin, end, settings.fps, f"{end - begin} of its frames are damaged")
     expected = cut.steps(video["duration_s"], settings.fps) + 1
@@ -79,11 +79,8 @@ def _of_span(series: Series, span: cut.Span, fps: float) -> Series:
 
 
 def _compared(looks: Series) -> _Row:
-    """What a clip's twins are found by."""
-    return {
-        "phash": int(looks["phash"][len(looks["phash"]) // 2]),
-        "looks": thin(looks["copy_hashes"], looks["contrast"] * np.float32(255)).ravel(),
-    }
+    """What a clip's near twins are found by."""
+    return {"looks": thin(looks["copy_hashes"], looks["contrast"] * np.float32(255)).ravel()}
 
 
 def settle(rows: list[_Row], texts: Mapping[str, Texts], settings: ClipsSettings) -> None:

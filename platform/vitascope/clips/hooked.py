@@ -20,7 +20,7 @@ from vitascope.clips.decode import read_clip
 from vitascope.clips.filters import HookFilter
 from vitascope.clips.letterbox import crop_of
 from vitascope.clips.settings import ClipsSettings
-from vitascope.ledger import Reason, Rejected, Status
+from vitascope.ledger import Rejected, Status
 
 BATCH = 32
 """Most frames that a function gets at once."""
@@ -52,7 +52,7 @@ def add(rows: list[_Row], catalog: str, part: str, settings: ClipsSettings) -> i
         for name in used:
             about = known[name][row["clip_id"]]
             row |= {} if about["score"] is None else {name: about["score"]}
-            row |= records.dropped(Reason.DECODE_FAILED, about["detail"]) if about["detail"] else {}
+            row |= records.dropped(about["reason"], about["detail"]) if about["detail"] else {}
     return len(todo)
 
 
@@ -100,9 +100,7 @@ def _scored(
         frames, lost = _middle_frames(batch, timeout_s)
         for name, rule in used.items():
             new = {row["clip_id"] for row in batch} - known[name].keys()
-            found[name] |= {
-                i: {"clip_id": i, "score": None, "detail": why} for i, why in lost.items() if i in new
-            }
+            found[name] |= {i: {"clip_id": i, "score": None} | why for i, why in lost.items() if i in new}
             found[name] |= _scores({i: frame for i, frame in frames.items() if i in new}, name, rule)
     return found
 
@@ -119,17 +117,17 @@ def _size(row: _Row) -> tuple[int, int]:
     return row["height"], row["width"]
 
 
-def _middle_frames(rows: list[_Row], timeout_s: float) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+def _middle_frames(rows: list[_Row], timeout_s: float) -> tuple[dict[str, np.ndarray], dict[str, _Row]]:
     """Each clip's middle frame (H W 3), within its bars, by its id; or why there is none."""
     frames, lost = {}, {}
     for row in rows:
-        where = {key: row[key] for key in ("rotation_deg", "decoder")}
+        where = {key: row[key] for key in ("version", "rotation_deg", "decoder")}
         where["start_s"] = row["start_s"] + row["n_frames"] // 2 / row["fps"]
         try:
             (frame,) = read_clip(row["uri"], crop=crop_of(row), timeout_s=timeout_s, **where)
             frames[row["clip_id"]] = frame
         except Rejected as rejected:
-            lost[row["clip_id"]] = rejected.detail
+            lost[row["clip_id"]] = {"reason": rejected.reason, "detail": rejected.detail}
     return frames, lost
 
 

@@ -86,10 +86,8 @@ def aesthetic(frames: np.ndarray, *, model: str, head: str) -> np.ndarray:
     """
     import torch
 
-    network, processor = _model(model)
     with torch.inference_mode():
-        given = network.get_image_features(**processor(images=list(frames), return_tensors="pt"))
-        embedding = torch.nn.functional.normalize(getattr(given, "pooler_output", given).float(), dim=-1)
+        embedding = torch.nn.functional.normalize(_embedded(frames, model), dim=-1)
         for weight, bias in _layers(head):
             embedding = torch.nn.functional.linear(embedding, weight, bias)
     return embedding[:, 0].numpy()
@@ -104,12 +102,16 @@ def looks(frames: np.ndarray, *, model: str) -> np.ndarray:
     """
     import torch
 
+    with torch.inference_mode():
+        return embedding_hashes(_embedded(frames, model).numpy())
+
+
+def _embedded(frames: np.ndarray, model: str) -> Any:
+    """The model's embeddings of frames (N H W 3, uint8): a float32 tensor (N, D)."""
     network, processor = _model(model)
     embed = getattr(network, "get_image_features", network)
-    with torch.inference_mode():
-        given = embed(**processor(images=list(frames), return_tensors="pt"))
-        embeddings = getattr(given, "pooler_output", given)
-    return embedding_hashes(embeddings.flatten(1).float().numpy())
+    given = embed(**processor(images=list(frames), return_tensors="pt"))
+    return getattr(given, "pooler_output", given).flatten(1).float()
 
 
 @functools.lru_cache(maxsize=1)

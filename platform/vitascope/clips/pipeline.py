@@ -43,6 +43,12 @@ _CAPTIONS = pa.schema(
 _CUT = pa.schema([*records.CLIPS, *FOUND_BY])
 """Clips, with what their twins are found by."""
 
+_LARGE = {
+    pa.string(): pa.large_string(),
+    pa.map_(pa.string(), pa.string()): pa.map_(pa.large_string(), pa.large_string()),
+}
+_ROWS = 1 << 18  # whose texts are put into one piece
+
 _FIELD = "field."  # a caption's, as a column of a table with other columns
 _Row = dict[str, Any]
 
@@ -57,16 +63,16 @@ def run(settings: Settings) -> dict[str, Any]:
     hooks.check(settings.clips.filters)
     _refuse_own_output(inputs.root_of(settings.clips), settings)
     local.connect(settings.cluster)
-    found, n_tars = _inputs(settings)
+    found, n_tars = list_inputs(settings)
+    wanted = _wanted(found.media, settings.clips)
     looks = _folder(settings, "scan", settings.clips.fps, SIDE_PX)
     texts = _folder(settings, "captions", *settings.clips.caption_fields)
     places, n_scanned = _looked_at(found.media, looks, scan_part, settings)
     captioned, n_read = _looked_at(found.captioned, texts, read_captions, settings)
-    work = _cut_work(found, places, captioned, settings.clips)
+    work = _cut_work(wanted, found.captioned["name"], places, captioned)
     videos, clips, n_hooked = _cut(work, len(found.media), settings)
     videos = pa.concat_tables([videos, pa.Table.from_pylist(found.unreadable, schema=records.VIDEOS)])
-    videos = videos.sort_by("name")
-    clips = _settled(clips.sort_by([("name", "ascending"), ("start_s", "ascending")]), settings)
+    videos, clips = in_order(videos, "name"), _settled(in_order(clips, "name", "start_s"), settings)
     summary = _summary(videos, clips) | {
         "tars_listed": n_tars,
         "scanned": n_scanned,
@@ -98,19 +104,15 @@ def _catalog(settings: Settings) -> str:
     return storage.absolute(settings.clips.catalog or settings.path("catalog"))
 
 
-def list_inputs(settings: Settings) -> Inputs:
+def list_inputs(settings: Settings) -> tuple[Inputs, int]:
     """Every input file with its version, members of tars too, and what captions it; needs Ray.
 
-    A local name that is not UTF-8 is shown with backslashes (`caf\\xe9.mp4`), and its file is unreadable.
+    And of how many tars the headers had to be read for it. A local name that is not UTF-8 is shown with
+    backslashes (`caf\\xe9.mp4`), and its file is unreadable.
 
     Raises:
         ValueError: there is no input.
     """
-    return _inputs(settings)[0]
-
-
-def _inputs(settings: Settings) -> tuple[Inputs, int]:
-    """`list_inputs`, and of how many tars the headers had to be read for it."""
     root = inputs.root_of(settings.clips)
     files = _listed(root, settings)
     if settings.clips.captions:
@@ -204,15 +206,23 @@ def _texts(item: Item, settings: ClipsSettings) -> _Row:
         return row | {"detail": f"{type(error).__name__}: {error}", "again": True}
 
 
-def _cut_work(found: Inputs, places: Places, captioned: Places, settings: ClipsSettings) -> list[_Row]:
-    """A row for each part of the catalog that tells of inputs: which rows of it count, and their captions."""
-    wanted = found.media.select(["name", "version", "uri"])
+def _wanted(media: pa.Table, settings: ClipsSettings) -> pa.Table:
+    """Name, version and location of all media, and what the captions table says of them."""
+    wanted = media.select(["name", "version", "uri"])
     if settings.captions:
         uri = storage.absolute(settings.captions)
         of_table = captions.of_table(uri, wanted["name"], settings.caption_fields)
         for name in of_table.column_names:
             wanted = wanted.append_column(_FIELD + name, of_table[name])
-    at = pc.index_in(wanted["name"], value_set=found.captioned["name"])
+    return wanted
+
+
+def _cut_work(wanted: pa.Table, with_sidecars: pa.Array, places: Places, captioned: Places) -> list[_Row]:
+    """A row for each part of the catalog that tells of inputs: which rows of it count, and their captions.
+
+    `captioned` is of the media of these names.
+    """
+    at = pc.index_in(wanted["name"], value_set=with_sidecars)
     sidecars = pc.fill_null(pa.array(captioned.number, pa.int64()).take(at.combine_chunks()), -1).to_numpy()
     work = []
     for uri, rows in places.groups():
@@ -290,6 +300,15 @@ def _of_table(row: _Row, settings: ClipsSettings) -> Texts:
         return captions.of_document(fields, settings.caption_fields), ""
     except Rejected as rejected:
         return {}, rejected.detail
+
+
+def in_order(table: pa.Table, *columns: str) -> pa.Table:
+    """`table` sorted by `columns`. Its texts may take more than the 2 GiB that Arrow's own sorting is for."""
+    order = pc.sort_indices(table.select(columns), [(name, "ascending") for name in columns])
+    fields = (field.with_type(_LARGE.get(field.type, field.type)) for field in table.schema)
+    large = table.cast(pa.schema(list(fields))).combine_chunks()
+    rows = (order.slice(begin, _ROWS) for begin in range(0, len(order), _ROWS))
+    return pa.concat_tables([table.slice(0, 0), *(large.take(some).cast(table.schema) for some in rows)])
 
 
 def _settled(clips: pa.Table, settings: Settings) -> pa.Table:

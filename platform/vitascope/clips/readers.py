@@ -36,6 +36,7 @@ HOLD_S = 0.1  # how much longer than it says the last frame may stand: container
 TIME_TOLERANCE_S = 0.002  # decord's timestamps are float32: 1 ms coarse after three hours
 LONGEST_S = 300.0  # that a frame may stand; more is a broken timestamp, and would be hours of work on nothing
 _AHEAD_S = 2.0  # closer than this, decoding on is cheaper than a seek back to a key frame
+_TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers that say times and durations of all
 _MAX_REORDERED = 16  # frames that H.264 and HEVC may hold back
 _MAX_PIXELS = 2**26  # 8192 x 8192; a larger frame is a lying header
 _IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "AVIF")
@@ -101,7 +102,8 @@ class _Shown(NamedTuple):
 class PyavReader:
     """A source open in PyAV, which reads only the ranges it needs.
 
-    It stays where it was: times soon after the last ones are reached by decoding on, others by a seek.
+    It stays where it was: times soon after the last ones are reached by decoding on, others by a seek. H.264
+    pictures in mp4 and Matroska that nobody asks for and no other builds on are not decoded.
     """
 
     def __init__(self, uri: str, hwaccel: Any = None) -> None:
@@ -109,6 +111,9 @@ class PyavReader:
         self._by_order = self.container.format.name == "avi"  # its timestamps are those of decoding
         self._aspect = float(self.stream.sample_aspect_ratio or 1)
         self._swscale: dict[View, VideoReformatter] = defaultdict(VideoReformatter)
+        self._passes_over = self.container.format.name in _TIMED and _is_progressive(self.stream)
+        self._passed_over: list[float] = []  # the times of pictures since the frame that is shown
+        self._wanted: list[float] = []  # the times asked for, of the container's clock
         self._frames = self._from(None)
         first = next(self._frames, None)
         if first is None:
@@ -118,6 +123,7 @@ class PyavReader:
 
     def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[list[np.ndarray] | None]:
         last, pictures = None, []
+        self._wanted = (times_s + self._first_s + TIME_TOLERANCE_S).tolist()
         for i, frame in enumerate(self._on_screen(times_s + self._first_s)):
             if frame is not None and frame is not last:
                 seen = [view for view in views if view.n_frames > i]
@@ -130,12 +136,24 @@ class PyavReader:
         for i, time_s in enumerate(times_s):
             if i == 0 and not 0 <= time_s + TIME_TOLERANCE_S - self._shown.at_s < _AHEAD_S:
                 self._seek(float(time_s))
-            while self._next is not None and self._next.at_s <= time_s + TIME_TOLERANCE_S:
-                self._show(self._next)
+            self._reach(time_s)
+            if self._has_missed(time_s):
+                self._passes_over = False
+                self._seek(float(time_s))
+                self._reach(time_s)
             ends_s = self._shown.until_s + HOLD_S if self._next is None else self._shown.at_s + LONGEST_S
             if time_s > ends_s:
                 return
             yield self._shown.frame
+
+    def _reach(self, time_s: float) -> None:
+        while self._next is not None and self._next.at_s <= time_s + TIME_TOLERANCE_S:
+            self._show(self._next)
+
+    def _has_missed(self, time_s: float) -> bool:
+        """Whether a picture for this time was passed over, as it stands longer than its packet says."""
+        del self._passed_over[: bisect.bisect_right(self._passed_over, self._shown.at_s)]
+        return bool(self._passed_over) and self._passed_over[0] <= time_s + TIME_TOLERANCE_S
 
     def _show(self, shown: _Shown) -> None:
         self._shown, self._next = shown, next(self._frames, None)
@@ -153,6 +171,7 @@ class PyavReader:
 
     def _from(self, start_s: float | None) -> Iterator[_Shown]:
         """Frames from the key frame before `start_s` on; as the container was opened where there is none."""
+        self._passed_over.clear()
         if start_s is not None:
             target = round(max(start_s, self._first_s) / self.stream.time_base)
             begin = start_s <= self._first_s
@@ -166,6 +185,9 @@ class PyavReader:
         for packet in self._packets():
             if tick is None and self._by_order and packet is not None:
                 tick = packet.dts
+            if self._passes_over and packet is not None and not self._may_show(packet) and _is_alone(packet):
+                bisect.insort(self._passed_over, float(packet.pts * self.stream.time_base))
+                continue
             try:
                 frames = self.stream.decode(packet)
             except av.error.EOFError:
@@ -187,6 +209,16 @@ class PyavReader:
                 tick = tick + frame.duration if frame.duration else None
         yield from (self._entry(None, at, 0) for at in lost)
 
+    def _may_show(self, packet: av.Packet) -> bool:
+        """Whether what is in a packet is on screen at a time that is asked for, or later than all of them."""
+        if packet.pts is None or not packet.duration:
+            return True
+        at_s = float(packet.pts * self.stream.time_base)
+        following = bisect.bisect_left(self._wanted, at_s)
+        if following == len(self._wanted):
+            return True
+        return self._wanted[following] < at_s + float((packet.duration + 1) * self.stream.time_base)
+
     def _packets(self) -> Iterator[av.Packet | None]:
         """The packets, up to the end or where the container breaks; then None, for what is held back."""
         with contextlib.suppress(av.error.FFmpegError):
@@ -202,6 +234,29 @@ class PyavReader:
         base = self.stream.time_base
         stands_s = min(float(duration * base), LONGEST_S)
         return _Shown(frame, float(tick * base), float(tick * base) + stands_s)
+
+
+def _is_progressive(stream: Any) -> bool:
+    """Whether it is H.264 in the form of mp4 (ISO/IEC 14496-15), with 4 bytes of length, and no fields."""
+    codec = stream.codec_context
+    about = bytes(codec.extradata or b"")[:5]
+    return codec.name == "h264" and codec.field_order == 1 and about[:1] == b"\1" and about[4] & 3 == 3
+
+
+_LONE_SLICE, _NOTES = 0x01, (0x06, 0x09)  # first bytes of NAL units: nal_ref_idc 0 and type; SEI, delimiter
+
+
+def _is_alone(packet: av.Packet) -> bool:
+    """Whether a packet of H.264 is, for all that can be seen, whole, and a picture that no other builds on.
+
+    A damaged one has to be decoded: that it cannot be says that what follows is spoilt.
+    """
+    content, at, kinds = memoryview(packet), 0, set()
+    while at + 4 < len(content):
+        size = int.from_bytes(content[at : at + 4], "big")
+        kinds.add(content[at + 4])
+        at += 4 + max(size, 1)
+    return at == len(content) and not packet.is_corrupt and {_LONE_SLICE} == kinds - set(_NOTES)
 
 
 def _undamaged(decoded: Iterator[_Shown]) -> Iterator[_Shown]:

@@ -57,6 +57,6 @@ def _put_requests(settings: Settings, own_input: bool) -> str:
         storage.put(location, storage.read_bytes(REQUESTS))
     else:
         samples = storage.rows(storage.join(latents_folder(settings), INDEX))
-        rows = requests_for(samples, clip_rows(settings), settings.clips.fps)
+        rows = requests_for(samples, list(clip_rows(settings)), settings.clips.fps)
         storage.put(location, storage.json_lines(rows))
     return location

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
-from vitascope.caption.answers import clip_rows
+from vitascope.caption.answers import clip_table
 from vitascope.config import Settings
 from vitascope.encode.buckets import (
     MAX_UPSCALE,
@@ -160,9 +161,9 @@ def suggest(settings: Settings, *, max_tokens: int | None = None, count: int = 1
     )
     clips = clips_of(settings.path("clips"))
     if settings.caption.source != "off":  # clips that only lack a caption may have got one
-        usable = [row for row in clip_rows(settings) if row["status"] == Status.OK]
-        sizes = [[row[name] for name in ("n_frames", "height", "width")] for row in usable]
-        clips = count_sizes(np.array(sizes).reshape(-1, 3))
+        table = clip_table(settings)
+        usable = table.filter(pc.equal(table["status"], str(Status.OK)))
+        clips = count_sizes(np.column_stack([usable[name] for name in ("n_frames", "height", "width")]))
     buckets = tuple(propose(clips, limits))
     toml = to_toml(buckets, limits, settings.feed.token_budget)
     lines = [

@@ -9,10 +9,11 @@ import torch
 from vitascope.encode.buckets import latent_shape
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.frames import frames_of
-from vitascope.encode.plan import EncodeTask
+from vitascope.encode.plan import EncodeTask, tasks_of
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import Moments, ShardNote, digest, latent_row, read_note, shard_uri, write_shard
 from vitascope.encode.text import TextStates, make_text_encoder
+from vitascope.records import SAMPLES
 
 
 class ShardEncoder:
@@ -47,7 +48,7 @@ class ShardEncoder:
     def _encoded(self, decoded: pa.Table) -> tuple[list[dict[str, Any]], ShardNote]:
         """The shard's rows of records.LATENTS, and the note about them."""
         shard = decoded["shard"][0].as_py()
-        tasks = [EncodeTask(**task) for task in decoded["tasks"][0].as_py()]
+        tasks = tasks_of(decoded)
         texts = self._text.encode([tasks[number].caption for number in decoded["decoded"][0].as_py()])
         rows: list[dict[str, Any]] = []
         samples: list[dict[str, Any]] = []
@@ -60,7 +61,8 @@ class ShardEncoder:
             rows.append(row)
             moments += Moments.of(latent)
         drops = decoded["drops"][0].as_py()
-        return rows, ShardNote(decoded["key"][0].as_py(), self._text.dim, samples, drops, moments)
+        table = pa.Table.from_pylist(samples, schema=SAMPLES)
+        return rows, ShardNote(decoded["key"][0].as_py(), self._text.dim, table, drops, moments)
 
     def _encode(self, frames: np.ndarray) -> tuple[torch.Tensor, float]:
         """The latent as bf16, and the PSNR in dB of what that gives back."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from vitascope import records
 from vitascope.clips.decode import read_views
-from vitascope.encode.plan import EncodeTask, drop_row
+from vitascope.encode.plan import EncodeTask, drop_row, tasks_of
 from vitascope.ledger import Rejected
 
 
@@ -26,7 +26,7 @@ def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:
     Raises:
         NoDevice: `nvdec`, and there is none.
     """
-    tasks = [EncodeTask(**task) for task in plan["tasks"][0].as_py()]
+    tasks = tasks_of(plan)
     if nvdec:
         tasks = [task if task.decoder == "pillow" else replace(task, decoder="nvdec") for task in tasks]
     pixels = np.empty(sum(task.n_bytes for task in tasks), np.uint8)
@@ -72,6 +72,7 @@ def _frames(tasks: list[EncodeTask], timeout_s: float) -> list[np.ndarray | Reje
                 fps=clip.fps,
                 rotation_deg=clip.rotation_deg,
                 decoder=clip.decoder,
+                version=clip.version,
                 timeout_s=timeout_s,
             )
         )

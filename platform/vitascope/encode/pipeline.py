@@ -1,5 +1,6 @@
 """Encode clips into latent shards, with Ray Data."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
@@ -19,13 +21,13 @@ from vitascope.encode.codecs import make_codec
 from vitascope.encode.encoder import ShardEncoder
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.frames import decode_shard
-from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
-from vitascope.encode.shards import Moments, ShardNote, read_index, read_notes, shard_uri, write_index
+from vitascope.encode.plan import EncodeTask, Limits, PlannedShard, make_tasks, plan_shards, still_to_do
+from vitascope.encode.shards import INDEX, Moments, ShardNote, read_index, read_notes, shard_uri, write_index
 from vitascope.encode.text import make_text_encoder
 from vitascope.ledger import Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
-from vitascope.records import DROPS, stable_id
+from vitascope.records import DROPS, SAMPLES
 
 DROPS_FILE = "drops.parquet"
 
@@ -41,18 +43,19 @@ def run(settings: Settings) -> dict[str, Any]:
     latents = latents_folder(settings)
     limits = Limits(patch=settings.model.patch, token_budget=settings.feed.token_budget)
     tasks, drops = make_tasks(clip_rows(settings), settings.encode, limits)
-    committed = read_index(latents)
+    visible = storage.exists(storage.join(latents, INDEX))
+    committed = read_index(latents) if visible else SAMPLES.empty_table()
     # What is visible is never rewritten.
-    first_free = 1 + max((row["shard"] for row in committed), default=-1)
+    first_free = 1 + (pc.max(committed["shard"]).as_py() if len(committed) else -1)
     todo, samples = still_to_do(tasks, committed)
     notes = _encode(settings, latents, todo, first_shard=first_free)
     # Shards taken over from a run that was killed may have been planned from an older clip table.
-    _, new = still_to_do(todo, [row for note in notes for row in note.samples])
-    samples += new
+    new = pa.concat_tables([SAMPLES.empty_table(), *(note.samples for note in notes)])
+    samples = pa.concat_tables([samples, still_to_do(todo, new)[1]])
     drops += [row for note in notes for row in note.drops]
     _commit(settings, latents, samples, drops)
     for number, note in enumerate(notes, first_free):
-        if not note.samples:  # nobody's: what failed is a drop, and is tried again by the next run
+        if not len(note.samples):  # nobody's: what failed is a drop, and is tried again by the next run
             storage.delete(shard_uri(latents, number))
     summary = summarise(samples, drops) | {
         "fingerprint": latents.rpartition("/")[2],
@@ -64,14 +67,12 @@ def run(settings: Settings) -> dict[str, Any]:
 
 def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_shard: int) -> list[ShardNote]:
     """Writes the shards of `todo` that are not there yet, or not whole; gives the notes of all of them."""
-    plan = [
-        _plan_row(i, shard)
-        for i, shard in enumerate(plan_shards(todo, settings.encode.shard_tokens), first_shard)
-    ]
-    numbers = [row["shard"] for row in plan]
+    shards = plan_shards(todo, settings.encode.shard_tokens)
+    plan = [PlannedShard(number, tasks) for number, tasks in enumerate(shards, first_shard)]
+    numbers = [shard.number for shard in plan]
     there = read_notes(latents, numbers)
-    missing = [row for row, note in zip(plan, there, strict=True) if note is None or note.key != row["key"]]
-    there_already = len(todo) - sum(len(row["tasks"]) for row in missing)
+    missing = [s for s, note in zip(plan, there, strict=True) if note is None or note.key != s.key]
+    there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)
     stage = publisher.stage("encode", len(todo), there_already)
     with track(len(todo), "encode") as advance, stage as did:
@@ -90,14 +91,8 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
     return [note for note in notes if note is not None]
 
 
-def _plan_row(number: int, tasks: list[EncodeTask]) -> dict[str, Any]:
-    """A shard to write. Its key tells it from a shard of the same number that an earlier plan left behind."""
-    key = stable_id(*((task.sample_id, task.caption) for task in tasks))
-    return {"shard": number, "key": key, "tasks": [task.as_row() for task in tasks]}
-
-
-def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Runs plan rows on Ray; yields what became of its samples as each shard is committed."""
+def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iterator[dict[str, Any]]:
+    """Writes shards on Ray; yields what became of its samples as each is committed."""
     if not plan:
         return
     # Two operators and not one: decoding needs processors, and the codec's machines have few.
@@ -115,20 +110,21 @@ def _execute(settings: Settings, latents: str, plan: list[dict[str, Any]]) -> It
     yield from shards.iter_rows()
 
 
-def decoded(plan: list[dict[str, Any]], settings: Settings) -> ray.data.Dataset:
-    """Plan rows with their clips' frames."""
+def decoded(plan: list[PlannedShard], settings: Settings) -> ray.data.Dataset:
+    """Shards with their clips' frames, as `decode_shard` gives them."""
     nvdec_gpus = settings.encode.nvdec_gpus
-    largest = max(sum(EncodeTask(**task).n_bytes for task in row["tasks"]) for row in plan)
+    largest = max(shard.n_bytes for shard in plan)
     memory = _DECODER_BYTES + 2 * largest  # the frames, and their copy on the way to the object store
     needs = {"cpus": 2, "gpus": settings.encode.gpus + nvdec_gpus, "node_bytes": memory}
     check_room(settings.cluster, "decoding and encoding (encode.shard_tokens)", **needs)
-    rows = ray.data.from_items(plan, override_num_blocks=len(plan))
+    rows = ray.data.from_items([shard.as_row() for shard in plan], override_num_blocks=len(plan))
     return place(rows, settings, "encode").map_batches(
         decode_shard,
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"timeout_s": settings.clips.decode_timeout_s, "nvdec": bool(nvdec_gpus)},
-        compute=TaskPoolStrategy(size=_at_once(settings, len(plan))),
+        # One more than cores, for between two shards a task waits for Ray.
+        compute=TaskPoolStrategy(size=_at_once(settings, len(plan), spare=1)),
         num_cpus=1,
         num_gpus=nvdec_gpus or None,
         label_selector=node_labels(settings, "train") if nvdec_gpus else None,
@@ -139,17 +135,18 @@ def decoded(plan: list[dict[str, Any]], settings: Settings) -> ray.data.Dataset:
 _DECODER_BYTES = 512 << 20  # a worker and its child, which holds one clip
 
 
-def _at_once(settings: Settings, n_shards: int) -> int:
-    """Of a local cluster half the slots, of which there are more than cores; else as many as it gets."""
-    local = address_of(settings.cluster) is None
-    slots = max(1, int(ray.cluster_resources().get("CPU", 1)) // 2)
-    return min(n_shards, slots) if local else n_shards
+def _at_once(settings: Settings, n_shards: int, spare: int = 0) -> int:
+    """Of a local cluster half the slots, but no more than cores and `spare`; else as many as it gets."""
+    if address_of(settings.cluster) is not None:
+        return n_shards
+    slots = int(ray.cluster_resources().get("CPU", 1))
+    return min(n_shards, max(slots // 2, 1), (os.cpu_count() or 1) + spare)
 
 
-def _commit(settings: Settings, latents: str, samples: list[dict], drops: list[dict]) -> None:
+def _commit(settings: Settings, latents: str, samples: pa.Table, drops: list[dict[str, Any]]) -> None:
     """Writes what describes the latents, and last the index that makes them visible."""
     codec = make_codec(settings.encode)
-    shards = sorted({row["shard"] for row in samples})
+    shards = pc.unique(samples["shard"]).to_pylist()
     notes = read_notes(latents, shards)
     lost = [shard for shard, note in zip(shards, notes, strict=True) if note is None]
     if lost:
@@ -173,11 +170,13 @@ def _commit(settings: Settings, latents: str, samples: list[dict], drops: list[d
     write_index(latents, samples)
 
 
-def summarise(samples: list[dict[str, Any]], drops: list[dict[str, Any]]) -> dict[str, Any]:
-    """The stage's figures from rows of records.SAMPLES and records.DROPS."""
-    splits = Counter(row["split"] for row in samples)
-    sizes = Counter((row["n_frames"], row["height"], row["width"]) for row in samples)
-    psnr = np.array([row["psnr_db"] for row in samples])
+def summarise(samples: pa.Table, drops: list[dict[str, Any]]) -> dict[str, Any]:
+    """The stage's figures from records.SAMPLES and rows of records.DROPS."""
+    splits = Counter(samples["split"].to_pylist())
+    sizes = Counter(
+        zip(*(samples[name].to_pylist() for name in ("n_frames", "height", "width")), strict=True)
+    )
+    psnr = samples["psnr_db"].to_numpy().astype(np.float64)
     return {
         "samples": len(samples),
         "samples_train": splits["train"],

@@ -1,22 +1,25 @@
 """Plan what is encoded, and into which shard."""
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from vitascope import storage
 from vitascope.clips import letterbox
 from vitascope.clips.resize import Crop, View
 from vitascope.encode.buckets import SPACE_STRIDE, check_table, choose, count_tokens
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, Rejected, Status
-from vitascope.records import VideoSize, dropped, stable_int
+from vitascope.records import VideoSize, dropped, stable_id, stable_int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EncodeTask:
     """A clip to encode at a size: everything the work needs, and nothing more."""
 
@@ -24,6 +27,7 @@ class EncodeTask:
     clip_id: str
     name: str
     uri: str
+    version: str
     kind: str
     start_s: float
     fps: float
@@ -58,7 +62,35 @@ class EncodeTask:
 
     def as_row(self) -> dict[str, Any]:
         """The task as a row of a plan; `EncodeTask(**row)` makes it again."""
-        return asdict(self)
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard to write."""
+
+    number: int
+    tasks: list[EncodeTask]
+
+    @property
+    def key(self) -> str:
+        """Tells it from a shard of the same number that an earlier plan left behind."""
+        return stable_id(*((task.sample_id, task.caption) for task in self.tasks))
+
+    @property
+    def n_bytes(self) -> int:
+        """Of its frames, uint8 RGB."""
+        return sum(task.n_bytes for task in self.tasks)
+
+    def as_row(self) -> dict[str, Any]:
+        """The work to be done: `shard`, `key` and `tasks`, which `tasks_of` reads."""
+        tasks = pa.Table.from_pylist([task.as_row() for task in self.tasks])
+        return {"shard": self.number, "key": self.key, "tasks": storage.stream_bytes(tasks)}
+
+
+def tasks_of(work: pa.Table) -> list[EncodeTask]:
+    """The tasks in a table of one row, `PlannedShard.as_row`."""
+    return [EncodeTask(**task) for task in storage.read_stream(work["tasks"][0].as_py()).to_pylist()]
 
 
 @dataclass(frozen=True)
@@ -118,6 +150,7 @@ def _task(clip: dict[str, Any], size: VideoSize, limits: Limits) -> EncodeTask:
             "lower encode.max_pixels or encode.frame_counts",
         )
     crop = {key: clip[key] for key in letterbox.COLUMNS}
+    shared: dict[str, Any] = {key: sys.intern(clip[key]) for key in _SHARED}
     whole = tuple(crop.values()) == (0, 0, 1, 1)
     return EncodeTask(
         sample_id=stable_int(clip["clip_id"], size, *(() if whole else crop.values())),
@@ -127,11 +160,13 @@ def _task(clip: dict[str, Any], size: VideoSize, limits: Limits) -> EncodeTask:
         width=size.width,
         n_tokens=n_tokens,
         **crop,
-        **{key: clip[key] for key in _COPIED},
+        **{key: clip[key] for key in ("clip_id", "start_s", "fps", "rotation_deg")},
+        **shared,
     )
 
 
-_COPIED = ("clip_id", "name", "uri", "kind", "start_s", "fps", "rotation_deg", "decoder", "split")
+_SHARED = ("name", "uri", "version", "kind", "decoder", "split")
+"""Texts that clips have in common, of which there are millions."""
 
 
 def plan_shards(tasks: Sequence[EncodeTask], shard_tokens: int) -> list[list[EncodeTask]]:
@@ -153,15 +188,27 @@ def plan_shards(tasks: Sequence[EncodeTask], shard_tokens: int) -> list[list[Enc
     return [shard for shard in shards if shard]
 
 
-def still_to_do(
-    tasks: Sequence[EncodeTask], samples: Sequence[dict[str, Any]]
-) -> tuple[list[EncodeTask], list[dict[str, Any]]]:
-    """The tasks that no committed sample answers, and the samples that stay.
+def still_to_do(tasks: Sequence[EncodeTask], samples: pa.Table) -> tuple[list[EncodeTask], pa.Table]:
+    """The tasks that no committed sample answers, and the samples that stay, of records.SAMPLES, in order.
 
     A sample stays while its clip is in the table with the same bucket and caption; its name and split are
     taken from there.
     """
-    wanted = {(task.sample_id, task.caption): task for task in tasks}
-    stay = {(s["sample_id"], s["caption"]): s for s in samples if (s["sample_id"], s["caption"]) in wanted}
-    kept = [{**s, "name": wanted[key].name, "split": wanted[key].split} for key, s in stay.items()]
-    return [task for key, task in wanted.items() if key not in stay], kept
+    open_tasks = {task.sample_id: task for task in tasks}
+    answered: list[EncodeTask] = []
+    stay = np.zeros(len(samples), bool)
+    for row, (sample_id, caption) in enumerate(_ids_and_captions(samples)):
+        task = open_tasks.get(sample_id)
+        if task and task.caption == caption:
+            answered.append(open_tasks.pop(sample_id))
+            stay[row] = True
+    kept = samples.filter(pa.array(stay))
+    for name in ("name", "split"):
+        texts = pa.array([getattr(task, name) for task in answered], pa.string())
+        kept = kept.set_column(kept.schema.get_field_index(name), kept.schema.field(name), texts)
+    return list(open_tasks.values()), kept
+
+
+def _ids_and_captions(samples: pa.Table) -> Iterator[tuple[int, str]]:
+    for batch in samples.select(["sample_id", "caption"]).to_batches(1 << 13):
+        yield from zip(batch["sample_id"].to_pylist(), batch["caption"].to_pylist(), strict=True)

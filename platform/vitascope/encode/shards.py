@@ -86,9 +86,22 @@ class ShardNote:
 
     key: str  # derived from the tasks that were planned into it
     text_dim: int
-    samples: list[dict[str, Any]]  # rows of records.SAMPLES
+    samples: pa.Table  # records.SAMPLES
     drops: list[dict[str, Any]]  # rows of records.DROPS: what was planned into it and failed
     moments: Moments
+
+    def to_json(self) -> bytes:
+        """The note as `from_json` reads it."""
+        return json.dumps(
+            vars(self) | {"samples": self.samples.to_pylist(), "moments": asdict(self.moments)}
+        ).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "ShardNote":
+        """The inverse of `to_json`."""
+        fields = json.loads(content)
+        samples = pa.Table.from_pylist(fields["samples"], schema=SAMPLES)
+        return cls(**fields | {"samples": samples, "moments": Moments(**fields["moments"])})
 
 
 def shard_uri(latents: str, shard: int) -> str:
@@ -140,7 +153,7 @@ def from_bytes(content: bytes, shape: Sequence[int]) -> torch.Tensor:
 
 def write_shard(uri: str, rows: list[dict[str, Any]], note: ShardNote) -> None:
     """Commits rows of records.LATENTS and the note about them as one file, in one atomic act."""
-    schema = LATENTS.with_metadata({_NOTE: json.dumps(asdict(note)).encode()})
+    schema = LATENTS.with_metadata({_NOTE: note.to_json()})
     sizes = sum(len(row["latent"]) + len(row["text"]) for row in rows)
     per_group = max(1, min(GROUP_ROWS, GROUP_BYTES * len(rows) // max(1, sizes)))
     content = io.BytesIO()
@@ -150,16 +163,25 @@ def write_shard(uri: str, rows: list[dict[str, Any]], note: ShardNote) -> None:
     storage.put(uri, content.getvalue())
 
 
-def write_index(latents: str, samples: Sequence[dict[str, Any]]) -> None:
-    """Makes rows of records.SAMPLES visible."""
-    rows = sorted(samples, key=lambda row: (row["shard"], row["row"]))
-    storage.put_table(storage.join(latents, INDEX), pa.Table.from_pylist(rows, schema=SAMPLES))
+def write_index(latents: str, samples: pa.Table) -> None:
+    """Makes records.SAMPLES, by shard and row, visible."""
+    places = samples["shard"].to_numpy().astype(np.int64) << 32 | samples["row"].to_numpy()
+    assert (np.diff(places) > 0).all(), "the samples are not in order"
+    storage.put_table(storage.join(latents, INDEX), samples)
 
 
-def read_index(latents: str) -> list[dict[str, Any]]:
-    """The rows of records.SAMPLES that are visible."""
-    uri = storage.join(latents, INDEX)
-    return storage.rows(uri) if storage.exists(uri) else []
+def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
+    """The committed index of a folder of latents, records.SAMPLES, by shard and row.
+
+    Raises:
+        FileNotFoundError: where nothing is committed there.
+    """
+    try:
+        return storage.read_table(storage.join(latents, INDEX), columns)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"no latents at {latents}; run `vitascope encode` with these settings first"
+        ) from None
 
 
 def read_note(uri: str) -> ShardNote | None:
@@ -175,8 +197,7 @@ def read_note(uri: str) -> ShardNote | None:
         return None
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri} is damaged ({error}); run vitascope shards verify --forget") from error
-    fields = json.loads(metadata[_NOTE])
-    return ShardNote(**fields | {"moments": Moments(**fields["moments"])})
+    return ShardNote.from_json(metadata[_NOTE])
 
 
 def read_notes(latents: str, shards: Sequence[int]) -> list[ShardNote | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 
@@ -14,7 +15,7 @@ from vitascope.cluster.local import connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.shards import INDEX, digest, read_index, shard_uri, write_index
+from vitascope.encode.shards import digest, read_index, shard_uri, write_index
 from vitascope.progress import track
 from vitascope.records import LATENTS
 
@@ -37,7 +38,7 @@ def verify(settings: Settings) -> Verdict:
         FileNotFoundError: nothing is committed.
     """
     latents = latents_folder(settings)
-    index = storage.read_table(storage.join(latents, INDEX), [*_CHECKED, "shard"])
+    index = read_index(latents, [*_CHECKED, "shard"])
     connect(settings.cluster)
     by_shard: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for sample in index.to_pylist():
@@ -56,7 +57,7 @@ def forget(settings: Settings, shards: Sequence[int]) -> int:
     """Takes shards out of the index and away, so that encode makes their samples again; gives how many."""
     latents = latents_folder(settings)
     index = read_index(latents)
-    stay = [row for row in index if row["shard"] not in set(shards)]
+    stay = index.filter(pc.invert(pc.is_in(index["shard"], pa.array(shards, pa.int32()))))
     for shard in shards:
         storage.delete(shard_uri(latents, shard))
     write_index(latents, stay)

@@ -11,10 +11,9 @@ import torch
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.shards import read_samples
+from vitascope.encode.shards import read_index, read_samples
 from vitascope.feed.packs import Pack, Segment, collate
 from vitascope.feed.patches import grid_of, patchify
-from vitascope.feed.source import read_index
 from vitascope.model import flow
 from vitascope.model.card import load_model
 from vitascope.model.dit import DiT

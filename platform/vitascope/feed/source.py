@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from vitascope import storage
-from vitascope.encode.shards import read_samples
+from vitascope.encode.shards import read_index, read_samples
 from vitascope.feed.packs import Pack, Segment, collate
 from vitascope.feed.patches import Grid, grid_of, patchify
 from vitascope.feed.plan import Lengths, Planner, Position
@@ -68,30 +67,15 @@ def has_samples(latents: str, split: str) -> bool:
     return split in read_index(latents, ["split"])["split"].unique().to_pylist()
 
 
-def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
-    """The committed index of a folder of latents, records.SAMPLES.
-
-    Raises:
-        FileNotFoundError: where nothing is committed there.
-    """
-    try:
-        return storage.read_table(storage.join(latents, "index.parquet"), columns)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no latents at {latents}; run `vitascope encode` with these settings first"
-        ) from None
-
-
 def samples_digest(latents: str) -> str:
     """A name for the training samples and their order: with the settings, it decides the plan."""
-    ids = _in_order(latents, "train", ["sample_id", "shard", "row"])["sample_id"].to_numpy().tobytes()
+    ids = _of_split(latents, "train", ["sample_id"])["sample_id"].to_numpy().tobytes()
     return hashlib.blake2b(ids, digest_size=8).hexdigest()
 
 
-def _in_order(latents: str, split: str, columns: list[str]) -> pa.Table:
-    """The samples of a split, sorted by shard and row, which are among the `columns`."""
-    table = read_index(latents, [*columns, "split"]).filter(pc.field("split") == split)
-    return table.sort_by([("shard", "ascending"), ("row", "ascending")])
+def _of_split(latents: str, split: str, columns: list[str]) -> pa.Table:
+    """The samples of a split, by shard and row."""
+    return read_index(latents, [*columns, "split"]).filter(pc.field("split") == split)
 
 
 @lru_cache(maxsize=4)
@@ -103,7 +87,7 @@ def planned(source: Source) -> Planned:
         ValueError: where the split is empty or a sample exceeds the token budget.
     """
     numbers = ["sample_id", "shard", "row", "n_text", "latent_frames", "latent_height", "latent_width"]
-    table = _in_order(source.latents, source.split, numbers)
+    table = _of_split(source.latents, source.split, numbers)
     column = {name: table[name].to_numpy().astype(np.int64) for name in numbers}
     tokens = column["latent_frames"] * column["latent_height"] * column["latent_width"] // source.patch**2
     costs = np.asarray(source.cost(tokens, column["n_text"]))

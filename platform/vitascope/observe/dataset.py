@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitascope import storage
-from vitascope.caption.answers import captions, merged
+from vitascope.caption.answers import clip_table
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.pipeline import DROPS_FILE
@@ -92,25 +92,11 @@ def read(settings: Settings) -> Dataset:
     return Dataset(
         settings=settings,
         videos=storage.read_table(settings.path("videos")),
-        clips=_with_captions(storage.read_table(settings.path("clips")), settings),
+        clips=clip_table(settings),
         samples=storage.read_table(storage.join(latents, INDEX)) if encoded else SAMPLES.empty_table(),
         drops=storage.read_table(storage.join(latents, DROPS_FILE)) if encoded else DROPS.empty_table(),
         encoded=encoded,
     )
-
-
-def _with_captions(clips: pa.Table, settings: Settings) -> pa.Table:
-    """`clips` with what the caption stage found, as `caption.answers.clip_rows` has it."""
-    found = captions(settings.path("captions"), settings.caption)
-    place = np.asarray(pc.fill_null(pc.index_in(clips["clip_id"], pa.array(found, pa.string())), -1))
-    rows = np.flatnonzero(place >= 0)
-    changed = clips.take(pa.array(rows)).to_pylist()
-    for row in changed:
-        row |= merged(row, found[row["clip_id"]], settings.clips.caption_fields)
-    order = np.arange(len(clips))
-    order[rows] = len(clips) + np.arange(len(rows))
-    both = pa.concat_tables([clips, pa.Table.from_pylist(changed, clips.schema)])
-    return both.take(pa.array(order)) if changed else clips
 
 
 def numbers(table: pa.Table, name: str) -> Floats:

@@ -42,7 +42,7 @@ def read(settings: Settings) -> Results:
     return Results(
         settings=settings,
         videos=storage.rows(settings.path("videos")),
-        clips=clip_rows(settings),
+        clips=list(clip_rows(settings)),
         samples=storage.rows(storage.join(latents, INDEX)),
         drops=storage.rows(storage.join(latents, DROPS_FILE)),
         steps=[row for row in rows if "loss" in row],
