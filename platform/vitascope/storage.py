@@ -20,7 +20,7 @@ import os
 import posixpath
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +34,11 @@ from vitascope.stores.patience import Unavailable as Unavailable
 
 # Those with an atomic put that can be made to fail where something is there already.
 OBJECT_STORES = ("s3", "gs")
+_ROWS = 1 << 13  # of a table that are Python's at a time
+_LARGE = {
+    pa.string(): pa.large_string(),
+    pa.map_(pa.string(), pa.string()): pa.map_(pa.large_string(), pa.large_string()),
+}
 
 
 def is_remote(uri: str) -> bool:
@@ -276,6 +281,18 @@ def stream_bytes(table: pa.Table) -> bytes:
 def read_stream(content: bytes) -> pa.Table:
     """The table of `stream_bytes`."""
     return pa.ipc.open_stream(content).read_all()
+
+
+def iter_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    """The rows of a table, few of them in memory at a time."""
+    for batch in table.to_batches(_ROWS):
+        yield from batch.to_pylist()
+
+
+def large_texts(table: pa.Table) -> pa.Table:
+    """The same table, for work that puts columns into one piece, in which Arrow's plain texts hold 2 GiB."""
+    fields = (field.with_type(_LARGE.get(field.type, field.type)) for field in table.schema)
+    return table.cast(pa.schema(list(fields)))
 
 
 def put_table(uri: str, table: pa.Table) -> None:

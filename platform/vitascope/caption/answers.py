@@ -27,7 +27,7 @@ CAPTIONS = pa.schema(
 )
 """One row for every field of a clip that was asked for."""
 
-_ROWS = 1 << 13  # of a table that are Python's at a time
+_ROWS = 1 << 13  # that captions are put into at a time
 
 _Row = dict[str, Any]
 Asked = tuple[str, str]
@@ -125,8 +125,7 @@ def _with(clips: pa.RecordBatch, found: dict[str, dict[str, str]], settings: Set
 
 def clip_rows(settings: Settings) -> Iterator[_Row]:
     """The rows of `clip_table`, few of them in memory at a time."""
-    for batch in clip_table(settings).to_batches(_ROWS):
-        yield from batch.to_pylist()
+    return storage.iter_rows(clip_table(settings))
 
 
 def merged(clip: Mapping[str, Any], texts: Mapping[str, str], weights: Mapping[str, float]) -> _Row:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from vitascope.caption.settings import CaptionSettings
-from vitascope.clips.decode import read_clip
+from vitascope.clips.decode import SOURCE, read_clip
 from vitascope.clips.letterbox import crop_of
 
 _QUALITY = 90  # of JPEG: a frame of 512 pixels takes some 50 KB
@@ -24,7 +24,7 @@ def pictures(clip: dict[str, Any], settings: CaptionSettings, *, timeout_s: floa
     Raises:
         Rejected: DECODE_FAILED, SOURCE_CHANGED.
     """
-    what = {key: clip[key] for key in ("uri", "version", "rotation_deg", "decoder")}
+    what = {key: clip[key] for key in SOURCE}
     what |= times(clip, settings.frames)
     frames = read_clip(**what, crop=crop_of(clip), timeout_s=timeout_s)
     return [_jpeg(frame, settings.max_side_px) for frame in frames]

@@ -15,6 +15,7 @@ from vitascope.caption.answers import Asked
 from vitascope.caption.frames import pictures
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips import letterbox
+from vitascope.clips.decode import SOURCE
 from vitascope.cluster.local import check_room, connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
@@ -22,17 +23,7 @@ from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
 
-_CLIP = [
-    "clip_id",
-    "uri",
-    "version",
-    "start_s",
-    "fps",
-    "n_frames",
-    "rotation_deg",
-    "decoder",
-    *letterbox.COLUMNS,
-]
+_CLIP = ["clip_id", "start_s", "fps", "n_frames", *SOURCE, *letterbox.COLUMNS]
 _COLUMNS = [*_CLIP, "caption", "status", "reason"]
 _SEEN = pa.schema(
     [

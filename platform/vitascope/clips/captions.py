@@ -134,13 +134,7 @@ def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> pa.Tabl
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(twice):
         raise ValueError(f"{uri}: two captions for {twice[0].as_py()!r}; keep one")
-    texts = pa.schema([_large(field) for field in table.select(there).schema])
-    return table.select(there).cast(texts).take(pc.index_in(names, value_set=keys))
-
-
-def _large(field: pa.Field) -> pa.Field:
-    """For texts of any total size."""
-    return field.with_type(pa.large_string()) if pa.types.is_string(field.type) else field
+    return storage.large_texts(table.select(there)).take(pc.index_in(names, value_set=keys))
 
 
 def _load(uri: str, columns: list[str]) -> pa.Table:

@@ -22,6 +22,9 @@ from vitascope.clips.resize import Crop, Size, View
 from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
 
+SOURCE = ("uri", "version", "rotation_deg", "decoder")
+"""Of records.CLIPS: what `read_views` knows a clip's file by, beside the times."""
+
 
 def read_clip(
     uri: str, *, n_frames: int = 1, size: Size | None = None, crop: Crop | None = None, **where: Any
@@ -56,8 +59,8 @@ def read_views(
         NoDevice: nvdec, and no GPU.
         Unavailable: the store does not answer.
     """
-    what: dict[str, Any] = {"uri": uri, "start_s": start_s, "fps": fps, "rotation_deg": rotation_deg}
-    what["version"] = version
+    what: dict[str, Any] = {"uri": uri, "version": version, "rotation_deg": rotation_deg}
+    what |= {"start_s": start_s, "fps": fps}
     order = sorted(range(len(views)), key=lambda i: -views[i].n_frames)
     what["views"] = [views[i] for i in order]
     for attempt in (decoder, "pyav") if decoder == "decord" else (decoder,):

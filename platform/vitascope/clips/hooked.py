@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from vitascope import records, storage
 from vitascope.clips import hooks
-from vitascope.clips.decode import read_clip
+from vitascope.clips.decode import SOURCE, read_clip
 from vitascope.clips.filters import HookFilter
 from vitascope.clips.letterbox import crop_of
 from vitascope.clips.settings import ClipsSettings
@@ -121,10 +121,10 @@ def _middle_frames(rows: list[_Row], timeout_s: float) -> tuple[dict[str, np.nda
     """Each clip's middle frame (H W 3), within its bars, by its id; or why there is none."""
     frames, lost = {}, {}
     for row in rows:
-        where = {key: row[key] for key in ("version", "rotation_deg", "decoder")}
+        where = {key: row[key] for key in SOURCE}
         where["start_s"] = row["start_s"] + row["n_frames"] // 2 / row["fps"]
         try:
-            (frame,) = read_clip(row["uri"], crop=crop_of(row), timeout_s=timeout_s, **where)
+            (frame,) = read_clip(crop=crop_of(row), timeout_s=timeout_s, **where)
             frames[row["clip_id"]] = frame
         except Rejected as rejected:
             lost[row["clip_id"]] = {"reason": rejected.reason, "detail": rejected.detail}

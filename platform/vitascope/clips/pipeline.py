@@ -43,10 +43,6 @@ _CAPTIONS = pa.schema(
 _CUT = pa.schema([*records.CLIPS, *FOUND_BY])
 """Clips, with what their twins are found by."""
 
-_LARGE = {
-    pa.string(): pa.large_string(),
-    pa.map_(pa.string(), pa.string()): pa.map_(pa.large_string(), pa.large_string()),
-}
 _ROWS = 1 << 18  # whose texts are put into one piece
 
 _FIELD = "field."  # a caption's, as a column of a table with other columns
@@ -305,8 +301,7 @@ def _of_table(row: _Row, settings: ClipsSettings) -> Texts:
 def in_order(table: pa.Table, *columns: str) -> pa.Table:
     """`table` sorted by `columns`. Its texts may take more than the 2 GiB that Arrow's own sorting is for."""
     order = pc.sort_indices(table.select(columns), [(name, "ascending") for name in columns])
-    fields = (field.with_type(_LARGE.get(field.type, field.type)) for field in table.schema)
-    large = table.cast(pa.schema(list(fields))).combine_chunks()
+    large = storage.large_texts(table).combine_chunks()
     rows = (order.slice(begin, _ROWS) for begin in range(0, len(order), _ROWS))
     return pa.concat_tables([table.slice(0, 0), *(large.take(some).cast(table.schema) for some in rows)])
 

@@ -11,12 +11,11 @@ from vitascope import storage
 from vitascope.clips import tars
 from vitascope.clips.colour import is_plain, to_rgb
 from vitascope.clips.isolate import ChildDied, isolated
-from vitascope.clips.readers import HOLD_S, READERS, frame_durations_s, open_container, open_image
+from vitascope.clips.readers import HOLD_S, INDEXED, READERS, frame_durations_s, open_container, open_image
 from vitascope.clips.resize import View, displayed
 from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
 
-_DECORD_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # they have an index to seek by
 _LONGEST_S = 100 * 86_400.0  # a header that says more lies
 _DECORD_LATEST_S = 3 * 3600.0  # its timestamps are float32, and there 1 ms coarse
 
@@ -98,7 +97,7 @@ def _probe_video(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
             "duration_s": duration_s,
             "n_frames": stream.frames or (round(duration_s * fps) if fps else None),
         }
-        may = "decord" in decoders and container.format.name in _DECORD_CONTAINERS
+        may = "decord" in decoders and container.format.name in INDEXED
         may = may and turn == 0 and shown == coded and is_plain(frame)
         longest_s = max(duration_s, (container.duration or 0) / av.time_base)
         may = may and (frame.time or 0) + longest_s <= _DECORD_LATEST_S

@@ -36,7 +36,7 @@ HOLD_S = 0.1  # how much longer than it says the last frame may stand: container
 TIME_TOLERANCE_S = 0.002  # decord's timestamps are float32: 1 ms coarse after three hours
 LONGEST_S = 300.0  # that a frame may stand; more is a broken timestamp, and would be hours of work on nothing
 _AHEAD_S = 2.0  # closer than this, decoding on is cheaper than a seek back to a key frame
-_TIMED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers that say times and durations of all
+INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers that say where and when all packets are
 _MAX_REORDERED = 16  # frames that H.264 and HEVC may hold back
 _MAX_PIXELS = 2**26  # 8192 x 8192; a larger frame is a lying header
 _IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "AVIF")
@@ -111,7 +111,7 @@ class PyavReader:
         self._by_order = self.container.format.name == "avi"  # its timestamps are those of decoding
         self._aspect = float(self.stream.sample_aspect_ratio or 1)
         self._swscale: dict[View, VideoReformatter] = defaultdict(VideoReformatter)
-        self._passes_over = self.container.format.name in _TIMED and _is_progressive(self.stream)
+        self._passes_over = self.container.format.name in INDEXED and _is_progressive(self.stream)
         self._passed_over: list[float] = []  # the times of pictures since the frame that is shown
         self._wanted: list[float] = []  # the times asked for, of the container's clock
         self._frames = self._from(None)

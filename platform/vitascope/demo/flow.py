@@ -10,7 +10,7 @@ from vitascope.demo import inputs
 from vitascope.demo.requests import requests_for
 from vitascope.encode import pipeline as encode
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.shards import INDEX
+from vitascope.encode.shards import read_index
 from vitascope.evaluate import losses
 from vitascope.generate import batch as generate
 from vitascope.observe import data, report
@@ -56,7 +56,7 @@ def _put_requests(settings: Settings, own_input: bool) -> str:
     if own_input:
         storage.put(location, storage.read_bytes(REQUESTS))
     else:
-        samples = storage.rows(storage.join(latents_folder(settings), INDEX))
+        samples = read_index(latents_folder(settings)).to_pylist()
         rows = requests_for(samples, list(clip_rows(settings)), settings.clips.fps)
         storage.put(location, storage.json_lines(rows))
     return location

@@ -2,8 +2,9 @@
 
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -72,7 +73,7 @@ class PlannedShard:
     number: int
     tasks: list[EncodeTask]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Tells it from a shard of the same number that an earlier plan left behind."""
         return stable_id(*((task.sample_id, task.caption) for task in self.tasks))
@@ -197,18 +198,13 @@ def still_to_do(tasks: Sequence[EncodeTask], samples: pa.Table) -> tuple[list[En
     open_tasks = {task.sample_id: task for task in tasks}
     answered: list[EncodeTask] = []
     stay = np.zeros(len(samples), bool)
-    for row, (sample_id, caption) in enumerate(_ids_and_captions(samples)):
-        task = open_tasks.get(sample_id)
-        if task and task.caption == caption:
-            answered.append(open_tasks.pop(sample_id))
-            stay[row] = True
+    for number, sample in enumerate(storage.iter_rows(samples.select(["sample_id", "caption"]))):
+        task = open_tasks.get(sample["sample_id"])
+        if task and task.caption == sample["caption"]:
+            answered.append(open_tasks.pop(task.sample_id))
+            stay[number] = True
     kept = samples.filter(pa.array(stay))
     for name in ("name", "split"):
         texts = pa.array([getattr(task, name) for task in answered], pa.string())
         kept = kept.set_column(kept.schema.get_field_index(name), kept.schema.field(name), texts)
     return list(open_tasks.values()), kept
-
-
-def _ids_and_captions(samples: pa.Table) -> Iterator[tuple[int, str]]:
-    for batch in samples.select(["sample_id", "caption"]).to_batches(1 << 13):
-        yield from zip(batch["sample_id"].to_pylist(), batch["caption"].to_pylist(), strict=True)

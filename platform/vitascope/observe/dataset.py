@@ -14,7 +14,7 @@ from vitascope.caption.answers import clip_table
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.pipeline import DROPS_FILE
-from vitascope.encode.shards import INDEX
+from vitascope.encode.shards import INDEX, read_index
 from vitascope.ledger import Status
 from vitascope.records import DROPS, SAMPLES
 
@@ -93,7 +93,7 @@ def read(settings: Settings) -> Dataset:
         settings=settings,
         videos=storage.read_table(settings.path("videos")),
         clips=clip_table(settings),
-        samples=storage.read_table(storage.join(latents, INDEX)) if encoded else SAMPLES.empty_table(),
+        samples=read_index(latents) if encoded else SAMPLES.empty_table(),
         drops=storage.read_table(storage.join(latents, DROPS_FILE)) if encoded else DROPS.empty_table(),
         encoded=encoded,
     )
