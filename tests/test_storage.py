@@ -112,6 +112,15 @@ def test_what_is_missing_raises_file_not_found(root: str) -> None:
         storage.read_table(storage.join(root, "none"))
 
 
+def test_columns_come_as_asked_and_one_that_lacks_is_named(root: str) -> None:
+    location = storage.join(root, "day=3", "a.parquet")
+    storage.put_table(location, pa.table({"a": [1], "b": [2], "c": [3]}))
+    assert storage.read_table(location, ["c", "a"]).to_pylist() == [{"c": 3, "a": 1}]
+    assert storage.read_table(storage.join(root, "day=3")).column_names == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="has no column 'version', but a, b, c; where an earlier release"):
+        storage.read_table(location, ["a", "version"])
+
+
 def test_tables_of_a_folder_are_read_in_the_order_of_their_names(root: str) -> None:
     for name, value in (("2.parquet", 2), ("1.parquet", 1)):
         storage.put_table(storage.join(root, "t", name), pa.table({"x": [value]}))

@@ -303,14 +303,26 @@ def put_table(uri: str, table: pa.Table) -> None:
 def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """One table from a Parquet file, or from all the Parquet files of a folder in the order of their names.
 
-    Raises FileNotFoundError naming the location where there is no Parquet file.
+    Raises:
+        FileNotFoundError: there is no Parquet file; names the location.
+        ValueError: one lacks one of `columns`.
     """
-    fs, _ = arrow_filesystem(uri)
     files = [f for f in list_files(uri) if f.endswith(".parquet")] if not uri.endswith(".parquet") else [uri]
     if not files:
         raise FileNotFoundError(f"no Parquet file under {uri}; has the stage that writes it been run?")
-    paths = [arrow_filesystem(f)[1] for f in files]
-    return pa.concat_tables(pq.read_table(p, columns=columns, filesystem=fs) for p in paths)
+    return pa.concat_tables(_read_parquet(file, columns) for file in files)
+
+
+def _read_parquet(uri: str, columns: list[str] | None) -> pa.Table:
+    fs, path = arrow_filesystem(uri)
+    with pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
+        there = file.schema_arrow.names
+        if missing := [name for name in columns or () if name not in there]:
+            raise ValueError(
+                f"{uri} has no column {missing[0]!r}, but {', '.join(there)}; where an earlier release wrote "
+                "it, run the stage that writes it again"
+            )
+        return file.read(columns).select(columns or there)
 
 
 def rows(uri: str, columns: list[str] | None = None) -> list[dict[str, Any]]:

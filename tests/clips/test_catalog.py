@@ -125,3 +125,12 @@ def test_names_and_versions_are_read_without_the_rest(s3: str, monkeypatch: pyte
     monkeypatch.setattr(s3fs.core, "_fetch_range", counted_range)
     catalog.known(f"{s3}/catalog", part)
     assert 0 < sum(n_bytes) < 100_000  # of 2 MB
+
+
+def test_what_is_to_be_looked_at_again_is_not_settled(tmp_path: Path) -> None:
+    folder, part = str(tmp_path / "catalog"), files(range(3))
+    assert catalog.settled(folder, part) == {}
+    again = table(part).set_column(2, "again", pa.array([False, True, False]))
+    catalog.commit(folder, part, again)
+    assert list(catalog.settled(folder, part)) == ["000000.mp4", "000002.mp4"]
+    assert catalog.settled(folder, files(range(3), version="2")) == {}

@@ -235,6 +235,20 @@ def test_a_store_that_kept_a_file_back_is_asked_again(tmp_path: Path) -> None:
     assert (found["scanned"], found["clips_ok"]) == (1, 2)
 
 
+def test_a_task_that_ray_does_again_scans_and_commits_nothing_twice(
+    everything: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does where a node was lost that held the task's end."""
+    ours, folder = settings(str(everything), str(tmp_path / "run")), str(tmp_path / "catalog")
+    media = list_inputs(ours)[0].media
+    work = {"files": storage.stream_bytes(media.slice(0, 3))}
+    done = pipeline.scan_part(work, settings=ours.clips, folder=folder)
+    (committed,) = storage.listing(folder)
+    monkeypatch.setattr(pipeline, "scan", lambda *_: pytest.fail("a file was scanned again"))
+    assert pipeline.scan_part(work, settings=ours.clips, folder=folder) == done
+    assert list(storage.listing(folder)) == [committed]
+
+
 def test_odd_names_cost_their_own_files_at_most(tmp_path: Path) -> None:
     source, folder = tmp_path / "in", str(tmp_path / "run")
     source.mkdir()

@@ -32,7 +32,7 @@ STAGES = ("clips", "encode")
 DECODERS, WORKERS = "vitascope.clips.isolate", "ray::Map"
 AT_WORK = {
     "clips": ("ray::Map(scan_part)", DECODERS),
-    "encode": ("ray::MapBatches(decode_shard)", "ray::MapWorker(", DECODERS),
+    "encode": ("ray::MapBatches(decode_shard)", "ray::MapBatches(encode_shard)", DECODERS),
 }
 """In the command lines of the processes that do the work."""
 LABELS, CPUS = {"vitascope-node": "any"}, 2

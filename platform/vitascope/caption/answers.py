@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vitascope import storage
+from vitascope import records, storage
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips.captions import draw, text_of
 from vitascope.config import Settings
@@ -107,7 +107,7 @@ def captions(folder: str, settings: CaptionSettings) -> dict[str, dict[str, str]
 
 def clip_table(settings: Settings) -> pa.Table:
     """A run's records.CLIPS with the captions that the stage found; as they are where it is off."""
-    clips = storage.read_table(settings.path("clips"))
+    clips = storage.read_table(settings.path("clips"), records.CLIPS.names)
     found = captions(settings.path("captions"), settings.caption)
     if not found:
         return clips

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -92,6 +93,16 @@ def part_uri(folder: str, part: pa.Table) -> str:
 def commit(folder: str, part: pa.Table, table: pa.Table) -> None:
     """Makes the part about `part` visible; `table` has a row for each. Once more is the same, or better."""
     storage.put_table(part_uri(folder, part), table)
+
+
+def settled(folder: str, part: pa.Table) -> dict[str, dict[str, Any]]:
+    """The rows by name that the part about these files has, but for those to be looked at again.
+
+    Where a node is lost, Ray has the tasks done again whose ends it held, also when they had committed.
+    """
+    uri = part_uri(folder, part)
+    rows = storage.rows(uri) if storage.exists(uri) else []
+    return {row["name"]: row for row in rows if not row["again"]}
 
 
 def known(folder: str, files: pa.Table) -> tuple[Places, np.ndarray]:

@@ -187,8 +187,10 @@ def list_tars(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:  # n
 
 def _committed(work: _Row, folder: str, schema: pa.Schema, look: Callable[[Item], _Row]) -> _Row:
     part = storage.read_stream(work["files"])
-    rows = [look(item) for item in catalog.items(part)]
-    catalog.commit(folder, part, pa.Table.from_pylist(rows, schema=schema))
+    settled = catalog.settled(folder, part)
+    rows = [settled.get(item.name) or look(item) for item in catalog.items(part)]
+    if len(settled) < len(rows):
+        catalog.commit(folder, part, pa.Table.from_pylist(rows, schema=schema))
     return {"outcomes": [row.get("reason") or str(Status.OK) for row in rows]}
 
 

@@ -1,5 +1,6 @@
 """Encode the frames and captions of one shard."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,16 @@ class ShardEncoder:
         pixels = torch.from_numpy(frames).to(self._device)
         latent = self._codec.encode(pixels).to(torch.bfloat16)
         return latent, psnr_db(pixels, self._codec.decode(latent))
+
+
+def encode_shard(decoded: pa.Table, *, settings: EncodeSettings, latents: str) -> pa.Table:
+    """As `ShardEncoder` does, which the process keeps for further shards."""
+    return _kept(settings.model_dump_json(), latents)(decoded)
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(settings: str, latents: str) -> ShardEncoder:
+    return ShardEncoder(EncodeSettings.model_validate_json(settings), latents)
 
 
 def _sample(task: EncodeTask) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
-from vitascope.encode.encoder import ShardEncoder
+from vitascope.encode.encoder import ShardEncoder, encode_shard
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.frames import decode_shard
 from vitascope.encode.plan import EncodeTask, Limits, PlannedShard, make_tasks, plan_shards, still_to_do
@@ -98,16 +98,26 @@ def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iter
     # Two operators and not one: decoding needs processors, and the codec's machines have few.
     gpus = settings.encode.gpus
     shards = decoded(plan, settings).map_batches(
-        ShardEncoder,
+        **_encoder(settings, latents, _at_once(settings, len(plan))),
         batch_size=1,
         batch_format="pyarrow",
-        fn_constructor_kwargs={"settings": settings.encode, "latents": latents},
-        compute=ActorPoolStrategy(min_size=1, max_size=_at_once(settings, len(plan))),
         num_cpus=1,
         num_gpus=gpus or None,
         label_selector=node_labels(settings, "train") if gpus else None,
     )
     yield from shards.iter_rows()
+
+
+def _encoder(settings: Settings, latents: str, at_once: int) -> dict[str, Any]:
+    """What encodes, for `map_batches`: actors, or tasks where it takes nothing but CPUs of several nodes.
+
+    What a lost node had decoded Ray decodes again, for which actors that wait for it would leave no CPU.
+    """
+    given = {"settings": settings.encode, "latents": latents}
+    if settings.encode.gpus or address_of(settings.cluster) is None:
+        actors = ActorPoolStrategy(min_size=1, max_size=at_once)
+        return {"fn": ShardEncoder, "fn_constructor_kwargs": given, "compute": actors}
+    return {"fn": encode_shard, "fn_kwargs": given, "compute": TaskPoolStrategy(size=at_once)}
 
 
 def decoded(plan: list[PlannedShard], settings: Settings) -> ray.data.Dataset:
