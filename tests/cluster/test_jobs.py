@@ -82,6 +82,7 @@ def losses(settings: Settings) -> list[float]:
 
 
 @needs_hosts
+@pytest.mark.nightly
 def test_a_job_is_followed_stopped_and_gone_on_with(head: Head, cut: str, tmp_path: Path) -> None:
     kept = [f"train.steps={STEPS}", "train.checkpoint_every=10000", "train.val_every=10000", "train.ranks=1"]
     settings = make_run(str(tmp_path / "run"), kept)

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from cluster.conftest import Head
 from hosts.namespaces import needs_hosts
 
@@ -20,6 +22,7 @@ OPEN = {
 
 
 @needs_hosts
+@pytest.mark.nightly
 def test_no_endpoint_serves_a_stranger(head: Head) -> None:
     told = json.loads(head.python(SCRIPT, RAY_AUTH_MODE="disabled", RAY_AUTH_TOKEN_PATH="/nowhere"))
     print("\n".join("{:>6} {:<6} {:<60} {} {}".format(*row) for row in told["http"]))

@@ -84,6 +84,7 @@ def test_a_killed_worker_changes_no_loss_to_the_last_bit(
     assert losses(settings) == losses(undisturbed[0])
 
 
+@pytest.mark.nightly
 def test_one_rank_goes_on_where_two_were(undisturbed: tuple[Settings, dict], tmp_path: Path) -> None:
     """Two ranks lose one and give up; one trains the rest."""
     settings = make_run(str(tmp_path), [*OVERRIDES, "train.max_failures=0"])

@@ -109,12 +109,12 @@ def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iter
 
 
 def _encoder(settings: Settings, latents: str, at_once: int) -> dict[str, Any]:
-    """What encodes, for `map_batches`: actors, or tasks where it takes nothing but CPUs of several nodes.
+    """What encodes, for `map_batches`: actors on GPUs, else tasks.
 
     What a lost node had decoded Ray decodes again, for which actors that wait for it would leave no CPU.
     """
     given = {"settings": settings.encode, "latents": latents}
-    if settings.encode.gpus or address_of(settings.cluster) is None:
+    if settings.encode.gpus:
         actors = ActorPoolStrategy(min_size=1, max_size=at_once)
         return {"fn": ShardEncoder, "fn_constructor_kwargs": given, "compute": actors}
     return {"fn": encode_shard, "fn_kwargs": given, "compute": TaskPoolStrategy(size=at_once)}
