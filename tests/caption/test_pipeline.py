@@ -193,7 +193,7 @@ def test_a_killed_worker_costs_its_part_at_most(tmp_path: Path) -> None:
 
 
 def _kill_workers() -> list[int]:
-    named = [process for process in psutil.process_iter() if process.name().startswith("ray::MapWorker")]
+    named = [process for process in psutil.process_iter() if process.name().startswith("ray::Map(_ask")]
     ours = [process for process in named if psutil.Process() in process.parents()]
     for process in ours:
         process.kill()

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from vitascope import storage
 from vitascope.caption import answers
@@ -110,26 +110,24 @@ def _ask(settings: Settings, parts: list[_Row], n_questions: int) -> None:
 
 
 def _execute(settings: Settings, parts: list[_Row]) -> Iterator[_Row]:
-    """Runs the parts: pictures in tasks, questions in actors, which hold the model or the connections."""
+    """Runs the parts: pictures in tasks, questions in actors that hold the model, or tasks where none is."""
     caption = settings.caption
     see = functools.partial(_see, settings=caption, timeout_s=settings.clips.decode_timeout_s)
-    local = caption.source == "folder"
-    # Half a CPU for what waits on a network; also, Ray Data joins steps that take the same into one.
-    takes: _Row = {"num_cpus": caption.worker_cpus if local else 0.5}
-    if local and caption.use_gpu:
-        takes["num_gpus"] = 1
-    needs = {"cpus": 1 + takes["num_cpus"], "gpus": takes.get("num_gpus", 0)}
-    check_room(settings.cluster, "seeing and captioning (caption.worker_cpus)", **needs)
-    answered = (
-        place(ray.data.from_items(parts, override_num_blocks=len(parts)), settings, "caption")
-        .map(see, num_cpus=1)
-        .map(
-            _Worker,
-            fn_constructor_args=(caption, settings.path("captions")),
-            compute=ActorPoolStrategy(min_size=1, max_size=min(caption.workers, len(parts))),
-            **takes,
-        )
+    seen = place(ray.data.from_items(parts, override_num_blocks=len(parts)), settings, "caption").map(
+        see, num_cpus=1
     )
+    at_once = min(caption.workers, len(parts))
+    given: _Row = {"settings": caption, "folder": settings.path("captions")}
+    if caption.source == "endpoint":
+        # Half a CPU for what waits on a network; also, Ray Data joins steps that take the same into one.
+        check_room(settings.cluster, "seeing and asking", cpus=1.5)
+        answered = seen.map(_ask_part, fn_kwargs=given, compute=TaskPoolStrategy(at_once), num_cpus=0.5)
+    else:
+        takes: _Row = {"num_cpus": caption.worker_cpus, "num_gpus": 1 if caption.use_gpu else 0}
+        needs = {"cpus": 1 + takes["num_cpus"], "gpus": takes["num_gpus"]}
+        check_room(settings.cluster, "seeing and captioning (caption.worker_cpus)", **needs)
+        actors = ActorPoolStrategy(min_size=1, max_size=at_once)
+        answered = seen.map(_Worker, fn_constructor_kwargs=given, compute=actors, **takes)
     yield from answered.iter_rows()
 
 
@@ -179,3 +177,7 @@ class _Worker:
                 else:
                     outcomes[asked] = Rejected(Reason(clip["reason"]), clip["detail"])
         return outcomes | dict(zip(questions, self._captioner.ask(list(questions.values())), strict=True))
+
+
+def _ask_part(part: _Row, *, settings: CaptionSettings, folder: str) -> _Row:
+    return _Worker(settings, folder)(part)
