@@ -36,6 +36,11 @@ def zeros(n: int) -> np.ndarray:
     return np.zeros(n, np.uint8)
 
 
+def counting(sizes: list[int]) -> list[np.ndarray]:
+    """Arrays of so many numbers that count from 0, the second of them from 1, the third from 2."""
+    return [np.arange(begin, begin + size, dtype=np.int32) for begin, size in enumerate(sizes)]
+
+
 def cache_hits() -> int:
     return decode._reader.cache_info().hits
 

@@ -5,8 +5,9 @@ import signal
 import threading
 import time
 
+import numpy as np
 import pytest
-from called_in_child import be_killed, crash, hang, hoard, pid, reject, zeros
+from called_in_child import be_killed, counting, crash, hang, hoard, pid, reject, zeros
 
 from vitascope.clips.isolate import CALLS_PER_CHILD, IDLE_BYTES, MOST_BYTES, ChildDied, isolated
 from vitascope.ledger import Rejected
@@ -26,6 +27,23 @@ def test_a_child_that_somebody_killed_says_nothing_about_the_file() -> None:
 
 def test_large_results_come_through() -> None:
     assert isolated(zeros, timeout_s=30, n=50_000_000).shape == (50_000_000,)
+
+
+def test_arrays_of_all_sizes_come_back_and_stay() -> None:
+    sizes = [0, 3, 100_000, 1, 0, 1_000_003]
+    first = isolated(counting, timeout_s=30, sizes=sizes)
+    second = isolated(counting, timeout_s=30, sizes=[50_000])
+    second[0][:] = -1  # they may be written to, and are nobody else's
+    for array, expected in zip(first, counting(sizes), strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
+def test_memory_and_files_go_with_the_arrays() -> None:
+    isolated(zeros, timeout_s=30, n=10**6)
+    before = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        isolated(zeros, timeout_s=30, n=10**6)
+    assert sorted(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_hang_is_killed_in_time_and_the_next_call_works() -> None:
