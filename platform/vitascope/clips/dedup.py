@@ -172,11 +172,13 @@ def _candidates(clips: ClipHashes, n_key_bits: int) -> tuple[Ints, Ints, dict[st
         counts["n_crowded"] += len(crowded)
         counts["n_unseen"] += int(((crowded - _CROWD) * (crowded - _CROWD - 1) // 2).sum())
         entry = (keyed & _LOW).astype(np.int64)
+        words = clips.words(entry)  # side by side: those of a pair are near each other in memory
         alike = []
         for one, other in _bucket_pairs(start):
             counts["n_compared"] += len(one)
-            alike.append(_alike(clips, entry[one], entry[other]))
-        found = np.unique(np.concatenate([found, *alike]))
+            near = _near(words[one], words[other], clips.measure.mirror)
+            alike.append(_apart(clips, entry[one[near]], entry[other[near]]))
+        found = _distinct(np.concatenate([found, *alike]))
     return found // len(clips), found % len(clips), counts
 
 
@@ -238,17 +240,26 @@ def _bucket_pairs(start: Ints) -> Iterator[tuple[Ints, Ints]]:
             yield start[some] + place, some
 
 
-def _alike(clips: ClipHashes, entry: Ints, other: Ints) -> Ints:
-    """The pairs of clips, first * n + second, of those pairs of entries that may be of twins."""
-    one, two = clips.words(entry), clips.words(other)
-    near = np.bitwise_count(one ^ two) <= _FRAME_BITS
-    near |= np.bitwise_count(one ^ clips.measure.mirror ^ two) <= _FRAME_BITS
-    a, b = (clips.owner[some[near] // clips.measure.n_keyed].astype(np.int64) for some in (entry, other))
+def _near(words: Ints, others: Ints, mirror: np.int64) -> Bools:
+    """Whether two hashes, or one and the other's in a mirror, differ in few bits."""
+    differ = words ^ others
+    return (np.bitwise_count(differ) <= _FRAME_BITS) | (np.bitwise_count(differ ^ mirror) <= _FRAME_BITS)
+
+
+def _apart(clips: ClipHashes, entry: Ints, other: Ints) -> Ints:
+    """The pairs of clips, first * n + second, of these entries; not of one source where they overlap."""
+    a, b = (clips.owner[some // clips.measure.n_keyed].astype(np.int64) for some in (entry, other))
     same = clips.source[a] == clips.source[b]
     overlap = same & (clips.start_s[a] < clips.end_s[b]) & (clips.start_s[b] < clips.end_s[a])
     wanted = (a != b) & ~overlap
     a, b = a[wanted], b[wanted]
-    return np.unique(np.minimum(a, b) * len(clips) + np.maximum(a, b))
+    return _distinct(np.minimum(a, b) * len(clips) + np.maximum(a, b))
+
+
+def _distinct(numbers: Ints) -> Ints:
+    """As `np.unique` gives them, which hashes, and takes several times as long for many."""
+    ordered = np.sort(numbers)
+    return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 def _distances(clips: ClipHashes, kept: Ints, copy: Ints, held_out: Bools) -> Floats:

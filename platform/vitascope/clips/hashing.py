@@ -1,5 +1,6 @@
 """Hashes of looks that survive copying."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -90,10 +91,9 @@ def _frames_apart(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 
 
 def _unturned(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    luma = np.minimum(
-        np.bitwise_count(ours[:, :1] ^ theirs[:, :N_LUMA]).min(axis=1),
-        np.bitwise_count(ours[:, :N_LUMA] ^ theirs[:, :1]).min(axis=1),
-    )
+    whole, other = ours[:, :1] ^ theirs[:, :N_LUMA], ours[:, :N_LUMA] ^ theirs[:, :1]
+    # Column by column: for a row of six at a time numpy's own minimum takes several times as long.
+    luma = functools.reduce(np.minimum, (*np.bitwise_count(whole).T, *np.bitwise_count(other).T))
     return luma + np.bitwise_count(ours[:, N_LUMA] ^ theirs[:, N_LUMA]) / np.float32(4)
 
 
