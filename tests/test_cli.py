@@ -52,6 +52,16 @@ def test_config_prints_settings_that_load_again(tmp_path: Path, capsys: pytest.C
     assert config.load(str(tmp_path / "again.toml")).train.steps == 7
 
 
+@pytest.mark.parametrize("command", ["config", "encode", "clips"])
+def test_buckets_that_do_not_fit_are_refused_before_anything_starts(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [command, "--set", "encode.buckets=[[17,50,50]]", "--set", f"run.folder={tmp_path}"]
+    assert cli.main(words) == 2
+    assert "17x50x50 has a side that is no multiple of 16 px" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 def test_config_prints_the_schema(capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["config", "--schema"]) == 0
     assert "train" in json.loads(capsys.readouterr().out)["properties"]

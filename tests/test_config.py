@@ -70,6 +70,29 @@ def test_values_out_of_bounds_are_refused(override: str, message: str) -> None:
         config.load(None, [override])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("caption.refusal=(", r"caption\.refusal: is no regular expression \(.*\), got '\('"),
+        ("clips.filters.width.min=nan", r"clips\.filters\.width\.min: .* finite number, got nan"),
+    ],
+)
+def test_what_would_fail_after_hours_is_refused_at_once(override: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        config.load(None, [override])
+
+
+def test_an_override_reaches_tables_within_a_section() -> None:
+    filters = config.load(
+        None, ["clips.filters.motion.use=drop", "clips.filters.motion.min=0.5"]
+    ).clips.filters
+    assert (filters.motion.use, filters.motion.min) == ("drop", 0.5)
+    with pytest.raises(SettingsError, match="unknown key 'motoin'; did you mean 'motion'"):
+        config.load(None, ["clips.filters.motoin.use=drop"])
+    with pytest.raises(SettingsError, match="fps has a value, and no keys"):
+        config.load(None, ["clips.fps=8", "clips.fps.x=1"])
+
+
 def test_values_at_their_bounds_are_taken() -> None:
     overrides = ["evaluate.timesteps=[0.001, 1]", "generate.batch=2024-05_v1.2", "clips.every_s=0.01"]
     assert config.load(None, overrides).evaluate.timesteps == (0.001, 1.0)

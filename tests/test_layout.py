@@ -136,7 +136,7 @@ def test_planners_know_neither_ray_nor_torch() -> None:
 
 
 def test_settings_import_only_pydantic_and_the_section() -> None:
-    allowed = {"typing", "pydantic", "vitascope", "enum"}
+    allowed = {"typing", "pydantic", "vitascope", "enum", "re"}
     for module in (m for m in MODULES if m.endswith("/settings.py")):
         names = imports(MODULES[module])
         assert tops(MODULES[module]) <= allowed, module

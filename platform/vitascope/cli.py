@@ -20,6 +20,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFou
 
 from vitascope import config, storage
 from vitascope.config import Settings
+from vitascope.encode.buckets import check_table
 from vitascope.progress import Stopped
 
 STAGES = {
@@ -107,7 +108,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _stage(options: argparse.Namespace) -> int:
-    run_stage(options.command, _settings(options), **_more(options))
+    run_stage(options.command, _checked(options), **_more(options))
     return 0
 
 
@@ -121,7 +122,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> None:
-    settings = _settings(options)
+    settings = _checked(options)
     print(config.schema() if options.schema else config.to_toml(settings), end="\n" * options.schema)
 
 
@@ -130,7 +131,7 @@ def _submit(options: argparse.Namespace) -> int:
 
     if options.allow_open:
         options.set.append("cluster.allow_open=true")  # the job is to join that cluster too
-    settings = config.absolute(_settings(options))
+    settings = config.absolute(_checked(options))
     client = jobs.client_of(options.address, allow_open=settings.cluster.allow_open)
     words = [word for name, value in _more(options).items() for word in (f"--{name}", value)]
     submission_id = jobs.submit(client, jobs.Submission(options.stage, settings, tuple(words)))
@@ -220,6 +221,13 @@ def _shards(options: argparse.Namespace) -> int:
 def _settings(options: argparse.Namespace) -> Settings:
     demo = options.command == "demo" and not options.settings
     return config.load(config.default_config("demo") if demo else options.settings, options.set)
+
+
+def _checked(options: argparse.Namespace) -> Settings:
+    """The settings, also with what takes a stage's code to check."""
+    settings = _settings(options)
+    check_table(settings.encode.buckets or (), settings.model.patch, settings.feed.token_budget)
+    return settings
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -106,12 +106,16 @@ def _read(source: str) -> dict[str, Any]:
 
 def _apply(document: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    section, dot, key = name.strip().partition(".")
-    if not (equals and dot and key):
+    section, *tables, key = name.strip().split(".") if "." in name else ("", "")
+    if not (equals and section and key):
         raise SettingsError(f"--set takes section.key=value, got {override!r}")
     if section not in Settings.model_fields:
         raise SettingsError(f"--set {override}: {unknown_key(section, list(Settings.model_fields))}")
-    document.setdefault(section, {})[key] = _value(text.strip())
+    for part in (section, *tables):
+        document = document.setdefault(part, {})
+        if not isinstance(document, dict):
+            raise SettingsError(f"--set {override}: {part} has a value, and no keys")
+    document[key] = _value(text.strip())
 
 
 def _value(text: str) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -53,6 +53,12 @@ def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
 def say(label: str, text: str) -> None:
     """Prints a line under the label of a stage, beside the lines of `track`."""
     print(f"{label:>10}  {text}", flush=True)
+
+
+def say_dropped(label: str, left: str, by_reason: Mapping[str, int]) -> None:
+    """Prints what is left and why the rest was dropped; nothing where nothing was."""
+    if by_reason:
+        say(label, f"{left}: " + ", ".join(f"{reason} {n}" for reason, n in by_reason.items()))
 
 
 def _line(label: str, done: str, seconds: float, note: str) -> str:

@@ -21,12 +21,14 @@ import posixpath
 import re
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -35,6 +37,7 @@ from vitascope.stores.patience import Unavailable as Unavailable
 # Those with an atomic put that can be made to fail where something is there already.
 OBJECT_STORES = ("s3", "gs")
 _ROWS = 1 << 13  # of a table that are Python's at a time
+_SORTED_ROWS = 1 << 18  # whose texts are put into one piece
 _LARGE = {
     pa.string(): pa.large_string(),
     pa.map_(pa.string(), pa.string()): pa.map_(pa.large_string(), pa.large_string()),
@@ -295,6 +298,14 @@ def large_texts(table: pa.Table) -> pa.Table:
     return table.cast(pa.schema(list(fields)))
 
 
+def in_order(table: pa.Table, *columns: str) -> pa.Table:
+    """`table` sorted by `columns`. Its texts may take more than the 2 GiB that Arrow's own sorting is for."""
+    order = pc.sort_indices(table.select(columns), [(name, "ascending") for name in columns])
+    large = large_texts(table).combine_chunks()
+    rows = (order.slice(begin, _SORTED_ROWS) for begin in range(0, len(order), _SORTED_ROWS))
+    return pa.concat_tables([table.slice(0, 0), *(large.take(some).cast(table.schema) for some in rows)])
+
+
 def put_table(uri: str, table: pa.Table) -> None:
     """Commits `table` as one Parquet file."""
     put(uri, parquet_bytes(table))
@@ -305,24 +316,43 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 
     Raises:
         FileNotFoundError: there is no Parquet file; names the location.
-        ValueError: one lacks one of `columns`.
+        ValueError: one is damaged, or lacks one of `columns`.
     """
-    files = [f for f in list_files(uri) if f.endswith(".parquet")] if not uri.endswith(".parquet") else [uri]
+    files = [uri] if is_parquet(uri) else [file for file in list_files(uri) if is_parquet(file)]
     if not files:
         raise FileNotFoundError(f"no Parquet file under {uri}; has the stage that writes it been run?")
     return pa.concat_tables(_read_parquet(file, columns) for file in files)
 
 
+def is_parquet(uri: str) -> bool:
+    """Whether a file has the name of a Parquet file."""
+    return uri.lower().endswith(".parquet")
+
+
+@contextmanager
+def damage_told(uri: str) -> Iterator[None]:
+    """Has what Arrow says of a damaged Parquet file say which one it is, as a ValueError."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, Unavailable):
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{uri} is no whole Parquet file ({error}); where a stage wrote it, delete it and run that again"
+        ) from None
+
+
 def _read_parquet(uri: str, columns: list[str] | None) -> pa.Table:
     fs, path = arrow_filesystem(uri)
-    with pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
+    with damage_told(uri), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
         there = file.schema_arrow.names
         if missing := [name for name in columns or () if name not in there]:
             raise ValueError(
-                f"{uri} has no column {missing[0]!r}, but {', '.join(there)}; where an earlier release wrote "
-                "it, run the stage that writes it again"
+                f"{uri} has no column {missing[0]!r}; where an earlier release wrote it, run the stage that "
+                f"writes it again. It has {', '.join(there)}"
             )
-        return file.read(columns).select(columns or there)
+        table = file.read(columns)
+        return table.select(columns) if columns else table
 
 
 def rows(uri: str, columns: list[str] | None = None) -> list[dict[str, Any]]:

@@ -107,6 +107,14 @@ def test_tables(tmp_path: Path) -> None:
                 of_document(row, ["caption", "tags"])
 
 
+@pytest.mark.parametrize("name", ["t.parquet", "T.PARQUET"])
+def test_a_table_may_be_a_folder_or_have_a_loud_name(tmp_path: Path, name: str) -> None:
+    row = pa.table({"name": ["a.mp4"], "caption": ["a dog"]})
+    location = tmp_path / name / "part-0.parquet" if name.islower() else tmp_path / name
+    storage.put(str(location), storage.parquet_bytes(row))
+    assert of_table(str(tmp_path / name), names("a.mp4"), ["caption"]).to_pylist() == [{"caption": "a dog"}]
+
+
 def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
     content = b'\xef\xbb\xbfname,caption\r\na.mp4,"one\r\ntwo, ""three"""\r\nb.mp4,caf\xe9\r\n'
     (tmp_path / "t.csv").write_bytes(content)
@@ -122,7 +130,8 @@ def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
         ("t.csv", "name,caption\na,b\na,c\n", "two captions for 'a'"),
         ("t.csv", "name,caption\na,b,c\n", r"is no \.csv table"),
         ("t.csv", "", r"is no \.csv table"),
-        ("t.parquet", "text", r"is no \.parquet table"),
+        ("t.csv", "name,caption,caption\na,b,c\n", "has the column 'caption' more than once"),
+        ("t.parquet", "text", "t.parquet is no whole Parquet file"),
         ("t.xls", "", "parquet or .csv"),
     ],
 )

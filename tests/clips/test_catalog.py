@@ -127,10 +127,10 @@ def test_names_and_versions_are_read_without_the_rest(s3: str, monkeypatch: pyte
     assert 0 < sum(n_bytes) < 100_000  # of 2 MB
 
 
-def test_what_is_to_be_looked_at_again_is_not_settled(tmp_path: Path) -> None:
+def test_rows_to_be_looked_at_again_are_not_taken_as_they_are(tmp_path: Path) -> None:
     folder, part = str(tmp_path / "catalog"), files(range(3))
-    assert catalog.settled(folder, part) == {}
+    assert catalog.committed_rows(folder, part) == {}
     again = table(part).set_column(2, "again", pa.array([False, True, False]))
     catalog.commit(folder, part, again)
-    assert list(catalog.settled(folder, part)) == ["000000.mp4", "000002.mp4"]
-    assert catalog.settled(folder, files(range(3), version="2")) == {}
+    assert list(catalog.committed_rows(folder, part)) == ["000000.mp4", "000002.mp4"]
+    assert catalog.committed_rows(folder, files(range(3), version="2")) == {}

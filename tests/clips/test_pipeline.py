@@ -1,6 +1,7 @@
 """The stage on a folder with everything in it."""
 
 import os
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from vitascope import records, storage
 from vitascope.clips import pipeline
 from vitascope.clips.pipeline import list_inputs, run
 from vitascope.config import Settings
+from vitascope.stores import patience
+from vitascope.stores import s3 as amazon
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -188,15 +191,19 @@ def test_all_captions_are_kept_and_other_weights_read_none_again(tmp_path: Path)
     assert row["captions"] == first["captions"]
 
 
-def test_other_thresholds_cost_no_decoding(tmp_path: Path) -> None:
+def test_other_thresholds_cost_no_decoding_and_what_they_drop_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     source, folder = tmp_path / "in", str(tmp_path / "run")
     source.mkdir()
     for i in range(4):
         still(source / f"{i}.png", i)
     run(settings(str(source), folder))
+    assert "kept" not in capsys.readouterr().out
     strict = run(settings(str(source), folder, filters={"brightness": {"use": "drop", "max": 0.1}}))
     assert (strict["scanned"], strict["clips_ok"]) == (0, 0)
     assert strict["dropped_by_reason"] == {"filter_brightness": 4}
+    assert "clips  4 of 4 files used, 0 of 4 clips kept: filter_brightness 4\n" in capsys.readouterr().out
     (detail,) = {row["detail"].partition(" > ")[2] for row in storage.rows(f"{folder}/clips")}
     assert detail == "0.1 (clips.filters.brightness.max)"
 
@@ -299,6 +306,24 @@ def test_a_store_that_is_not_known_is_told_before_there_are_tasks(tmp_path: Path
         run(settings("ftp://host/in", str(tmp_path / "run")))
 
 
+@pytest.mark.parametrize("below", ["", "/in"])
+def test_a_store_that_is_away_is_told_while_it_is_waited_for(
+    below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the driver: what tasks log nobody reads."""
+    for name, value in {"BUDGET_S": 2.0, "_SILENT_S": 0.1, "_told": False}.items():
+        monkeypatch.setattr(patience, name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(pipeline, "list_inputs", lambda _: pytest.fail("tasks were started"))
+    amazon.Store.clear_instance_cache()
+    try:
+        with pytest.raises(storage.Unavailable):
+            run(settings(f"s3://bucket{below}", str(tmp_path / "run")))
+    finally:
+        amazon.Store.clear_instance_cache()
+    assert re.findall("the store at s3://bucket does .*127.0.0.1:9.*; trying until", caplog.text)
+
+
 def test_a_captions_table_without_use_is_told_before_anything_is_scanned(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     corners_video(tmp_path / "in" / "a.mp4", seconds=1)
@@ -309,7 +334,7 @@ def test_a_captions_table_without_use_is_told_before_anything_is_scanned(tmp_pat
 
 
 def test_tables_are_sorted_piece_by_piece_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "_ROWS", 7)
+    monkeypatch.setattr(storage, "_SORTED_ROWS", 7)
     draw = np.random.default_rng(0)
     rows = [
         {
@@ -323,7 +348,7 @@ def test_tables_are_sorted_piece_by_piece_as_in_one(monkeypatch: pytest.MonkeyPa
     ]
     clips = pa.Table.from_pylist(rows, schema=pa.schema([records.CLIPS.field(name) for name in rows[0]]))
     for table in (clips, clips.slice(0, 0)):
-        ours = pipeline.in_order(table, "name", "start_s")
+        ours = storage.in_order(table, "name", "start_s")
         assert ours.equals(table.sort_by([("name", "ascending"), ("start_s", "ascending")]))
 
 

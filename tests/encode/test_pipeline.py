@@ -75,11 +75,16 @@ def latents_of(folder: str) -> dict[int, torch.Tensor]:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_clips_become_samples_and_bad_ones_drops(
-    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    real_clips: Rows,
+    put_clips: PutClips,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips)
     summary = pipeline.run(settings)
+    assert "encode  4 samples, 2 dropped: unreadable 1, decode_failed 1\n" in capsys.readouterr().out
     assert (summary["samples"], summary["samples_train"], summary["samples_val"]) == (4, 3, 1)
     assert summary["dropped_by_reason"] == {"unreadable": 1, "decode_failed": 1}
     assert {row["size"]: row["samples"] for row in summary["sizes"]} == {
@@ -221,8 +226,33 @@ def test_a_shard_that_is_gone_is_noticed(tmp_path: Path, real_clips: Rows, put_c
     put_clips(settings.run.folder, real_clips[:2])
     pipeline.run(settings)
     Path(shard_uri(latents_folder(settings), 0)).unlink()
-    with pytest.raises(ValueError, match=r"shards \[0\] of .* are not there.* shards verify --forget"):
+    with pytest.raises(ValueError, match=r"shards \[0\] of .* are damaged or not there.* verify --forget"):
         pipeline.run(settings)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_damaged_shard_is_told_where_the_index_names_it_and_else_encoded_again(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(str(tmp_path / "run"))
+    put_clips(settings.run.folder, [real_clips[i] for i in (0, 1, 3)])
+    pipeline.run(settings)
+    folder = latents_folder(settings)
+    index, facts, shard = (
+        Path(folder, "index.parquet"),
+        Path(folder, "encode.json"),
+        Path(shard_uri(folder, 0)),
+    )
+    before, facts_before, whole = storage.rows(str(index)), facts.read_bytes(), shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"shards \[0\] of .* are damaged or not there.* verify --forget"):
+        pipeline.run(settings)
+    index.unlink()
+    handed = count_work(monkeypatch)
+    pipeline.run(settings)
+    assert handed == [0]
+    assert storage.rows(str(index)) == before
+    assert facts.read_bytes() == facts_before
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -244,6 +274,27 @@ def test_new_clips_are_added_and_gone_ones_leave_the_index(
     assert after[temple["clip_id"]] == before[temple["clip_id"]]
     assert handed == [max(row["shard"] for row in before.values()) + 1]
     assert len(latents_of(folder)) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_clips_that_go_and_come_back_are_not_encoded_again(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(str(tmp_path), "encode.shard_tokens=16")
+    good = [real_clips[i] for i in (0, 1, 3)]
+    put_clips(settings.run.folder, good)
+    pipeline.run(settings)
+    index = storage.rows(storage.join(latents_folder(settings), "index.parquet"))
+    before = latents_of(latents_folder(settings))
+    put_clips(settings.run.folder, good[:1])  # a stricter threshold
+    handed = count_work(monkeypatch)
+    assert pipeline.run(settings)["samples"] < len(index)
+    put_clips(settings.run.folder, good)  # and back
+    pipeline.run(settings)
+    assert handed == []
+    assert storage.rows(storage.join(latents_folder(settings), "index.parquet")) == index
+    after = latents_of(latents_folder(settings))
+    assert all(torch.equal(after[i], before[i]) for i in before)
 
 
 @pytest.mark.usefixtures("ray_cluster")

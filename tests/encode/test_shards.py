@@ -1,5 +1,6 @@
 """Latent shards: what goes in comes out, by row, and each shard accounts for itself."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,13 +8,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from vitascope import storage
 from vitascope.encode import shards as shards_module
 from vitascope.encode.plan import EncodeTask
 from vitascope.encode.shards import (
+    DamagedShard,
     Moments,
     ShardNote,
     latent_row,
     read_note,
+    read_notes,
     read_samples,
     shard_uri,
     write_shard,
@@ -117,6 +121,83 @@ def test_a_shard_of_failures_only_is_still_a_shard(tmp_path: Path) -> None:
         ShardNote("key", DIM, SAMPLES.empty_table(), [{"clip_id": "x"}], SOME),
     )
     assert read_note(shard_uri(str(tmp_path), 0)) is not None
+
+
+def test_a_note_that_is_longer_than_what_is_read_first_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, 2)
+    monkeypatch.setattr(shards_module, "_TAIL_BYTES", 100)
+    note = read_note(shard_uri(str(tmp_path), 3))
+    assert note is not None
+    assert note.samples.equals(NOTE.samples)
+
+
+def noted(content: bytes, metadata: dict[bytes, bytes]) -> bytes:
+    """The Parquet file `content` with other metadata."""
+    return storage.parquet_bytes(pq.read_table(pa.BufferReader(content)).replace_schema_metadata(metadata))
+
+
+def changed(content: bytes, old: bytes, new: bytes) -> bytes:
+    """The Parquet file `content` with `new` for `old` in its metadata."""
+    there = pq.read_schema(pa.BufferReader(content)).metadata
+    metadata = {key.replace(old, new): value.replace(old, new) for key, value in there.items()}
+    assert metadata != there
+    return noted(content, metadata)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: good[:0],
+        lambda good: good[: len(good) // 2],
+        lambda good: good[:-4] + b"PARE",  # as of an encrypted file
+        lambda good: changed(good, b'"moments"', b'"moments\xa2'),
+        lambda good: changed(good, b'{"n": 2,', b'{"n": 3,'),
+        lambda good: changed(good, b"vitascope", b"vitascopf"),
+        lambda good: noted(good, {}),
+        lambda good: noted(good, {b"vitascope": b"{}"}),
+    ],
+)
+def test_a_damaged_shard_is_named_or_counts_as_absent(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    put(tmp_path, 2)
+    path = Path(shard_uri(str(tmp_path), 3))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DamagedShard, match=rf"{path} is damaged \(.*shards verify --forget"):
+        read_note(str(path))
+    assert read_notes(str(tmp_path), [3, 4], damaged_is_absent=True) == [None, None]
+
+
+def test_no_flip_in_a_footer_changes_a_note_unseen(tmp_path: Path) -> None:
+    put(tmp_path, 2)
+    path = Path(shard_uri(str(tmp_path), 3))
+    good = path.read_bytes()
+    n_damaged = 0
+    for at in range(len(good) - int.from_bytes(good[-8:-4], "little") - 8, len(good), 5):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        try:
+            note = read_note(str(path))
+        except DamagedShard:
+            n_damaged += 1
+        else:
+            assert note is not None
+            assert note.to_json() == NOTE.to_json()
+    assert n_damaged > 100
+
+
+@pytest.mark.parametrize("error", [PermissionError, storage.Unavailable])
+def test_a_shard_that_cannot_be_reached_is_neither_damaged_nor_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def refuse(uri: str) -> None:
+        raise error(uri)
+
+    put(tmp_path, 2)
+    monkeypatch.setattr(storage, "open_file", refuse)
+    with pytest.raises(error):
+        read_note(shard_uri(str(tmp_path), 3), damaged_is_absent=True)
 
 
 def test_a_row_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -109,9 +109,10 @@ def test_binning_loses_little(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_fitting_clip_and_no_clip_are_said() -> None:
-    for sizes in ([(5, 12, 12)], np.empty((0, 3))):
-        with pytest.raises(ValueError, match="usable clips has a bucket of 64 tokens"):
-            propose(count_sizes(sizes), Limits(64, 4, 2))
+    with pytest.raises(ValueError, match="none of 1 usable clips has a bucket of 64 tokens"):
+        propose(count_sizes([(5, 12, 12)]), Limits(64, 4, 2))
+    with pytest.raises(ValueError, match=r"no usable clip .* vitascope data shows what was dropped"):
+        propose(count_sizes(np.empty((0, 3))), Limits(64, 4, 2))
 
 
 @pytest.mark.parametrize(("max_tokens", "count"), [(0, 1), (1, 0)])

@@ -12,7 +12,7 @@ from vitascope.config import Settings, load, to_toml
 from vitascope.encode import pipeline
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_note, read_samples, shard_uri, write_shard
-from vitascope.encode.verify import verify
+from vitascope.encode.verify import check_shard, verify
 
 
 @pytest.fixture
@@ -63,12 +63,16 @@ def test_every_kind_of_damage_is_found_and_named(encoded: Settings) -> None:
     assert note is not None
     rows[0]["latent"] = rows[0]["latent"][:-2] + b"\x01\x02"  # written whole, but by somebody else
     write_shard(shard_uri(folder, 5), rows, note)
+    table = storage.read_table(shard_uri(folder, 4))
+    metadata = {key: said.replace(b'"n": ', b'"n": 1') for key, said in table.schema.metadata.items()}
+    storage.put_table(shard_uri(folder, 4), table.replace_schema_metadata(metadata))
     problems = verify(encoded).problems
-    assert set(problems) == {0, 1, 2, 3, 5}
+    assert set(problems) == {0, 1, 2, 3, 4, 5}
     assert problems[0] == "is not there"
     assert "cannot be read" in problems[1]
     assert "cannot be read" in problems[2]
     assert problems[3].startswith(f"row 0 is sample {samples[4]['sample_id']}")
+    assert problems[4].startswith("cannot be read (")
     assert problems[5] == "row 0 holds other bytes than were written"
     with pytest.raises(OSError, match=r"is damaged .*; run vitascope shards verify"):
         read_samples(folder, [(1, 0)])
@@ -93,3 +97,12 @@ def test_damaged_shards_are_forgotten_and_made_again(encoded: Settings, capsys: 
     pipeline.run(encoded)
     assert {row["sample_id"]: row["digest"] for row in index_of(encoded)} == latents
     assert verify(encoded).problems == {}
+
+
+def test_a_shard_that_may_not_be_read_is_not_taken_for_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(uri: str) -> None:
+        raise PermissionError(uri)
+
+    monkeypatch.setattr(storage, "open_file", refuse)
+    with pytest.raises(PermissionError):
+        check_shard("shard-000000.parquet", [{"row": 0}])

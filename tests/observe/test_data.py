@@ -1,5 +1,6 @@
 """The data page shows what the tables hold, whatever they hold, and stays one small file."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -333,6 +334,31 @@ def test_sources_that_have_too_much_or_too_little_are_named(tmp_path: Path) -> N
     a = shares.names.index("a")
     assert shares.input_share[a] == pytest.approx(30 / 60)
     assert shares.second_share[a] == shares.token_share[a] == pytest.approx(30 / 50)
+
+
+def test_a_source_of_which_no_file_can_be_read_is_named_as_lost(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    good = [video(i, name=f"good/{i}.mp4") for i in range(2)]
+    junk = {"duration_s": None} | records.dropped(Reason.UNREADABLE, "junk")
+    bad = [video(2 + i, name=f"bad/{i}.mp4") | junk for i in range(4)]
+    write(settings, [*good, *bad], [clip(i, v) for v in good for i in range(4)])
+    page = Page(shown(settings))
+    assert page.row("sources", "Lost on the way") == [
+        "bad (0.0%)",
+        "half of its share of the input or less, or no clip kept",
+    ]
+    assert page.row("sources", "bad")[:3] == ["4", "0", "0.0%"]
+    assert page.row("sources", "good")[:3] == ["2", "8", "100.0%"]
+
+
+def test_the_source_that_lost_most_is_named_first(tmp_path: Path) -> None:
+    found = dataset_of(tmp_path, {"a/x.mp4": 20, "b/y.mp4": 4, "c/z.mp4": 2}, lost="c/z.mp4")
+    junk = {"duration_s": None} | records.dropped(Reason.UNREADABLE, "junk")
+    bad = [video(3 + i, name=f"d/{i}.mp4") | junk for i in range(3)]
+    videos = pa.concat_tables([found.videos, pa.Table.from_pylist(bad, found.videos.schema)])
+    found = dataclasses.replace(found, videos=videos)
+    shares = sources.sources(found, fill.samples_of(found))
+    assert [shares.names[i] for i in shares.lost] == ["d", "c"]
 
 
 def test_files_are_the_sources_where_there_are_no_folders(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files come through whole, and commits have one winner, on a store that fails."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -125,6 +126,26 @@ def test_patience_ends(fault: str, proxy: FaultyProxy, s3: str, monkeypatch: pyt
         with pytest.raises(Unavailable, match=f"{what} failed [0-9]+ times in [0-9]+ s"):
             call()
         assert time.monotonic() - begun < 15
+
+
+def test_it_is_said_once_that_a_store_fails_though_many_requests_do(
+    proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(patience, "_SILENT_S", 0.3)
+    monkeypatch.setattr(patience, "_told", False)
+    storage.put(f"{s3}/file", b"content")
+    proxy.next = [("HEAD", "503", "before")]
+    assert storage.exists(f"{s3}/file")
+    assert caplog.records == []  # it has passed before anybody wondered
+    monkeypatch.setattr(patience, "BUDGET_S", 2.0)
+    proxy.share, proxy.faults = 1.0, ("503",)
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            storage.exists(f"{s3}/file")
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(
+        rf"the store at {s3} does not answer as it should \(.+\); trying until \d\d:\d\d:\d\d", said
+    )
 
 
 def test_a_large_put_is_whole_though_a_part_and_the_completion_failed(

@@ -1,8 +1,9 @@
 """Settings of the caption stage."""
 
+import re
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vitascope.section import Section
 
@@ -60,6 +61,15 @@ class CaptionSettings(Section):
     retries: int = Field(
         6, ge=0, description="Further attempts after 408, 409, 429, 5xx, a timeout or a lost connection."
     )
+
+    @field_validator("refusal")
+    @classmethod
+    def _is_an_expression(cls, refusal: str) -> str:
+        try:
+            re.compile(refusal)
+        except re.error as error:
+            raise ValueError(f"is no regular expression ({error})") from None
+        return refusal
 
     @model_validator(mode="after")
     def _names_its_model(self) -> "CaptionSettings":

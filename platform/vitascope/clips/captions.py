@@ -125,6 +125,9 @@ def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> pa.Tabl
     """
     columns = list(fields)
     table = _load(uri, columns)
+    for column in ("name", *columns):
+        if table.column_names.count(column) > 1:
+            raise ValueError(f"{uri} has the column {column!r} more than once; keep one")
     there = [column for column in columns if column in table.column_names]
     if "name" not in table.column_names or not there:
         expected = " and ".join(("name", " or ".join(columns)))
@@ -142,9 +145,15 @@ def _load(uri: str, columns: list[str]) -> pa.Table:
     if kind not in (".parquet", ".csv"):
         raise ValueError(f"clips.captions is a .parquet or .csv file, got {uri}")
     try:
-        return storage.read_table(uri) if kind == ".parquet" else _load_csv(uri, columns)
+        return _load_csv(uri, columns) if kind == ".csv" else storage.read_table(_files_of(uri))
     except pa.ArrowInvalid as error:
         raise ValueError(f"{uri} is no {kind} table: {error}") from None
+
+
+def _files_of(uri: str) -> str:
+    """A folder of Parquet files, as Spark and Ray write tables, may have the name of a file."""
+    fs, path = storage.filesystem(uri)
+    return f"{uri}/" if fs.isdir(path) else uri
 
 
 def _load_csv(uri: str, columns: list[str]) -> pa.Table:

@@ -95,10 +95,10 @@ def commit(folder: str, part: pa.Table, table: pa.Table) -> None:
     storage.put_table(part_uri(folder, part), table)
 
 
-def settled(folder: str, part: pa.Table) -> dict[str, dict[str, Any]]:
+def committed_rows(folder: str, part: pa.Table) -> dict[str, dict[str, Any]]:
     """The rows by name that the part about these files has, but for those to be looked at again.
 
-    Where a node is lost, Ray has the tasks done again whose ends it held, also when they had committed.
+    Where a node is lost, Ray runs the tasks again whose results it held, also when they had committed.
     """
     uri = part_uri(folder, part)
     rows = storage.rows(uri) if storage.exists(uri) else []
@@ -122,7 +122,7 @@ def known(folder: str, files: pa.Table) -> tuple[Places, np.ndarray]:
 def _keys(uri: str) -> pa.Table:
     """Names and versions that a part tells of, without reading the rest of it."""
     fs, path = storage.filesystem(uri)
-    with fs.open(path, "rb", cache_type="none") as file:
+    with storage.damage_told(uri), fs.open(path, "rb", cache_type="none") as file:
         return pq.read_table(file, columns=["name", "version", "again"], pre_buffer=True)
 
 

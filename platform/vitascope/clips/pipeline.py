@@ -1,5 +1,6 @@
 """The stage, on Ray Data."""
 
+import contextlib
 import itertools
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from botocore.exceptions import BotoCoreError
 from ray.exceptions import RayTaskError
 
 from vitascope import progress, records, storage
@@ -43,8 +45,6 @@ _CAPTIONS = pa.schema(
 _CUT = pa.schema([*records.CLIPS, *FOUND_BY])
 """Clips, with what their twins are found by."""
 
-_ROWS = 1 << 18  # whose texts are put into one piece
-
 _FIELD = "field."  # a caption's, as a column of a table with other columns
 _Row = dict[str, Any]
 
@@ -57,18 +57,25 @@ def run(settings: Settings) -> dict[str, Any]:
     """
     started = time.monotonic()
     hooks.check(settings.clips.filters)
-    _refuse_own_output(inputs.root_of(settings.clips), settings)
+    root = inputs.root_of(settings.clips)
+    _refuse_own_output(root, settings)
+    with contextlib.suppress(PermissionError, BotoCoreError):  # tasks may be let in where this process is not
+        # It is said here where the store does not answer, for which tasks wait in silence. Any key will do.
+        storage.exists(storage.join(root, "any"))
     local.connect(settings.cluster)
     found, n_tars = list_inputs(settings)
     wanted = _wanted(found.media, settings.clips)
-    looks = _folder(settings, "scan", settings.clips.fps, SIDE_PX)
-    texts = _folder(settings, "captions", *settings.clips.caption_fields)
+    looks = _folder(settings, records.CATALOG, settings.clips.fps, SIDE_PX)
+    texts = _folder(settings, _CAPTIONS, *settings.clips.caption_fields)
     places, n_scanned = _looked_at(found.media, looks, scan_part, settings)
     captioned, n_read = _looked_at(found.captioned, texts, read_captions, settings)
     work = _cut_work(wanted, found.captioned["name"], places, captioned)
     videos, clips, n_hooked = _cut(work, len(found.media), settings)
     videos = pa.concat_tables([videos, pa.Table.from_pylist(found.unreadable, schema=records.VIDEOS)])
-    videos, clips = in_order(videos, "name"), _settled(in_order(clips, "name", "start_s"), settings)
+    videos, clips = (
+        storage.in_order(videos, "name"),
+        _settled(storage.in_order(clips, "name", "start_s"), settings),
+    )
     summary = _summary(videos, clips) | {
         "tars_listed": n_tars,
         "scanned": n_scanned,
@@ -79,6 +86,8 @@ def run(settings: Settings) -> dict[str, Any]:
     storage.put_table(settings.path("videos", "videos.parquet"), videos)
     storage.put_table(settings.path("clips", "clips.parquet"), clips)
     storage.put_json(settings.path("summaries", "clips.json"), summary)
+    left = "{videos_ok} of {videos_in} files used, {clips_ok} of {clips} clips kept".format_map(summary)
+    progress.say_dropped("clips", left, summary["dropped_by_reason"])
     return summary
 
 
@@ -91,9 +100,9 @@ def _refuse_own_output(root: str, settings: Settings) -> None:
         )
 
 
-def _folder(settings: Settings, *what: object) -> str:
-    """Where the catalog of something is."""
-    return storage.join(_catalog(settings), records.stable_id(*what))
+def _folder(settings: Settings, schema: pa.Schema, *what: object) -> str:
+    """Where the catalog has tables of such columns about something."""
+    return storage.join(_catalog(settings), records.stable_id(str(schema), *what))
 
 
 def _catalog(settings: Settings) -> str:
@@ -115,7 +124,7 @@ def list_inputs(settings: Settings) -> tuple[Inputs, int]:
         table = storage.absolute(settings.clips.captions)
         files = files.filter(pc.not_equal(files["uri"], table))
     of_tars, files = inputs.tars_among(files)
-    places, n_listed = _looked_at(of_tars, _folder(settings, "tars"), list_tars, settings)
+    places, n_listed = _looked_at(of_tars, _folder(settings, tars.TARS), list_tars, settings)
     members, damaged = inputs.of_tars(of_tars, catalog.told(places, of_tars))
     found = inputs.of_files(pa.concat_tables([files, members]), damaged)
     if not len(found.media) + len(found.unreadable):
@@ -187,9 +196,9 @@ def list_tars(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:  # n
 
 def _committed(work: _Row, folder: str, schema: pa.Schema, look: Callable[[Item], _Row]) -> _Row:
     part = storage.read_stream(work["files"])
-    settled = catalog.settled(folder, part)
-    rows = [settled.get(item.name) or look(item) for item in catalog.items(part)]
-    if len(settled) < len(rows):
+    there = catalog.committed_rows(folder, part)
+    rows = [there.get(item.name) or look(item) for item in catalog.items(part)]
+    if len(there) < len(rows):
         catalog.commit(folder, part, pa.Table.from_pylist(rows, schema=schema))
     return {"outcomes": [row.get("reason") or str(Status.OK) for row in rows]}
 
@@ -298,14 +307,6 @@ def _of_table(row: _Row, settings: ClipsSettings) -> Texts:
         return captions.of_document(fields, settings.caption_fields), ""
     except Rejected as rejected:
         return {}, rejected.detail
-
-
-def in_order(table: pa.Table, *columns: str) -> pa.Table:
-    """`table` sorted by `columns`. Its texts may take more than the 2 GiB that Arrow's own sorting is for."""
-    order = pc.sort_indices(table.select(columns), [(name, "ascending") for name in columns])
-    large = storage.large_texts(table).combine_chunks()
-    rows = (order.slice(begin, _ROWS) for begin in range(0, len(order), _ROWS))
-    return pa.concat_tables([table.slice(0, 0), *(large.take(some).cast(table.schema) for some in rows)])
 
 
 def _settled(clips: pa.Table, settings: Settings) -> pa.Table:

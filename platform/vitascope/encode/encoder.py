@@ -35,11 +35,11 @@ class ShardEncoder:
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Commits the shard of the one row that `decode_shard` made, and says what became of its tasks.
 
-        One that is there already is left as it is: where an actor dies, Ray has all done again that it held,
-        also what was committed.
+        One that is there already and whole is left as it is: where an actor dies, Ray has all done again that
+        it held, also what was committed.
         """
         uri = shard_uri(self._latents, decoded["shard"][0].as_py())
-        note = read_note(uri)
+        note = read_note(uri, damaged_is_absent=True)
         if note is None or note.key != decoded["key"][0].as_py():
             rows, note = self._encoded(decoded)
             write_shard(uri, rows, note)
@@ -73,7 +73,7 @@ class ShardEncoder:
 
 
 def encode_shard(decoded: pa.Table, *, settings: EncodeSettings, latents: str) -> pa.Table:
-    """As `ShardEncoder` does, which the process keeps for further shards."""
+    """As a `ShardEncoder` does, of which the process keeps one for later shards with the same settings."""
     return _kept(settings.model_dump_json(), latents)(decoded)
 
 

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,20 @@ from vitascope.encode.encoder import ShardEncoder, encode_shard
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.frames import decode_shard
 from vitascope.encode.plan import EncodeTask, Limits, PlannedShard, make_tasks, plan_shards, still_to_do
-from vitascope.encode.shards import INDEX, Moments, ShardNote, read_index, read_notes, shard_uri, write_index
+from vitascope.encode.shards import (
+    INDEX,
+    Moments,
+    ShardNote,
+    read_index,
+    read_notes,
+    shard_numbers,
+    shard_uri,
+    write_index,
+)
 from vitascope.encode.text import make_text_encoder
 from vitascope.ledger import Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
-from vitascope.progress import track
+from vitascope.progress import say_dropped, track
 from vitascope.records import DROPS, SAMPLES
 
 DROPS_FILE = "drops.parquet"
@@ -45,16 +54,17 @@ def run(settings: Settings) -> dict[str, Any]:
     tasks, drops = make_tasks(clip_rows(settings), settings.encode, limits)
     visible = storage.exists(storage.join(latents, INDEX))
     committed = read_index(latents) if visible else SAMPLES.empty_table()
-    # What is visible is never rewritten.
-    first_free = 1 + (pc.max(committed["shard"]).as_py() if len(committed) else -1)
-    todo, samples = still_to_do(tasks, committed)
-    notes = _encode(settings, latents, todo, first_shard=first_free)
+    # What is visible is never rewritten, nor what was so once: thresholds come and go.
+    there = _notes_so_far(latents, committed) if visible else []
+    once = [note.samples for note in there if note]
+    todo, samples = still_to_do(tasks, pa.concat_tables([committed, *once]))
+    notes = _encode(settings, latents, todo, first_shard=len(there))
     # Shards taken over from a run that was killed may have been planned from an older clip table.
     new = pa.concat_tables([SAMPLES.empty_table(), *(note.samples for note in notes)])
     samples = pa.concat_tables([samples, still_to_do(todo, new)[1]])
     drops += [row for note in notes for row in note.drops]
-    _commit(settings, latents, samples, drops)
-    for number, note in enumerate(notes, first_free):
+    _commit(settings, storage.in_order(samples, "shard", "row"), drops, [*there, *notes])
+    for number, note in enumerate(notes, len(there)):
         if not len(note.samples):  # nobody's: what failed is a drop, and is tried again by the next run
             storage.delete(shard_uri(latents, number))
     summary = summarise(samples, drops) | {
@@ -62,6 +72,7 @@ def run(settings: Settings) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 2),
     }
     storage.put_json(settings.path("summaries", "encode.json"), summary)
+    say_dropped("encode", f"{len(samples)} samples, {len(drops)} dropped", summary["dropped_by_reason"])
     return summary
 
 
@@ -70,7 +81,7 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
     shards = plan_shards(todo, settings.encode.shard_tokens)
     plan = [PlannedShard(number, tasks) for number, tasks in enumerate(shards, first_shard)]
     numbers = [shard.number for shard in plan]
-    there = read_notes(latents, numbers)
+    there = read_notes(latents, numbers, damaged_is_absent=True)  # no index names them
     missing = [s for s, note in zip(plan, there, strict=True) if note is None or note.key != s.key]
     there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)
@@ -153,18 +164,26 @@ def _at_once(settings: Settings, n_shards: int, spare: int = 0) -> int:
     return min(n_shards, max(slots // 2, 1), (os.cpu_count() or 1) + spare)
 
 
-def _commit(settings: Settings, latents: str, samples: pa.Table, drops: list[dict[str, Any]]) -> None:
+def _notes_so_far(latents: str, committed: pa.Table) -> list[ShardNote | None]:
+    """The notes of all shards by their numbers, None where one is damaged or not there."""
+    numbers = [*shard_numbers(latents), *pc.unique(committed["shard"]).to_pylist()]
+    return read_notes(latents, range(max(numbers, default=-1) + 1), damaged_is_absent=True)
+
+
+def _commit(
+    settings: Settings, samples: pa.Table, drops: list[dict[str, Any]], notes: Sequence[ShardNote | None]
+) -> None:
     """Writes what describes the latents, and last the index that makes them visible."""
+    latents = latents_folder(settings)
     codec = make_codec(settings.encode)
-    shards = pc.unique(samples["shard"]).to_pylist()
-    notes = read_notes(latents, shards)
-    lost = [shard for shard, note in zip(shards, notes, strict=True) if note is None]
+    shards = {number: notes[number] for number in pc.unique(samples["shard"]).to_pylist()}
+    lost = [number for number, note in shards.items() if note is None]
     if lost:
         raise ValueError(
-            f"shards {lost} of {latents} are not there, and the index names them; run vitascope shards "
-            "verify --forget, and encode again"
+            f"shards {lost} of {latents} are damaged or not there, and the index names them; run vitascope "
+            "shards verify --forget, and encode again"
         )
-    moments = sum((note.moments for note in notes if note), start=Moments.none(codec.channels))
+    moments = sum((note.moments for note in shards.values() if note), start=Moments.none(codec.channels))
     mean, std = moments.mean_and_std()
     facts = {
         "encode": settings.encode.model_dump(mode="json"),

@@ -4,6 +4,8 @@ import functools
 import hashlib
 import io
 import json
+import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -31,6 +33,13 @@ INDEX = "index.parquet"
 """The file that makes the shards beside it visible: records.SAMPLES."""
 
 _NOTE = b"vitascope"
+_NOTE_HASH = b"vitascope.blake2b"
+_TAIL_BYTES = 1 << 18
+"""Read first of a shard: more than the footer of most."""
+
+
+class DamagedShard(ValueError):
+    """What lies where a shard should be is not what was written; the finding is the error's cause."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,12 @@ def shard_uri(latents: str, shard: int) -> str:
     return storage.join(latents, f"shard-{shard:06d}.parquet")
 
 
+def shard_numbers(latents: str) -> list[int]:
+    """The numbers of all shards in the folder `latents`, also of those that no index names."""
+    found = (re.search(r"/shard-(\d+)\.parquet$", uri) for uri in storage.list_files(latents))
+    return sorted(int(match[1]) for match in found if match)
+
+
 def latent_row(task: EncodeTask, latent: torch.Tensor, text: torch.Tensor) -> dict[str, Any]:
     """A row of records.LATENTS from a latent (T, h, w, C) and text states (n, dim), both stored as bf16."""
     return {
@@ -153,7 +168,8 @@ def from_bytes(content: bytes, shape: Sequence[int]) -> torch.Tensor:
 
 def write_shard(uri: str, rows: list[dict[str, Any]], note: ShardNote) -> None:
     """Commits rows of records.LATENTS and the note about them as one file, in one atomic act."""
-    schema = LATENTS.with_metadata({_NOTE: note.to_json()})
+    said = note.to_json()
+    schema = LATENTS.with_metadata({_NOTE: said, _NOTE_HASH: _hash(said)})
     sizes = sum(len(row["latent"]) + len(row["text"]) for row in rows)
     per_group = max(1, min(GROUP_ROWS, GROUP_BYTES * len(rows) // max(1, sizes)))
     content = io.BytesIO()
@@ -184,26 +200,61 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
         ) from None
 
 
-def read_note(uri: str) -> ShardNote | None:
-    """The note in a shard's footer, or None where no shard is there.
+def read_note(uri: str, *, damaged_is_absent: bool = False) -> ShardNote | None:
+    """The note in a shard's footer, or None where no shard is there, or a damaged one that counts as absent.
 
     Raises:
-        ValueError: what is there is damaged.
+        DamagedShard: what is there is damaged, and `damaged_is_absent` is False.
     """
-    fs, path = storage.arrow_filesystem(uri)
     try:
-        metadata = pq.read_schema(path, filesystem=fs).metadata
+        tail = _tail(uri)
     except FileNotFoundError:
         return None
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{uri} is damaged ({error}); run vitascope shards verify --forget") from error
-    return ShardNote.from_json(metadata[_NOTE])
+    try:
+        return _note_in(tail)
+    except Exception as error:  # no file is read here, so that whatever is raised is about the content
+        if damaged_is_absent:
+            return None
+        raise DamagedShard(
+            f"{uri} is damaged ({error}); where the index names it, run vitascope shards verify --forget, "
+            "and encode again"
+        ) from error
 
 
-def read_notes(latents: str, shards: Sequence[int]) -> list[ShardNote | None]:
+def read_notes(
+    latents: str, shards: Sequence[int], *, damaged_is_absent: bool = False
+) -> list[ShardNote | None]:
     """`read_note` of several shards, in order."""
+    uris = [shard_uri(latents, shard) for shard in shards]
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(lambda shard: read_note(shard_uri(latents, shard)), shards))
+        return list(pool.map(lambda uri: read_note(uri, damaged_is_absent=damaged_is_absent), uris))
+
+
+def _tail(uri: str) -> bytes:
+    """The end of a file, which has the whole footer where it is a Parquet file."""
+    with storage.open_file(uri) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - _TAIL_BYTES, 0))
+        tail: bytes = file.read()
+        footer = int.from_bytes(tail[-8:-4], "little") + 8  # it ends with its own length and "PAR1"
+        if len(tail) < footer <= size:
+            file.seek(size - footer)
+            tail = file.read()
+    return tail
+
+
+def _note_in(tail: bytes) -> ShardNote:
+    metadata = pq.read_schema(pa.BufferReader(tail)).metadata or {}
+    said = metadata.get(_NOTE)
+    if said is None:
+        raise ValueError("its footer has no note, which every latent shard has")
+    if metadata.get(_NOTE_HASH) != _hash(said):
+        raise ValueError("its note is not the one that was written")
+    return ShardNote.from_json(said)
+
+
+def _hash(said: bytes) -> bytes:
+    return hashlib.blake2b(said, digest_size=16).hexdigest().encode()
 
 
 def read_samples(latents: str, places: Sequence[tuple[int, int]]) -> list[LatentSample]:

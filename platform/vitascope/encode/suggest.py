@@ -125,10 +125,14 @@ def propose(clips: Clips, limits: Limits) -> list[VideoSize]:
     Sides are multiples of `limits.stride_px`, frames are 1 + 4k, tokens at most `limits.max_tokens`.
 
     Raises:
-        ValueError: no clip fits any such size.
+        ValueError: there is no clip, or none fits any such size.
     """
+    if not len(clips.sizes):
+        raise ValueError(
+            "the run has no usable clip to suggest buckets for; vitascope data shows what was dropped and why"
+        )
     binned = _binned(clips)
-    tried = candidates(binned, limits) if len(clips.sizes) else np.empty((0, 3), np.int64)
+    tried = candidates(binned, limits)
     worth = worths(binned, tried, limits.max_crop)
     if not worth.any():
         raise ValueError(

@@ -15,7 +15,7 @@ from vitascope.cluster.local import connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.shards import digest, read_index, shard_uri, write_index
+from vitascope.encode.shards import DamagedShard, digest, read_index, read_note, shard_uri, write_index
 from vitascope.progress import track
 from vitascope.records import LATENTS
 
@@ -68,6 +68,7 @@ def check_shard(uri: str, samples: Sequence[dict[str, Any]]) -> str | None:
     """What is wrong with a shard of which an index names `samples`; None where nothing is."""
     fs, path = storage.arrow_filesystem(uri)
     try:
+        read_note(uri)
         with pq.ParquetFile(path, filesystem=fs, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(LATENTS):
                 return f"is no latent shard, its columns are {', '.join(file.schema_arrow.names)}"
@@ -78,6 +79,10 @@ def check_shard(uri: str, samples: Sequence[dict[str, Any]]) -> str | None:
             return _first_wrong(file, wanted)
     except FileNotFoundError:
         return "is not there"
+    except PermissionError:
+        raise  # a shard that may not be read may be whole, and is not to be forgotten
+    except DamagedShard as error:
+        return f"cannot be read ({error.__cause__})"
     except (pa.ArrowException, OSError) as error:
         return f"cannot be read ({error})"
 

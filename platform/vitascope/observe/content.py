@@ -87,7 +87,8 @@ def shares(data: Dataset, samples: Samples) -> tuple[str, ...]:
     )
     about = (
         f"A source is a {what}; there are {len(found.names):,}. An equal share is "
-        f"{100 * found.equal:.2g} %. Tokens are what is trained on."
+        f"{100 * found.equal:.2g} %. The input is counted in seconds of the files that can be used, or in "
+        "files where those have none. Tokens are what is trained on."
     )
     rows = [
         (
@@ -111,7 +112,7 @@ def _standing_out(found: Sources) -> str:
     said = {
         "Over-represented": (found.over, "twice an equal share of the tokens or more"),
         "Under-represented": (found.under, "half of an equal share or less"),
-        "Lost on the way": (found.lost, "half of its share of the input or less"),
+        "Lost on the way": (found.lost, "half of its share of the input or less, or no clip kept"),
     }
     lines = []
     for title, (rows, rule) in said.items():

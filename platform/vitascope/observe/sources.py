@@ -17,8 +17,9 @@ FAR = 2.0
 class Sources:
     """The sources by name, and of each (S,): files, clips that are kept, and shares of 1.
 
-    input_share: of the seconds of the files, or of the files where they are pictures. clip_share,
-    second_share, token_share: of what is kept of them. by: whether a source is a folder or a file.
+    input_share: of the seconds of the files that can be used, or of all files where those have none.
+    clip_share, second_share, token_share: of what is kept of them. by: whether a source is a folder or a
+    file.
     """
 
     names: list[str]
@@ -53,9 +54,15 @@ class Sources:
 
     @property
     def lost(self) -> list[int]:
-        """Rows with half of their share of the input, or less, among the tokens; the greatest loss first."""
-        loss = self.input_share - self.token_share
-        few = (self.token_share <= self.input_share / FAR) & (loss > 0)
+        """Rows with half of their share of the input, or less, among the tokens, or with no clip kept.
+
+        The greatest loss first. Files that cannot be read have no seconds: of a source without a clip its
+        share of the files counts, where that is more.
+        """
+        gone = self.clips == 0
+        of_files = np.where(gone, _shares(self.files.astype(np.float64)), 0)
+        loss = np.maximum(self.input_share - self.token_share, of_files)
+        few = gone | ((self.token_share <= self.input_share / FAR) & (loss > 0))
         return [i for i in np.argsort(-loss, kind="stable").tolist() if few[i]]
 
 

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 # Longer than a server's restart or a throttled minute, shorter than the patience of who waits for an error.
 BUDGET_S = 300.0
+# After so long whoever waits may want to know why.
+_SILENT_S = 10.0
 LONGEST_PAUSE_S = 20.0
 CONNECT_S = 5.0
 # A connection on which nothing comes for so long is given up.
@@ -31,6 +33,7 @@ while_waiting: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
+_told = False  # whether this process has said that a store fails
 
 
 class Unavailable(Exception):
@@ -47,7 +50,7 @@ async def persist(
     """The result of `attempt()`, made again, after growing random pauses, while what it raises may pass.
 
     No attempt begins later than `BUDGET_S` after the first, or later by the time that the slowest upload of
-    `n_sent` bytes takes.
+    `n_sent` bytes takes. The first time in a process that this goes on for 10 s, a warning is logged.
 
     Raises:
         Unavailable: naming `what`, when the time is up.
@@ -62,7 +65,7 @@ async def _repeated(
 ) -> T:
     sending_s = (n_sent or 0) / SLOWEST_BYTES_PER_S
     limit_s = None if n_sent is None else _LIMIT_S + sending_s
-    begun = time.monotonic()
+    begun, budget_s = time.monotonic(), BUDGET_S + sending_s
     for n in itertools.count(1):
         try:
             async with asyncio.timeout(limit_s):
@@ -72,13 +75,22 @@ async def _repeated(
                 raise
             passed_s = time.monotonic() - begun
             pause_s = random.uniform(0.5, 1) * min(0.1 * 2**n, LONGEST_PAUSE_S)
-            if passed_s + pause_s > BUDGET_S + sending_s:
+            if passed_s + pause_s > budget_s:
                 raise Unavailable(
                     f"{what} failed {n} times in {passed_s:.0f} s, at last by {error!r}"
                 ) from error
-            if n == 6:  # after 5 s or more: whoever waits may want to know why
-                _log.warning(
-                    "%s failed %d times (%r); trying on for %.0f s", what, n, error, BUDGET_S - passed_s
-                )
+            if passed_s > _SILENT_S:
+                _tell(what, error, budget_s - passed_s)
         await asyncio.sleep(pause_s)
     raise AssertionError("unreachable")
+
+
+def _tell(what: str, error: Exception, left_s: float) -> None:
+    """Logs once in a process that a store fails, and until when it is tried; all its requests may fail."""
+    global _told
+    if not _told:
+        _told = True
+        until = time.strftime("%H:%M:%S", time.localtime(time.time() + left_s))
+        store = "/".join(what.partition(" ")[2].split("/")[:3])  # scheme and bucket or host
+        said = "the store at %s does not answer as it should (%r); trying until %s"
+        _log.warning(said, store, error, until)
