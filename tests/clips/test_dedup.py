@@ -221,6 +221,16 @@ def test_a_crowd_of_copies_has_one_twin_and_what_was_not_looked_at_is_counted() 
     assert twins(together([still] * 32)).n_crowded == 0
 
 
+def test_a_held_out_clip_is_looked_at_though_a_crowd_is_more_like() -> None:
+    intro, guarded = scene(30), scene(8)
+    shows_both = np.concatenate([intro[:3], scene(9), guarded[:2]])
+    crowd = [np.concatenate([intro, scene(5)]) for _ in range(60)]
+    clips = together([*crowd, flipped(guarded, 2), shows_both])
+    found = twins(clips, held_out=[False] * 60 + [True, False])
+    assert found.twin[-1] == 60
+    assert found.n_candidates <= 33 * len(clips)
+
+
 def test_thinning_leaves_out_what_looks_like_the_frame_before_and_what_is_featureless() -> None:
     a = scene(4)
     textured = np.full(12, 50.0)

@@ -35,7 +35,7 @@ _NEW_BITS = 3  # a frame that differs in so many bits from the last one kept is 
 _TABLES = 10  # choices of bits
 _KEYS_PER_TABLE = 12  # of a clip, about; the same ones in its copies. A still has 6: all
 _FRAME_BITS = 10  # a pair of frames further apart is agreement by chance
-_CROWD = 32  # frames of a bucket that every other one of the bucket is compared with
+_CROWD = 32  # frames of a bucket that each of the bucket is compared with, and clips that a clip is
 _VERIFIED_FRAMES = 8  # of a clip, at most, evenly picked
 _CHUNK = 1 << 17  # items at a time: they fit a processor's cache
 
@@ -89,7 +89,8 @@ class Twins:
 
     The counts say what was looked at. `n_unseen` pairs were not: in a crowded bucket (more than 32 frames
     with one key) a frame is compared with the bucket's 32 most preferred only, of which its twin usually is
-    one, as all copies of a much-used intro are twins of the first.
+    one, as all copies of a much-used intro are twins of the first. And of the clips that have like frames,
+    held-out ones apart, a clip is compared with the 32 that agree in most of the tables.
     """
 
     twin: Ints
@@ -138,7 +139,7 @@ def near_twins(
             where not given. Fewer find more and compare more.
     """
     held = np.zeros(len(clips), bool) if held_out is None else np.asarray(held_out)
-    first, second, counts = _candidates(clips, n_key_bits or key_bits(len(clips)))
+    first, second, counts = _candidates(clips, held, n_key_bits or key_bits(len(clips)))
     rank = np.empty(len(clips), np.int64)
     rank[np.argsort(~held, kind="stable")] = np.arange(len(clips))
     swap = rank[first] > rank[second]
@@ -159,9 +160,9 @@ def key_bits(n_clips: int) -> int:
     return min(max((n_clips - 1).bit_length() + 4, 16), 32)
 
 
-def _candidates(clips: ClipHashes, n_key_bits: int) -> tuple[Ints, Ints, dict[str, int]]:
+def _candidates(clips: ClipHashes, held_out: Bools, n_key_bits: int) -> tuple[Ints, Ints, dict[str, int]]:
     """Pairs of clips (first < second) that have like frames, and the counts of Twins."""
-    found = np.zeros(0, np.int64)
+    found, n_tables = np.zeros(0, np.int64), np.zeros(0, np.int64)
     counts = dict.fromkeys(("n_keys", "n_compared", "n_crowded", "n_unseen"), 0)
     for mask in _masks(n_key_bits):
         keyed = _keyed(clips, mask)
@@ -178,8 +179,28 @@ def _candidates(clips: ClipHashes, n_key_bits: int) -> tuple[Ints, Ints, dict[st
             counts["n_compared"] += len(one)
             near = _near(words[one], words[other], clips.measure.mirror)
             alike.append(_apart(clips, entry[one[near]], entry[other[near]]))
-        found = _distinct(np.concatenate([found, *alike]))
-    return found // len(clips), found % len(clips), counts
+        new = _distinct(np.concatenate([found[:0], *alike]))
+        found, n_tables = _summed(np.append(found, new), np.append(n_tables, np.ones_like(new)))
+    first, second = found // len(clips), found % len(clips)
+    likely = _first_of_each(second, n_tables, _CROWD) | (held_out[first] != held_out[second])
+    return first[likely], second[likely], counts
+
+
+def _summed(numbers: Ints, values: Ints) -> tuple[Ints, Ints]:
+    """The distinct numbers in order, and the sum of each one's values."""
+    order = np.argsort(numbers, kind="stable")
+    begins = np.flatnonzero(np.diff(numbers[order], prepend=-1) > 0)
+    return numbers[order][begins], np.add.reduceat(values[order], begins) if len(begins) else values[:0]
+
+
+def _first_of_each(group: Ints, worth: Ints, n: int) -> Bools:
+    """Of each group the `n` that are worth most; of several worth the same, those that stand first."""
+    order = np.lexsort((-worth, group))
+    begins = np.flatnonzero(np.diff(group[order], prepend=-1) > 0)
+    place = np.arange(len(group)) - np.repeat(begins, np.diff(np.append(begins, len(group))))
+    chosen = np.zeros(len(group), bool)
+    chosen[order[place < n]] = True
+    return chosen
 
 
 def _masks(n_key_bits: int) -> list[np.int64]:
