@@ -197,7 +197,7 @@ def _first_of_each(group: Ints, worth: Ints, n: int) -> Bools:
     """Of each group the `n` that are worth most; of several worth the same, those that stand first."""
     order = np.lexsort((-worth, group))
     begins = np.flatnonzero(np.diff(group[order], prepend=-1) > 0)
-    place = np.arange(len(group)) - np.repeat(begins, np.diff(np.append(begins, len(group))))
+    _, place = _ragged(np.diff(np.append(begins, len(group))))
     chosen = np.zeros(len(group), bool)
     chosen[order[place < n]] = True
     return chosen

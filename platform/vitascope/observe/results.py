@@ -8,7 +8,7 @@ from vitascope.caption.answers import clip_rows
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.pipeline import DROPS_FILE
-from vitascope.encode.shards import INDEX
+from vitascope.encode.shards import read_index
 from vitascope.train import log
 
 Row = dict[str, Any]
@@ -43,7 +43,7 @@ def read(settings: Settings) -> Results:
         settings=settings,
         videos=storage.rows(settings.path("videos")),
         clips=list(clip_rows(settings)),
-        samples=storage.rows(storage.join(latents, INDEX)),
+        samples=read_index(latents).to_pylist(),
         drops=storage.rows(storage.join(latents, DROPS_FILE)),
         steps=[row for row in rows if "loss" in row],
         held_out=[row for row in rows if row.get("val_loss") is not None],
