@@ -74,6 +74,10 @@ def test_values_out_of_bounds_are_refused(override: str, message: str) -> None:
     ("override", "message"),
     [
         ("caption.refusal=(", r"caption\.refusal: is no regular expression \(.*\), got '\('"),
+        (
+            "clips.captions=s3://b/c.xlsx",
+            r"clips\.captions: is no \.parquet or \.csv table, got 's3://b/c\.xlsx'",
+        ),
         ("clips.filters.width.min=nan", r"clips\.filters\.width\.min: .* finite number, got nan"),
     ],
 )

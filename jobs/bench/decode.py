@@ -51,6 +51,7 @@ from vitascope.cluster.local import connect
 from vitascope.config import Settings, load
 from vitascope.demo.inputs import _shipped
 from vitascope.encode import pipeline as encode
+from vitascope.encode.frames import pixels_of
 from vitascope.encode.plan import EncodeTask, Limits, PlannedShard, make_tasks, plan_shards, tasks_of
 
 FPS, FRAMES, SIZE = 8, 17, (256, 448)
@@ -121,7 +122,7 @@ def by_pipeline(plan: list[PlannedShard], settings: Settings) -> dict[int, int]:
     found = {}
     for block in encode.decoded(plan, settings).iter_batches(batch_size=1, batch_format="pyarrow"):
         assert not block["drops"][0].as_py(), block["drops"][0].as_py()
-        pixels, end = block["pixels"][0].as_buffer(), 0
+        pixels, end = pixels_of(block), 0
         for task in tasks_of(block):
             found[task.sample_id] = zlib.adler32(pixels[end : end + task.n_bytes])
             end += task.n_bytes

@@ -132,7 +132,6 @@ def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
         ("t.csv", "", r"is no \.csv table"),
         ("t.csv", "name,caption,caption\na,b,c\n", "has the column 'caption' more than once"),
         ("t.parquet", "text", "t.parquet is no whole Parquet file"),
-        ("t.xls", "", "parquet or .csv"),
     ],
 )
 def test_an_unusable_table_stops_with_a_reason(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -16,7 +16,7 @@ from vitascope.config import Settings, load
 from vitascope.encode import pipeline
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.fingerprint import fingerprint, latents_folder
-from vitascope.encode.frames import decode_shard
+from vitascope.encode.frames import decode_shard, pixels_of
 from vitascope.encode.plan import Limits, PlannedShard, make_tasks
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import read_samples, shard_uri
@@ -390,6 +390,29 @@ def test_videos_are_given_to_the_gpu_and_pictures_are_not(real_clips: Rows) -> N
     with pytest.raises(NoDevice, match="needs an NVIDIA GPU"):
         decoded(real_clips[0])
     assert decoded(real_clips[3])["decoded"] == [0]
+
+
+def test_memory_is_used_again_once_nobody_has_the_shard(real_clips: Rows) -> None:
+    def decoded(clip: dict[str, Any]) -> pa.Table:
+        tasks, _ = make_tasks([clip], settings_for("a").encode, Limits(patch=2, token_budget=5000))
+        return decode_shard(
+            pa.Table.from_pylist([PlannedShard(0, tasks).as_row()]), timeout_s=60, nvdec=False
+        )
+
+    def where(shard: pa.Table) -> int:
+        return int(pixels_of(shard).ctypes.data)
+
+    first, second = decoded(real_clips[0]), decoded(real_clips[1])
+    expected, place = second["pixels"].to_pylist(), where(first)
+    assert where(second) != place
+    assert first["pixels"].to_pylist() == decoded(real_clips[0])["pixels"].to_pylist() != expected
+    kept = second["pixels"][0]
+    del second
+    assert decoded(real_clips[0])["pixels"].to_pylist() == first["pixels"].to_pylist()
+    assert kept.as_py() == expected[0]
+    del first, kept
+    places = [where(decoded(real_clips[0])) for _ in range(3)]
+    assert len(set(places)) == 1
 
 
 @pytest.mark.usefixtures("ray_cluster")

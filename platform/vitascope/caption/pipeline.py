@@ -1,6 +1,5 @@
 """The stage, on Ray Data."""
 
-import functools
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -110,24 +109,29 @@ def _ask(settings: Settings, parts: list[_Row], n_questions: int) -> None:
 
 
 def _execute(settings: Settings, parts: list[_Row]) -> Iterator[_Row]:
-    """Runs the parts: pictures in tasks, questions in actors that hold the model, or tasks where none is."""
+    """Runs the parts: pictures in tasks, questions in actors that hold the model, or tasks where none is.
+
+    Where the model is on CPUs its actors see the clips too: what a lost node had seen Ray has seen again,
+    for which actors that wait for it might leave no CPU.
+    """
     caption = settings.caption
-    see = functools.partial(_see, settings=caption, timeout_s=settings.clips.decode_timeout_s)
-    seen = place(ray.data.from_items(parts, override_num_blocks=len(parts)), settings, "caption").map(
-        see, num_cpus=1
-    )
+    rows = place(ray.data.from_items(parts, override_num_blocks=len(parts)), settings, "caption")
+    how: _Row = {"settings": caption, "timeout_s": settings.clips.decode_timeout_s}
+    given = how | {"folder": settings.path("captions")}
     at_once = min(caption.workers, len(parts))
-    given: _Row = {"settings": caption, "folder": settings.path("captions")}
     if caption.source == "endpoint":
         # Half a CPU for what waits on a network; also, Ray Data joins steps that take the same into one.
         check_room(settings.cluster, "seeing and asking", cpus=1.5)
-        answered = seen.map(_ask_part, fn_kwargs=given, compute=TaskPoolStrategy(at_once), num_cpus=0.5)
+        rows = rows.map(_see, fn_kwargs=how, num_cpus=1)
+        answered = rows.map(_ask_part, fn_kwargs=given, compute=TaskPoolStrategy(at_once), num_cpus=0.5)
     else:
         takes: _Row = {"num_cpus": caption.worker_cpus, "num_gpus": 1 if caption.use_gpu else 0}
-        needs = {"cpus": 1 + takes["num_cpus"], "gpus": takes["num_gpus"]}
-        check_room(settings.cluster, "seeing and captioning (caption.worker_cpus)", **needs)
+        needs = {"cpus": takes["num_cpus"] + caption.use_gpu, "gpus": takes["num_gpus"]}
+        check_room(settings.cluster, "captioning (caption.worker_cpus)", **needs)
+        if caption.use_gpu:
+            rows = rows.map(_see, fn_kwargs=how, num_cpus=1)
         actors = ActorPoolStrategy(min_size=1, max_size=at_once)
-        answered = seen.map(_Worker, fn_constructor_kwargs=given, compute=actors, **takes)
+        answered = rows.map(_Worker, fn_constructor_kwargs=given, compute=actors, **takes)
     yield from answered.iter_rows()
 
 
@@ -144,10 +148,10 @@ def _see(part: _Row, *, settings: CaptionSettings, timeout_s: float) -> _Row:
 
 
 class _Worker:
-    """Asks for the captions of a part and commits them."""
+    """Asks for the captions of a part, which it sees first where that is still to do, and commits them."""
 
-    def __init__(self, settings: CaptionSettings, folder: str) -> None:
-        self._settings, self._folder = settings, folder
+    def __init__(self, settings: CaptionSettings, folder: str, timeout_s: float) -> None:
+        self._settings, self._folder, self._timeout_s = settings, folder, timeout_s
         self._captioner = make_captioner(settings)
 
     def __call__(self, part: _Row) -> _Row:
@@ -155,6 +159,8 @@ class _Worker:
         uri = storage.join(self._folder, part["file"])
         try:
             if not storage.exists(uri):  # else a worker before this one did it, and was lost
+                if "seen" not in part:
+                    part = _see(part, settings=self._settings, timeout_s=self._timeout_s)
                 clips = storage.read_stream(part["seen"]).to_pylist()
                 rows = answers.table(self._outcomes(clips), self._settings)
                 storage.create(uri, storage.parquet_bytes(rows))
@@ -179,5 +185,5 @@ class _Worker:
         return outcomes | dict(zip(questions, self._captioner.ask(list(questions.values())), strict=True))
 
 
-def _ask_part(part: _Row, *, settings: CaptionSettings, folder: str) -> _Row:
-    return _Worker(settings, folder)(part)
+def _ask_part(part: _Row, **given: Any) -> _Row:
+    return _Worker(**given)(part)

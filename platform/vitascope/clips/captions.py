@@ -142,8 +142,6 @@ def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> pa.Tabl
 
 def _load(uri: str, columns: list[str]) -> pa.Table:
     kind = _suffix(uri)
-    if kind not in (".parquet", ".csv"):
-        raise ValueError(f"clips.captions is a .parquet or .csv file, got {uri}")
     try:
         return _load_csv(uri, columns) if kind == ".csv" else storage.read_table(_files_of(uri))
     except pa.ArrowInvalid as error:

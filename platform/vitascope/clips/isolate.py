@@ -32,6 +32,8 @@ from vitascope.stores import patience
 # grows with the files it has opened.
 CALLS_PER_CHILD = 500
 IDLE_BYTES = 2**30
+# What is kept of the memory that both share: new pages take the system five times as long as the copy.
+KEPT_BYTES = 64 << 20
 # No child gets more: a file that claims a gigantic size ends in its MemoryError, not in the node's.
 MOST_BYTES = 8 * 2**30
 # A child that somebody else killed (the system, short of memory; an operator) says nothing about the file.
@@ -136,7 +138,8 @@ class _Child:
             raise _Ended(self.process.wait()) from None
         pickled, sizes = self._receive()
         buffers = [_read(self.shared.fileno(), at, size) for at, size in sizes]
-        os.ftruncate(self.shared.fileno(), 0)
+        if os.fstat(self.shared.fileno()).st_size > KEPT_BYTES:
+            os.ftruncate(self.shared.fileno(), KEPT_BYTES)
         return pickle.loads(pickled, buffers=buffers)
 
     def _receive(self) -> Any:

@@ -79,6 +79,13 @@ class ClipsSettings(Section):
         "it gives like embeddings of the clips' middle frames: 6 bits are an angle of 17 degrees.",
     )
 
+    @field_validator("captions")
+    @classmethod
+    def _is_a_table(cls, captions: str | None) -> str | None:
+        if captions is not None and not captions.lower().endswith((".parquet", ".csv")):
+            raise ValueError("is no .parquet or .csv table")
+        return captions
+
     @field_validator("caption_fields")
     @classmethod
     def _some_weight(cls, weights: dict[str, float]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Decode the clips of one shard."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -29,7 +30,7 @@ def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:
     tasks = tasks_of(plan)
     if nvdec:
         tasks = [task if task.decoder == "pillow" else replace(task, decoder="nvdec") for task in tasks]
-    pixels = np.empty(sum(task.n_bytes for task in tasks), np.uint8)
+    pixels = _room(sum(task.n_bytes for task in tasks))
     decoded, drops, end = [], [], 0
     numbered = groupby(enumerate(tasks), key=lambda item: item[1].clip_id)
     for group in (list(items) for _, items in numbered):
@@ -52,12 +53,19 @@ def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:
 
 def frames_of(row: pa.Table, tasks: list[EncodeTask]) -> Iterator[tuple[EncodeTask, np.ndarray]]:
     """The tasks that were decoded in the one row of `row`, each with a copy of its frames (F H W 3)."""
-    pixels = np.frombuffer(row["pixels"][0].as_buffer(), np.uint8)
-    end = 0
+    pixels, end = pixels_of(row), 0
     for number in row["decoded"][0].as_py():
         task = tasks[number]
         begin, end = end, end + task.n_bytes
         yield task, pixels[begin:end].reshape(task.n_frames, task.height, task.width, 3).copy()
+
+
+def pixels_of(row: pa.Table) -> np.ndarray:
+    """The pixels of the one row of `row`, uint8 (n,), in place: a scalar's `as_buffer` would be a copy."""
+    column = next(chunk for chunk in row["pixels"].chunks if len(chunk))
+    _, offsets, content = column.buffers()
+    begin, end = np.frombuffer(offsets, np.int64)[column.offset :][:2]
+    return np.frombuffer(content, np.uint8)[begin:end]
 
 
 def _frames(tasks: list[EncodeTask], timeout_s: float) -> list[np.ndarray | Rejected]:
@@ -80,6 +88,17 @@ def _frames(tasks: list[EncodeTask], timeout_s: float) -> list[np.ndarray | Reje
         if len(tasks) == 1:
             return [error]
         return [frames for task in tasks for frames in _frames([task], timeout_s)]
+
+
+_kept = np.empty(0, np.uint8)
+
+
+def _room(n_bytes: int) -> np.ndarray:
+    """Memory of an earlier shard that nothing refers to any more, else new, whose pages are dear."""
+    global _kept
+    if _kept.size < n_bytes or sys.getrefcount(_kept) > 2:  # this module's, and the call's own
+        _kept = np.empty(n_bytes, np.uint8)
+    return _kept[:n_bytes]
 
 
 def _large_value(content: np.ndarray) -> pa.Array:
