@@ -17,8 +17,8 @@ store and all workers are there before the clock runs.
 Every way must give the same number of frames, and the pipeline and the decoder the same bytes.
 
 --minutes makes one file of so much film, 1920 x 1080 at 10 fps, and takes it through both stages:
-peak_worker_bytes is the largest sum of memory of its own (USS) of a Ray worker and its decoding child,
-peak_object_store_bytes what lay in the object store, looked at five times a second.
+peak_worker_bytes is the largest sum of memory of its own (USS) of a Ray worker and its decoding child, and of
+what they share; peak_object_store_bytes what lay in the object store, looked at five times a second.
 
 The last line is one JSON object; the ratios are medians of those of a round.
 """
@@ -193,10 +193,17 @@ def _worker_bytes() -> Iterator[int]:
     for process in psutil.process_iter(["name"]):
         if (process.info["name"] or "").startswith("ray::"):
             try:
-                family = [process, *process.children(recursive=True)]
-                yield sum(member.memory_full_info().uss for member in family)
-            except psutil.NoSuchProcess:
+                children = process.children(recursive=True)
+                own = sum(member.memory_full_info().uss for member in (process, *children))
+                yield own + sum(map(_shared_bytes, children))
+            except (psutil.NoSuchProcess, FileNotFoundError):
                 continue
+
+
+def _shared_bytes(child: psutil.Process) -> int:
+    """What a child's file in memory holds, which belongs to no process."""
+    files = [file for file in Path(f"/proc/{child.pid}/fd").iterdir() if "memfd" in os.readlink(file)]
+    return sum(file.stat().st_blocks * 512 for file in files)
 
 
 def speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
@@ -277,14 +284,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--every", type=float, default=CLIP_S, help="seconds from a clip's start to the next")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=int, default=0, help="of film to measure the peaks of memory with")
+    parser.add_argument("--minutes", type=int, default=1, help="of film to measure the peaks of memory with")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         args.store = args.store or str(folder / "store")
         connect(load(None).cluster)
-        result = speed(folder, args)
-        print(json.dumps(result | (peaks(folder, args) if args.minutes else {})))
+        print(json.dumps(speed(folder, args) | peaks(folder, args)))
 
 
 if __name__ == "__main__":

@@ -93,8 +93,18 @@ def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The same location as a pyarrow filesystem and path, for Ray and pyarrow readers."""
     fs, path = filesystem(uri)
     if is_remote(uri):
-        return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), path
+        return pafs.PyFileSystem(_Ranges(fs)), path
     return pafs.LocalFileSystem(), path
+
+
+class _Ranges(pafs.FSSpecHandler):
+    """Has files that are read here and there ask for no more than what is read: Arrow knows what it needs."""
+
+    def open_input_file(self, path: str) -> pa.PythonFile:
+        """A file for random access."""
+        if not self.fs.isfile(path):
+            raise FileNotFoundError(path)
+        return pa.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
 
 
 def exists(uri: str) -> bool:

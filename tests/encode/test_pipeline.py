@@ -15,6 +15,7 @@ from vitascope.clips.resize import Crop
 from vitascope.config import Settings, load
 from vitascope.encode import pipeline
 from vitascope.encode.codecs import make_codec, psnr_db
+from vitascope.encode.encoder import ShardEncoder
 from vitascope.encode.fingerprint import fingerprint, latents_folder
 from vitascope.encode.frames import decode_shard, pixels_of
 from vitascope.encode.plan import Limits, PlannedShard, make_tasks
@@ -390,6 +391,23 @@ def test_videos_are_given_to_the_gpu_and_pictures_are_not(real_clips: Rows) -> N
     with pytest.raises(NoDevice, match="needs an NVIDIA GPU"):
         decoded(real_clips[0])
     assert decoded(real_clips[3])["decoded"] == [0]
+
+
+def test_what_another_run_has_written_is_not_replaced(tmp_path: Path, real_clips: Rows) -> None:
+    ours = settings_for("a").encode
+
+    def decoded(clip: dict[str, Any]) -> pa.Table:
+        tasks, _ = make_tasks([clip], ours, Limits(patch=2, token_budget=5000))
+        plan = pa.Table.from_pylist([PlannedShard(0, tasks).as_row()])
+        return decode_shard(plan, timeout_s=60, nvdec=False)
+
+    encode = ShardEncoder(ours, str(tmp_path))
+    encode(decoded(real_clips[0]))
+    there = Path(shard_uri(str(tmp_path), 0)).read_bytes()
+    with pytest.raises(RuntimeError, match=r"shard-000000\.parquet has been written by another run"):
+        encode(decoded(real_clips[1]))
+    assert encode(decoded(real_clips[0]))["samples"].to_pylist() == [1]
+    assert Path(shard_uri(str(tmp_path), 0)).read_bytes() == there
 
 
 def test_memory_is_used_again_once_nobody_has_the_shard(real_clips: Rows) -> None:

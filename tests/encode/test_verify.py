@@ -62,6 +62,8 @@ def test_every_kind_of_damage_is_found_and_named(encoded: Settings) -> None:
     note = read_note(shard_uri(folder, 5))
     assert note is not None
     rows[0]["latent"] = rows[0]["latent"][:-2] + b"\x01\x02"  # written whole, but by somebody else
+    assert not write_shard(shard_uri(folder, 5), rows, note), "what is there is not replaced"
+    storage.delete(shard_uri(folder, 5))
     write_shard(shard_uri(folder, 5), rows, note)
     table = storage.read_table(shard_uri(folder, 4))
     metadata = {key: said.replace(b'"n": ', b'"n": 1') for key, said in table.schema.metadata.items()}

@@ -20,31 +20,34 @@ _LONGEST_S = 100 * 86_400.0  # a header that says more lies
 _DECORD_LATEST_S = 3 * 3600.0  # its timestamps are float32, and there 1 ms coarse
 
 
-def probe(uri: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
+def probe(uri: str, *, timeout_s: float = 60.0, may_be_decords: bool = True) -> dict[str, Any]:
     """The media columns of records.VIDEOS, kind to decoder, after decoding the first frame.
 
     Width and height are as displayed: upright, with square pixels. Duration runs from the first frame's
     beginning to the last one's end.
 
+    Args:
+        may_be_decords: decord is tried, which reads remote files whole; else the decoder is another.
+
     Raises:
         Rejected: UNREADABLE, EMPTY_FILE, NO_VIDEO_STREAM or DECODE_FAILED.
         Unavailable: the store does not answer.
     """
-    for decoders in (("decord", "pyav"), ("pyav",)):
+    for with_decord in (True, False) if may_be_decords else (False,):
         try:
-            return isolated(_probe, timeout_s=timeout_s, uri=uri, decoders=decoders)
+            return isolated(_probe, timeout_s=timeout_s, uri=uri, with_decord=with_decord)
         except ChildDied as death:
             cause = str(death)
     raise Rejected(Reason.UNREADABLE, cause, doubtful=True)
 
 
-def _probe(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
+def _probe(uri: str, with_decord: bool) -> dict[str, Any]:
     try:
         member = tars.locate(uri)
         n_bytes = member.size_bytes if member else storage.size_bytes(uri)
         if n_bytes == 0:
             raise Rejected(Reason.EMPTY_FILE, "0 bytes")
-        return _probe_image(uri) or _probe_video(uri, decoders)
+        return _probe_image(uri) or _probe_video(uri, with_decord)
     except (Rejected, Unavailable):
         raise
     except Exception as error:
@@ -77,7 +80,7 @@ def _probe_image(uri: str) -> dict[str, Any] | None:
 _EXIF_CLOCKWISE_DEG = {1: 0, 2: 0, 3: 180, 4: 180, 5: 90, 6: 90, 7: 270, 8: 270}
 
 
-def _probe_video(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
+def _probe_video(uri: str, with_decord: bool) -> dict[str, Any]:
     container, stream = open_container(uri)
     with container:
         frame = _first_frame(container, stream)
@@ -97,7 +100,7 @@ def _probe_video(uri: str, decoders: tuple[str, ...]) -> dict[str, Any]:
             "duration_s": duration_s,
             "n_frames": stream.frames or (round(duration_s * fps) if fps else None),
         }
-        may = "decord" in decoders and container.format.name in INDEXED
+        may = with_decord and container.format.name in INDEXED
         may = may and turn == 0 and shown == coded and is_plain(frame)
         longest_s = max(duration_s, (container.duration or 0) / av.time_base)
         may = may and (frame.time or 0) + longest_s <= _DECORD_LATEST_S

@@ -66,10 +66,11 @@ def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
 def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> bool:
     """Adds to `facts` as they are found, and says whether they are in doubt.
 
-    Every byte of a remote file is fetched once.
+    Every byte of a remote file is fetched once, into a temporary folder of the node, which must have room for
+    a file a worker.
     """
     if _is_away(item.uri) and item.size_bytes > PROBED_FIRST_BYTES:
-        probe(item.uri, timeout_s=settings.decode_timeout_s)
+        probe(item.uri, timeout_s=settings.decode_timeout_s, may_be_decords=False)
     with _at_hand(item.uri) as (path, content):
         facts["content"] = content
         facts |= probe(path, timeout_s=settings.decode_timeout_s)

@@ -35,14 +35,24 @@ class ShardEncoder:
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Commits the shard of the one row that `decode_shard` made, and says what became of its tasks.
 
-        One that is there already and whole is left as it is: where an actor dies, Ray has all done again that
-        it held, also what was committed.
+        One that is there already is left as it is: where an actor dies, Ray has all done again that it held,
+        also what was committed.
+
+        Raises:
+            DamagedShard: what is there is damaged.
+            RuntimeError: what is there was planned otherwise.
         """
-        uri = shard_uri(self._latents, decoded["shard"][0].as_py())
-        note = read_note(uri, damaged_is_absent=True)
-        if note is None or note.key != decoded["key"][0].as_py():
+        uri, key = shard_uri(self._latents, decoded["shard"][0].as_py()), decoded["key"][0].as_py()
+        note = read_note(uri)
+        if note is None:
             rows, note = self._encoded(decoded)
-            write_shard(uri, rows, note)
+            if not write_shard(uri, rows, note):
+                note = read_note(uri)
+        if note is None or note.key != key:
+            raise RuntimeError(
+                f"{uri} has been written by another run meanwhile; let one run of vitascope encode at a time "
+                "write into the folder, and run this one again"
+            )
         reasons = pa.array([[drop["reason"] for drop in note.drops]], pa.list_(pa.string()))
         return pa.table({"shard": decoded["shard"], "samples": [len(note.samples)], "drops": reasons})
 

@@ -94,7 +94,10 @@ _kept = np.empty(0, np.uint8)
 
 
 def _room(n_bytes: int) -> np.ndarray:
-    """Memory of an earlier shard that nothing refers to any more, else new, whose pages are dear."""
+    """Memory of an earlier shard that nothing refers to any more, else new, whose pages are dear.
+
+    Not for threads: Ray runs one task in a process at a time.
+    """
     global _kept
     if _kept.size < n_bytes or sys.getrefcount(_kept) > 2:  # this module's, and the call's own
         _kept = np.empty(n_bytes, np.uint8)

@@ -166,8 +166,11 @@ def from_bytes(content: bytes, shape: Sequence[int]) -> torch.Tensor:
     return torch.from_numpy(words).view(torch.bfloat16).reshape(tuple(shape))
 
 
-def write_shard(uri: str, rows: list[dict[str, Any]], note: ShardNote) -> None:
-    """Commits rows of records.LATENTS and the note about them as one file, in one atomic act."""
+def write_shard(uri: str, rows: list[dict[str, Any]], note: ShardNote) -> bool:
+    """Commits rows of records.LATENTS and the note about them as one file, in one atomic act.
+
+    Whether this call did it: what is there already is never replaced.
+    """
     said = note.to_json()
     schema = LATENTS.with_metadata({_NOTE: said, _NOTE_HASH: _hash(said)})
     sizes = sum(len(row["latent"]) + len(row["text"]) for row in rows)
@@ -176,7 +179,7 @@ def write_shard(uri: str, rows: list[dict[str, Any]], note: ShardNote) -> None:
     table = pa.Table.from_pylist(rows, schema=schema)
     how = {"compression": "zstd", "use_dictionary": False, "write_page_checksum": True}
     pq.write_table(table, content, row_group_size=per_group, **how)
-    storage.put(uri, content.getvalue())
+    return storage.create(uri, content.getvalue())
 
 
 def write_index(latents: str, samples: pa.Table) -> None:
@@ -271,7 +274,8 @@ class _Shard:
     def __init__(self, uri: str) -> None:
         fs, path = storage.arrow_filesystem(uri)
         self._uri = uri
-        self._file = pq.ParquetFile(path, filesystem=fs, page_checksum_verification=True)
+        how = {"pre_buffer": True, "page_checksum_verification": True}  # a row group in one request
+        self._file = pq.ParquetFile(path, filesystem=fs, **how)
         self._lock = threading.Lock()
         self._text_dim = json.loads(self._file.schema_arrow.metadata[_NOTE])["text_dim"]
         metadata = self._file.metadata

@@ -69,7 +69,8 @@ def check_shard(uri: str, samples: Sequence[dict[str, Any]]) -> str | None:
     fs, path = storage.arrow_filesystem(uri)
     try:
         read_note(uri)
-        with pq.ParquetFile(path, filesystem=fs, page_checksum_verification=True) as file:
+        how = {"pre_buffer": True, "page_checksum_verification": True}
+        with pq.ParquetFile(path, filesystem=fs, **how) as file:
             if not file.schema_arrow.equals(LATENTS):
                 return f"is no latent shard, its columns are {', '.join(file.schema_arrow.names)}"
             wanted = {sample["row"]: sample for sample in samples}

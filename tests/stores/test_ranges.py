@@ -1,0 +1,78 @@
+"""Of a large file on S3 only what is needed is fetched."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import s3fs
+import torch
+
+from clips.media import write_video
+from encode.test_shards import NOTE, tasks
+from vitascope import storage
+from vitascope.clips.probe import _probe
+from vitascope.clips.readers import PyavReader
+from vitascope.clips.resize import View
+from vitascope.encode.shards import latent_row, read_samples, shard_uri, write_shard
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of each range that is fetched of an open file."""
+    n_bytes: list[int] = []
+    fetch = s3fs.core._fetch_range
+
+    def counted(*args: Any, **how: Any) -> bytes:
+        content = fetch(*args, **how)
+        n_bytes.append(len(content))
+        return content
+
+    monkeypatch.setattr(s3fs.core, "_fetch_range", counted)
+    return n_bytes
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Noise of 30 s, with a key frame every second."""
+    random = np.random.default_rng(0)
+    frames = [random.integers(0, 255, (240, 320, 3), np.uint8) for _ in range(300)]
+    fast = {"preset": "ultrafast", "crf": "0"}
+    path = write_video(tmp_path_factory.mktemp("large") / "a.mp4", frames, gop=10, options=fast)
+    assert path.stat().st_size > 30 * MIB
+    return path
+
+
+def test_of_a_video_the_spans_of_its_clips(s3: str, large: Path, fetched: list[int]) -> None:
+    uri, n_bytes = f"{s3}/a.mp4", large.stat().st_size
+    storage.put(uri, large.read_bytes())
+    reader = PyavReader(uri)
+    opened = sum(fetched)
+    assert opened < 12 * MIB
+    for start_s in (20.0, 10.0):
+        times_s = start_s + np.arange(10) / 10
+        clip = [seen[0] for seen in reader.pictures(times_s, [View(10)]) if seen]
+        local = [seen[0] for seen in PyavReader(str(large)).pictures(times_s, [View(10)]) if seen]
+        np.testing.assert_array_equal(np.stack(clip), np.stack(local))
+    assert sum(fetched) - opened < 2 * 8 * MIB
+    fetched.clear()
+    assert len(list(PyavReader(uri).pictures(np.arange(300) / 10, [View(300)]))) == 300
+    assert sum(fetched) < 1.5 * n_bytes
+
+
+def test_of_a_video_that_is_only_looked_at_its_ends(s3: str, large: Path, fetched: list[int]) -> None:
+    storage.put(f"{s3}/a.mp4", large.read_bytes())
+    assert _probe(f"{s3}/a.mp4", False) | {"decoder": "decord"} == _probe(str(large), True)
+    assert sum(fetched) < 16 * MIB
+
+
+def test_of_a_shard_the_row_groups_of_its_samples(s3: str, fetched: list[int]) -> None:
+    latents = [torch.randn(4, 64, 64, 32) for _ in range(10)]  # 1 MiB each, and so a group
+    rows = [latent_row(task, x, torch.zeros(1, 6)) for task, x in zip(tasks(10), latents, strict=True)]
+    write_shard(shard_uri(s3, 0), rows, NOTE)
+    (sample,) = read_samples(s3, [(0, 7)])
+    torch.testing.assert_close(sample.latent, latents[7].bfloat16())
+    assert sum(fetched) < 1.5 * MIB
+    assert len(fetched) <= 4
