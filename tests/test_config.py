@@ -136,6 +136,19 @@ def test_paths_are_absolute_and_remote_folders_stay_remote() -> None:
     assert config.load(None, ["run.folder=s3://b/x"]).path("clips") == "s3://b/x/clips"
 
 
+def test_every_local_path_is_made_absolute_for_a_cluster() -> None:
+    names = ("input", "captions", "catalog", "duplicates_model")
+    found = config.absolute(config.load(None, [f"clips.{name}=x/a.parquet" for name in names])).clips
+    assert {getattr(found, name) for name in names} == {str(Path.cwd() / "x/a.parquet")}
+
+
+def test_a_captions_table_that_is_a_folder_may_end_with_a_slash() -> None:
+    for location in ("s3://b/c.parquet", "x/c.PARQUET", "c.csv"):
+        assert config.load(None, [f"clips.captions={location}/"]).clips.captions == location
+    with pytest.raises(SettingsError, match=r"clips\.captions: is no \.parquet or \.csv table"):
+        config.load(None, ["clips.captions=/"])
+
+
 @pytest.mark.parametrize(
     "path", sorted(Path(config.default_config("x")).parent.glob("*.toml")), ids=lambda p: p.name
 )

@@ -137,7 +137,7 @@ def _explain(error: Any) -> str:
 
 _LOCATIONS = {
     "run": ("folder",),
-    "clips": ("input", "captions", "catalog"),
+    "clips": ("input", "captions", "catalog", "duplicates_model"),
     "caption": ("folder", "endpoint"),
     "generate": ("requests", "model"),
 }

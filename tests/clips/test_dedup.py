@@ -194,6 +194,20 @@ def test_every_twin_is_kept_and_near_though_copies_form_a_chain() -> None:
     assert twins(together([near, a, far])).twin.tolist() == [-1, 0, 0]
 
 
+def test_no_clip_is_the_twin_of_one_that_is_dropped() -> None:
+    """Copies of copies, each a little further from the first."""
+    clips = []
+    for _ in range(20):
+        clips.append(scene(int(RNG.integers(1, 20))))
+        for _ in range(9):
+            clips.append(flipped(clips[-1], int(RNG.integers(0, 5))))
+    clips = [clips[i] for i in RNG.permutation(len(clips))]
+    for held_out in (np.zeros(len(clips), bool), RNG.random(len(clips)) < 0.3):
+        twin = twins(together(clips), held_out=held_out.tolist()).twin
+        assert 50 < (twin >= 0).sum() < 180
+        assert (twin[twin[twin >= 0]] == -1).all()
+
+
 def test_held_out_clips_are_kept_and_no_training_clip_shares_frames_with_them() -> None:
     long, other = scene(33), scene()
     train = [long, other, scene()]

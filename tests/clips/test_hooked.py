@@ -80,6 +80,8 @@ def test_what_is_no_hook_is_told_before_any_work(source: Path, tmp_path: Path) -
     ):
         with pytest.raises(ValueError, match=message):
             run(settings(source, tmp_path / "run", {"text": hook(tmp_path / "log") | wrong}))
+    with pytest.raises(ValueError, match=r"clips\.duplicates_model: the model /no/model is no folder"):
+        run(settings(source, tmp_path / "run", {}, duplicates="near", duplicates_model="/no/model"))
     assert not (tmp_path / "run").exists()
 
 

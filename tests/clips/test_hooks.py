@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
 from vitascope.clips.filters import HookFilter
-from vitascope.clips.hooks import score
+from vitascope.clips.hooks import check, looks, score
+from vitascope.clips.settings import ClipsSettings
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 40, 60, 3), np.uint8)
 
@@ -90,6 +91,46 @@ def test_aesthetic_is_linear_in_the_embedding(clip: Path, tmp_path: Path) -> Non
         for i in range(5)
     ]
     assert by_head["once"] == pytest.approx(each, abs=1e-4)
+
+
+def test_a_model_is_looked_for_on_the_disk_alone(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    for path in clip.iterdir():
+        (tmp_path / "broken" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
+    for model, message in (
+        (str(tmp_path / "none"), "is no folder; give a local folder with what save_pretrained of an image"),
+        ("s3://bucket/clip", "the model s3://bucket/clip is remote; copy it to a disk"),
+        (str(tmp_path), "does not load: .*; give a local folder"),
+        (str(tmp_path / "broken"), "does not load: .*; give a local folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            looks(FRAMES, model=model)
+
+
+def test_models_are_looked_at_before_there_is_work(clip: Path, tmp_path: Path) -> None:
+    """At what is small of them."""
+    here = tmp_path / "clip"
+    here.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (here / name).write_bytes((clip / name).read_bytes())
+    (tmp_path / "head.safetensors").touch()
+
+    def checked(model: Path, head: str) -> None:
+        options = {"model": str(model), "head": str(tmp_path / head)}
+        rule = {"use": "score", "function": "vitascope.clips.hooks:aesthetic", "options": options}
+        check(ClipsSettings.model_validate({"filters": {"aesthetic": rule}}))
+
+    checked(here, "head.safetensors")
+    check(ClipsSettings(duplicates_model=str(here)))
+    with pytest.raises(ValueError, match=r"aesthetic\.options\.head: .*none is no local file"):
+        checked(here, "none")
+    with pytest.raises(ValueError, match=r"aesthetic\.options\.model: the model .*none is no folder"):
+        checked(tmp_path / "none", "head.safetensors")
+    (here / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match=r"clips\.duplicates_model: the model .*clip does not load"):
+        check(ClipsSettings(duplicates_model=str(here)))
+    check(ClipsSettings(duplicates_model=str(here), duplicates="exact"))  # is not asked
 
 
 def test_a_head_that_gives_no_single_score_is_refused(clip: Path, tmp_path: Path) -> None:

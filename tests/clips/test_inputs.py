@@ -129,6 +129,21 @@ def test_members_become_files_and_damage_becomes_a_row() -> None:
     assert [(row["name"], row["detail"]) for row in damaged] == [("b.TAR", "is no plain tar")]
 
 
+def test_the_captions_table_is_no_input() -> None:
+    names = [
+        "a.mp4",
+        "c.parquet",
+        "c.parquet.mp4",
+        "c.parquet/_SUCCESS",
+        "c.parquet/x/part-0.parquet",
+        "d.csv",
+    ]
+    for captions in ("s3://b/c.parquet", "s3://b/c.parquet/"):
+        left = inputs.without_captions(listed(*names), ClipsSettings(captions=captions))
+        assert left["name"].to_pylist() == ["a.mp4", "c.parquet.mp4", "d.csv"]
+    assert inputs.without_captions(listed(*names), ClipsSettings()).equals(listed(*names))
+
+
 def test_a_listing_of_many_takes_little_memory() -> None:
     files = [Listed(f"s3://b/in/{i // 1000:03d}/{i:06d}.mp4", i, f"{i:032x}") for i in range(20_000)]
     table = inputs._listed(files, "s3://b/in")
@@ -148,3 +163,6 @@ def test_a_few_are_found_without_looking_at_all(tmp_path: Path) -> None:
     assert [item.name for item in inputs.some(ours, 8)] == ["a.tar/0.mp4"]
     (tmp_path / "in" / "deep" / "b.mp4").touch()
     assert [item.name for item in inputs.some(ours, 8)] == ["deep/b.mp4"]
+    (tmp_path / "in" / "c.csv").touch()
+    captioned = ours.model_copy(update={"captions": str(tmp_path / "in" / "c.csv")})
+    assert [item.name for item in inputs.some(captioned, 8)] == ["deep/b.mp4"]

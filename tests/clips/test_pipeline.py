@@ -383,6 +383,22 @@ def test_sidecars_and_the_table_may_each_have_some_fields(tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.parametrize("store", ["local", "s3"])
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_captions_table_in_parts_may_lie_in_the_input(
+    store: str, slash: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    base = str(tmp_path) if store == "local" else request.getfixturevalue("s3")
+    still(tmp_path / "a.png", 1)
+    storage.put(f"{base}/in/a.png", (tmp_path / "a.png").read_bytes())
+    table = f"{base}/in/captions.parquet"
+    storage.put_table(f"{table}/part-0.parquet", pa.table({"name": ["a.png"], "caption": ["a picture"]}))
+    storage.put(f"{table}/_SUCCESS", b"")
+    run(settings(f"{base}/in", f"{base}/run", captions=table + slash))
+    assert [row["name"] for row in storage.rows(f"{base}/run/videos")] == ["a.png"]
+    assert [row["caption"] for row in storage.rows(f"{base}/run/clips")] == ["a picture"]
+
+
 def test_a_run_does_not_take_its_own_output_for_input(tmp_path: Path) -> None:
     corners_video(tmp_path / "a.mp4", seconds=1)
     with pytest.raises(ValueError, match=r"lies in clips\.input .* set run\.folder to a place outside"):

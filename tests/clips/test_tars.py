@@ -1,7 +1,9 @@
 """Tar files as inputs: their members found by headers alone, and read in place."""
 
 import io
+import os
 import random
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import s3fs
 from vitascope import storage
 from vitascope.clips import tars
 from vitascope.clips.captions import of_sidecars
+from vitascope.clips.catalog import Item
 from vitascope.clips.tars import Member, list_members, locate, open_file
 
 
@@ -109,13 +112,90 @@ def test_only_headers_are_read(s3: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_what_is_no_plain_file_is_passed_over(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         tar.addfile(_entry("d", type=tarfile.DIRTYPE))
-        tar.addfile(_entry("link.mp4", type=tarfile.SYMTYPE, linkname="/etc/passwd"))
-        tar.addfile(_entry("hard.mp4", type=tarfile.LNKTYPE, linkname="a.mp4"))
+        tar.addfile(_entry("pipe.mp4", type=tarfile.FIFOTYPE))
         tar.addfile(_entry("._a.mp4"))
+        tar.addfile(_entry("._b.mp4", type=tarfile.SYMTYPE, linkname="/etc/passwd"))
         tar.addfile(_entry("./a.mp4"))
     index = list_members(str(tmp_path / "a.tar"))
     assert [member.name for member in index.members] == ["a.mp4"]
     assert index.damage is None
+
+
+def test_a_link_is_the_file_that_it_leads_to(put: Any) -> None:
+    links = {
+        "hard.mp4": (tarfile.LNKTYPE, "./d/000.mp4"),
+        "hard_again.mp4": (tarfile.LNKTYPE, "hard.mp4"),
+        "soft.mp4": (tarfile.SYMTYPE, "d/000.mp4"),
+        "d/beside.mp4": (tarfile.SYMTYPE, "000.mp4"),
+        "e/chain.mp4": (tarfile.SYMTYPE, "../d/beside.mp4"),
+        "d/stored.mp4": (tarfile.SYMTYPE, "../.store/1"),
+        "d/caf\udce9.mp4": (tarfile.SYMTYPE, "../.store/caf\udce9"),  # the byte is no UTF-8
+    }
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as tar:
+        for name in ("./d/000.mp4", ".store/1", ".store/caf\udce9"):
+            tar.addfile(_entry(name, size=len(VIDEO)), io.BytesIO(VIDEO))
+        for name, (kind, target) in links.items():
+            tar.addfile(_entry(name, type=kind, linkname=target))
+    index = list_members(put(content.getvalue()))
+    assert index.damage is None
+    expected = ["d/000.mp4", *list(links)[:-1], r"d/caf\xe9.mp4"]
+    assert [member.name for member in index.members] == expected
+    for member in index.members:
+        assert locate(member.uri) == member
+        assert open_file(member.uri).read() == VIDEO
+
+
+def test_links_that_lead_to_no_file_of_the_tar_are_told(tmp_path: Path) -> None:
+    links = {
+        "out.mp4": (tarfile.SYMTYPE, "/etc/passwd"),
+        "up.mp4": (tarfile.SYMTYPE, "../0.mp4"),
+        "folder": (tarfile.SYMTYPE, "d"),
+        "circle.mp4": (tarfile.SYMTYPE, "round.mp4"),
+        "round.mp4": (tarfile.SYMTYPE, "circle.mp4"),
+        "self.mp4": (tarfile.SYMTYPE, "self.mp4"),
+        "early.mp4": (tarfile.LNKTYPE, "0.mp4"),  # which is not there yet
+    }
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, (kind, target) in links.items():
+            tar.addfile(_entry(name, type=kind, linkname=target))
+        tar.addfile(_entry("d", type=tarfile.DIRTYPE))
+        tar.addfile(_entry("0.mp4"))
+    index = list_members(str(tmp_path / "a.tar"))
+    assert [member.name for member in index.members] == ["0.mp4"]
+    assert index.damage == "7 links lead to no file in it: out.mp4, …"
+    row = tars.row(Item(str(tmp_path / "a.tar"), "a.tar", "v1", 10240))
+    assert row["damage"] == "7 links lead to no file in it: out.mp4, …; 1 files were found in it"
+
+
+def test_a_hard_link_is_the_file_before_it_and_one_to_itself_is_nothing_new(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.addfile(_entry("a.mp4", size=3), io.BytesIO(b"old"))
+        tar.addfile(_entry("a.mp4", type=tarfile.LNKTYPE, linkname="a.mp4"))
+    index = list_members(str(tmp_path / "a.tar"))
+    assert ([member.name for member in index.members], index.damage) == (["a.mp4"], None)
+    with tarfile.open(tmp_path / "a.tar", "a") as tar:
+        tar.addfile(_entry("hard.mp4", type=tarfile.LNKTYPE, linkname="a.mp4"))
+        tar.addfile(_entry("soft.mp4", type=tarfile.SYMTYPE, linkname="a.mp4"))
+        tar.addfile(_entry("a.mp4", size=3), io.BytesIO(b"new"))
+    index = list_members(str(tmp_path / "a.tar"))
+    contents = {member.name: open_file(member.uri).read() for member in index.members}
+    assert contents == {"a.mp4": b"new", "hard.mp4": b"old", "soft.mp4": b"new"}
+    assert index.damage == "holds 1 names twice, of which the later counts"
+
+
+def test_files_with_several_names_are_all_found_as_tar_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.mp4").write_bytes(VIDEO)
+    os.link(tmp_path / "in" / "a.mp4", tmp_path / "in" / "b.mp4")
+    (tmp_path / "in" / "c.mp4").symlink_to("b.mp4")
+    subprocess.run(["tar", "cf", tmp_path / "a.tar", "-C", tmp_path / "in", "."], check=True)
+    index = list_members(str(tmp_path / "a.tar"))
+    assert (sorted(member.name for member in index.members), index.damage) == (
+        ["a.mp4", "b.mp4", "c.mp4"],
+        None,
+    )
+    assert all(open_file(member.uri).read() == VIDEO for member in index.members)
 
 
 def _entry(name: str, **facts: Any) -> tarfile.TarInfo:

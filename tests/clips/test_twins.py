@@ -145,3 +145,25 @@ def test_the_one_for_validation_is_kept_then_one_with_a_caption_then_the_largest
     exact = without_twins(table, ClipsSettings(duplicates="exact"))
     assert exact["reason"].to_pylist().count("duplicate") == 1
     assert len(without_twins(table.slice(0, 0), ClipsSettings())) == 0
+
+
+def test_copies_of_a_clip_that_is_a_near_twin_itself_name_the_one_that_is_kept() -> None:
+    a, b = (np.pad(RNG.integers(0, 2**63 - 1, (4, 6)), ((0, 0), (0, 1))).ravel() for _ in range(2))
+    rows = [
+        row("a_copy", a, content="a"),
+        row("a", a, content="a", width=128),
+        row("a_largest", a, width=256, start_s=2.5, end_s=3.5),
+        row("b_copy", b, content="b"),
+        row("b", b, content="b", width=128),
+    ]
+    table = pa.Table.from_pylist(rows, schema=pipeline._CUT)
+    near = without_twins(table, ClipsSettings())
+    assert dict(zip(near["name"].to_pylist(), near["detail"].to_pylist(), strict=True)) == {
+        "a_copy": "twin of a_largest at 2.5 s, distance 0.0 bits",
+        "a": "twin of a_largest at 2.5 s, distance 0.0 bits",
+        "a_largest": None,
+        "b_copy": "the same bytes as b",
+        "b": None,
+    }
+    exact = without_twins(table, ClipsSettings(duplicates="exact"))
+    assert exact["detail"].to_pylist() == ["the same bytes as a", None, None, "the same bytes as b", None]

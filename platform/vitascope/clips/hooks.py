@@ -15,13 +15,16 @@ are kept by its name and options (`hooked`): a function that changes needs anoth
 import functools
 import importlib
 import inspect
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from vitascope.clips.filters import Filters, HookFilter
+from vitascope import storage
+from vitascope.clips.filters import HookFilter
 from vitascope.clips.hashing import embedding_hashes
+from vitascope.clips.settings import ClipsSettings
 
 
 def load(function: str) -> Callable[..., Any]:
@@ -40,13 +43,14 @@ def load(function: str) -> Callable[..., Any]:
     return found
 
 
-def check(filters: Filters) -> None:
-    """Loads all hooks in use, before there is any work for them.
+def check(settings: ClipsSettings) -> None:
+    """Loads all hooks in use, and looks at the folders of models, before there is any work for them.
 
     Raises:
-        ValueError: naming the setting, where there is no such function or it does not take its options.
+        ValueError: naming the setting, where there is no such function, it does not take its options, or
+            there is no such model.
     """
-    for name, rule in filters.used():
+    for name, rule in settings.filters.used():
         if isinstance(rule, HookFilter):
             where = f"clips.filters.{name}"
             try:
@@ -57,6 +61,27 @@ def check(filters: Filters) -> None:
                 inspect.signature(function).bind(np.empty(0), **rule.options)
             except TypeError as error:
                 raise ValueError(f"{where}.options do not fit {rule.function}: {error}") from error
+            if function is aesthetic:
+                _check_model(str(rule.options["model"]), f"{where}.options.model")
+                _check_head(str(rule.options["head"]), f"{where}.options.head")
+    if settings.duplicates == "near" and settings.duplicates_model:
+        _check_model(settings.duplicates_model, "clips.duplicates_model")
+
+
+def _check_model(folder: str, setting: str) -> None:
+    """Reads what is small of a model; its weights are left alone."""
+    from transformers import AutoConfig, AutoImageProcessor
+
+    try:
+        for kind in (AutoConfig, AutoImageProcessor):
+            _pretrained(kind, folder)
+    except ValueError as error:
+        raise ValueError(f"{setting}: {error}") from error
+
+
+def _check_head(file: str, setting: str) -> None:
+    if not os.path.isfile(file):
+        raise ValueError(f"{setting}: {file} is no local file; give safetensors with linear layers")
 
 
 def score(frames: np.ndarray, hook: HookFilter) -> np.ndarray:
@@ -118,7 +143,25 @@ def _embedded(frames: np.ndarray, model: str) -> Any:
 def _model(folder: str) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModel
 
-    return AutoModel.from_pretrained(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+    return _pretrained(AutoModel, folder).eval(), _pretrained(AutoImageProcessor, folder)
+
+
+def _pretrained(kind: Any, folder: str) -> Any:
+    """What an Auto class of transformers reads from a local folder; the network is never asked.
+
+    Raises:
+        ValueError: there is no such folder, or it does not hold that.
+    """
+    from safetensors import SafetensorError
+
+    expected = "give a local folder with what save_pretrained of an image model and of its processor writes"
+    if not os.path.isdir(folder):
+        what = "is remote; copy it to a disk" if storage.is_remote(folder) else "is no folder"
+        raise ValueError(f"the model {folder} {what}; {expected}")
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the model {folder} does not load: {error}; {expected}") from error
 
 
 @functools.lru_cache(maxsize=1)

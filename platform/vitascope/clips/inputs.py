@@ -72,7 +72,7 @@ def some(settings: ClipsSettings, n: int) -> list[Item]:
     files, folders = LISTED.empty_table(), [root]
     while folders and len(files) < n:
         found, below = of_level(folders.pop(), root)
-        files, folders = pa.concat_tables([files, found]), folders + below
+        files, folders = pa.concat_tables([files, without_captions(found, settings)]), folders + below
     archives, files = tars_among(files)
     if not len(files) and len(archives):
         first = archives.slice(0, 1)
@@ -116,6 +116,15 @@ def _name(uri: str, root: str) -> str:
 def _utf8(name: str) -> str:
     """`name` with a backslash escape for every byte that is not UTF-8, a lone surrogate in Python."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+
+def without_captions(files: pa.Table, settings: ClipsSettings) -> pa.Table:
+    """LISTED but for the captions table, which may lie in the input: a file, or a folder with all in it."""
+    if not settings.captions:
+        return files
+    table = storage.absolute(settings.captions)
+    inside = pc.starts_with(files["uri"], table + "/")
+    return files.filter(pc.invert(pc.or_(pc.equal(files["uri"], table), inside)))
 
 
 def tars_among(files: pa.Table) -> tuple[pa.Table, pa.Table]:

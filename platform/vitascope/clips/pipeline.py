@@ -53,10 +53,10 @@ def run(settings: Settings) -> dict[str, Any]:
     """Scans what is new, cuts and judges all; commits the videos and the clips table; returns the summary.
 
     Raises:
-        ValueError: there is no input, or the captions table or a hook is unusable.
+        ValueError: there is no input, or the captions table, a hook or a model is unusable.
     """
     started = time.monotonic()
-    hooks.check(settings.clips.filters)
+    hooks.check(settings.clips)
     root = inputs.root_of(settings.clips)
     _refuse_own_output(root, settings)
     with contextlib.suppress(PermissionError, BotoCoreError):  # tasks may be let in where this process is not
@@ -119,10 +119,7 @@ def list_inputs(settings: Settings) -> tuple[Inputs, int]:
         ValueError: there is no input.
     """
     root = inputs.root_of(settings.clips)
-    files = _listed(root, settings)
-    if settings.clips.captions:
-        table = storage.absolute(settings.clips.captions)
-        files = files.filter(pc.not_equal(files["uri"], table))
+    files = inputs.without_captions(_listed(root, settings), settings.clips)
     of_tars, files = inputs.tars_among(files)
     places, n_listed = _looked_at(of_tars, _folder(settings, tars.TARS), list_tars, settings)
     members, damaged = inputs.of_tars(of_tars, catalog.told(places, of_tars))

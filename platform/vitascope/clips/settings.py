@@ -15,12 +15,14 @@ class ClipsSettings(Section):
 
     input: str | None = Field(
         None,
-        description="Folder or bucket of videos, images and caption sidecars, or tars of them; must be set, "
-        "but for the demo, which puts media of its own into <run.folder>/input where it is not.",
+        description="Folder or bucket of videos, images and caption sidecars, or tars of them; hidden files "
+        "and folders (a leading dot) are passed over. Must be set, but for the demo, which puts media of its "
+        "own into <run.folder>/input where it is not.",
     )
     captions: str | None = Field(
         None,
-        description="Parquet or CSV table with the columns name and caption_fields; sidecars win over it.",
+        description="Parquet or CSV table, or folder of Parquet files called `*.parquet`, with the columns "
+        "name and caption_fields; sidecars win over it.",
     )
     caption_fields: dict[str, float] = Field(
         {"caption": 1.0},
@@ -75,16 +77,19 @@ class ClipsSettings(Section):
     )
     duplicates_model: str | None = Field(
         None,
-        description="Folder of a transformers image model (CLIP, SigLIP, DINOv2). Near twins are then what "
-        "it gives like embeddings of the clips' middle frames: 6 bits are an angle of 17 degrees.",
+        description="Local folder of a transformers image model (CLIP, SigLIP, DINOv2). Near twins are then "
+        "what it gives like embeddings of the clips' middle frames: 6 bits are an angle of 17 degrees.",
     )
 
     @field_validator("captions")
     @classmethod
     def _is_a_table(cls, captions: str | None) -> str | None:
-        if captions is not None and not captions.lower().endswith((".parquet", ".csv")):
+        if captions is None:
+            return None
+        table = captions.rstrip("/")
+        if not table.lower().endswith((".parquet", ".csv")):
             raise ValueError("is no .parquet or .csv table")
-        return captions
+        return table
 
     @field_validator("caption_fields")
     @classmethod

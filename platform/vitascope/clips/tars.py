@@ -7,10 +7,11 @@ through the tar again.
 
 import io
 import os
+import posixpath
 import re
 import stat
 import tarfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import IO, Any
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ _HEADERS_AT_ONCE = 64 << 10
 _BLOCK = tarfile.BLOCKSIZE
 # What is read of a tar at once beyond what was asked for; members up to this size are read whole.
 _AT_ONCE_BYTES = 8 << 20
+_MOST_LINKS = 40  # that are followed one after the other, as by Linux; so those in a circle end
 
 TARS = pa.schema(
     [
@@ -67,6 +69,15 @@ class Member:
 
 
 @dataclass(frozen=True)
+class _Link:
+    """A name within a tar for the file of another name."""
+
+    name: str
+    target: str
+    hard: bool  # the file that has the other name at this place of the tar, else at its end
+
+
+@dataclass(frozen=True)
 class Index:
     """What a tar holds; where it is damaged, what was found before, and a word on the damage."""
 
@@ -102,31 +113,62 @@ def row(item: Item) -> dict[str, Any]:
 def list_members(uri: str) -> Index:
     """The plain files in a tar, in its order, from its headers alone; what they hold is skipped over.
 
-    Folders, links, devices and hidden files (a leading dot) are passed over. Of two with one name the later
-    counts, as for who unpacks the tar, and the damage says so.
+    A link, hard or symbolic, is the file in the tar that it leads to, under its own name; the damage tells
+    of those that lead to none. Folders, devices and what has a hidden name (a leading dot) are passed over.
+    Of two with one name the later counts, as for who unpacks the tar, and the damage says so.
     """
     fs, path = storage.filesystem(uri)
     with fs.open(path, "rb", block_size=_HEADERS_AT_ONCE, cache_type="readahead") as file:
         size_bytes = int(fs.size(path))
         found, damage = _found(uri, file, size_bytes)
-    members = {member.name: member for member in found}
-    if len(members) < len(found):
-        twice = f"holds {len(found) - len(members)} names twice, of which the later counts"
-        damage = f"{damage}; {twice}" if damage else twice
-    return Index(tuple(members.values()), damage)
+    by_name, n_twice = _by_name(found)
+    files = {name: _led_to(by_name, name) for name in by_name if not _is_hidden(name)}
+    lost = [name for name, member in files.items() if member is None]
+    damages = [damage] if damage else []
+    if n_twice:
+        damages.append(f"holds {n_twice} names twice, of which the later counts")
+    if lost:
+        damages.append(f"{len(lost)} links lead to no file in it: {lost[0]}{', …' if lost[1:] else ''}")
+    members = tuple(replace(member, name=name) for name, member in files.items() if member)
+    return Index(members, "; ".join(damages) or None)
 
 
-def _found(uri: str, file: IO[bytes], size_bytes: int) -> tuple[list[Member], str | None]:
-    members: list[Member] = []
+def _by_name(found: list[Member | _Link]) -> tuple[dict[str, Member | _Link | None], int]:
+    """What has each name in the end, None for a hard link to nothing; and how many had two, hidden apart."""
+    by_name: dict[str, Member | _Link | None] = {}
+    n_twice = 0
+    for entry in found:
+        what = by_name.get(entry.target) if isinstance(entry, _Link) and entry.hard else entry
+        n_twice += by_name.get(entry.name, what) != what and not _is_hidden(entry.name)
+        by_name[entry.name] = what
+    return by_name, n_twice
+
+
+def _led_to(by_name: dict[str, Member | _Link | None], name: str) -> Member | None:
+    """The file of a name, which may be a link, or one to a link."""
+    for _ in range(_MOST_LINKS):
+        what = by_name.get(name)
+        if not isinstance(what, _Link):
+            return what
+        name = what.target
+    return None
+
+
+def _found(uri: str, file: IO[bytes], size_bytes: int) -> tuple[list[Member | _Link], str | None]:
+    """The files and the links in a tar, in its order, hidden ones too; and what is wrong with it."""
+    members: list[Member | _Link] = []
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
             for entry in tar:
                 tar.members = []  # type: ignore[attr-defined] # tarfile would keep them, 2 KB each
-                if not _is_plain(entry):
+                if entry.issym() or entry.islnk():
+                    members.append(_link(entry))
+                    continue
+                if not entry.isreg() or entry.issparse():
                     continue
                 if entry.offset_data + entry.size > size_bytes:
-                    return members, f"ends within {_shown(entry)}"
-                members.append(Member(uri, _shown(entry), entry.offset_data, entry.size))
+                    return members, f"ends within {_shown(entry.name)}"
+                members.append(Member(uri, _shown(entry.name), entry.offset_data, entry.size))
             end = tar.offset
     except (tarfile.TarError, ValueError, OSError, MemoryError, OverflowError) as error:  # sizes may lie
         what = "is damaged" if members else "is no plain tar"
@@ -134,15 +176,20 @@ def _found(uri: str, file: IO[bytes], size_bytes: int) -> tuple[list[Member], st
     return members, _damage_at(file, end)
 
 
-def _shown(entry: tarfile.TarInfo) -> str:
+def _link(entry: tarfile.TarInfo) -> _Link:
+    """A symbolic link's target is relative to where the link is, a hard link's to the tar."""
+    beside = posixpath.dirname(entry.name) if entry.issym() else ""
+    target = posixpath.normpath(posixpath.join(beside, entry.linkname))
+    return _Link(_shown(entry.name), _shown(target), entry.islnk())
+
+
+def _shown(name: str) -> str:
     """A member's name; bytes that are not UTF-8 as backslash escapes, since it is opened by its place."""
-    name = entry.name.removeprefix("./")
-    return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
+    return name.removeprefix("./").encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _is_plain(entry: tarfile.TarInfo) -> bool:
-    hidden = any(part.startswith(".") for part in entry.name.removeprefix("./").split("/"))
-    return entry.isreg() and not entry.issparse() and not hidden
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _damage_at(file: IO[bytes], offset: int) -> str | None:

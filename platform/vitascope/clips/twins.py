@@ -26,12 +26,14 @@ def without_twins(clips: pa.Table, settings: ClipsSettings, *, captions_follow: 
 
     captions_follow: a model will be asked for missing captions, so that clips without one may be kept, too.
     """
+    same: dict[int, int] = {}
     found: _Found = {}
     rows = _by_preference(clips, captions_follow)
     if settings.duplicates != "keep":
-        found = _same_bytes(clips, rows)
+        same = _same_bytes(clips, rows)
     if settings.duplicates == "near":
-        found |= _same_looks(clips, rows[~np.isin(rows, list(found))], settings)
+        found = _same_looks(clips, rows[~np.isin(rows, list(same))], settings)
+    found |= _same_as(clips, same, found)
     twins = np.zeros(len(clips), bool)
     twins[list(found)] = True
     details = pa.array([found[row] for row in sorted(found)], pa.string())
@@ -56,13 +58,21 @@ def _by_preference(clips: pa.Table, captions_follow: bool) -> np.ndarray:
     return order[good[order]]
 
 
-def _same_bytes(clips: pa.Table, rows: np.ndarray) -> _Found:
-    """The clips cut from files with the same content."""
+def _same_bytes(clips: pa.Table, rows: np.ndarray) -> dict[int, int]:
+    """The clips cut from files with the same content: row -> that of the one which is preferred."""
     words = (pc.cast(clips[name].take(rows), pa.string()) for name in ("content", "start_s", "n_frames"))
     twin = dedup.exact_twins(pc.binary_join_element_wise(*words, " ").combine_chunks())
     copies = np.flatnonzero(twin >= 0)
-    names = clips["name"].take(rows[twin[copies]]).to_pylist()
-    return dict(zip(rows[copies].tolist(), (f"the same bytes as {name}" for name in names), strict=True))
+    return dict(zip(rows[copies].tolist(), rows[twin[copies]].tolist(), strict=True))
+
+
+def _same_as(clips: pa.Table, same: dict[int, int], near: _Found) -> _Found:
+    """What is said of copies with the same bytes: the same as of the one preferred, where that is dropped."""
+    names = clips["name"].take(pa.array(same.values(), pa.int64())).to_pylist()
+    return {
+        row: near.get(first, f"the same bytes as {name}")
+        for (row, first), name in zip(same.items(), names, strict=True)
+    }
 
 
 def _same_looks(clips: pa.Table, rows: np.ndarray, settings: ClipsSettings) -> _Found:
