@@ -3,8 +3,8 @@
     python jobs/bench/incremental.py [--files 10000] [--new 100] [--changed 10]
 
 Makes small pictures, each with a caption; runs the stage; adds some, changes some and runs it again. Looked
-at is what was read and decoded, as the stage counts it. `equal` says whether the second run's tables are
-those of a first run over the same files.
+at is what was read and decoded, as the stage counts it. `equal` says whether the second run's tables,
+of videos and of clips, are those of a first run over the same files.
 
 The last line is one JSON object; ratio is the second run's time over that of the run from nothing.
 """
@@ -57,7 +57,9 @@ def main() -> None:
             picture(source / f"{i:06d}.jpg", args.files + args.new + i)
         again, again_s = clips(source, grown)
         whole, whole_s = clips(source, fresh)
-        tables = [storage.rows(str(folder / "clips")) for folder in (grown, fresh)]
+        tables = [
+            [storage.rows(str(folder / name)) for name in ("videos", "clips")] for folder in (grown, fresh)
+        ]
     result = {
         "files": whole["videos_in"],
         "first_looked_at": first["scanned"],

@@ -1,6 +1,8 @@
 """Captions from a transformers model in a folder."""
 
 import io
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from staged import clip, kill_workers, wait_for
 from tiny_model import save_tiny_model
 
 from vitascope import storage
 from vitascope.caption.answers import Unusable
 from vitascope.caption.local import LocalModel
-from vitascope.caption.pipeline import run
+from vitascope.caption.pipeline import _see, _Worker, run
 from vitascope.caption.settings import CaptionSettings
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected
@@ -95,17 +98,90 @@ def test_a_folder_without_such_a_model_says_so(tmp_path: Path) -> None:
         LocalModel(settings(tmp_path / "plain")).ask([([jpeg(1)], "it")])
 
 
+def put_clips(folder: Path, n: int) -> None:
+    """A clip table of so many pictures: "0", "1", …"""
+    rows = []
+    for i in range(n):
+        picture(i).save(folder / f"{i}.png")
+        rows.append(clip(str(i), str(folder / f"{i}.png")) | OK)
+    storage.put_table(f"{folder}/run/clips/clips.parquet", pa.Table.from_pylist(rows))
+
+
+def stage(model: Path, folder: Path, **more: Any) -> Settings:
+    asked = {"worker_cpus": 1, "prompts": {"caption": "What is it ?"}} | more
+    return Settings(run={"folder": f"{folder}/run"}, caption=settings(model, **asked))  # type: ignore[arg-type]
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was committed, by clip; of each there is one row."""
+    rows = storage.rows(f"{folder}/run/captions")
+    assert max(Counter(row["clip_id"] for row in rows).values()) == 1
+    return {row["clip_id"]: row for row in rows}
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_stage_with_a_model_in_a_folder(folder: Path, tmp_path: Path) -> None:
-    rows = []
-    for i in range(5):
-        picture(i).save(tmp_path / f"{i}.png")
-        span = {"start_s": 0.0, "fps": 8.0, "n_frames": 1, "rotation_deg": 0, "decoder": "pillow"}
-        span |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
-        found = {"uri": str(tmp_path / f"{i}.png"), "version": storage.version(str(tmp_path / f"{i}.png"))}
-        rows.append({"clip_id": str(i), "caption": None} | found | span | OK)
-    storage.put_table(f"{tmp_path}/run/clips/clips.parquet", pa.Table.from_pylist(rows))
-    caption = settings(folder, clips_per_part=2, worker_cpus=1, prompts={"caption": "What is it ?"})
-    summary = run(Settings(run={"folder": f"{tmp_path}/run"}, caption=caption))  # type: ignore[arg-type]
+    put_clips(tmp_path, 5)
+    summary = run(stage(folder, tmp_path, clips_per_part=2))
     assert (summary["clips_asked"], summary["captions"]) == (5, 5)
-    assert len({row["caption"] for row in storage.rows(f"{tmp_path}/run/captions")}) == 5
+    assert len({row["caption"] for row in rows_of(tmp_path).values()}) == 5
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_clip_that_cannot_be_seen_costs_only_itself(folder: Path, tmp_path: Path) -> None:
+    put_clips(tmp_path, 5)
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    (tmp_path / "3.png").unlink()
+    summary = run(stage(folder, tmp_path, clips_per_part=3))
+    rows = rows_of(tmp_path)
+    assert {i: row["reason"] for i, row in rows.items() if row["reason"]} == {
+        "1": Reason.SOURCE_CHANGED,
+        "3": Reason.DECODE_FAILED,
+    }
+    assert "scanned as" in rows["1"]["detail"]
+    assert "3.png" in rows["3"]["detail"]
+    assert [i for i, row in rows.items() if row["caption"]] == ["0", "2", "4"]
+    assert summary["captions"] == 3
+    assert summary["dropped_by_reason"] == {"source_changed": 1, "decode_failed": 1}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_killed_actor_costs_its_part_at_most(folder: Path, tmp_path: Path) -> None:
+    n = 12
+    put_clips(tmp_path, n)
+
+    def kill() -> tuple[int, int]:
+        """How many actors were killed, and the parts that were there then."""
+        wait_for(lambda: len(storage.list_files(f"{tmp_path}/run/captions")) >= 2)
+        killed = kill_workers("ray::MapWorker(Map(_Worker")
+        return len(killed), len(storage.list_files(f"{tmp_path}/run/captions"))
+
+    with ThreadPoolExecutor(1) as aside:
+        killing = aside.submit(kill)
+        summary = run(stage(folder, tmp_path, clips_per_part=1, max_tokens=200))
+        n_killed, n_parts = killing.result()
+    assert n_killed == 1
+    assert n_parts < n, "killed too late"
+    assert (summary["captions"], summary["dropped_by_reason"]) == (n, {})
+    assert len(storage.list_files(f"{tmp_path}/run/captions")) == n
+    assert {row["caption"] is not None for row in rows_of(tmp_path).values()} == {True}
+    assert rows_of(tmp_path).keys() == set(map(str, range(n)))
+
+
+def test_who_sees_the_clips_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    put_clips(tmp_path, 3)
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    clips = [row | {"fields": ["caption"]} for row in storage.rows(f"{tmp_path}/run/clips")]
+    part = {"file": "part.parquet", "clips": clips}
+    how = {"settings": stage(folder, tmp_path).caption, "timeout_s": 60.0}
+    seen = _see(part, **how)
+    assert "clips" not in seen
+    done = [
+        _Worker(folder=f"{tmp_path}/{name}", **how)(given)
+        for name, given in (("itself", part), ("before", seen))
+    ]
+    assert done[0] == done[1]
+    assert done[0]["outcomes"] == ["source_changed", "ok", "ok"]
+    rows = storage.rows(f"{tmp_path}/itself")
+    assert rows == storage.rows(f"{tmp_path}/before")
+    assert len({row["caption"] for row in rows}) == 3

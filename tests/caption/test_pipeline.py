@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pytest
 import ray
 from endpoint_server import Asked, Endpoint, Reply, fails, says, serving
 from PIL import Image
+from staged import clip, kill_workers, wait_for
 
 from vitascope import config, storage
 from vitascope.caption import answers
@@ -39,12 +39,6 @@ def put_clips(folder: Path, greys: list[int] = GREYS, captioned: tuple[int, ...]
         outcome = OK if caption else dropped("no_caption", "no sidecar")
         rows.append(clip(str(grey), str(picture), caption) | outcome)
     storage.put_table(f"{folder}/run/clips/clips.parquet", pa.Table.from_pylist(rows))
-
-
-def clip(clip_id: str, uri: str, caption: str | None) -> dict[str, Any]:
-    span = {"start_s": 0.0, "fps": 8.0, "n_frames": 1, "rotation_deg": 0, "decoder": "pillow"}
-    span |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
-    return {"clip_id": clip_id, "uri": uri, "version": storage.version(uri), "caption": caption, **span}
 
 
 def settings(folder: Path, server: Endpoint | None, **caption: Any) -> Settings:
@@ -161,7 +155,7 @@ def test_killed_in_the_middle_no_more_than_the_open_part_is_asked_twice(tmp_path
         ours = settings(tmp_path, server, in_flight=1)
         config.save(ours)
         _run_and_kill(ours, until=lambda: len(server.asked) >= 10)
-        _wait_for(lambda: server.in_flight == 0)
+        wait_for(lambda: server.in_flight == 0)
         time.sleep(1)  # what the lost driver's worker still does
         parts = len(storage.list_files(f"{tmp_path}/run/captions"))
         first = asked_of(server)
@@ -182,7 +176,7 @@ def test_a_killed_worker_costs_its_part_at_most(tmp_path: Path) -> None:
 
     def decide(asked: Asked, _: int) -> Reply:
         if len(server.asked) == 6:
-            killed.extend(_kill_workers())
+            killed.extend(kill_workers("ray::Map(_ask"))
         return grey_words(asked, 0)
 
     with serving(decide) as server:
@@ -190,14 +184,6 @@ def test_a_killed_worker_costs_its_part_at_most(tmp_path: Path) -> None:
     assert len(killed) == 1
     assert Counter(row["caption"] for row in rows_of(tmp_path)) == Counter(f"What? {g}" for g in GREYS)
     assert sum(asked_of(server).values()) <= len(GREYS) + 4
-
-
-def _kill_workers() -> list[int]:
-    named = [process for process in psutil.process_iter() if process.name().startswith("ray::Map(_ask")]
-    ours = [process for process in named if psutil.Process() in process.parents()]
-    for process in ours:
-        process.kill()
-    return [process.pid for process in ours]
 
 
 def _run_and_kill(ours: Settings, until: Callable[[], bool]) -> None:
@@ -212,14 +198,7 @@ def _run_and_kill(ours: Settings, until: Callable[[], bool]) -> None:
     }
     driver = subprocess.Popen([sys.executable, "-c", code, ours.path("settings.toml")], env=environment)
     try:
-        _wait_for(until)
+        wait_for(until)
     finally:
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-
-
-def _wait_for(condition: Callable[[], bool], longest_s: float = 240) -> None:
-    deadline = time.monotonic() + longest_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.05)

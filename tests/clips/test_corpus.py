@@ -40,6 +40,9 @@ GOOD = sorted(name for name in MAKERS if name.startswith("good/"))
 SDR = [name for name in GOOD if "/hdr/" not in name]
 WHOLE = [name for name in QUICK if name.startswith(("good/", "odd/pictures/", "odd/times/", "odd/streams/"))]
 
+ABSENT = ("odd/links/", "odd/names/a.tar#")
+"""Names begin so where there is nothing to open: bad links, pipes, a name like a place in a tar."""
+
 PLAIN = {"duplicates": "keep", "durations_s": (0.5,), "min_side_px": 8, "decode_timeout_s": TIMEOUT_S}
 
 
@@ -55,13 +58,19 @@ def assert_reasoned(row: dict[str, Any]) -> None:
 
 
 def assert_accounted_for(names: set[str], folder: Path) -> None:
-    """Every file has a row, every readable one clips, every row its reason; good files are whole."""
+    """Every file has a row, every readable one clips, every row its reason; good files are whole.
+
+    And none was ended by its time limit, nor lost its process: the catalog would have it looked at again.
+    """
     videos = {row["name"]: row for row in storage.rows(f"{folder}/videos")}
     clips = storage.rows(f"{folder}/clips")
     assert videos.keys() == names
     assert {clip["name"] for clip in clips} == {n for n, row in videos.items() if row["status"] == "ok"}
     for row in [*videos.values(), *clips]:
         assert_reasoned(row)
+    parts = storage.list_files(f"{folder}/catalog")
+    again = [row["name"] for part in parts for row in storage.rows(part) if row["again"]]
+    assert [name for name in again if not name.startswith(ABSENT)] == []
     good = names & set(GOOD)
     assert {videos[name]["reason"] for name in good} <= {None, "too_small"}
     assert [c["name"] for c in clips if c["name"] in good and c["reason"] == "decode_failed"] == []

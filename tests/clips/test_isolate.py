@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from called_in_child import be_killed, counting, crash, hang, hoard, pid, reject, zeros
 
+from vitascope.clips import isolate
 from vitascope.clips.isolate import CALLS_PER_CHILD, IDLE_BYTES, MOST_BYTES, ChildDied, isolated
 from vitascope.ledger import Rejected
 
@@ -44,6 +45,27 @@ def test_memory_and_files_go_with_the_arrays() -> None:
     for _ in range(20):
         isolated(zeros, timeout_s=30, n=10**6)
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def test_shared_memory_is_cut_back_to_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolate, "KEPT_BYTES", 100_000)
+    monkeypatch.setattr(isolate._children, "child", None, raising=False)  # whose memory is empty
+    kept = []
+    for n_bytes in (40_000, 400, 400_000, 400, 80_000, 100_000, 100_004):
+        n = n_bytes // 4
+        _, array = isolated(counting, timeout_s=30, sizes=[0, n])
+        np.testing.assert_array_equal(array, np.arange(1, 1 + n))
+        kept.append(os.fstat(isolate._children.child.shared.fileno()).st_size)
+    assert kept == [40_000, 40_000, 100_000, 100_000, 100_000, 100_000, 100_000]
+
+
+def test_a_small_result_has_nothing_of_a_larger_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(isolate, "KEPT_BYTES", 10_000)
+    large, small = [0, 50_000, 7], [3, 100, 0, 9]
+    for sizes in (large, small, large, small):
+        arrays = isolated(counting, timeout_s=30, sizes=sizes)
+        for array, expected in zip(arrays, counting(sizes), strict=True):
+            np.testing.assert_array_equal(array, expected)
 
 
 def test_a_hang_is_killed_in_time_and_the_next_call_works() -> None:

@@ -16,7 +16,7 @@ from vitascope.clips.dedup import twin_detail
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.plan import Limits, make_tasks
-from vitascope.ledger import Reason
+from vitascope.ledger import Reason, Rejected
 from vitascope.observe import charts, data, fill, sources, thumbnails, words
 from vitascope.observe.chosen import choose, copied, twin_of, wanted
 from vitascope.observe.dataset import Dataset, read
@@ -297,6 +297,25 @@ def test_captions_of_the_caption_stage_count(tmp_path: Path) -> None:
     assert found.clips["caption"].to_pylist() == [None, "a fox in the snow", None]
     assert found.good.tolist() == [False, True, False]
     assert [row["status"] for row in answers.clip_rows(settings)] == found.clips["status"].to_pylist()
+
+
+def test_a_clip_that_the_model_would_not_describe_says_so(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, "caption.source=endpoint", "caption.endpoint_model=m")
+    bare = [clip(i, video(0), caption=None) | records.dropped(Reason.NO_CAPTION, "none") for i in range(4)]
+    write(settings, [video(0)], bare)
+    told: dict[tuple[str, str], str | Rejected] = {("v0-1", "caption"): "a fox in the snow"}
+    told["v0-2", "caption"] = Rejected(Reason.CAPTION_REFUSED, "I'm sorry")
+    told["v0-3", "caption"] = Rejected(Reason.CAPTION_FAILED, "status 500")
+    told["cut no more", "caption"] = Rejected(Reason.CAPTION_FAILED, "status 500")
+    storage.put_table(settings.path("captions", "part-0.parquet"), answers.table(told, settings.caption))
+    html = shown(settings)
+    dropped = Page(html).rows["what-was-dropped"]
+    assert ["clips", "no_caption", "3", "75.0%", "none"] in dropped
+    assert ["captions", "caption_refused", "1", "33.3%", "I'm sorry"] in dropped
+    assert ["captions", "caption_failed", "1", "33.3%", "status 500"] in dropped
+    assert "caption_refused: 1 of 3 captions" in html
+    off = settings_in(tmp_path)
+    assert "caption_refused" not in shown(off)
 
 
 def test_a_duplicate_is_shown_beside_what_is_kept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import re
 import socket
 import struct
 import threading
@@ -36,6 +37,7 @@ class FaultyProxy:
         faults: the ways in which they are, of `FAULTS` and those that `_ANSWERS` adds.
         moments: of `before`, `lost` and `midway`, those at which they are.
         next: faults as (verb, fault, moment) that the next such requests get, whatever the share.
+        keys: the access keys that requests were signed with.
         seen: how often a (verb, fault) was met; the fault is "" where the request was passed on.
     """
 
@@ -45,6 +47,7 @@ class FaultyProxy:
         self.moments: tuple[str, ...] = MOMENTS
         self.next: list[tuple[str, str, str]] = []
         self.seen: Counter[tuple[str, str]] = Counter()
+        self.keys: set[str] = set()
         self._draw = random.Random(seed)
         self._loop = asyncio.new_event_loop()
         self.port = 0
@@ -88,6 +91,7 @@ class FaultyProxy:
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         body = await _body(head, reader, writer)
+        self.keys.update(key.decode() for key in re.findall(rb"Credential=([^/]+)/", head))
         fault, moment = self._choose(head.partition(b" ")[0].decode())
         if fault and moment == "before":
             await _spoil(fault, reader, writer)

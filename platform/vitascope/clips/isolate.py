@@ -3,7 +3,7 @@
 Media libraries hang and crash on some files. Each thread keeps one child process that decodes for it; a
 child that outlives its time limit is killed by the kernel (SIGALRM), one that crashes takes nothing along,
 and the next call gets a new one. A call costs 0.06 ms; arrays come back through memory that both share, 6 MB
-in 5 ms (through the pipe: 16).
+in 2 ms (through the pipe: 20).
 
 What a child waits for a store does not count: that says nothing about the file. Nor does a store that is
 given up, so that the call and its child end then at once, before a library takes it for the file's end.

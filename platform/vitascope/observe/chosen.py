@@ -30,7 +30,8 @@ _TWIN = r"^(?s:the same bytes as (?P<same>.*)|twin of (?P<name>.*) at (?P<start_
 class Group:
     """What was dropped for a reason: its rows in a table, `videos` or `clips`, of `whole` rows.
 
-    stage: files, clips or samples. A sample that was not made stands for its clip.
+    stage: files, clips, captions or samples. A caption that was not given, or a sample that was not
+    made, stands for its clip.
     """
 
     stage: str
@@ -70,10 +71,11 @@ def choose(data: Dataset) -> Chosen:
 def groups(data: Dataset) -> list[Group]:
     """All drops by stage and reason, the largest group first."""
     in_clips = np.arange(len(data.clips))
-    of_drops = data.rows_of(data.drops["clip_id"])
+    of_answers, of_drops = (data.rows_of(table["clip_id"]) for table in (data.answers, data.drops))
     stages = (
         ("files", "videos", data.videos, np.arange(len(data.videos))),
         ("clips", "clips", data.clips, in_clips),
+        ("captions", "clips", data.answers, of_answers),
         ("samples", "clips", data.drops, of_drops),
     )
     found = []

@@ -112,7 +112,10 @@ def _dropped(data: Dataset, chosen: Chosen, pictures: Pictures) -> tuple[str, ..
         (g.stage, page.bad(g.reason), len(g.rows), Share(share(len(g.rows), g.whole)), g.details[0].as_py())
         for g in found
     ]
-    about = "By reason, with examples. Shares are of the files, of the clips cut, and of the clips kept."
+    about = (
+        "By reason, with examples. Shares are of the files, of the clips cut, of the captions asked for, "
+        "and, where it is samples, of the clips kept."
+    )
     if not found:
         return about, "<p>Nothing was dropped.</p>"
     panels = {

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitascope import storage
-from vitascope.caption.answers import clip_table
+from vitascope.caption import answers
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.pipeline import DROPS_FILE
@@ -27,13 +27,15 @@ Ints = npt.NDArray[np.int64]
 class Dataset:
     """The tables of `records`, and what follows from their columns.
 
-    clips: with the captions that the caption stage found. samples, drops: empty where `encoded` is false, as
-    the encode stage has not been run with these settings.
+    clips: with the captions that the caption stage found. answers: what became of each of its questions about
+    them, as answers.CAPTIONS. samples, drops: empty where `encoded` is false, as the encode stage has not
+    been run with these settings.
     """
 
     settings: Settings
     videos: pa.Table
     clips: pa.Table
+    answers: pa.Table
     samples: pa.Table
     drops: pa.Table
     encoded: bool
@@ -89,14 +91,24 @@ def read(settings: Settings) -> Dataset:
     """
     latents = latents_folder(settings)
     encoded = storage.exists(storage.join(latents, INDEX))
+    clips = answers.clip_table(settings)
     return Dataset(
         settings=settings,
         videos=storage.read_table(settings.path("videos")),
-        clips=clip_table(settings),
+        clips=clips,
+        answers=_answers(settings, clips["clip_id"]),
         samples=read_index(latents) if encoded else SAMPLES.empty_table(),
         drops=storage.read_table(storage.join(latents, DROPS_FILE)) if encoded else DROPS.empty_table(),
         encoded=encoded,
     )
+
+
+def _answers(settings: Settings, clip_ids: pa.ChunkedArray) -> pa.Table:
+    """What became of the caption stage's questions about these clips; empty where it is off."""
+    asked = settings.caption.source != "off"
+    rows = answers.read(settings.path("captions"), settings.caption) if asked else []
+    table = pa.Table.from_pylist(rows, schema=answers.CAPTIONS)
+    return table.filter(pc.is_in(table["clip_id"], value_set=clip_ids.combine_chunks()))
 
 
 def numbers(table: pa.Table, name: str) -> Floats:
