@@ -9,10 +9,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
 import ray
+import s3fs
 
 from vitascope.cluster.local import connect
 from vitascope.cluster.settings import ClusterSettings
@@ -112,6 +114,21 @@ def _made(scheme: str, **options: str) -> str:
 def s3(new_bucket: Callable[[], str]) -> str:
     """The URI of a new, empty bucket."""
     return new_bucket()
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of each range that is fetched of a file open on S3."""
+    n_bytes: list[int] = []
+    fetch = s3fs.core._fetch_range
+
+    def counted(*args: Any, **how: Any) -> bytes:
+        content = fetch(*args, **how)
+        n_bytes.append(len(content))
+        return content
+
+    monkeypatch.setattr(s3fs.core, "_fetch_range", counted)
+    return n_bytes
 
 
 @pytest.fixture(scope="session")

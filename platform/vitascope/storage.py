@@ -340,7 +340,7 @@ def is_parquet(uri: str) -> bool:
 
 
 @contextmanager
-def damage_told(uri: str) -> Iterator[None]:
+def _damage_told(uri: str) -> Iterator[None]:
     """Has what Arrow says of a damaged Parquet file say which one it is, as a ValueError."""
     try:
         yield
@@ -354,7 +354,7 @@ def damage_told(uri: str) -> Iterator[None]:
 
 def _read_parquet(uri: str, columns: list[str] | None) -> pa.Table:
     fs, path = arrow_filesystem(uri)
-    with damage_told(uri), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
+    with _damage_told(uri), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
         there = file.schema_arrow.names
         if missing := [name for name in columns or () if name not in there]:
             raise ValueError(

@@ -1,11 +1,9 @@
 """Of a large file on S3 only what is needed is fetched."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import s3fs
 import torch
 
 from clips.media import write_video
@@ -17,21 +15,6 @@ from vitascope.clips.resize import View
 from vitascope.encode.shards import latent_row, read_samples, shard_uri, write_shard
 
 MIB = 1 << 20
-
-
-@pytest.fixture
-def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The bytes of each range that is fetched of an open file."""
-    n_bytes: list[int] = []
-    fetch = s3fs.core._fetch_range
-
-    def counted(*args: Any, **how: Any) -> bytes:
-        content = fetch(*args, **how)
-        n_bytes.append(len(content))
-        return content
-
-    monkeypatch.setattr(s3fs.core, "_fetch_range", counted)
-    return n_bytes
 
 
 @pytest.fixture(scope="module")

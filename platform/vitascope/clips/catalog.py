@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from vitascope import storage
 from vitascope.records import stable_id
@@ -109,7 +108,7 @@ def known(folder: str, files: pa.Table) -> tuple[Places, np.ndarray]:
     """The part that tells of each of `files`, and whether (N,) the file has to be looked at, known or not."""
     uris = storage.list_files(folder)
     with ThreadPoolExecutor(16) as pool:
-        tables = list(pool.map(_keys, uris))
+        tables = list(pool.map(lambda uri: storage.read_table(uri, ["name", "version", "again"]), uris))
     if not tables:
         return Places([], np.full(len(files), -1)), np.ones(len(files), bool)
     number = pa.array(np.repeat(np.arange(len(uris)), [len(table) for table in tables]))
@@ -117,13 +116,6 @@ def known(folder: str, files: pa.Table) -> tuple[Places, np.ndarray]:
     at = pc.index_in(_key(files), value_set=_key(rows))
     part, again = pc.fill_null(rows["part"].take(at), -1), pc.fill_null(rows["again"].take(at), True)
     return Places(uris, part.to_numpy().copy()), again.to_numpy()
-
-
-def _keys(uri: str) -> pa.Table:
-    """Names and versions that a part tells of, without reading the rest of it."""
-    fs, path = storage.filesystem(uri)
-    with storage.damage_told(uri), fs.open(path, "rb", cache_type="none") as file:
-        return pq.read_table(file, columns=["name", "version", "again"], pre_buffer=True)
 
 
 def _key(rows: pa.Table) -> pa.ChunkedArray:
