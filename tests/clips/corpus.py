@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import damage
 import numpy as np
-from media import coloured_video, hdr_video, moving_picture, timed_video, tone
+from media import coloured_video, encoding, hdr_video, moving_picture, timed_video, tone
 from PIL import Image
 
 Maker = Callable[[Path], object]
@@ -110,7 +110,7 @@ def video(
 ) -> None:
     """`scene` in a container, `form`, by its name or by the path's; `first`: the first timestamp."""
     rate = RATES.get(codec, RATE)
-    with av.open(str(path), "w", format=form, options={"movflags": flags} if flags else {}) as container:
+    with encoding(path, format=form, options={"movflags": flags} if flags else {}) as container:
         stream = container.add_stream(codec, rate=rate, options=OPTIONS.get(codec, {}))
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt

@@ -1,14 +1,32 @@
 """Small real media files with known content."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from PIL import Image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+@contextmanager
+def encoding(path: Path, **how: Any) -> Iterator[Any]:
+    """A container open for writing, as `av.open` gives it.
+
+    As root, SVT-AV1 makes the thread that opens it a real-time one of the highest priority (SCHED_FIFO 99),
+    and so all processes that are started from there, beside which nothing else runs. That is undone.
+    """
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        with av.open(str(path), "w", **how) as container:
+            yield container
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 def corners_frame(width: int, height: int) -> np.ndarray:
@@ -110,7 +128,7 @@ def hdr_video(path: Path, codes: Sequence[float], transfer: str) -> Path:
 
 def write_yuv(path: Path, frames: Sequence[av.VideoFrame], codec: str, options: dict[str, str]) -> Path:
     """Frames as they are, at 10 fps."""
-    with av.open(str(path), "w") as container:
+    with encoding(path) as container:
         stream = container.add_stream(codec, rate=10, options=options)
         stream.pix_fmt = frames[0].format.name
         stream.width, stream.height = frames[0].width, frames[0].height
