@@ -116,6 +116,13 @@ def s3(new_bucket: Callable[[], str]) -> str:
     return new_bucket()
 
 
+@pytest.fixture(autouse=True)
+def scheduled_as_others() -> Iterator[None]:
+    """No test leaves this process a real-time one, as SVT-AV1 would (`clips.media.encoding`)."""
+    yield
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The bytes of each range that is fetched of a file open on S3."""

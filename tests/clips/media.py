@@ -82,7 +82,7 @@ def write_video(
     `aspect`: of the pixels, width over height.
     """
     movflags = {"movflags": "faststart"} if faststart else {}
-    with av.open(str(path), "w", options=movflags) as container:
+    with encoding(path, options=movflags) as container:
         own = {"crf": "10", "g": str(gop)} if codec == "libx264" else {}
         stream = container.add_stream(codec, rate=10, options=own | (options or {}))
         stream.pix_fmt = pix_fmt

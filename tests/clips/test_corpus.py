@@ -1,6 +1,5 @@
 """Hundreds of good, odd and damaged files: each ends in a row that says what became of it."""
 
-import os
 import random
 import time
 from collections.abc import Iterable
@@ -75,11 +74,6 @@ def assert_accounted_for(names: set[str], folder: Path) -> None:
     good = names & set(GOOD)
     assert {videos[name]["reason"] for name in good} <= {None, "too_small"}
     assert [c["name"] for c in clips if c["name"] in good and c["reason"] == "decode_failed"] == []
-
-
-def test_no_encoder_makes_this_process_a_real_time_one(tmp_path: Path) -> None:
-    write(tmp_path, [name for name in MAKERS if "av1" in name])
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 @pytest.mark.usefixtures("ray_cluster")
