@@ -9,5 +9,5 @@ def prepare(uri: str, block_bytes: int, **patience_values: float) -> None:
     """Gives the process little patience and small requests, and has it load and connect its client."""
     for name, value in patience_values.items():
         setattr(patience, name, value)
-    amazon.Store.default_block_size = block_bytes
+    amazon.AHEAD_BYTES = block_bytes
     storage.exists(uri)

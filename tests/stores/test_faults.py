@@ -59,7 +59,7 @@ def test_a_large_file_is_read_whole_though_its_ranges_break_off(
 ) -> None:
     content = bytes(range(256)) * 2**10 * 6
     storage.put(f"{s3}/large", content)
-    monkeypatch.setattr(storage.filesystem(s3)[0], "default_block_size", 2**20)  # s3fs's are 50 MiB
+    monkeypatch.setattr(amazon, "AHEAD_BYTES", 2**20)
     proxy.next = [("GET", "reset", "midway"), ("GET", "stall", "midway")]
     assert storage.read_bytes(f"{s3}/large") == content
     assert proxy.next == []

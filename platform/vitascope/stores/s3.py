@@ -40,6 +40,8 @@ _BROKEN = (
 # From twice of this on, content goes up in parts, some at a time.
 PART_BYTES = 32 * 2**20
 _PARTS_AT_A_TIME = 4
+# What an open file is read beyond what is asked for; s3fs's 50 MiB is 20 times a clip.
+AHEAD_BYTES = 4 * 2**20
 _LARGEST_PUT_BYTES = 5 * 2**30
 
 
@@ -58,7 +60,6 @@ class Store(s3fs.S3FileSystem):
     """s3fs, each request of which is repeated until it is answered or its time is up."""
 
     retries = 1
-    default_block_size = 4 * 2**20  # read beyond what is asked for; s3fs's 50 MiB is 20 times a clip
 
     async def _call_s3(self, method: str, *akwarglist: dict[str, Any], **kwargs: Any) -> Any:
         """One request and its whole answer: a body that breaks off fails the attempt, not the reader."""
@@ -77,6 +78,10 @@ class Store(s3fs.S3FileSystem):
         return await patience.persist(attempt, f"{method} s3://{where}", _may_pass, n_sent)
 
     call_s3 = sync_wrapper(_call_s3)
+
+    def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
+        """A file, which is written in parts of s3fs's 50 MiB."""
+        return super()._open(path, mode, block_size or (AHEAD_BYTES if mode == "rb" else None), **kwargs)
 
     async def _pipe_file(self, path: str, data: bytes, chunksize: int | None = None, **kwargs: Any) -> Any:
         """Commits `data`, from 64 MiB on in parts that become one object, or are dropped, at the end."""
