@@ -381,27 +381,21 @@ def test_gpus_that_a_local_cluster_lacks_are_not_waited_for(
         pipeline.run(settings)
 
 
-def test_videos_are_given_to_the_gpu_and_pictures_are_not(real_clips: Rows) -> None:
-    def decoded(clip: dict[str, Any]) -> dict[str, Any]:
-        tasks, _ = make_tasks([clip], settings_for("a").encode, Limits(patch=2, token_budget=5000))
-        return decode_shard(
-            pa.Table.from_pylist([PlannedShard(0, tasks).as_row()]), timeout_s=60, nvdec=True
-        ).to_pylist()[0]
+def decoded(clip: dict[str, Any], *, nvdec: bool = False) -> pa.Table:
+    """A shard 0 of one clip."""
+    tasks, _ = make_tasks([clip], settings_for("a").encode, Limits(patch=2, token_budget=5000))
+    plan = pa.Table.from_pylist([PlannedShard(0, tasks).as_row()])
+    return decode_shard(plan, timeout_s=60, nvdec=nvdec)
 
+
+def test_videos_are_given_to_the_gpu_and_pictures_are_not(real_clips: Rows) -> None:
     with pytest.raises(NoDevice, match="needs an NVIDIA GPU"):
-        decoded(real_clips[0])
-    assert decoded(real_clips[3])["decoded"] == [0]
+        decoded(real_clips[0], nvdec=True)
+    assert decoded(real_clips[3], nvdec=True).to_pylist()[0]["decoded"] == [0]
 
 
 def test_what_another_run_has_written_is_not_replaced(tmp_path: Path, real_clips: Rows) -> None:
-    ours = settings_for("a").encode
-
-    def decoded(clip: dict[str, Any]) -> pa.Table:
-        tasks, _ = make_tasks([clip], ours, Limits(patch=2, token_budget=5000))
-        plan = pa.Table.from_pylist([PlannedShard(0, tasks).as_row()])
-        return decode_shard(plan, timeout_s=60, nvdec=False)
-
-    encode = ShardEncoder(ours, str(tmp_path))
+    encode = ShardEncoder(settings_for("a").encode, str(tmp_path))
     encode(decoded(real_clips[0]))
     there = Path(shard_uri(str(tmp_path), 0)).read_bytes()
     with pytest.raises(RuntimeError, match=r"shard-000000\.parquet has been written by another run"):
@@ -411,12 +405,6 @@ def test_what_another_run_has_written_is_not_replaced(tmp_path: Path, real_clips
 
 
 def test_memory_is_used_again_once_nobody_has_the_shard(real_clips: Rows) -> None:
-    def decoded(clip: dict[str, Any]) -> pa.Table:
-        tasks, _ = make_tasks([clip], settings_for("a").encode, Limits(patch=2, token_budget=5000))
-        return decode_shard(
-            pa.Table.from_pylist([PlannedShard(0, tasks).as_row()]), timeout_s=60, nvdec=False
-        )
-
     def where(shard: pa.Table) -> int:
         return int(pixels_of(shard).ctypes.data)
 

@@ -81,10 +81,10 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
     shards = plan_shards(todo, settings.encode.shard_tokens)
     plan = [PlannedShard(number, tasks) for number, tasks in enumerate(shards, first_shard)]
     numbers = [shard.number for shard in plan]
-    # Of a first run that was killed; later ones number their shards after all that are there.
-    there = [None] * len(plan) if first_shard else read_notes(latents, numbers, damaged_is_absent=True)
-    missing = [s for s, note in zip(plan, there, strict=True) if note is None or note.key != s.key]
-    for number in {s.number for s in missing}.intersection(() if first_shard else shard_numbers(latents)):
+    written = sorted(set(numbers).intersection(shard_numbers(latents)))  # by a first run that was killed
+    there = dict(zip(written, read_notes(latents, written, damaged_is_absent=True), strict=True))
+    missing = [s for s in plan if (note := there.get(s.number)) is None or note.key != s.key]
+    for number in {s.number for s in missing}.intersection(written):
         storage.delete(shard_uri(latents, number))  # damaged, or planned otherwise; no index names it
     there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)

@@ -260,6 +260,12 @@ def _hash(said: bytes) -> bytes:
     return hashlib.blake2b(said, digest_size=16).hexdigest().encode()
 
 
+def open_shard(uri: str) -> pq.ParquetFile:
+    """The file of a shard, which checks the pages it reads and asks for a row group in one request."""
+    fs, path = storage.arrow_filesystem(uri)
+    return pq.ParquetFile(path, filesystem=fs, pre_buffer=True, page_checksum_verification=True)
+
+
 def read_samples(latents: str, places: Sequence[tuple[int, int]]) -> list[LatentSample]:
     """The samples at `places`, (shard, row) pairs, in that order.
 
@@ -272,10 +278,8 @@ class _Shard:
     """An open shard; reads go through the process's cache of row groups."""
 
     def __init__(self, uri: str) -> None:
-        fs, path = storage.arrow_filesystem(uri)
         self._uri = uri
-        how = {"pre_buffer": True, "page_checksum_verification": True}  # a row group in one request
-        self._file = pq.ParquetFile(path, filesystem=fs, **how)
+        self._file = open_shard(uri)
         self._lock = threading.Lock()
         self._text_dim = json.loads(self._file.schema_arrow.metadata[_NOTE])["text_dim"]
         metadata = self._file.metadata

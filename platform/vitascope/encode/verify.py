@@ -15,7 +15,15 @@ from vitascope.cluster.local import connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.shards import DamagedShard, digest, read_index, read_note, shard_uri, write_index
+from vitascope.encode.shards import (
+    DamagedShard,
+    digest,
+    open_shard,
+    read_index,
+    read_note,
+    shard_uri,
+    write_index,
+)
 from vitascope.progress import track
 from vitascope.records import LATENTS
 
@@ -66,11 +74,9 @@ def forget(settings: Settings, shards: Sequence[int]) -> int:
 
 def check_shard(uri: str, samples: Sequence[dict[str, Any]]) -> str | None:
     """What is wrong with a shard of which an index names `samples`; None where nothing is."""
-    fs, path = storage.arrow_filesystem(uri)
     try:
         read_note(uri)
-        how = {"pre_buffer": True, "page_checksum_verification": True}
-        with pq.ParquetFile(path, filesystem=fs, **how) as file:
+        with open_shard(uri) as file:
             if not file.schema_arrow.equals(LATENTS):
                 return f"is no latent shard, its columns are {', '.join(file.schema_arrow.names)}"
             wanted = {sample["row"]: sample for sample in samples}
