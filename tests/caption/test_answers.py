@@ -60,13 +60,13 @@ def test_the_last_answer_to_the_present_question_counts(tmp_path: Path) -> None:
         table = answers.table({("a", "caption"): outcome}, ours)
         storage.put_table(f"{tmp_path}/part-{number:06d}-x.parquet", table)
 
-    assert answers.captions(str(tmp_path), now) == {}
+    assert answers.captions(answers.read(str(tmp_path), now)) == {}
     put(0, now, Rejected(Reason.CAPTION_FAILED, "HTTP 500"))
-    assert answers.captions(str(tmp_path), now) == {}
+    assert answers.captions(answers.read(str(tmp_path), now)) == {}
     put(1, now, "a cat")
     put(2, before, "a dog")
-    assert answers.captions(str(tmp_path), now) == {"a": {"caption": "a cat"}}
-    assert answers.captions(str(tmp_path), before) == {"a": {"caption": "a dog"}}
+    assert answers.captions(answers.read(str(tmp_path), now)) == {"a": {"caption": "a cat"}}
+    assert answers.captions(answers.read(str(tmp_path), before)) == {"a": {"caption": "a dog"}}
     assert [row["status"] for row in answers.read(str(tmp_path), now)] == ["ok"]
 
 

@@ -88,27 +88,33 @@ def still_to_ask(
 
 
 def read(folder: str, settings: CaptionSettings) -> list[_Row]:
-    """The rows of CAPTIONS that answer the present questions: the last for each field of a clip."""
-    if not storage.list_files(folder):
+    """The rows of CAPTIONS that answer the present questions: the last for each field of a clip.
+
+    None where the stage is off.
+    """
+    if settings.source == "off" or not storage.list_files(folder):
         return []
     asked = questions(settings)
     rows = (row for row in storage.rows(folder) if asked.get(row["field"]) == row["question"])
     return list({(row["clip_id"], row["field"]): row for row in rows}.values())
 
 
-def captions(folder: str, settings: CaptionSettings) -> dict[str, dict[str, str]]:
-    """What the stage found: clip_id -> field -> text; nothing where it is off."""
+def captions(rows: Iterable[_Row]) -> dict[str, dict[str, str]]:
+    """What the stage found, from rows of CAPTIONS: clip_id -> field -> text."""
     found: dict[str, dict[str, str]] = {}
-    for row in read(folder, settings) if settings.source != "off" else ():
+    for row in rows:
         if row["status"] == Status.OK:
             found.setdefault(row["clip_id"], {})[row["field"]] = row["caption"]
     return found
 
 
-def clip_table(settings: Settings) -> pa.Table:
-    """A run's records.CLIPS with the captions that the stage found; as they are where it is off."""
+def clip_table(settings: Settings, rows: list[_Row] | None = None) -> pa.Table:
+    """A run's records.CLIPS with the captions that the stage found; as they are where it is off.
+
+    rows: what `read` gives for these settings, for a caller who has it.
+    """
     clips = storage.read_table(settings.path("clips"), records.CLIPS.names)
-    found = captions(settings.path("captions"), settings.caption)
+    found = captions(read(settings.path("captions"), settings.caption) if rows is None else rows)
     if not found:
         return clips
     changed = (_with(batch, found, settings) for batch in clips.to_batches(_ROWS))

@@ -91,22 +91,21 @@ def read(settings: Settings) -> Dataset:
     """
     latents = latents_folder(settings)
     encoded = storage.exists(storage.join(latents, INDEX))
-    clips = answers.clip_table(settings)
+    answered = answers.read(settings.path("captions"), settings.caption)
+    clips = answers.clip_table(settings, answered)
     return Dataset(
         settings=settings,
         videos=storage.read_table(settings.path("videos")),
         clips=clips,
-        answers=_answers(settings, clips["clip_id"]),
+        answers=_answers_of(clips["clip_id"], answered),
         samples=read_index(latents) if encoded else SAMPLES.empty_table(),
         drops=storage.read_table(storage.join(latents, DROPS_FILE)) if encoded else DROPS.empty_table(),
         encoded=encoded,
     )
 
 
-def _answers(settings: Settings, clip_ids: pa.ChunkedArray) -> pa.Table:
-    """What became of the caption stage's questions about these clips; empty where it is off."""
-    asked = settings.caption.source != "off"
-    rows = answers.read(settings.path("captions"), settings.caption) if asked else []
+def _answers_of(clip_ids: pa.ChunkedArray, rows: list[dict[str, Any]]) -> pa.Table:
+    """The answers.CAPTIONS about these clips."""
     table = pa.Table.from_pylist(rows, schema=answers.CAPTIONS)
     return table.filter(pc.is_in(table["clip_id"], value_set=clip_ids.combine_chunks()))
 
