@@ -108,7 +108,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _stage(options: argparse.Namespace) -> int:
-    run_stage(options.command, _checked(options), **_more(options))
+    run_stage(options.command, config.absolute(_checked(options)), **_more(options))
     return 0
 
 

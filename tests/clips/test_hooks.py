@@ -108,7 +108,9 @@ def test_a_model_is_looked_for_on_the_disk_alone(clip: Path, tmp_path: Path) -> 
             looks(FRAMES, model=model)
 
 
-def test_models_are_looked_at_before_there_is_work(clip: Path, tmp_path: Path) -> None:
+def test_models_are_looked_at_before_there_is_work(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """At what is small of them."""
     here = tmp_path / "clip"
     here.mkdir()
@@ -127,6 +129,9 @@ def test_models_are_looked_at_before_there_is_work(clip: Path, tmp_path: Path) -
         checked(here, "none")
     with pytest.raises(ValueError, match=r"aesthetic\.options\.model: the model .*none is no folder"):
         checked(tmp_path / "none", "head.safetensors")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"aesthetic\.options\.model is relative; give the whole path"):
+        checked(Path("clip"), "head.safetensors")
     (here / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match=r"clips\.duplicates_model: the model .*clip does not load"):
         check(ClipsSettings(duplicates_model=str(here)))

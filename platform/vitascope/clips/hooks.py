@@ -62,10 +62,19 @@ def check(settings: ClipsSettings) -> None:
             except TypeError as error:
                 raise ValueError(f"{where}.options do not fit {rule.function}: {error}") from error
             if function is aesthetic:
-                _check_model(str(rule.options["model"]), f"{where}.options.model")
-                _check_head(str(rule.options["head"]), f"{where}.options.head")
+                _check_files(rule.options, f"{where}.options")
     if settings.duplicates == "near" and settings.duplicates_model:
         _check_model(settings.duplicates_model, "clips.duplicates_model")
+
+
+def _check_files(options: dict[str, Any], setting: str) -> None:
+    """Looks at the files that `aesthetic` is given."""
+    for key, look in (("model", _check_model), ("head", _check_head)):
+        look(str(options[key]), f"{setting}.{key}")
+        if not os.path.isabs(str(options[key])):
+            raise ValueError(
+                f"{setting}.{key} is relative; give the whole path, which is the same on workers"
+            )
 
 
 def _check_model(folder: str, setting: str) -> None:
