@@ -1,5 +1,6 @@
 """Files behave the same on a local disk, on S3 and on Google Cloud Storage."""
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +42,18 @@ def test_of_racing_writers_exactly_one_creates(root: str) -> None:
             won = list(threads.map(lambda c, to=location: storage.create(to, c), contents))
             assert won.count(True) == 1
             assert storage.read_bytes(location) == contents[won.index(True)]
+
+
+def test_a_disk_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As exFAT and some network drives are; here the call that makes them is refused instead."""
+
+    def refuse(*_: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(OSError, match=r"no hard links, by which files are committed; .*on another.*commit"):
+        storage.create(str(tmp_path / "commit"), b"1")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reader_never_sees_half_a_file(root: str) -> None:

@@ -13,6 +13,7 @@ which says nothing about the file. What will not pass, no such file or no permis
 """
 
 import contextlib
+import errno
 import glob
 import importlib
 import json
@@ -101,9 +102,7 @@ class _Ranges(pafs.FSSpecHandler):
     """Has files that are read here and there ask for no more than what is read: Arrow knows what it needs."""
 
     def open_input_file(self, path: str) -> pa.PythonFile:
-        """A file for random access."""
-        if not self.fs.isfile(path):
-            raise FileNotFoundError(path)
+        """A file for random access; errors are the store's own."""
         return pa.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
 
 
@@ -232,6 +231,11 @@ def create(uri: str, content: bytes) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP):
+            what = "this disk makes no hard links, by which files are committed; choose a folder on another"
+            raise OSError(error.errno, what, path) from error
+        raise
     finally:
         os.unlink(temporary)
     return True

@@ -101,8 +101,8 @@ def test_a_model_is_looked_for_on_the_disk_alone(clip: Path, tmp_path: Path) -> 
     for model, message in (
         (str(tmp_path / "none"), "is no folder; give a local folder with what save_pretrained of an image"),
         ("s3://bucket/clip", "the model s3://bucket/clip is remote; copy it to a disk"),
-        (str(tmp_path), "does not load: .*; give a local folder"),
-        (str(tmp_path / "broken"), "does not load: .*; give a local folder"),
+        (str(tmp_path), r"does not load \(ValueError: .*\); give a local folder"),
+        (str(tmp_path / "broken"), r"does not load \(SafetensorError: .*\); give a local folder"),
     ):
         with pytest.raises(ValueError, match=message):
             looks(FRAMES, model=model)
@@ -132,6 +132,9 @@ def test_models_are_looked_at_before_there_is_work(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"aesthetic\.options\.model is relative; give the whole path"):
         checked(Path("clip"), "head.safetensors")
+    (here / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"clips\.duplicates_model: the model .*clip does not load \(Attrib"):
+        check(ClipsSettings(duplicates_model=str(here)))
     (here / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match=r"clips\.duplicates_model: the model .*clip does not load"):
         check(ClipsSettings(duplicates_model=str(here)))

@@ -224,6 +224,48 @@ def test_shards_taken_over_have_the_splits_of_the_table_as_it_is_now(
 
 
 @pytest.mark.usefixtures("ray_cluster")
+def test_shards_of_a_killed_run_that_were_planned_otherwise_are_made_again(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(str(tmp_path / "run"))
+    put_clips(settings.run.folder, real_clips[:2])
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(settings)
+    put_clips(settings.run.folder, [row | {"caption": "another"} for row in real_clips[:2]])
+    handed = count_work(monkeypatch)
+    assert pipeline.run(settings)["samples"] == 2
+    assert handed
+    index = storage.rows(storage.join(latents_folder(settings), "index.parquet"))
+    assert {row["caption"] for row in index} == {"another"}
+    assert len(latents_of(latents_folder(settings))) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_whose_shards_another_run_has_made_its_own_ends_with_an_error(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the captions changed in between; the other run's result stays."""
+    settings = settings_for(str(tmp_path / "run"))
+    execute = pipeline._execute
+
+    def meanwhile(settings: Settings, latents: str, plan: list[PlannedShard]) -> Any:
+        yield from execute(settings, latents, plan)
+        monkeypatch.setattr(pipeline, "_execute", execute)
+        put_clips(settings.run.folder, [row | {"caption": "another"} for row in real_clips[:2]])
+        pipeline.run(settings)
+
+    put_clips(settings.run.folder, real_clips[:2])
+    monkeypatch.setattr(pipeline, "_execute", meanwhile)
+    with pytest.raises(RuntimeError, match=r"are not those just written: .*, or another run wrote its own"):
+        pipeline.run(settings)
+    index = storage.rows(storage.join(latents_folder(settings), "index.parquet"))
+    assert {row["caption"] for row in index} == {"another"}
+    assert len(latents_of(latents_folder(settings))) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_shard_that_is_gone_is_noticed(tmp_path: Path, real_clips: Rows, put_clips: PutClips) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips[:2])

@@ -1,5 +1,6 @@
 """Latent shards: what goes in comes out, by row, and each shard accounts for itself."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from vitascope.encode.plan import EncodeTask
 from vitascope.encode.shards import (
     DamagedShard,
     Moments,
+    ShardFile,
     ShardNote,
     latent_row,
     read_note,
@@ -105,6 +107,24 @@ def test_the_cache_stays_within_its_size(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(cache._tables) == 1
 
 
+def test_open_shards_hold_no_more_than_the_cache_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards_module, "_groups", shards_module._GroupCache(max_bytes=0))
+    latent = torch.randn(4, 128, 128, 16)  # 2 MiB
+    rows = [latent_row(task, latent, torch.zeros(1, DIM)) for task in tasks(3)]
+    for shard in range(8):
+        write_shard(shard_uri(str(tmp_path), shard), rows, NOTE)
+    before = pa.total_allocated_bytes()
+    read_samples(str(tmp_path), [(shard, 1) for shard in range(8)])
+    files = [ShardFile(shard_uri(str(tmp_path), shard)) for shard in range(8)]
+    assert [len(file.read(group)) for file in files for group in range(3)] == [1] * 24
+    deadline = time.monotonic() + 30  # Arrow's threads let go of what they fetched a little later
+    while pa.total_allocated_bytes() - before > 3 << 20 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert pa.total_allocated_bytes() - before < 3 << 20  # the one group that the cache holds
+
+
 def test_a_shard_tells_what_it_holds(tmp_path: Path) -> None:
     put(tmp_path, 2)
     note = read_note(shard_uri(str(tmp_path), 3))
@@ -165,7 +185,7 @@ def test_a_damaged_shard_is_named_or_counts_as_absent(
     put(tmp_path, 2)
     path = Path(shard_uri(str(tmp_path), 3))
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DamagedShard, match=rf"{path} is damaged \(.*shards verify --forget"):
+    with pytest.raises(DamagedShard, match=rf"{path} is damaged \(.*encode again, .*verify --forget before"):
         read_note(str(path))
     assert read_notes(str(tmp_path), [3, 4], damaged_is_absent=True) == [None, None]
 

@@ -161,16 +161,15 @@ def _pretrained(kind: Any, folder: str) -> Any:
     Raises:
         ValueError: there is no such folder, or it does not hold that.
     """
-    from safetensors import SafetensorError
-
     expected = "give a local folder with what save_pretrained of an image model and of its processor writes"
     if not os.path.isdir(folder):
         what = "is remote; copy it to a disk" if storage.is_remote(folder) else "is no folder"
         raise ValueError(f"the model {folder} {what}; {expected}")
     try:
         return kind.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"the model {folder} does not load: {error}; {expected}") from error
+    except Exception as error:  # of whatever kind the broken file leads to
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the model {folder} does not load ({what}); {expected}") from error
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,7 +6,7 @@ All sizes are (height, width) in pixels.
 import math
 from dataclasses import dataclass
 
-CROP_RULE = "swscale bilinear to cover, in gbrp, centre crop, BT.709; HDR of 1000 nits from gbrp16, white at 203"
+CROP_RULE = "swscale bilinear to cover, in gbrp, centre crop, BT.709; HDR of 1000 nits, white at 203"
 """Names what becomes of a frame that is asked for at a size; part of the latents' fingerprint."""
 
 Size = tuple[int, int]

@@ -12,6 +12,7 @@ import re
 import stat
 import tarfile
 from dataclasses import asdict, dataclass, replace
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 import pyarrow as pa
@@ -114,22 +115,27 @@ def list_members(uri: str) -> Index:
     """The plain files in a tar, in its order, from its headers alone; what they hold is skipped over.
 
     A link, hard or symbolic, is the file in the tar that it leads to, under its own name; the damage tells
-    of those that lead to none. Folders, devices and what has a hidden name (a leading dot) are passed over.
-    Of two with one name the later counts, as for who unpacks the tar, and the damage says so.
+    of those that lead to nothing in it. Folders, links to them, devices and what has a hidden name (a leading
+    dot) are passed over. Of two with one name the later counts, as for who unpacks the tar, and the damage
+    says so.
     """
     fs, path = storage.filesystem(uri)
     with fs.open(path, "rb", block_size=_HEADERS_AT_ONCE, cache_type="readahead") as file:
         size_bytes = int(fs.size(path))
         found, damage = _found(uri, file, size_bytes)
     by_name, n_twice = _by_name(found)
-    files = {name: _led_to(by_name, name) for name in by_name if not _is_hidden(name)}
-    lost = [name for name, member in files.items() if member is None]
+    ends = {name: _end(by_name, name) for name in by_name if not _is_hidden(name)}
+    files = {name: file for name, end in ends.items() if isinstance(file := by_name.get(end), Member)}
+    lost = [name for name in ends if name not in files]
+    if lost:
+        folders = {str(folder) for name in by_name for folder in PurePosixPath(name).parents}
+        lost = [name for name in lost if ends[name] not in folders]
     damages = [damage] if damage else []
     if n_twice:
         damages.append(f"holds {n_twice} names twice, of which the later counts")
     if lost:
-        damages.append(f"{len(lost)} links lead to no file in it: {lost[0]}{', …' if lost[1:] else ''}")
-    members = tuple(replace(member, name=name) for name, member in files.items() if member)
+        damages.append(f"{len(lost)} links lead to nothing in it: {lost[0]}{', …' if lost[1:] else ''}")
+    members = tuple(replace(member, name=name) for name, member in files.items())
     return Index(members, "; ".join(damages) or None)
 
 
@@ -144,14 +150,14 @@ def _by_name(found: list[Member | _Link]) -> tuple[dict[str, Member | _Link | No
     return by_name, n_twice
 
 
-def _led_to(by_name: dict[str, Member | _Link | None], name: str) -> Member | None:
-    """The file of a name, which may be a link, or one to a link."""
+def _end(by_name: dict[str, Member | _Link | None], name: str) -> str:
+    """The name that a link leads to in the end; where links go in a circle, one of them."""
     for _ in range(_MOST_LINKS):
         what = by_name.get(name)
         if not isinstance(what, _Link):
-            return what
+            break
         name = what.target
-    return None
+    return name
 
 
 def _found(uri: str, file: IO[bytes], size_bytes: int) -> tuple[list[Member | _Link], str | None]:
@@ -177,15 +183,19 @@ def _found(uri: str, file: IO[bytes], size_bytes: int) -> tuple[list[Member | _L
 
 
 def _link(entry: tarfile.TarInfo) -> _Link:
-    """A symbolic link's target is relative to where the link is, a hard link's to the tar."""
+    """A symbolic link's target is relative to where the link is, a hard link's another member's name."""
     beside = posixpath.dirname(entry.name) if entry.issym() else ""
-    target = posixpath.normpath(posixpath.join(beside, entry.linkname))
-    return _Link(_shown(entry.name), _shown(target), entry.islnk())
+    leads_to = posixpath.join(beside, entry.linkname)
+    return _Link(_shown(entry.name), _shown(leads_to), entry.islnk())
 
 
 def _shown(name: str) -> str:
-    """A member's name; bytes that are not UTF-8 as backslash escapes, since it is opened by its place."""
-    return name.removeprefix("./").encode(errors="surrogateescape").decode(errors="backslashreplace")
+    """A member's name as it is once unpacked: `./a//b` and `/a/b` are `a/b`.
+
+    Bytes that are not UTF-8 as backslash escapes, since it is opened by its place.
+    """
+    path = posixpath.normpath(name).lstrip("/")
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _is_hidden(name: str) -> bool:

@@ -96,6 +96,7 @@ _kept = np.empty(0, np.uint8)
 def _room(n_bytes: int) -> np.ndarray:
     """Memory of an earlier shard that nothing refers to any more, else new, whose pages are dear.
 
+    A process has that of its largest shard for good, also between tasks, where Ray counts no memory for it.
     Not for threads: Ray runs one task in a process at a time.
     """
     global _kept

@@ -4,6 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -84,8 +85,9 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
     written = sorted(set(numbers).intersection(shard_numbers(latents)))  # by a first run that was killed
     there = dict(zip(written, read_notes(latents, written, damaged_is_absent=True), strict=True))
     missing = [s for s in plan if (note := there.get(s.number)) is None or note.key != s.key]
-    for number in {s.number for s in missing}.intersection(written):
-        storage.delete(shard_uri(latents, number))  # damaged, or planned otherwise; no index names it
+    stale = {shard.number for shard in missing}.intersection(written)
+    with ThreadPoolExecutor(16) as pool:  # damaged, or planned otherwise; no index names them
+        list(pool.map(storage.delete, (shard_uri(latents, number) for number in stale)))
     there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)
     stage = publisher.stage("encode", len(todo), there_already)
@@ -96,13 +98,13 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
             n_dropped += len(done["drops"])
             did(done["samples"] + len(done["drops"]))
             advance(done["samples"] + len(done["drops"]), note=f"{n_dropped} dropped" if n_dropped else "")
-    notes = read_notes(latents, numbers)
-    lost = [number for number, note in zip(numbers, notes, strict=True) if note is None]
-    if lost:
+    notes = [note for note in read_notes(latents, numbers) if note is not None]
+    if [note.key for note in notes] != [shard.key for shard in plan]:
         raise RuntimeError(
-            f"shards {lost} of {latents} were encoded and are not there; was something deleted?"
+            f"shards in {latents} are not those just written: they were deleted, or another run wrote its "
+            "own; let one run of vitascope encode at a time write into the folder, and run this one again"
         )
-    return [note for note in notes if note is not None]
+    return notes
 
 
 def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iterator[dict[str, Any]]:

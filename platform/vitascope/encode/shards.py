@@ -219,8 +219,8 @@ def read_note(uri: str, *, damaged_is_absent: bool = False) -> ShardNote | None:
         if damaged_is_absent:
             return None
         raise DamagedShard(
-            f"{uri} is damaged ({error}); where the index names it, run vitascope shards verify --forget, "
-            "and encode again"
+            f"{uri} is damaged ({error}); encode again, and where the index names it, run vitascope shards "
+            "verify --forget before"
         ) from error
 
 
@@ -260,10 +260,24 @@ def _hash(said: bytes) -> bytes:
     return hashlib.blake2b(said, digest_size=16).hexdigest().encode()
 
 
-def open_shard(uri: str) -> pq.ParquetFile:
-    """The file of a shard, which checks the pages it reads and asks for a row group in one request."""
-    fs, path = storage.arrow_filesystem(uri)
-    return pq.ParquetFile(path, filesystem=fs, pre_buffer=True, page_checksum_verification=True)
+class ShardFile:
+    """The open file of a shard: its pages are checked as they are read, a row group comes in one request."""
+
+    def __init__(self, uri: str) -> None:
+        fs, path = storage.arrow_filesystem(uri)
+        self._source = fs.open_input_file(path)
+        parquet = pq.ParquetFile(self._source)
+        self._metadata = parquet.metadata
+        self.schema: pa.Schema = parquet.schema_arrow
+        counts = [self._metadata.row_group(i).num_rows for i in range(self._metadata.num_row_groups)]
+        self.starts = np.concatenate([[0], np.cumsum(counts)])
+        """(groups + 1,): the first row of each row group, and the number of rows."""
+
+    def read(self, group: int) -> pa.Table:
+        """A row group. Not for several threads at once."""
+        # A reader that fetches in one request keeps what it fetched; so each group has its own.
+        how = {"metadata": self._metadata, "pre_buffer": True, "page_checksum_verification": True}
+        return pq.ParquetFile(self._source, **how).read_row_group(group)
 
 
 def read_samples(latents: str, places: Sequence[tuple[int, int]]) -> list[LatentSample]:
@@ -279,24 +293,21 @@ class _Shard:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
-        self._file = open_shard(uri)
+        self._file = ShardFile(uri)
         self._lock = threading.Lock()
-        self._text_dim = json.loads(self._file.schema_arrow.metadata[_NOTE])["text_dim"]
-        metadata = self._file.metadata
-        counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._text_dim = json.loads(self._file.schema.metadata[_NOTE])["text_dim"]
 
     def sample(self, row: int) -> LatentSample:
-        if not 0 <= row < self._starts[-1]:
-            raise ValueError(f"{self._uri} has {self._starts[-1]} rows, asked for row {row}")
-        group = int(np.searchsorted(self._starts, row, side="right")) - 1
+        if not 0 <= row < self._file.starts[-1]:
+            raise ValueError(f"{self._uri} has {self._file.starts[-1]} rows, asked for row {row}")
+        group = int(np.searchsorted(self._file.starts, row, side="right")) - 1
         table = _groups.get((self._uri, group), lambda: self._read(group))
-        return read_sample(table.slice(row - int(self._starts[group]), 1).to_pylist()[0], self._text_dim)
+        return read_sample(table.slice(row - int(self._file.starts[group]), 1).to_pylist()[0], self._text_dim)
 
     def _read(self, group: int) -> pa.Table:
         try:
             with self._lock:
-                return self._file.read_row_group(group)
+                return self._file.read(group)
         except (pa.ArrowInvalid, OSError) as error:
             if isinstance(error, FileNotFoundError):
                 raise

@@ -7,7 +7,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray.data
 
 from vitascope import storage
@@ -17,8 +16,8 @@ from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import (
     DamagedShard,
+    ShardFile,
     digest,
-    open_shard,
     read_index,
     read_note,
     shard_uri,
@@ -76,14 +75,14 @@ def check_shard(uri: str, samples: Sequence[dict[str, Any]]) -> str | None:
     """What is wrong with a shard of which an index names `samples`; None where nothing is."""
     try:
         read_note(uri)
-        with open_shard(uri) as file:
-            if not file.schema_arrow.equals(LATENTS):
-                return f"is no latent shard, its columns are {', '.join(file.schema_arrow.names)}"
-            wanted = {sample["row"]: sample for sample in samples}
-            n_rows = file.metadata.num_rows
-            if max(wanted) >= n_rows:
-                return f"has {n_rows} rows, the index names row {max(wanted)}"
-            return _first_wrong(file, wanted)
+        file = ShardFile(uri)
+        if not file.schema.equals(LATENTS):
+            return f"is no latent shard, its columns are {', '.join(file.schema.names)}"
+        wanted = {sample["row"]: sample for sample in samples}
+        n_rows = int(file.starts[-1])
+        if max(wanted) >= n_rows:
+            return f"has {n_rows} rows, the index names row {max(wanted)}"
+        return _first_wrong(file, wanted)
     except FileNotFoundError:
         return "is not there"
     except PermissionError:
@@ -94,14 +93,12 @@ def check_shard(uri: str, samples: Sequence[dict[str, Any]]) -> str | None:
         return f"cannot be read ({error})"
 
 
-def _first_wrong(file: pq.ParquetFile, wanted: dict[int, dict[str, Any]]) -> str | None:
-    row = 0
-    for batch in file.iter_batches(batch_size=16):
-        for stored in batch.to_pylist():
+def _first_wrong(file: ShardFile, wanted: dict[int, dict[str, Any]]) -> str | None:
+    for group, start in enumerate(file.starts[:-1]):
+        for row, stored in enumerate(file.read(group).to_pylist(), start):
             sample = wanted.get(row)
             if sample and (wrong := _wrong(stored, sample)):
                 return f"row {row} {wrong}"
-            row += 1
     return None
 
 
