@@ -21,6 +21,8 @@ from vitascope.cluster.settings import ClusterSettings
 
 REPO = Path(__file__).resolve().parents[1]
 MOTO = REPO / ".venv-moto" / "bin" / "moto_server"
+SCHEDULED = os.sched_getscheduler(0)
+"""How the system schedules this process, as it was started."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -119,9 +121,8 @@ def s3(new_bucket: Callable[[], str]) -> str:
 @pytest.fixture(autouse=True)
 def scheduled_as_others() -> Iterator[None]:
     """No test leaves this process a real-time one, as SVT-AV1 would (`clips.media.encoding`)."""
-    before = os.sched_getscheduler(0)
     yield
-    assert os.sched_getscheduler(0) == before
+    assert os.sched_getscheduler(0) == SCHEDULED
 
 
 @pytest.fixture
