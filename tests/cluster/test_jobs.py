@@ -5,6 +5,8 @@ import os
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.job_submission import JobStatus
@@ -46,6 +48,26 @@ def test_the_same_submission_has_the_same_name_and_another_has_not() -> None:
 )
 def test_what_runs_is_joined_and_what_has_ended_is_tried_again(there: dict, chosen: tuple) -> None:
     assert jobs.choose_id("a", there) == chosen
+
+
+class JustStarted:
+    """In a client's place: a head whose node tells the dashboard about itself only after a while."""
+
+    def __init__(self) -> None:
+        command = ["raylet", "--python_worker_command=/venv/bin/python worker.py", "--head"]
+        told = {"raylet": {"isHeadNode": True}, "cmdline": command}
+        self.answers = [[], [{"raylet": {}}], [{"raylet": {"isHeadNode": True}}], [told]]
+
+    def _do_request(self, *_: str) -> Any:
+        nodes = self.answers.pop(0)
+        return SimpleNamespace(json=lambda: {"data": {"summary": nodes}})
+
+
+def test_a_head_that_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the job would be run by whatever `python` is."""
+    assert jobs._python(JustStarted()) == "/venv/bin/python"
+    monkeypatch.setattr(jobs, "_HEAD_SAYS_S", 0.0)
+    assert jobs._python(JustStarted()) == "python"
 
 
 def test_evaluation_takes_a_place_on_the_nodes_that_train() -> None:

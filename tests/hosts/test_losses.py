@@ -13,7 +13,7 @@ from hosts.namespaces import Command, needs_hosts, wait_until
 from hosts.netns import Net, hosts
 from vitascope import config, storage
 from vitascope.config import Settings
-from vitascope.flow import STAGES
+from vitascope.flow import stages
 from vitascope.train import log
 
 pytestmark = [pytest.mark.nightly, needs_hosts, pytest.mark.timeout(2400)]
@@ -118,7 +118,7 @@ def test_a_worker_lost_in_every_stage_costs_what_was_not_committed(
         print(f"\n{stage:>9}  worker {i} lost {time.monotonic() - began:.0f} s into it: {how}", end="")
     flow.result(1500, check=True)
     seconds = dict(re.findall(r"(\w+)  done in (\d+) s", flow.out.read_text()))
-    print("\n" + ", ".join(f"{stage} {seconds[stage]} s" for stage in STAGES))
+    print("\n" + ", ".join(f"{stage} {seconds[stage]} s" for stage in stages(settings)))
     check_nothing_lost_or_doubled(settings)
     resumed = [int(Path(file).stem) for file in storage.list_files(settings.path("train", "metrics"))]
     print(f"training's checkpoints: {resumed}")

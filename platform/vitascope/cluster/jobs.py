@@ -35,6 +35,7 @@ from vitascope.progress import say
 from vitascope.records import stable_id
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+_HEAD_SAYS_S = 60.0  # nodes report to the dashboard every few seconds
 _RECONNECT_S = 1.0
 _QUIET_S = 60.0  # then the job is asked for: a connection may be dead without either end knowing
 _GIVE_UP_S = 900.0  # a head that does not come back in a quarter of an hour has lost its jobs
@@ -164,13 +165,20 @@ def _runtime_env(folder: str, settings: Settings) -> dict[str, Any]:
 
 
 def _python(client: JobSubmissionClient) -> str:
-    """The Python that runs Ray on the head: a job's own PATH may lead to one without Ray."""
-    nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
-    option = "--python_worker_command="
-    for word in (word for node in nodes if node["raylet"].get("isHeadNode") for word in node["cmdline"]):
-        if word.startswith(option):
-            return str(word.removeprefix(option).split()[0])
-    return "python"
+    """The Python that runs Ray on the head: a job's own PATH may lead to one without Ray.
+
+    A head that has just been started does not say yet how; it is waited for.
+    """
+    option, deadline = "--python_worker_command=", time.monotonic() + _HEAD_SAYS_S
+    while True:
+        nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
+        heads = [node for node in nodes if node["raylet"].get("isHeadNode")]
+        for word in (word for head in heads for word in head.get("cmdline", ())):
+            if word.startswith(option):
+                return str(word.removeprefix(option).split()[0])
+        if time.monotonic() > deadline:
+            return "python"
+        time.sleep(0.5)
 
 
 def _metadata(submission: Submission) -> dict[str, str]:
