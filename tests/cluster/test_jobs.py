@@ -140,11 +140,8 @@ def test_a_job_is_followed_stopped_and_gone_on_with(head: Head, cut: str, tmp_pa
     assert after[:stopped] == before
 
     _, listed = head.done("jobs", "list")
-    assert [line.split()[:2] for line in listed.splitlines()[1:]] == [
-        [job, "STOPPED"],
-        [f"{job}-2", "SUCCEEDED"],
-    ]
-    assert all(line.endswith(str(tmp_path / "run")) for line in listed.splitlines()[1:])
+    ours = [line.split()[:2] for line in listed.splitlines() if line.endswith(str(tmp_path / "run"))]
+    assert ours == [[job, "STOPPED"], [f"{job}-2", "SUCCEEDED"]]
     _nothing_tells(PLANTED, head.folder, tmp_path)
 
 
