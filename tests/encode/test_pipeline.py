@@ -67,6 +67,14 @@ def count_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return handed
 
 
+def end_before_the_index(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ends when all its shards are written."""
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(settings)
+
+
 def latents_of(folder: str) -> dict[int, torch.Tensor]:
     index = storage.rows(storage.join(folder, "index.parquet"))
     samples = read_samples(folder, [(row["shard"], row["row"]) for row in index])
@@ -213,10 +221,7 @@ def test_shards_taken_over_have_the_splits_of_the_table_as_it_is_now(
 ) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips[:2])
-    with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.run(settings)
+    end_before_the_index(settings, monkeypatch)
     put_clips(settings.run.folder, [row | {"split": "val"} for row in real_clips[:2]])
     handed = count_work(monkeypatch)
     assert pipeline.run(settings)["samples_val"] == 2
@@ -229,10 +234,7 @@ def test_shards_of_a_killed_run_that_were_planned_otherwise_are_made_again(
 ) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips[:2])
-    with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            pipeline.run(settings)
+    end_before_the_index(settings, monkeypatch)
     put_clips(settings.run.folder, [row | {"caption": "another"} for row in real_clips[:2]])
     handed = count_work(monkeypatch)
     assert pipeline.run(settings)["samples"] == 2
