@@ -36,6 +36,20 @@ def test_a_stage_gets_the_settings_with_overrides_and_they_are_saved(
     assert config.load(str(tmp_path / "settings.toml")) == ran[0]
 
 
+def test_locations_are_the_same_for_every_command(
+    ran: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Ids depend on them, and workers have folders of their own."""
+    monkeypatch.chdir(tmp_path)
+    given = ["--set", "run.folder=run", "--set", "caption.folder=models/vlm"]
+    assert cli.main(["train", *given]) == 0
+    assert ran[0].run.folder == str(tmp_path / "run")
+    assert ran[0].caption.folder == str(tmp_path / "models" / "vlm")
+    capsys.readouterr()
+    assert cli.main(["config", *given]) == 0
+    assert config.to_toml(ran[0]) == capsys.readouterr().out
+
+
 def test_nothing_starts_and_nothing_is_written_with_a_wrong_setting(
     ran: list[Settings], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

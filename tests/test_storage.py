@@ -44,11 +44,14 @@ def test_of_racing_writers_exactly_one_creates(root: str) -> None:
             assert storage.read_bytes(location) == contents[won.index(True)]
 
 
-def test_a_disk_without_hard_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refusal", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_without_hard_links_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: int
+) -> None:
     """As exFAT and some network drives are; here the call that makes them is refused instead."""
 
     def refuse(*_: str) -> None:
-        raise PermissionError(errno.EPERM, "Operation not permitted")
+        raise OSError(refusal, os.strerror(refusal))
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(OSError, match=r"no hard links, by which files are committed; .*on another.*commit"):

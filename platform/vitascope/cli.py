@@ -108,7 +108,7 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _stage(options: argparse.Namespace) -> int:
-    run_stage(options.command, config.absolute(_checked(options)), **_more(options))
+    run_stage(options.command, _checked(options), **_more(options))
     return 0
 
 
@@ -131,7 +131,7 @@ def _submit(options: argparse.Namespace) -> int:
 
     if options.allow_open:
         options.set.append("cluster.allow_open=true")  # the job is to join that cluster too
-    settings = config.absolute(_checked(options))
+    settings = _checked(options)
     client = jobs.client_of(options.address, allow_open=settings.cluster.allow_open)
     words = [word for name, value in _more(options).items() for word in (f"--{name}", value)]
     submission_id = jobs.submit(client, jobs.Submission(options.stage, settings, tuple(words)))
@@ -219,8 +219,10 @@ def _shards(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
+    """The settings, the same for every command: their locations shape ids, and workers have other folders."""
     demo = options.command == "demo" and not options.settings
-    return config.load(config.default_config("demo") if demo else options.settings, options.set)
+    file = config.default_config("demo") if demo else options.settings
+    return config.absolute(config.load(file, options.set))
 
 
 def _checked(options: argparse.Namespace) -> Settings:

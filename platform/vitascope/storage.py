@@ -103,7 +103,10 @@ class _Ranges(pafs.FSSpecHandler):
 
     def open_input_file(self, path: str) -> pa.PythonFile:
         """A file for random access; errors are the store's own."""
-        return pa.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
+        file = self.fs.open(path, mode="rb", cache_type="none")
+        if file.details["type"] == "directory":
+            raise FileNotFoundError(path)
+        return pa.PythonFile(file, mode="r")
 
 
 def exists(uri: str) -> bool:
@@ -232,7 +235,7 @@ def create(uri: str, content: bytes) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP):
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             what = "this disk makes no hard links, by which files are committed; choose a folder on another"
             raise OSError(error.errno, what, path) from error
         raise

@@ -67,7 +67,8 @@ def test_a_head_that_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPa
     """Else the job would be run by whatever `python` is."""
     assert jobs._python(JustStarted()) == "/venv/bin/python"
     monkeypatch.setattr(jobs, "_HEAD_SAYS_S", 0.0)
-    assert jobs._python(JustStarted()) == "python"
+    with pytest.raises(ConnectionError, match="has not said for 0 s which Python runs Ray"):
+        jobs._python(JustStarted())
 
 
 def test_evaluation_takes_a_place_on_the_nodes_that_train() -> None:

@@ -32,5 +32,6 @@ def test_a_table_that_cannot_be_reached_is_not_taken_for_none(
         with pytest.raises(error):
             read(where)
     storage.delete(table)
+    storage.put_table(f"{table}/part.parquet", pa.table({"a": [1]}))  # a folder is no table either
     with pytest.raises(FileNotFoundError):
         read(where)

@@ -115,9 +115,9 @@ def list_members(uri: str) -> Index:
     """The plain files in a tar, in its order, from its headers alone; what they hold is skipped over.
 
     A link, hard or symbolic, is the file in the tar that it leads to, under its own name; the damage tells
-    of those that lead to nothing in it. Folders, links to them, devices and what has a hidden name (a leading
-    dot) are passed over. Of two with one name the later counts, as for who unpacks the tar, and the damage
-    says so.
+    of those that cannot be followed. Folders, links to those with files, devices and what has a hidden name
+    (a leading dot) are passed over. Of two with one name the later counts, as for who unpacks the tar, and
+    the damage says so.
     """
     fs, path = storage.filesystem(uri)
     with fs.open(path, "rb", block_size=_HEADERS_AT_ONCE, cache_type="readahead") as file:
@@ -134,7 +134,7 @@ def list_members(uri: str) -> Index:
     if n_twice:
         damages.append(f"holds {n_twice} names twice, of which the later counts")
     if lost:
-        damages.append(f"{len(lost)} links lead to nothing in it: {lost[0]}{', …' if lost[1:] else ''}")
+        damages.append(f"{len(lost)} links cannot be followed: {lost[0]}{', …' if lost[1:] else ''}")
     members = tuple(replace(member, name=name) for name, member in files.items())
     return Index(members, "; ".join(damages) or None)
 
@@ -183,10 +183,10 @@ def _found(uri: str, file: IO[bytes], size_bytes: int) -> tuple[list[Member | _L
 
 
 def _link(entry: tarfile.TarInfo) -> _Link:
-    """A symbolic link's target is relative to where the link is, a hard link's another member's name."""
+    """A symbolic link leads from where it is, or outside; a hard link is told by another member's name."""
     beside = posixpath.dirname(entry.name) if entry.issym() else ""
-    leads_to = posixpath.join(beside, entry.linkname)
-    return _Link(_shown(entry.name), _shown(leads_to), entry.islnk())
+    root = "/" if entry.issym() and entry.linkname.startswith("/") else ""
+    return _Link(_shown(entry.name), root + _shown(posixpath.join(beside, entry.linkname)), entry.islnk())
 
 
 def _shown(name: str) -> str:
@@ -199,7 +199,7 @@ def _shown(name: str) -> str:
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+    return not name or any(part.startswith(".") for part in name.split("/"))
 
 
 def _damage_at(file: IO[bytes], offset: int) -> str | None:

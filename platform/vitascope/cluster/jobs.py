@@ -167,17 +167,23 @@ def _runtime_env(folder: str, settings: Settings) -> dict[str, Any]:
 def _python(client: JobSubmissionClient) -> str:
     """The Python that runs Ray on the head: a job's own PATH may lead to one without Ray.
 
-    A head that has just been started does not say yet how; it is waited for.
+    A head that has just been started does not say yet; it is waited for.
+
+    Raises:
+        ConnectionError: it does not say.
     """
     option, deadline = "--python_worker_command=", time.monotonic() + _HEAD_SAYS_S
     while True:
         nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
         heads = [node for node in nodes if node["raylet"].get("isHeadNode")]
-        for word in (word for head in heads for word in head.get("cmdline", ())):
+        for word in (word for head in heads for word in head.get("cmdline") or ()):
             if word.startswith(option):
                 return str(word.removeprefix(option).split()[0])
         if time.monotonic() > deadline:
-            return "python"
+            raise ConnectionError(
+                f"the head has not said for {_HEAD_SAYS_S:g} s which Python runs Ray on it; look into "
+                "dashboard_agent.log there"
+            )
         time.sleep(0.5)
 
 
