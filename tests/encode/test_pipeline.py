@@ -67,12 +67,22 @@ def count_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return handed
 
 
-def end_before_the_index(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that ends when all its shards are written."""
+@pytest.fixture
+def without_index(
+    tmp_path: Path,
+    real_clips: Rows,
+    put_clips: PutClips,
+    monkeypatch: pytest.MonkeyPatch,
+    ray_cluster: None,  # noqa: ARG001
+) -> Settings:
+    """Of a run of two clips that ended when all its shards were written."""
+    settings = settings_for(str(tmp_path / "run"))
+    put_clips(settings.run.folder, real_clips[:2])
     with monkeypatch.context() as patched:
         patched.setattr(pipeline, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(settings)
+    return settings
 
 
 def latents_of(folder: str) -> dict[int, torch.Tensor]:
@@ -217,11 +227,9 @@ def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_shards_taken_over_have_the_splits_of_the_table_as_it_is_now(
-    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+    without_index: Settings, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(str(tmp_path / "run"))
-    put_clips(settings.run.folder, real_clips[:2])
-    end_before_the_index(settings, monkeypatch)
+    settings = without_index
     put_clips(settings.run.folder, [row | {"split": "val"} for row in real_clips[:2]])
     handed = count_work(monkeypatch)
     assert pipeline.run(settings)["samples_val"] == 2
@@ -230,11 +238,9 @@ def test_shards_taken_over_have_the_splits_of_the_table_as_it_is_now(
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_shards_of_a_killed_run_that_were_planned_otherwise_are_made_again(
-    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+    without_index: Settings, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_for(str(tmp_path / "run"))
-    put_clips(settings.run.folder, real_clips[:2])
-    end_before_the_index(settings, monkeypatch)
+    settings = without_index
     put_clips(settings.run.folder, [row | {"caption": "another"} for row in real_clips[:2]])
     handed = count_work(monkeypatch)
     assert pipeline.run(settings)["samples"] == 2
