@@ -8,7 +8,6 @@ contradict another's.
 
 import json
 import tomllib
-from pathlib import Path
 from typing import Any
 
 import tomli_w
@@ -21,6 +20,7 @@ from vitascope.cluster.settings import ClusterSettings
 from vitascope.encode.settings import EncodeSettings
 from vitascope.evaluate.settings import EvaluateSettings
 from vitascope.feed.settings import FeedSettings
+from vitascope.files import packaged
 from vitascope.generate.settings import GenerateSettings
 from vitascope.model.settings import ModelSettings
 from vitascope.section import Section, unknown_key
@@ -189,5 +189,5 @@ def schema() -> str:
 
 
 def default_config(name: str) -> str:
-    """The location of one of the ready configurations under jobs/configs."""
-    return str(Path(__file__).resolve().parents[2] / "jobs" / "configs" / f"{name}.toml")
+    """The location of one of the ready configurations."""
+    return str(packaged("configs", f"{name}.toml"))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from vitascope.files import packaged
 from vitascope.section import Section
 
 Cloud = Literal["aws", "gcp", "kubernetes"]
@@ -327,7 +328,7 @@ def load(source: str) -> Choices:
         document = tomllib.loads(Path(source).read_text())
     except FileNotFoundError:
         raise ValueError(
-            f"no file of choices at {source}; copy cluster/choices.toml and fill it in"
+            f"no file of choices at {source}; copy {packaged('cluster', 'choices.toml')} and fill it in"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{source} is not valid TOML: {error}") from None

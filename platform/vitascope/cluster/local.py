@@ -9,9 +9,13 @@ from pathlib import Path
 
 import ray
 import ray.data
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_token_setup import (
+    AuthenticationTokenLoader,
+    maybe_enable_token_auth_if_token_available,
+)
 from ray._private.ray_logging import stdout_deduplicator
 
+from vitascope.cluster.private import ray_folder, write_token
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.progress import say
 
@@ -28,6 +32,7 @@ _FORWARDED = (
 )
 # A local cluster has more slots than the machine has cores, on purpose.
 _MANY_WORKERS = re.compile(r"\d+ PYTHON worker processes have been started")
+_TOKEN = Path("~/.ray/auth_token")
 TOKEN_HINT = (
     "start it with RAY_AUTH_MODE=token (cluster/SECURITY.md), or say cluster.allow_open=true where nobody "
     "else can reach it"
@@ -151,19 +156,21 @@ def answers_strangers(dashboard: str) -> bool:
 def _start(settings: ClusterSettings) -> None:
     """Starts a cluster with `local_cpus` slots on this machine; its workers inherit this environment.
 
-    Ray turns on its token authentication for it and makes the token. Its ports are open to the network, so
-    that it is not to be had without.
+    Ray turns on its token authentication for it. Its ports are open to the network, and its files to every
+    user of the machine: hence no cluster without a token, nor outside of a private folder.
     """
     if os.environ.get("RAY_AUTH_MODE") == "disabled" and not settings.allow_open:
         raise ValueError(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
+    if os.environ.get("RAY_AUTH_MODE") != "disabled":
+        _make_token()
     ray.init(
         address="local",
         num_cpus=settings.local_cpus,
         include_dashboard=False,
         logging_level=logging.WARNING,
         log_to_driver=False,
+        _temp_dir=str(ray_folder()),
     )
-    _hide_token()
 
 
 def use_token() -> None:
@@ -172,9 +179,29 @@ def use_token() -> None:
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
+def _make_token() -> None:
+    """Makes the user's token unless there is one; Ray's own would be readable for everyone for some seconds.
+
+    Raises:
+        ValueError: the home folder cannot be written.
+    """
+    _hide_token()
+    loader = AuthenticationTokenLoader.instance()
+    if loader.has_token(ignore_auth_mode=True):
+        return
+    try:
+        write_token(_TOKEN.expanduser())
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"Ray's token cannot be written to {_TOKEN} ({error}); set HOME to a folder that you can write, "
+            "or RAY_AUTH_TOKEN_PATH to a file that holds a token"
+        ) from None
+    loader.reset_cache()
+
+
 def _hide_token() -> None:
     """Ray leaves the file that it makes readable for everyone on the machine."""
-    token = Path.home() / ".ray" / "auth_token"
+    token = _TOKEN.expanduser()
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)
 
