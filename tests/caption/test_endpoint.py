@@ -1,7 +1,6 @@
 """Captions from an OpenAI-compatible endpoint, in all its moods."""
 
 import io
-import time
 from typing import Any
 
 import pytest
@@ -88,10 +87,8 @@ def test_it_waits_as_long_as_it_is_told() -> None:
 
 
 def test_a_hanging_answer_is_given_up_and_asked_for_again() -> None:
-    started = time.monotonic()
     hanging = lambda _, before: says("A wall.") if before else Reply(wait_s=6)  # noqa: E731
     assert outcome(hanging, timeout_s=0.5) == "A wall."
-    assert time.monotonic() - started < 20
 
 
 def test_an_answer_that_drips_in_for_ever_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,7 @@ def test_a_folder_whose_entries_anybody_can_exchange_is_refused(base: Path) -> N
     with pytest.raises(ValueError, match=rf"exchange what lies in {base}\."):
         ray_folder()
     assert list(below.iterdir()) == []
+    assert is_private(ray_folder(alone=True).parent)
 
 
 @needs_root

@@ -169,7 +169,7 @@ def _start(settings: ClusterSettings) -> None:
         include_dashboard=False,
         logging_level=logging.WARNING,
         log_to_driver=False,
-        _temp_dir=str(ray_folder()),
+        _temp_dir=str(ray_folder(alone=settings.allow_open)),
     )
 
 

@@ -16,11 +16,14 @@ from pathlib import Path
 _LONGEST = 107 - 72
 
 
-def ray_folder() -> Path:
+def ray_folder(*, alone: bool = False) -> Path:
     """Where a Ray cluster that is started here keeps its sessions: `ray` in a folder of mode 0700.
 
     That folder is `ray-<uid>` in RAY_TMPDIR, or else in the first of TMPDIR, /tmp and ~/.ray that will do.
     If the name is taken, or others can enter the folder, a new one with a random name takes its place.
+
+    Args:
+        alone: nobody else uses this machine, as in a pod, whose volumes are writable for all.
 
     Raises:
         ValueError: naming each place that was tried, and why it will not do: others could exchange the
@@ -29,14 +32,15 @@ def ray_folder() -> Path:
     refused = []
     for base in _bases():
         try:
-            return _below(base.resolve())
+            return _below(base.resolve(), alone=alone)
         except OSError as error:
             refused.append(f"{base} cannot be written ({error.strerror})")
         except ValueError as error:
             refused.append(str(error))
     raise ValueError(
         f"Ray has no place for its files: {'; '.join(refused)}. "
-        "Set RAY_TMPDIR to a folder with a short path that only you can write"
+        "Set RAY_TMPDIR to a folder with a short path that only you can write, or say "
+        "cluster.allow_open=true if nobody else uses this machine"
     )
 
 
@@ -61,8 +65,8 @@ def _bases() -> list[Path]:
     return [Path(base) for base in dict.fromkeys(usual) if base.startswith("/")]
 
 
-def _below(base: Path) -> Path:
-    if folder := _exchangeable(base):
+def _below(base: Path, *, alone: bool) -> Path:
+    if not alone and (folder := _exchangeable(base)):
         raise ValueError(f"other users can exchange what lies in {folder}")
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = _private_folder(base) / "ray"
