@@ -330,8 +330,10 @@ class Choices(Section):
             ValueError: they cannot be told from the choices.
         """
         where, gpu = self.kubernetes, getattr(self, kind).gpu
-        if where is None or (own := getattr(where, f"{kind}_nodes")):
-            return own if where else {}
+        if where is None:
+            return {}
+        if own := getattr(where, f"{kind}_nodes"):
+            return dict(own)
         if where.gpu_nodes is None:
             raise ValueError(
                 f"kubernetes.gpu_nodes is missing, so GPU nodes cannot be named; expected {_GPU_NODES}; "

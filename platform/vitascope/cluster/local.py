@@ -201,7 +201,7 @@ def _make_token() -> None:
 
 def _hide_token() -> None:
     """Ray leaves the file that it makes readable for everyone on the machine."""
-    token = _TOKEN.expanduser()
+    token = Path(os.path.expanduser(_TOKEN))  # as it is, if there is no home
     if token.is_file() and token.stat().st_uid == os.getuid():
         token.chmod(0o600)
 
