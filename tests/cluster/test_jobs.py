@@ -166,7 +166,7 @@ def test_an_open_cluster_elsewhere_is_left_alone(tmp_path: Path) -> None:
         host.run(["ip", "addr", "add", "10.99.0.1/24", "dev", "lo"])
         options = ["--num-cpus=4", f"--object-store-memory={200 * MIB}", "--dashboard-host=0.0.0.0"]
         open_env = {"RAY_AUTH_MODE": "disabled"}
-        host.popen([str(BIN / "ray"), "start", "--head", "--block", *options], **open_env)
+        host.run([str(BIN / "ray"), "start", "--head", *options], **open_env)
         elsewhere = ["--address", "http://10.99.0.1:8265"]
 
         def done(*words: str, **env: str) -> tuple[int, str]:

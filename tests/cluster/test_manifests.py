@@ -130,6 +130,15 @@ def test_the_file_of_choices_renders_what_the_base_files_show(tmp_path: Path) ->
     assert read(tmp_path / "aws-stack.yaml") == read(BASE / "aws-stack.yaml")
 
 
+@pytest.mark.parametrize("cloud", ["gcp", "kubernetes"])
+def test_the_tables_that_stand_there_as_comments_can_be_used(cloud: str, tmp_path: Path) -> None:
+    text = (BASE / "choices.toml").read_text().replace('gpu = "l40s"', 'gpu = "l4"')  # which GCP has not
+    table = text.partition(f"# [{cloud}]\n")[2].partition("\n\n")[0]
+    chosen = f"{text.partition('[aws]')[0]}[{cloud}]\n" + re.sub(r"(?m)^# ", "", table)
+    (tmp_path / "choices.toml").write_text(chosen)
+    assert render(load(str(tmp_path / "choices.toml")), str(tmp_path))
+
+
 def test_nodes_for_training_are_close_together_and_never_spot(tmp_path: Path) -> None:
     render(COMBINATIONS["aws, a100 on all cards, private, tls"], str(tmp_path))
     train = read(tmp_path / "aws.yaml")["available_node_types"]["train"]["node_config"]
