@@ -20,7 +20,7 @@ from ray.autoscaler._private.util import prepare_config
 
 from vitascope import cli, config
 from vitascope.cluster import manifests, validate
-from vitascope.cluster.choices import GPU_NODES, Choices, load
+from vitascope.cluster.choices import GENERATE, GPU_NODES, TRAIN, Choices, load
 from vitascope.cluster.manifests import render
 from vitascope.cluster.placement import KIND_OF
 from vitascope.cluster.pods import cluster_of
@@ -210,6 +210,16 @@ def test_gpu_nodes_are_named_as_whoever_adds_them_labels_them(
     for file in ("raycluster.yaml", "rayservice.yaml", *(f"rayjob-{stage}.yaml" for stage in KIND_OF)):
         for group in cluster_of(read(tmp_path / file))["workerGroupSpecs"]:
             assert group["template"]["spec"].get("nodeSelector") == wanted[group["groupName"]], file
+
+
+@pytest.mark.parametrize(("gpu_nodes", "cloud"), [("gke", "gcp"), ("karpenter", "aws")])
+def test_a_pod_fits_on_a_node_with_its_gpus(gpu_nodes: str, cloud: str) -> None:
+    """Else no node that the autoscaler knows would do; the system keeps a part of each to itself."""
+    for pods, machines in ((TRAIN["kubernetes"], TRAIN[cloud]), (GENERATE["kubernetes"], GENERATE[cloud])):
+        for gpu in GPU_NODES[gpu_nodes].keys() & machines.keys():
+            pod, machine = pods[gpu], machines[gpu]
+            assert pod.cpus / pod.gpus <= 0.95 * machine.cpus / machine.gpus, gpu
+            assert pod.memory_gib / pod.gpus <= 0.92 * machine.memory_gib / machine.gpus, gpu
 
 
 def test_two_sizes_of_one_gpu_are_told_apart() -> None:

@@ -56,7 +56,7 @@ TRAIN = {
     "kubernetes": {
         "l4": Machine("", 40, 160, 4),
         "l40s": Machine("", 80, 640, 8),
-        "a100": Machine("", 80, 900, 8),
+        "a100": Machine("", 80, 600, 8),
         "a100-80gb": Machine("", 80, 900, 8),
         "h100": Machine("", 160, 1600, 8),
         "h200": Machine("", 160, 1600, 8),
@@ -81,9 +81,9 @@ GENERATE = {
     "kubernetes": {
         "l4": Machine("", 12, 48, 1),
         "l40s": Machine("", 12, 96, 1),
-        "a100": Machine("", 10, 100, 1),
+        "a100": Machine("", 10, 70, 1),
         "a100-80gb": Machine("", 10, 100, 1),
-        "h100": Machine("", 20, 200, 1),
+        "h100": Machine("", 15, 200, 1),
         "h200": Machine("", 20, 200, 1),
     },
 }
