@@ -49,15 +49,30 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         del environment[name]
     temporary = Path(tempfile.mkdtemp(prefix="ray.", dir="/tmp"))  # as cluster/README.md says
     environment["RAY_TMPDIR"] = str(temporary)
-    addresses = {"head": "127.0.0.1"}
-    host = Host("head", folder / "host", env=environment, addresses=addresses, shm_bytes=600 * MIB)
+    host = _with_a_head(folder, environment)
     try:
-        limits = ["--num-cpus=6", f"--object-store-memory={200 * MIB}"]
-        # Not --block: it ends all if one fails, as Ray's client server does when a start takes over 30 s.
-        host.run([str(BIN / "ray"), "start", "--head", *limits])
         head = Head(host, folder, temporary)
         wait_until(lambda: head.done("jobs", "list")[0] == 0, 300, "a head that lists its jobs")
         yield head
     finally:
         host.kill()
         shutil.rmtree(temporary)
+
+
+def _with_a_head(folder: Path, environment: dict[str, str]) -> Host:
+    """A host on which Ray runs. Ray gives itself 30 s to start, which a busy machine may miss.
+
+    Without --block, which ends all once one process fails, as Ray's client server does after a slow start.
+    """
+    start = [str(BIN / "ray"), "start", "--head", "--num-cpus=6", f"--object-store-memory={200 * MIB}"]
+    failures = []
+    for attempt in ("first", "second", "third"):
+        addresses = {"head": "127.0.0.1"}
+        host = Host("head", folder / attempt, env=environment, addresses=addresses, shm_bytes=600 * MIB)
+        try:
+            host.run(start)
+            return host
+        except RuntimeError as error:
+            host.kill()
+            failures.append(str(error))
+    pytest.fail("\n".join(failures))
