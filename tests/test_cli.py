@@ -42,7 +42,7 @@ def test_a_stage_gets_the_settings_with_overrides_and_they_are_saved(
     status = cli.main(["train", "--set", "train.lr=5e-5", "--set", f"run.folder={tmp_path}"])
     assert status == 0
     assert ran[0].train.lr == 5e-5
-    assert config.load(str(tmp_path / "settings.toml")) == ran[0]
+    assert config.load(str(tmp_path / "settings.resolved.toml")) == ran[0]
 
 
 def test_locations_are_the_same_for_every_command(

@@ -37,16 +37,16 @@ def test_the_demos_media_lie_in_the_runs_folder_wherever_that_is(
         f"input/{inputs.BROKEN}",
         "media/still.png",
         "requests.jsonl",
-        "settings.toml",
+        "settings.resolved.toml",
     }
     assert {settings.clips.input for settings in given} == {str(run / "input")}
-    assert config.load(str(run / "settings.toml")) == given[-1]
+    assert config.load(str(run / "settings.resolved.toml")) == given[-1]
 
 
 def test_saved_settings_make_the_same_demo_again(given: list[Settings], tmp_path: Path) -> None:
     flow.run(demo(f"run.folder={tmp_path}"))
     (tmp_path / "input" / inputs.BROKEN).unlink()
-    flow.run(config.load(str(tmp_path / "settings.toml")))
+    flow.run(config.load(str(tmp_path / "settings.resolved.toml")))
     assert (tmp_path / "input" / inputs.BROKEN).exists()
     assert given[0].clips == given[-1].clips
 

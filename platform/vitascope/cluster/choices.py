@@ -2,13 +2,13 @@
 
 import ipaddress
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from vitascope.config import read_toml
 from vitascope.errors import Mistake
 from vitascope.section import Section
 
@@ -324,12 +324,9 @@ def load(source: str) -> Choices:
     Raises:
         ValueError: naming each wrong key or value, what was got and what was expected.
     """
-    try:
-        document = tomllib.loads(Path(source).read_text())
-    except FileNotFoundError:
-        raise Mistake(f"no file of choices at {source}; copy cluster/choices.toml and fill it in") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Mistake(f"{source} is not valid TOML: {error}") from None
+    if not Path(source).exists():
+        raise Mistake(f"no file of choices at {source}; copy cluster/choices.toml and fill it in")
+    document = read_toml(source)
     try:
         return Choices.model_validate(document)
     except ValidationError as error:

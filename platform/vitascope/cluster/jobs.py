@@ -194,9 +194,17 @@ def _metadata(submission: Submission) -> dict[str, str]:
     return {
         "command": submission.command,
         "run": submission.settings.run.folder,
-        "user": own.get("user") or getpass.getuser(),
+        "user": own.get("user") or _user(),
         "git_revision": own.get("git_revision") or _revision(),
     }
+
+
+def _user() -> str:
+    """Who runs this process; a number for a user that the system has no name for, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        return f"uid {os.getuid()}"
 
 
 def _revision() -> str:

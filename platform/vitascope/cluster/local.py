@@ -1,16 +1,19 @@
 """Join a Ray cluster, or start a local one."""
 
+import contextlib
 import logging
 import os
 import re
+import secrets
 import socket
 import urllib.request
 from pathlib import Path
 
 import ray
 import ray.data
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_token_setup import _enable_token_auth
 from ray._private.ray_logging import stdout_deduplicator
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.errors import Mistake
@@ -33,6 +36,7 @@ TOKEN_HINT = (
     "start it with RAY_AUTH_MODE=token (cluster/SECURITY.md), or say cluster.allow_open=true where nobody "
     "else can reach it"
 )
+AUTH_MODE = "RAY_AUTH_MODE"
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 
 
@@ -155,8 +159,9 @@ def _start(settings: ClusterSettings) -> None:
     Ray turns on its token authentication for it and makes the token. Its ports are open to the network, so
     that it is not to be had without.
     """
-    if os.environ.get("RAY_AUTH_MODE") == "disabled" and not settings.allow_open:
+    if os.environ.get(AUTH_MODE) == "disabled" and not settings.allow_open:
         raise Mistake(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
+    _ask_for_token()
     ray.init(
         address="local",
         num_cpus=settings.local_cpus,
@@ -167,17 +172,52 @@ def _start(settings: ClusterSettings) -> None:
     _hide_token()
 
 
+def _ask_for_token() -> None:
+    """Has the local cluster ask for the user's token, or for one of its own if none can be kept in HOME."""
+    if not (_is_given_token() or _can_keep_token()):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this process and the workers it starts
+        AuthenticationTokenLoader.instance().reset_cache()
+    if AUTH_MODE not in os.environ:
+        _enable_token_auth()  # Ray would do so too, with a warning
+
+
 def use_token() -> None:
     """Has Ray's clients in this process show the user's token, which Ray does not do by itself on joining."""
     _hide_token()
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    may_have = _is_given_token() or "HOME" in os.environ  # else Ray only warns that it has no place to look
+    has = may_have and AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    if has and AUTH_MODE not in os.environ:
+        _enable_token_auth()
+
+
+def _is_given_token() -> bool:
+    return bool({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.intersection(os.environ))
+
+
+def _token_file() -> Path | None:
+    """Where Ray keeps the user's token; None for a user without a home."""
+    home = os.path.expanduser("~")
+    return None if home == "~" else Path(home) / ".ray" / "auth_token"
+
+
+def _can_keep_token() -> bool:
+    """Whether Ray can make the user's token file."""
+    file = _token_file()
+    if file is None or "HOME" not in os.environ:  # Ray's C++ part asks the environment alone
+        return False
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(file.parent, os.W_OK | os.X_OK) and not file.is_dir()
 
 
 def _hide_token() -> None:
     """Ray leaves the file that it makes readable for everyone on the machine."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file() and token.stat().st_uid == os.getuid():
-        token.chmod(0o600)
+    token = _token_file()
+    with contextlib.suppress(OSError):  # another user's, or a folder that cannot be looked into
+        if token and token.is_file() and token.stat().st_uid == os.getuid():
+            token.chmod(0o600)
 
 
 def _quiet() -> None:
