@@ -284,6 +284,9 @@ def _settings(options: argparse.Namespace) -> Settings:
     demo = options.command == "demo" and not options.settings
     file = config.default_config("demo") if demo else options.settings
     settings = config.absolute(config.load(file, options.set))
+    if getattr(options, "videos", None):
+        own_folder = not any(override.startswith("run.folder=") for override in options.set)
+        settings = config.with_videos(settings, options.videos, own_folder=own_folder)
     options.locations = list(config.locations(settings).values())
     return settings
 
@@ -305,6 +308,8 @@ def _parser() -> argparse.ArgumentParser:
         _takes_settings(command)
         if name == "flow":
             _takes_start(command)
+        if name == "demo":
+            command.add_argument("--videos", metavar="PLACE", help="your own instead, in runs/own-<name>")
     command = _command(commands, "config", "check the settings and print them resolved", _config)
     _takes_settings(command)
     command.add_argument("--schema", action="store_true", help="print the JSON schema of the file instead")

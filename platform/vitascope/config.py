@@ -229,6 +229,16 @@ def absolute(settings: Settings) -> Settings:
     return settings.model_copy(update=changed)
 
 
+def with_videos(settings: Settings, videos: str, *, own_folder: bool) -> Settings:
+    """The settings with other input, literally as it is named; `own_folder`: for a run named after it."""
+    place = storage.absolute(videos)
+    changed: dict[str, Section] = {"clips": settings.clips.model_copy(update={"input": place})}
+    if own_folder:
+        name = place.rstrip("/").rpartition("/")[2] or "videos"
+        changed["run"] = settings.run.model_copy(update={"folder": storage.absolute(f"runs/own-{name}")})
+    return settings.model_copy(update=changed)
+
+
 RESOLVED = "settings.resolved.toml"
 """The file in the run's folder with the settings as they were used; no file of the user's has this name."""
 _MARKS = (RESOLVED, "summaries", "flow")
