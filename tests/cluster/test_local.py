@@ -91,6 +91,16 @@ def test_of_all_that_ray_says_only_warnings_are_heard(started: subprocess.Popen)
     assert said.strip().endswith("a real warning")
 
 
+def test_a_client_shows_its_token_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+    code = "import os; from vitascope.cluster import local; local.use_token(); print(os.environ['RAY_AUTH_MODE'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("token\n", "")
+
+
 def test_an_address_where_nobody_answers_is_named(home: Path) -> None:
     code = JOIN.replace("ClusterSettings()", "ClusterSettings(address='127.0.0.1:1')")
     done = subprocess.run(
@@ -122,3 +132,24 @@ def test_a_cluster_that_anybody_can_use_is_not_started(monkeypatch: pytest.Monke
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(ValueError, match=r"RAY_AUTH_MODE is disabled.*cluster\.allow_open=true"):
         local.connect(ClusterSettings())
+
+
+@pytest.mark.parametrize("home", ["/dev/null/of/nobody", None], ids=["cannot be written", "unset"])
+def test_a_local_cluster_needs_no_home(home: str | None) -> None:
+    """It then asks for a token of its own, which only this process and its workers know."""
+    env = {name: value for name, value in environment(Path()).items() if name != "HOME"}
+    code = START + "print(len(os.environ['RAY_AUTH_TOKEN']))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=env | ({"HOME": home} if home else {}),
+        input="\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "token"
+    assert done.stdout.split()[-1] == "64"
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("a real warning")

@@ -62,9 +62,7 @@ def run(settings: Settings) -> dict[str, Any]:
     root = inputs.root_of(settings.clips)
     _refuse_own_output(root, settings)
     with contextlib.suppress(PermissionError, BotoCoreError):  # tasks may be let in where this process is not
-        _check_exist(
-            root, settings.clips
-        )  # said here also if the store does not answer, as tasks wait silently
+        _check_exist(root, settings.clips)
     local.connect(settings.cluster)
     found, n_tars = list_inputs(settings)
     wanted = _wanted(found.media, settings.clips)
@@ -95,9 +93,14 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _check_exist(root: str, settings: ClipsSettings) -> None:
-    """Looks for the input and the captions table before Ray starts."""
+    """Looks for the input and the captions table before Ray starts.
+
+    If the store does not answer, this is where it is said: tasks would wait for it in silence.
+    """
+    bucket = storage.is_remote(root) and "/" not in root.partition("://")[2].rstrip("/")
+    there = storage.exists(storage.join(root, "any") if bucket else root)  # of a bucket any key tells
     is_empty = not storage.is_remote(root) and os.path.isdir(root) and not os.listdir(root)
-    if is_empty or not storage.exists(root):
+    if is_empty or not (there or bucket):
         raise inputs.nothing_under(root)
     if settings.captions and not storage.exists(table := storage.absolute(settings.captions)):
         raise Missing(f"no captions table at {table}; set clips.captions, or leave it out")
