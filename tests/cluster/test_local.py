@@ -94,7 +94,8 @@ def test_of_all_that_ray_says_only_warnings_are_heard(started: subprocess.Popen)
 def test_a_client_shows_its_token_without_a_word(tmp_path: Path) -> None:
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
-    code = "import os; from vitascope.cluster import local; local.use_token(); print(os.environ['RAY_AUTH_MODE'])"
+    use = "import os; from vitascope.cluster import local; local.use_token()"
+    code = f"{use}; print(os.environ['RAY_AUTH_MODE'])"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=False
     )
