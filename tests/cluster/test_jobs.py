@@ -82,6 +82,14 @@ def test_evaluation_takes_a_place_on_the_nodes_that_train() -> None:
     assert jobs.entrypoint_resources("train", labelled) == {}
 
 
+def test_a_user_without_a_name_submits_as_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many containers: a uid that /etc/passwd does not list."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)
+    assert jobs._metadata(jobs.Submission("train", Settings()))["user"] == "uid 54321"
+
+
 def test_no_cluster_at_the_address_is_said() -> None:
     with pytest.raises(
         ConnectionError, match=r"no Ray dashboard answers at http://127\.0\.0\.1:9.*--address"
@@ -267,7 +275,8 @@ def test_a_run_that_waits_for_nodes_is_stopped_as_well(head: Head, tmp_path: Pat
 @pytest.mark.nightly
 def test_a_stopped_flow_stops_its_stage_at_a_checkpoint(head: Head, tmp_path: Path) -> None:
     kept = ["train.steps=5000", "train.checkpoint_every=10000", "train.val_every=10000", "train.ranks=1"]
-    settings = make_run(str(tmp_path / "flows"), kept)
+    (tmp_path / "requests.jsonl").touch()
+    settings = make_run(str(tmp_path / "flows"), [*kept, f"generate.requests={tmp_path}/requests.jsonl"])
     (tmp_path / "settings.toml").write_text(config.to_toml(settings))
     flow.run(settings, lambda _: None)  # as if all were finished
     submit = ("submit", "flow", str(tmp_path / "settings.toml"), "--start", "train")

@@ -105,6 +105,17 @@ def test_of_all_that_ray_says_only_warnings_are_heard(started: Started) -> None:
     assert said.strip().endswith("a real warning")
 
 
+def test_a_client_shows_its_token_without_a_word(tmp_path: Path) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+    use = "import os; from vitascope.cluster import local; local.use_token()"
+    code = f"{use}; print(os.environ['RAY_AUTH_MODE'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("token\n", "")
+
+
 def test_an_address_where_nobody_answers_is_named(home: Path) -> None:
     code = JOIN.replace("ClusterSettings()", "ClusterSettings(address='127.0.0.1:1')")
     done = subprocess.run(
@@ -140,18 +151,22 @@ def test_a_cluster_that_anybody_can_use_is_not_started(monkeypatch: pytest.Monke
         local.connect(ClusterSettings())
 
 
-def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    code = "from vitascope.cluster.local import connect\n" + (
-        "from vitascope.cluster.settings import ClusterSettings\nconnect(ClusterSettings())"
-    )
+@pytest.mark.parametrize("home", ["/dev/null/of/nobody", None], ids=["cannot be written", "unset"])
+def test_a_local_cluster_needs_no_home(home: str | None) -> None:
+    """It then asks for a token of its own, which only this process and its workers know."""
+    env = {name: value for name, value in environment(Path()).items() if name != "HOME"}
+    code = START + "print(len(os.environ['RAY_AUTH_TOKEN']))\n"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env=environment(tmp_path / "file"),
+        env=env | ({"HOME": home} if home else {}),
+        input="\n",
         capture_output=True,
         text=True,
         check=False,
+        timeout=200,
     )
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("ValueError: Ray's token cannot be written to ~/.ray/auth_token")
-    assert "set HOME to a folder that you can write" in last
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[0] == "token"
+    assert done.stdout.split()[-1] == "64"
+    (line,) = done.stderr.splitlines()
+    assert line.endswith("a real warning")

@@ -2,13 +2,14 @@
 
 import ipaddress
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from vitascope.config import read_toml
+from vitascope.errors import Mistake
 from vitascope.files import packaged
 from vitascope.section import Section
 
@@ -375,8 +376,8 @@ class Choices(Section):
                 f"{GENERATE[self.cloud][self.generate.gpu].type} is to be had on spot only; "
                 "set generate.spot = true, or take another generate.gpu"
             )
-        for kind in ("train", "generate"):
-            self.gpu_labels(kind)
+        self.gpu_labels("train")
+        self.gpu_labels("generate")
         if self.kubernetes and (self.decode.spot or self.generate.spot) and not self.kubernetes.spot_nodes:
             raise ValueError(
                 "spot = true on Kubernetes needs kubernetes.spot_nodes, the labels of your spot nodes, "
@@ -391,18 +392,15 @@ def load(source: str) -> Choices:
     Raises:
         ValueError: naming each wrong key or value, what was got and what was expected.
     """
-    try:
-        document = tomllib.loads(Path(source).read_text())
-    except FileNotFoundError:
-        raise ValueError(
+    if not Path(source).exists():
+        raise Mistake(
             f"no file of choices at {source}; copy {packaged('cluster', 'choices.toml')} and fill it in"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not valid TOML: {error}") from None
+        )
+    document = read_toml(source)
     try:
         return Choices.model_validate(document)
     except ValidationError as error:
-        raise ValueError(f"{source}: " + "\n".join(_explain(e) for e in error.errors())) from None
+        raise Mistake(f"{source}: " + "\n".join(_explain(e) for e in error.errors())) from None
 
 
 def _explain(error: Any) -> str:

@@ -11,6 +11,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from vitascope.errors import Mistake
+
 # A socket's path has 107 bytes at most, and Ray appends up to 72:
 # /session_2026-01-31_23-59-59_999999_4194304/sockets/dash_UsageStatsHead
 _LONGEST = 107 - 72
@@ -26,7 +28,7 @@ def ray_folder(*, alone: bool = False) -> Path:
         alone: nobody else uses this machine, as in a pod, whose volumes are writable for all.
 
     Raises:
-        ValueError: naming each place that was tried, and why it will not do: others could exchange the
+        Mistake: naming each place that was tried, and why it will not do: others could exchange the
             folder, it cannot be written, or its path is too long for sockets.
     """
     refused = []
@@ -35,9 +37,9 @@ def ray_folder(*, alone: bool = False) -> Path:
             return _below(base.resolve(), alone=alone)
         except OSError as error:
             refused.append(f"{base} cannot be written ({error.strerror})")
-        except ValueError as error:
+        except Mistake as error:
             refused.append(str(error))
-    raise ValueError(
+    raise Mistake(
         f"Ray has no place for its files: {'; '.join(refused)}. "
         "Set RAY_TMPDIR to a folder with a short path that only you can write, or say "
         "cluster.allow_open=true if nobody else uses this machine"
@@ -67,11 +69,11 @@ def _bases() -> list[Path]:
 
 def _below(base: Path, *, alone: bool) -> Path:
     if not alone and (folder := _exchangeable(base)):
-        raise ValueError(f"other users can exchange what lies in {folder}")
+        raise Mistake(f"other users can exchange what lies in {folder}")
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder = _private_folder(base) / "ray"
     if (length := len(os.fsencode(folder))) > _LONGEST:
-        raise ValueError(f"the path {folder} has {length} bytes, and its sockets leave {_LONGEST}")
+        raise Mistake(f"the path {folder} has {length} bytes, and its sockets leave {_LONGEST}")
     return folder
 
 

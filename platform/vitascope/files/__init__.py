@@ -9,16 +9,18 @@ In the repository these are links to its top-level folders; in a wheel they are 
 
 from pathlib import Path
 
+from vitascope.errors import Missing
+
 
 def packaged(*parts: str) -> Path:
     """The path of a packaged file or folder, such as `packaged("configs", "demo.toml")`.
 
     Raises:
-        FileNotFoundError: the installation lacks it.
+        Missing: the installation lacks it.
     """
     path = Path(__file__).parent.joinpath(*parts)
     if not path.exists():
-        raise FileNotFoundError(
+        raise Missing(
             f"{path} is missing from this installation of vitascope; install its wheel, or a whole checkout "
             "of the repository on a disk that keeps symbolic links"
         )
