@@ -7,6 +7,7 @@ import re
 import secrets
 import socket
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import ray
@@ -16,7 +17,7 @@ from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from vitascope.cluster.settings import ClusterSettings
-from vitascope.errors import Mistake
+from vitascope.errors import Failed, Mistake
 from vitascope.progress import say
 
 # What every worker needs to reach storage and collector, where the driver was given it. No credentials: Ray
@@ -162,14 +163,29 @@ def _start(settings: ClusterSettings) -> None:
     if os.environ.get(AUTH_MODE) == "disabled" and not settings.allow_open:
         raise Mistake(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
     _ask_for_token()
-    ray.init(
-        address="local",
-        num_cpus=settings.local_cpus,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-    )
+    with _slow_start_told():
+        ray.init(
+            address="local",
+            num_cpus=settings.local_cpus,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
     _hide_token()
+
+
+@contextlib.contextmanager
+def _slow_start_told() -> Iterator[None]:
+    """Has it said in a sentence if Ray's processes take longer to start than Ray waits."""
+    try:
+        yield
+    except Exception as error:  # Ray raises no class of its own here
+        if "timed out during startup" not in str(error):
+            raise
+        raise Failed(
+            "Ray did not start on this machine within 30 s, which may be busy or short of memory: "
+            "run this again, or look into /tmp/ray/session_latest/logs"
+        ) from None
 
 
 def _ask_for_token() -> None:
