@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFou
 from vitascope import config, flow, signals, storage
 from vitascope.config import Settings
 from vitascope.encode.buckets import check_table
-from vitascope.errors import Failed, Mistake, about_disk
+from vitascope.errors import Failed, Mistake, about_disk, sentence
 from vitascope.progress import Stopped, say
 
 STAGES = {
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             cause = _cause(error)
             if (status := _status(cause, _named(options))) is None:
                 raise
-            return _ended(options.command, about_disk(cause) or str(cause), status)
+            return _ended(options.command, sentence(cause), status)
 
 
 _AGAIN = "stopped; run it again to continue"

@@ -13,6 +13,7 @@ from cluster.other_user import needs_root, successes
 from processes import ended
 from vitascope.cluster import local
 from vitascope.cluster.settings import ClusterSettings
+from vitascope.errors import Failed
 
 START = """
 import logging, os, ray, ray.data
@@ -170,3 +171,14 @@ def test_a_local_cluster_needs_no_home(home: str | None) -> None:
     assert done.stdout.split()[-1] == "64"
     (line,) = done.stderr.splitlines()
     assert line.endswith("a real warning")
+
+
+def test_a_machine_too_busy_to_start_ray_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because …")
+
+    monkeypatch.setattr(local.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(local.ray, "init", init)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(Failed, match="Ray did not start on this machine within 30 s"):
+        local.connect(ClusterSettings())

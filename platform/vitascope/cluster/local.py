@@ -7,6 +7,7 @@ import re
 import secrets
 import socket
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import ray
@@ -17,7 +18,7 @@ from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from vitascope.cluster.private import ray_folder, write_token
 from vitascope.cluster.settings import ClusterSettings
-from vitascope.errors import Mistake
+from vitascope.errors import Failed, Mistake
 from vitascope.progress import say
 
 # What every worker needs to reach storage and collector, where the driver was given it. No credentials: Ray
@@ -164,14 +165,30 @@ def _start(settings: ClusterSettings) -> None:
         _ask_for_token()
     elif not settings.allow_open:
         raise Mistake(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
-    ray.init(
-        address="local",
-        num_cpus=settings.local_cpus,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-        _temp_dir=str(ray_folder(alone=settings.allow_open)),
-    )
+    folder = ray_folder(alone=settings.allow_open)
+    with _slow_start_told(folder):
+        ray.init(
+            address="local",
+            num_cpus=settings.local_cpus,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            _temp_dir=str(folder),
+        )
+
+
+@contextlib.contextmanager
+def _slow_start_told(folder: Path) -> Iterator[None]:
+    """Has it said in a sentence if Ray's processes take longer to start than Ray waits."""
+    try:
+        yield
+    except Exception as error:  # Ray raises no class of its own here
+        if "timed out during startup" not in str(error):
+            raise
+        raise Failed(
+            "Ray did not start on this machine within 30 s, which may be busy or short of memory: "
+            f"run this again, or look into {folder}/session_latest/logs"
+        ) from None
 
 
 def _ask_for_token() -> None:
