@@ -11,7 +11,8 @@ from vitascope import storage
 from vitascope.clips import tars
 from vitascope.clips.colour import is_plain, to_rgb
 from vitascope.clips.isolate import ChildDied, isolated
-from vitascope.clips.readers import HOLD_S, INDEXED, READERS, frame_durations_s, open_container, open_image
+from vitascope.clips.pictures import frame_durations_s, open_image
+from vitascope.clips.readers import HOLD_S, INDEXED, READERS, open_container
 from vitascope.clips.resize import View, displayed
 from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
