@@ -39,7 +39,7 @@ _MAX_PIXELS = 2**26  # 8192 x 8192; a larger frame is a lying header
 # Containers opened. Playlists (hls, concat, dash) stay out: they make the library read whatever files and
 # addresses they name; so do text formats, which would render any text file as a video.
 _CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif,mxf,ivf,nut,dv,mp3,wav,flac,aac"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,mxf,ivf,nut,dv,mp3,wav,flac,aac"
 )
 
 
