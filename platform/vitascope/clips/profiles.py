@@ -25,7 +25,7 @@ _POWERS: dict[int, float] = {ColorTrc.LINEAR: 1.0, ColorTrc.GAMMA22: 2.2, ColorT
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 _SAME = 2  # levels: a profile that changes colours by no more is sRGB's own, of which there are many editions
 _SRGB_XY = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue
-_SRGB_GAMMA, _NEAR_GAMMA = 1 / 2.2, 0.05  # as libpng: within 5 % it is sRGB's
+_SRGB_POWER, _NEAR = 2.2, 0.05  # as libpng has it: a power within 5 % is sRGB's curve
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _ROWS = 256  # of a picture, converted at once: floats take four times the memory
 
@@ -65,11 +65,17 @@ def colours_of(image: Image.Image, form: str, content: bytes) -> Colours:
     if icc or b"sRGB" in chunks:
         return Colours(icc, *_code_points_of_icc(icc or b""))
     gamma = int.from_bytes(chunks.get(b"gAMA", b"")[:4], "big") / 1e5
-    xy = chunks.get(b"cHRM", b"")
-    return Colours(
-        gamma=gamma if 0.1 <= gamma <= 10 else None,
-        xy=tuple(v / 1e5 for v in struct.unpack(">8I", xy)) if len(xy) == 32 else _SRGB_XY,
-    )
+    return Colours(gamma=gamma if 0.1 <= gamma <= 10 else None, xy=_xy_of(chunks.get(b"cHRM", b"")))
+
+
+def _xy_of(chrm: bytes) -> tuple[float, ...]:
+    """White, red, green and blue of PNG's chunk cHRM; sRGB's if there are none that span a gamut."""
+    if len(chrm) != 32:
+        return _SRGB_XY
+    xy = tuple(v / 1e5 for v in struct.unpack(">8I", chrm))
+    white, red, green, blue = (np.array(pair) for pair in zip(xy[::2], xy[1::2], strict=True))
+    area = abs(np.linalg.det(np.stack([green - red, blue - red])))
+    return xy if area > 0.02 and min(xy[1::2]) > 0 and white[0] > 0.1 and max(xy) < 1 else _SRGB_XY
 
 
 def _code_points_of_video(content: bytes) -> tuple[int, int]:
@@ -227,14 +233,9 @@ def _from_hdr(codes: np.ndarray, colours: Colours) -> np.ndarray:
 
 def _light(colours: Colours) -> np.ndarray | None:
     """Linear light by 8-bit code value; None if colours are sRGB's."""
-    power = _POWERS.get(colours.transfer)
-    if colours.gamma and abs(colours.gamma / _SRGB_GAMMA - 1) > _NEAR_GAMMA:
-        power = 1 / colours.gamma
-    if (
-        power is None
-        and colours.primaries not in colour.TO_709
-        and np.allclose(colours.xy, _SRGB_XY, atol=1e-3)
-    ):
+    power = 1 / colours.gamma if colours.gamma else _POWERS.get(colours.transfer)
+    is_709 = colours.primaries not in colour.TO_709 and np.allclose(colours.xy, _SRGB_XY, atol=1e-3)
+    if is_709 and (power is None or abs(power / _SRGB_POWER - 1) < _NEAR):
         return None
     code = np.linspace(0, 1, 256)
     srgb_light = np.where(code <= 0.04045, code / 12.92, ((code + 0.055) / 1.055) ** 2.4)
