@@ -46,8 +46,13 @@ def over_white(image: Image.Image) -> np.ndarray:
 # ---- profiles ------------------------------------------------------------------------------------------
 
 
-def icc(xy: Sequence[float], gamma: float | None = None, white: tuple[float, float] = D65) -> bytes:
-    """An ICC profile of these primaries, with a gamma, or sRGB's curve."""
+def icc(
+    xy: Sequence[float],
+    gamma: float | None = None,
+    white: tuple[float, float] = D65,
+    cicp: tuple[int, int] | None = None,
+) -> bytes:
+    """An ICC profile of these primaries, with a gamma, or sRGB's curve; `cicp`: primaries and transfer."""
     to_xyz = _under_d50(xy, white)
     curve = (
         b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256))
@@ -56,7 +61,8 @@ def icc(xy: Sequence[float], gamma: float | None = None, white: tuple[float, flo
     )
     xyz = {f"{c}XYZ".encode(): b"XYZ \0\0\0\0" + _fixed(*to_xyz[:, i]) for i, c in enumerate("rgb")}
     curves = {f"{c}TRC".encode(): curve for c in "rgb"}
-    return _profile(b"RGB ", xyz | curves)
+    codes = {b"cicp": b"cicp\0\0\0\0" + bytes((*cicp, 0, 1))} if cicp else {}
+    return _profile(b"RGB ", xyz | curves | codes)
 
 
 def icc_grey(gamma: float) -> bytes:

@@ -74,10 +74,6 @@ def by_pillow(path: Path) -> list[np.ndarray]:
         return [files.over_white(image)]
 
 
-def by_cv2(path: Path) -> list[np.ndarray]:
-    return [cv2.imread(str(path), cv2.IMREAD_COLOR)[..., ::-1]]
-
-
 def by_pyav(path: Path) -> list[np.ndarray]:
     """The frames of its longest stream: of an animated AVIF the track, and not the still item."""
     with av.open(str(path)) as container:
@@ -183,10 +179,10 @@ def stills() -> dict[str, Case]:
     made["cmyk.jpg"] = Case(saved("JPEG", mode="CMYK"), by_pillow)
     made["tiled.jp2"] = Case(saved("JPEG2000", tile_size=(64, 64)), by_pillow)
     grey16 = SCENE[..., 0].astype(np.uint16) * 257
-    made["grey16.png"] = Case(content(files.png(grey16)), by_cv2)
-    made["rgb16.png"] = Case(content(files.png(SCENE.astype(np.uint16) * 257)), by_cv2)
-    made["rgb16.tif"] = Case(lambda p: _by_cv2(p, SCENE.astype(np.uint16) * 257), by_cv2)
-    made["rgb16.jp2"] = Case(lambda p: _by_cv2(p, SCENE.astype(np.uint16) * 257), by_cv2, most=1)
+    made["grey16.png"] = Case(content(files.png(grey16)), shows(SCENE))
+    made["rgb16.png"] = Case(content(files.png(SCENE.astype(np.uint16) * 257)), shows(SCENE))
+    made["rgb16.tif"] = Case(lambda p: _by_cv2(p, SCENE.astype(np.uint16) * 257), shows(SCENE))
+    made["rgb16.jp2"] = Case(lambda p: _by_cv2(p, SCENE.astype(np.uint16) * 257), shows(SCENE), most=1)
     return made
 
 

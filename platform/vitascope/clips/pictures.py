@@ -4,13 +4,12 @@ Pillow reads them; HEIC through pillow-heif (libheif), which puts the tiles of p
 turns, mirrors and crops them, and takes the primary one of several. ffmpeg gives each tile as a video.
 """
 
+import functools
 import io
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 import pillow_heif
 from PIL import Image, UnidentifiedImageError
@@ -103,7 +102,7 @@ class Picture:
             return 1
         return orientation if orientation in _UPRIGHT else 1
 
-    @cached_property
+    @functools.cached_property
     def _deep(self) -> np.ndarray | None:
         """The colours (H W 3) uint16 of an HDR picture, of which Pillow gives 8 bits."""
         if not self._colours.is_hdr:
@@ -184,15 +183,10 @@ def _deep_heif(content: bytes) -> np.ndarray | None:
     return np.asarray(pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=False))[..., :3]
 
 
-def _deep_png(content: bytes) -> np.ndarray | None:
-    codes = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
-    return None if codes is None else codes[..., ::-1]
-
-
-def _deep_avif(content: bytes) -> np.ndarray | None:
-    """Of a picture that is no grid."""
+def _deep_by_ffmpeg(content: bytes, form: str | None) -> np.ndarray | None:
+    """Not by cv2, whose libpng fails once Pillow's zlib is loaded. Of an AVIF in tiles, one tile."""
     container: Any
-    with av.open(io.BytesIO(content), metadata_errors="ignore") as container:
+    with av.open(io.BytesIO(content), format=form, metadata_errors="ignore") as container:
         return next(container.decode(video=0)).to_ndarray(format="rgb48le")
 
 
@@ -200,7 +194,11 @@ def _no_more(content: bytes) -> None:
     """Of other formats there are only 8 bits."""
 
 
-_DEEP = {"HEIF": _deep_heif, "PNG": _deep_png, "AVIF": _deep_avif}
+_DEEP: dict[str, Callable[[bytes], np.ndarray | None]] = {
+    "HEIF": _deep_heif,
+    "PNG": functools.partial(_deep_by_ffmpeg, form="png_pipe"),
+    "AVIF": functools.partial(_deep_by_ffmpeg, form=None),
+}
 
 
 def open_picture(uri: str) -> Picture | None:

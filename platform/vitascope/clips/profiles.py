@@ -200,10 +200,10 @@ def _conversion(icc: bytes, mode: str) -> _Conversion:
         of = _MODES.get(profile.profile.xcolor_space.strip(), profile.profile.xcolor_space)
         mode = "RGB" if (mode, of) == ("L", "RGB") else mode
         if of != mode:
-            return _Conversion(mode, None, f"its ICC profile is of {of}, the picture is {mode}; not used")
+            return _Conversion(mode, None, f"its ICC profile is not used: it is of {of}, the picture {mode}")
         transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (ImageCms.PyCMSError, OSError, ValueError) as error:
-        return _Conversion(mode, None, f"its ICC profile is damaged ({error}); not used")
+        return _Conversion(mode, None, f"its ICC profile is not used: it is damaged ({error})")
     if mode in ("RGB", "L"):
         every = _lattice(mode)
         changed = np.asarray(transform.apply(every), np.int16)
