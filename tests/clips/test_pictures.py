@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import picture_files as files
+import pillow_heif
 import pytest
 from called_in_child import late_once
 from picture_files import part, written
@@ -157,6 +158,53 @@ def test_tiffs_that_are_no_one_picture_are_refused(tmp_path: Path) -> None:
     floats = io.BytesIO()
     Image.fromarray(SCENE[..., 0].astype(np.float32)).save(floats, "TIFF")
     assert "32 bits" in refused(written(tmp_path / "b.tif", floats.getvalue()))
+
+
+def grey_tiff(codes: np.ndarray, photometric: int) -> bytes:
+    (height, width), data = codes.shape, codes.tobytes()
+    sizes = {256: width, 257: height, 258: 8 * codes.itemsize, 259: 1, 262: photometric}
+    tags = sizes | {273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return (
+        b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    )
+
+
+def test_grey_tiffs_whose_white_is_0_are_no_negatives(tmp_path: Path) -> None:
+    grey = SCENE[..., 0].copy()
+    wide = grey.astype(np.uint16) * 257
+    for codes, photometric in ((grey, 1), (255 - grey, 0), (wide, 1)):
+        frame = shown(written(tmp_path / "a.tif", grey_tiff(codes, photometric)))[0]
+        assert np.array_equal(frame[..., 0], grey)
+    assert "white is 0" in refused(written(tmp_path / "a.tif", grey_tiff(65535 - wide, 0)))
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_transparent_colour_of_a_png_is_white(tmp_path: Path, depth: type, channels: int) -> None:
+    scale = 257 if depth is np.uint16 else 1
+    pixels = (SCENE if channels == 3 else SCENE[..., 0]).astype(depth) * depth(scale)
+    transparent = pixels[8, 8].reshape(-1).astype(">u2").tobytes()
+    path = written(tmp_path / "a.png", files.png(pixels, files.chunk(b"tRNS", transparent)))
+    frame = shown(path)[0]
+    assert (frame[8, 8] == 255).all()
+    assert np.array_equal(frame[80, 64, 0], SCENE[80, 64, 0])
+
+
+def test_the_primary_picture_of_a_heic_is_shown(tmp_path: Path) -> None:
+    several = pillow_heif.HeifFile()
+    for picture in (SCENE[::-1], SCENE):
+        several.add_from_pillow(Image.fromarray(np.ascontiguousarray(picture)))
+    several.save(tmp_path / "a.heic", primary_index=1, quality=95, chroma=444)
+    assert probe(str(tmp_path / "a.heic"))["kind"] == "image"
+    assert np.abs(shown(tmp_path / "a.heic")[0].astype(int) - SCENE).mean() < 1
+
+
+@pytest.mark.parametrize("make", [files.gif, files.apng])
+def test_a_canvas_that_no_memory_holds_is_refused(tmp_path: Path, make: Any) -> None:
+    for side in (10_000, 65_535):
+        path = written(tmp_path / "a", make((side, side), [part(0, 0, (8, 8), 0)] * 2))
+        assert "pixels" in refused(path)
 
 
 @pytest.mark.parametrize("cut", [20, 200, 0.5, 0.9])

@@ -6,6 +6,7 @@ turns, mirrors and crops them, and takes the primary one of several. ffmpeg give
 
 import functools
 import io
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -134,6 +135,10 @@ def _check_tiff(image: Any) -> None:
     is_preview = tags.get(_SUBFILE, 0) & _REDUCED or (_MAKE in tags and _SUB_IFDS in tags)
     if is_preview or _DNG in tags:
         raise formats.unread("camera RAW (DNG, NEF, ARW, …)")
+    if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:  # Pillow shows the negative
+        raise Rejected(
+            Reason.UNREADABLE, "a TIFF of 16-bit grey whose white is 0 is not read; save it as PNG"
+        )
     pages = []
     for number in range(image.n_frames):
         image.seek(number)
@@ -144,7 +149,7 @@ def _check_tiff(image: Any) -> None:
 
 
 # Tags of TIFF, and bits in _SUBFILE.
-_SUBFILE, _MAKE, _SUB_IFDS, _DNG = 254, 271, 330, 50706
+_SUBFILE, _PHOTOMETRIC, _MAKE, _SUB_IFDS, _DNG = 254, 262, 271, 330, 50706
 _REDUCED, _MASK = 1, 4
 
 
@@ -169,9 +174,12 @@ def _avif_of_ffmpeg(content: bytes) -> Image.Image | None:
 
 
 def _parts(content: bytes, form: str) -> animation.Animation | None:
-    if form == "GIF":
-        return animation.gif(content)
-    return animation.apng(content) if form == "PNG" else None
+    try:
+        if form == "GIF":
+            return animation.gif(content)
+        return animation.apng(content) if form == "PNG" else None
+    except (struct.error, ValueError, IndexError, OSError) as error:
+        raise Rejected(Reason.UNREADABLE, f"its frames cannot be told apart: {error}") from None
 
 
 def _shown_s(duration_ms: float) -> float:
