@@ -160,10 +160,10 @@ def test_tiffs_that_are_no_one_picture_are_refused(tmp_path: Path) -> None:
     assert "32 bits" in refused(written(tmp_path / "b.tif", floats.getvalue()))
 
 
-def grey_tiff(codes: np.ndarray, photometric: int) -> bytes:
+def grey_tiff(codes: np.ndarray, photometric: int, more: dict[int, int] | None = None) -> bytes:
     (height, width), data = codes.shape, codes.tobytes()
     sizes = {256: width, 257: height, 258: 8 * codes.itemsize, 259: 1, 262: photometric}
-    tags = sizes | {273: 8, 277: 1, 278: height, 279: len(data)}
+    tags = sizes | {273: 8, 277: 1, 278: height, 279: len(data)} | (more or {})
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     return (
         b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
@@ -177,6 +177,25 @@ def test_grey_tiffs_whose_white_is_0_are_no_negatives(tmp_path: Path) -> None:
         frame = shown(written(tmp_path / "a.tif", grey_tiff(codes, photometric)))[0]
         assert np.array_equal(frame[..., 0], grey)
     assert "white is 0" in refused(written(tmp_path / "a.tif", grey_tiff(65535 - wide, 0)))
+
+
+@pytest.mark.parametrize("place", [5, 1000, 99_999_999])
+def test_a_tiff_with_damaged_exif_is_used(tmp_path: Path, place: int) -> None:
+    grey = SCENE[..., 0].copy()
+    path = written(tmp_path / "a.tif", grey_tiff(grey, 1, {34665: place, 34853: place}))
+    assert np.array_equal(shown(path)[0, ..., 0], grey)
+
+
+def test_an_animation_of_one_frame_is_turned_as_a_still_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = files.chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    one = files.apng((64, 96), [part(0, 0, (64, 96), 1)])
+    at = one.index(b"acTL") - 4
+    path = written(tmp_path / "a.png", one[:at] + turned + one[at:])
+    row = probe(str(path))
+    assert (row["kind"], row["width"], row["height"]) == ("image", 96, 64)
+    assert shown(path)[0].shape == (64, 96, 3)
 
 
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])

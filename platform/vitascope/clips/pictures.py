@@ -94,8 +94,7 @@ class Picture:
 
         Pillow turns TIFF by itself.
         """
-        moving = self._parts or self.durations_s
-        if self._form == "TIFF" or (moving and self._form != "AVIF"):
+        if self._form == "TIFF" or (self.durations_s and self._form != "AVIF"):
             return 1
         try:
             orientation = self._image.getexif().get(_ORIENTATION, 1)
