@@ -179,7 +179,7 @@ def stills() -> dict[str, Case]:
     made["cmyk.jpg"] = Case(saved("JPEG", mode="CMYK"), by_pillow)
     made["tiled.jp2"] = Case(saved("JPEG2000", tile_size=(64, 64)), by_pillow)
     grey16 = SCENE[..., 0].astype(np.uint16) * 257
-    made["grey16.png"] = Case(content(files.png(grey16)), shows(SCENE))
+    made["grey16.png"] = Case(content(files.png(grey16)), shows(SCENE[..., :1].repeat(3, 2)))
     made["rgb16.png"] = Case(content(files.png(SCENE.astype(np.uint16) * 257)), shows(SCENE))
     made["rgb16.tif"] = Case(lambda p: _by_cv2(p, SCENE.astype(np.uint16) * 257), shows(SCENE))
     made["rgb16.jp2"] = Case(lambda p: _by_cv2(p, SCENE.astype(np.uint16) * 257), shows(SCENE), most=1)

@@ -158,7 +158,7 @@ def _avif_of_ffmpeg(content: bytes) -> Image.Image | None:
         return None
     container: Any
     try:
-        with av.open(io.BytesIO(content), metadata_errors="ignore") as container:
+        with av.open(io.BytesIO(content), format="mov", metadata_errors="ignore") as container:
             packets = list(container.demux(container.streams.video))
             decoded = {packet.stream.index: frame for packet in packets for frame in packet.decode()}
     except av.error.FFmpegError:
@@ -190,7 +190,7 @@ def _deep_heif(content: bytes) -> np.ndarray | None:
     return np.asarray(pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=False))[..., :3]
 
 
-def _deep_by_ffmpeg(content: bytes, form: str | None) -> np.ndarray | None:
+def _deep_by_ffmpeg(content: bytes, form: str) -> np.ndarray | None:
     """Not by cv2, whose libpng fails once Pillow's zlib is loaded. Of an AVIF in tiles, one tile."""
     container: Any
     with av.open(io.BytesIO(content), format=form, metadata_errors="ignore") as container:
@@ -204,7 +204,7 @@ def _no_more(content: bytes) -> None:
 _DEEP: dict[str, Callable[[bytes], np.ndarray | None]] = {
     "HEIF": _deep_heif,
     "PNG": functools.partial(_deep_by_ffmpeg, form="png_pipe"),
-    "AVIF": functools.partial(_deep_by_ffmpeg, form=None),
+    "AVIF": functools.partial(_deep_by_ffmpeg, form="mov"),
 }
 
 

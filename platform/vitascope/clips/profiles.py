@@ -81,7 +81,7 @@ def _xy_of(chrm: bytes) -> tuple[float, ...]:
 def _code_points_of_video(content: bytes) -> tuple[int, int]:
     """Of a picture that is coded as a video's key frame: of the container, else of the coded stream."""
     try:
-        with av.open(io.BytesIO(content), metadata_errors="ignore") as container:
+        with av.open(io.BytesIO(content), format="mov", metadata_errors="ignore") as container:
             contexts = [stream.codec_context for stream in container.streams.video]
             found = [(int(c.color_primaries), int(c.color_trc)) for c in contexts if c is not None]
     except av.error.FFmpegError:
