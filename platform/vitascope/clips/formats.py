@@ -26,7 +26,7 @@ _HEIF_SEQUENCES = {
     b"hevm",
     b"hevs",
     b"msf1",
-}  # a still picture and a track: which is meant?
+}  # a picture, a track, or both
 
 _READ = (
     "pictures in JPEG, PNG, WebP, AVIF, HEIC, GIF, TIFF, JPEG 2000 and BMP; videos in mp4, mov, Matroska, "
