@@ -4,10 +4,14 @@ In: an index's arrays (shard, tokens and cost of each sample). Out: for every gl
 list of samples. All of it follows from (index, seed, epoch, token budget, packs per step), so any process can
 work out any step by itself, on any number of ranks, and the position of a run is three integers.
 
-An epoch's shards are shuffled and cut into windows; a window is planned on its own, from its number. Memory
-is bounded by the window, beside the index and 24 bytes a shard. The plan uses only the raw numbers of the
-Philox generator, stable sorts and sums in a fixed order, so that it is the same on every machine and with
-every numpy.
+An epoch's shards are shuffled and cut into windows; a window is planned on its own, from its number. Every
+step gets the window's mix of sizes, except for samples that cost more than a pack of that mix: they go into
+steps of their kind, one in each pack, filled up with the window's others (see `vitascope.feed.costly`). Those
+steps are grouped over a region, which is as many windows as hold about a window's number of costly samples,
+and spread evenly over its windows. Memory is bounded by the window, beside the index and 40 bytes a shard.
+
+The plan uses only the raw numbers of the Philox generator, stable sorts and sums in a fixed order, so it is
+the same on every machine and with every numpy.
 """
 
 from collections.abc import Iterator
@@ -18,68 +22,24 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from vitascope.feed.packing import Floats, Ints, equal_cost_budget, pack
+from vitascope.feed.costly import NO_SAMPLE, excess_limit, grouped
+from vitascope.feed.lengths import Floats, Ints, Lengths
+from vitascope.feed.packing import pack, water_level
 from vitascope.records import stable_int
 
+PLAN = 2
+"""Names the rule by which samples become steps: a checkpoint's position means nothing under another."""
+
 NO_PACK = -1
-"""Stands for an empty pack where the ranks do not divide a step's packs."""
+"""Stands for an empty pack if the ranks do not divide a step's packs."""
 
 # Windows are cut to whole steps of packs this full. Room for 3 % of the tokens is what lets the costs be
 # levelled: at 99 % the ranks' costs differed by up to 10x more, and idle ranks cost time, room does not.
 _FILL = 0.97
-_FULLEST = 0.975  # of a window, which is cut between shards and so not quite at _FILL
+_FULLEST = 0.975  # of a window, which is cut between samples and so not quite at _FILL
+_FEWER = 1.05  # windows that need more steps than this times the fewest are packed as full as they can be
+_LEAST_STEPS = 4  # of a window: with fewer, one could hold no sample at all
 _JITTER = 0.1  # sizes that differ by less than a tenth change places from epoch to epoch
-
-
-@dataclass(frozen=True, eq=False)
-class Lengths:
-    """What planning knows of each sample: four arrays of one length, the samples of a shard together.
-
-    Args:
-        sample_id: (N,) integers, for messages.
-        shard: (N,) integers, the file a sample lies in.
-        tokens: (N,) patches, 1 or more.
-        costs: (N,) compute in any unit, above 0; in attention's share quadratic in the tokens.
-
-    Raises:
-        ValueError: where the arrays do not agree or a value is out of range.
-    """
-
-    sample_id: Ints
-    shard: Ints
-    tokens: Ints
-    costs: Floats
-
-    def __post_init__(self) -> None:
-        shapes = [array.shape for array in (self.sample_id, self.shard, self.tokens, self.costs)]
-        if len(set(shapes)) > 1 or len(shapes[0]) != 1:
-            raise ValueError(
-                f"sample_id, shard, tokens and costs must be vectors of one length, got {shapes}"
-            )
-        if not len(self):
-            raise ValueError("no samples to plan: the index is empty. Does the split hold any clips?")
-        if self.tokens.min() < 1:
-            raise ValueError(f"every sample has 1 token or more, got {self.tokens.min()}")
-        if not (self.costs.min() > 0 and self.costs.max() < np.inf):
-            raise ValueError(
-                f"costs must be finite and above 0, got {self.costs.min()} to {self.costs.max()}"
-            )
-        firsts = self.shard[self.shard_offsets[:-1]]
-        if len(np.unique(firsts)) < len(firsts):
-            raise ValueError("the samples of a shard must lie together: sort the index by (shard, row)")
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @cached_property
-    def shard_offsets(self) -> npt.NDArray[np.int64]:
-        """(shards + 1,) where each shard's samples begin, and the end."""
-        return np.append(np.flatnonzero(np.append(True, self.shard[1:] != self.shard[:-1])), len(self))
-
-    @cached_property
-    def shard_tokens(self) -> npt.NDArray[np.int64]:
-        """(shards,) tokens of each shard."""
-        return np.add.reduceat(self.tokens, self.shard_offsets[:-1], dtype=np.int64)
 
 
 @dataclass(frozen=True, order=True)
@@ -168,13 +128,37 @@ class Planner:
         n_tokens = int(self.lengths.tokens[largest])
         if n_tokens > self.token_budget:
             raise ValueError(
-                f"sample {self.lengths.sample_id[largest]} has {n_tokens} tokens, more than the budget of "
+                f"sample number {largest} has {n_tokens} tokens, more than the budget of "
                 f"{self.token_budget}: set feed.token_budget to that or more, or encode at smaller sizes"
             )
 
+    @cached_property
+    def _limit(self) -> float:
+        """The excess beyond which a sample is costly; ranks that compute one pack a step wait for nobody."""
+        return excess_limit(self.lengths, self.token_budget) if self.packs_per_step > 1 else np.inf
+
+    def is_costly(self, samples: Ints | slice) -> npt.NDArray[np.bool_]:
+        """(n,) whether samples, by their numbers, cannot be levelled with others."""
+        return self.lengths.excess(samples) > self._limit
+
+    @cached_property
+    def shards(self) -> "_Shards":
+        """What each shard holds."""
+        lengths = self.lengths
+        found = []
+        for part in lengths.shard_blocks():
+            begins = lengths.shard_offsets[part]
+            samples = slice(int(begins[0]), int(lengths.shard_offsets[part[-1] + 1]))
+            costly = self.is_costly(samples)
+            others = np.where(costly, 0, lengths.tokens[samples])
+            found.append(
+                [np.add.reduceat(v, begins - begins[0], dtype=np.int64) for v in (costly, others)]
+            )
+        return _Shards(*np.concatenate(found, axis=1))
+
     def windows(self, epoch: int) -> int:
         """How many windows the epoch has, 1 or more."""
-        return len(_epoch(self, epoch)[1]) - 1
+        return int(_epoch(self, epoch).windows[-1])
 
     def window(self, epoch: int, number: int) -> WindowPlan:
         """The plan of a window; the last few are remembered.
@@ -227,21 +211,101 @@ class Planner:
         )
 
 
-@lru_cache(maxsize=2)
-def _epoch(planner: Planner, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The epoch's order of shards, and (W + 1,) where its windows begin in that order.
+@dataclass(frozen=True, eq=False)
+class _Shards:
+    """What each shard holds: costly samples, and tokens of the others; (shards,) each."""
 
-    Windows are cut at whole steps by tokens, not at a number of samples: a window of 2.1 steps would need 3.
+    costly: npt.NDArray[np.int64]
+    other_tokens: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Epoch:
+    """An epoch's order of shards, and (R + 1,) where its regions begin in it and which windows are theirs."""
+
+    order: npt.NDArray[np.int64]
+    begins: npt.NDArray[np.int64]
+    windows: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Region:
+    """What the windows of a region take.
+
+    shards: in the epoch's order. costly: (Q, G) sample numbers of steps, in the order in which windows take
+    them. rows: (W + 1,) where the steps of each window begin. cuts: (W + 1, 2) where its other samples begin,
+    a position in `shards` and how many samples of that shard are before.
     """
+
+    shards: npt.NDArray[np.int64]
+    costly: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    cuts: npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=2)
+def _epoch(planner: Planner, epoch: int) -> _Epoch:
+    """Cuts between shards, so that regions hold about as many costly samples each, a window's number at most."""
+    lengths, many = planner.lengths, planner.window_samples
+    order = np.argsort(_random(lengths.n_shards, "shards", planner.seed, epoch), kind="stable")
+    costly = np.cumsum(planner.shards.costly[order])
+    n_regions = min(max(1, -(-int(costly[-1]) // many)), lengths.n_shards)
+    cuts = np.searchsorted(costly, np.arange(1, n_regions) * costly[-1] // n_regions, side="right")
+    begins = np.unique(np.concatenate([[0], cuts, [lengths.n_shards]]))
+    n_samples, n_tokens = (
+        np.add.reduceat(values[order], begins[:-1])
+        for values in (np.diff(lengths.shard_offsets), lengths.shard_tokens)
+    )
+    n_steps = n_tokens / (_FILL * planner.token_budget * planner.packs_per_step)
+    windows = np.maximum(1, np.minimum(np.round(n_samples / many), n_steps // _LEAST_STEPS))
+    return _Epoch(order, begins, np.concatenate([[0], np.cumsum(windows.astype(np.int64))]))
+
+
+@lru_cache(maxsize=2)
+def _region(planner: Planner, epoch: int, number: int) -> _Region:
+    """Spreads the steps of costly samples and the other samples over the region's windows.
+
+    Windows are cut at whole steps: one of 2.1 steps would need 3.
+    """
+    whole = _epoch(planner, epoch)
+    shards = whole.order[whole.begins[number] : whole.begins[number + 1]]
+    costly = _costly_steps(planner, shards, (planner.seed, epoch, number))
+    held = np.where(costly == NO_SAMPLE, 0, planner.lengths.tokens[costly]).sum(axis=1)
+    before = np.cumsum(planner.shards.other_tokens[shards])
+    n_steps = _steps_for(held, int(before[-1]), _FILL * planner.token_budget * planner.packs_per_step)
+    level = water_level(held, float(before[-1]), empty=n_steps - len(held))
+    parts = np.arange(whole.windows[number + 1] - whole.windows[number] + 1)
+    rows, steps = (parts * n // parts[-1] for n in (len(held), n_steps))
+    taken = np.concatenate([[0.0], np.cumsum(np.maximum(level - held, 0))])[rows] + level * (steps - rows)
+    targets = np.maximum.accumulate(taken)[1:-1] * (before[-1] / taken[-1]) if taken[-1] else taken[1:-1]
+    cuts = [_cut(planner, shards, before, target) for target in targets]
+    return _Region(shards, costly, rows, np.array([(0, 0), *cuts, (len(shards), 0)]))
+
+
+def _costly_steps(planner: Planner, shards: Ints, key: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """(Q, G) costly samples of `shards` as they share steps, in random order."""
     lengths = planner.lengths
-    n_shards = len(lengths.shard_tokens)
-    order = np.argsort(_random(n_shards, "shards", planner.seed, epoch), kind="stable")
-    tokens = np.cumsum(lengths.shard_tokens[order])
-    n_steps = int(np.ceil(tokens[-1] / (_FILL * planner.token_budget * planner.packs_per_step)))
-    n_windows = max(1, min(n_shards, n_steps, round(len(lengths) / planner.window_samples)))
-    first_steps = np.round(np.arange(n_windows) * (n_steps / n_windows))
-    begins = np.searchsorted(tokens, tokens[-1] * (first_steps / n_steps), side="right")
-    return order, np.unique(np.append(begins, n_shards))
+    holding = shards[planner.shards.costly[shards] > 0]
+    parts = (lengths.between(part) for part in lengths.shard_blocks(holding))
+    samples = np.concatenate([np.zeros(0, np.int64), *(part[planner.is_costly(part)] for part in parts)])
+    noise = _unit(_random(len(samples), "costly", *key))
+    steps = grouped(samples, lengths.costs[samples], packs_per_step=planner.packs_per_step, noise=noise)
+    return steps[np.argsort(_random(len(steps), "costly steps", *key), kind="stable")]
+
+
+def _cut(planner: Planner, shards: Ints, before: Ints, target: float) -> tuple[int, int]:
+    """Where the other samples before hold `target` tokens: a position in `shards`, and samples of that shard."""
+    at = int(np.searchsorted(before, target))
+    samples = planner.lengths.between(shards[at : at + 1])
+    tokens = np.where(planner.is_costly(samples), 0, planner.lengths.tokens[samples])
+    missing = target - (before[at] - tokens.sum())
+    return at, int(np.searchsorted(np.cumsum(tokens), missing, side="right"))
+
+
+def _steps_for(held: Ints, tokens: int, full: float) -> int:
+    """Steps of at most `full` tokens for `tokens` more than steps hold (Q,) already, if samples were as sand."""
+    room = np.maximum(full - held, 0).sum()
+    return len(held) + max(0, int(np.ceil((tokens - room) / full)))
 
 
 def _random(n: int, *key: object) -> npt.NDArray[np.uint64]:
@@ -263,11 +327,13 @@ def _unit(numbers: npt.NDArray[np.uint64]) -> Floats:
 
 @lru_cache(maxsize=2)
 def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
-    lengths = planner.lengths
-    samples = _window_samples(planner, epoch, number)
+    lengths, n_packs = planner.lengths, planner.packs_per_step
+    costly, others = _window_samples(planner, epoch, number)
+    assignment, n_steps = _fewest_steps(planner, costly, others)
+    there = np.flatnonzero(costly.reshape(-1) != NO_SAMPLE)
+    samples = np.concatenate([costly.reshape(-1)[there], others])
+    assignment = np.concatenate([there.astype(np.int32), assignment])
     tokens, costs = lengths.tokens[samples], lengths.costs[samples]
-    n_packs = planner.packs_per_step
-    assignment, n_steps = _fewest_steps(tokens, costs, planner)
     shape = (n_steps, n_packs)
     pack_costs = np.bincount(assignment, costs, n_steps * n_packs).reshape(shape)
     # Costliest first: the packs of one pass, taken by neighbouring numbers, are then the most alike.
@@ -280,37 +346,60 @@ def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
         samples=samples[_stable_order(assignment)],
         offsets=np.append(0, np.cumsum(counts)),
         tokens=pack_tokens.astype(np.int64).reshape(shape),
-        costs=np.bincount(assignment, costs, n_steps * n_packs).astype(np.float64).reshape(shape),
+        costs=np.bincount(assignment, costs, n_steps * n_packs).reshape(shape),
     )
 
 
-def _window_samples(planner: Planner, epoch: int, number: int) -> npt.NDArray[np.int64]:
-    """(n,) the window's sample numbers, about the largest first."""
-    lengths = planner.lengths
-    order, begins = _epoch(planner, epoch)
-    shards = order[begins[number] : begins[number + 1]]
-    starts = lengths.shard_offsets[shards]
-    counts = lengths.shard_offsets[shards + 1] - starts
-    before = np.cumsum(counts) - counts
-    samples = np.arange(counts.sum()) + np.repeat(starts - before, counts)
-    tokens = lengths.tokens[samples]
-    noise = _random(len(samples) + 1, "samples", planner.seed, epoch, number)
-    # Samples of one size stay together, in random order, so that each step gets its share of them.
+def _window_samples(
+    planner: Planner, epoch: int, number: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(q, G) the costly samples of a window's steps, and (n,) its other samples, about the largest first."""
+    windows = _epoch(planner, epoch).windows
+    at = int(np.searchsorted(windows, number, side="right")) - 1
+    region, index = _region(planner, epoch, at), number - int(windows[at])
+    (begin, skip), (end, last) = region.cuts[index], region.cuts[index + 1]
+    between = planner.lengths.between(region.shards[begin : end + bool(last)], skip, last or None)
+    others = between[~planner.is_costly(between)]
+    tokens = planner.lengths.tokens[others]
+    noise = _random(len(others) + 1, "samples", planner.seed, epoch, number)
+    # Samples of one size stay together, in random order, so that each step gets its part of them.
     nudge = _JITTER * _unit(_scrambled(tokens.astype(np.uint64) ^ noise[-1])) + 1e-6 * _unit(noise[:-1])
-    return samples[np.argsort(tokens * (-1 - nudge), kind="stable")]
+    return (
+        region.costly[region.rows[index] : region.rows[index + 1]],
+        others[np.argsort(tokens * (-1 - nudge), kind="stable")],
+    )
 
 
-def _fewest_steps(tokens: Ints, costs: Floats, planner: Planner) -> tuple[npt.NDArray[np.int32], int]:
-    """Packs the samples of a window into as few steps as hold them; returns the assignment and the steps."""
-    budget, n_packs = planner.token_budget, planner.packs_per_step
-    # No pack holds two samples of over half the budget, none three of over a third, and so on.
-    needed = [int(np.count_nonzero(tokens * (k + 1) > budget)) / k for k in range(1, 5)]
-    n_steps = int(np.ceil(max(int(tokens.sum()) / (_FULLEST * budget), *needed) / n_packs))
+def _fewest_steps(planner: Planner, costly: Ints, others: Ints) -> tuple[npt.NDArray[np.int32], int]:
+    """Packs the other samples of a window into as few steps as hold all; returns their packs and the steps."""
+    lengths, budget, n_packs = planner.lengths, planner.token_budget, planner.packs_per_step
+    there = costly != NO_SAMPLE
+    held, spent = (np.where(there, values[costly], 0.0) for values in (lengths.tokens, lengths.costs))
+    tokens, costs = lengths.tokens[others], lengths.costs[others]
+    fewest, n_steps = (
+        max(_steps_for(held.sum(axis=1), int(tokens.sum()), fill * budget * n_packs), needed)
+        for needed in [_needed(np.concatenate([held[there], tokens]), budget, n_packs)]
+        for fill in (1, _FULLEST)
+    )
+    if n_steps > _FEWER * fewest:
+        n_steps = fewest
     while True:
-        assignment = pack(tokens, costs, n_steps=n_steps, packs_per_step=n_packs, token_budget=budget)
+        empty = np.zeros((n_steps - len(held), n_packs))
+        assignment = pack(
+            tokens,
+            costs,
+            held=np.concatenate([held, empty]),
+            spent=np.concatenate([spent, empty]),
+            token_budget=budget,
+        )
         if assignment is not None:
             return assignment, n_steps
         n_steps += max(1, n_steps // 50)
+
+
+def _needed(tokens: Floats, budget: int, n_packs: int) -> int:
+    """Steps that large samples need: no pack holds two of over half the budget, none three of over a third, …"""
+    return max(-(-int(np.count_nonzero(tokens * (k + 1) > budget)) // (k * n_packs)) for k in range(1, 5))
 
 
 def _stable_order(packs: Ints) -> npt.NDArray[np.int64]:
