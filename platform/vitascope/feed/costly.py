@@ -15,42 +15,41 @@ NO_SAMPLE = -1
 
 _MARGIN = 1.25  # with 1.1, packs of 64 ranks still differed by 1 % in cost, with 1.25 by 0.04 %
 _TOLERATED = 0.01  # of a mean pack's cost: waiting that is too little to give up a step's mix for
-_ALIKE = 0.01  # samples whose costs differ by less than this change places from epoch to epoch
+GAP = 0.05
 
 
 def excess_limit(lengths: Lengths, token_budget: int) -> float:
-    """The most excess (cost above that of as many of the cheapest tokens) with which packs can be equal.
+    """The most excess (cost above that of as many of the cheapest tokens) of samples that can be levelled.
 
     A pack with the costliest sample, filled up with the cheapest tokens, must not cost more than the mean
-    pack: the sample's excess may be as much as the mean excess of a full pack. Samples beyond the limit are
-    left out of that mean; there are at most as many of them as packs.
+    pack, so that the sample's excess may be as much as a full pack's mean. And after the samples of a size
+    are dealt out some packs have one more than others: the smaller samples must have the excess to make that
+    up. Samples beyond the limit are left out of all this.
     """
-    sums = np.zeros((3, 255 << 6))  # excess, tokens and number of samples by excess, 64 classes an octave
+    sums = np.zeros((2, 255 << 6))  # excess and tokens of samples by excess, 64 classes an octave
     for part in blocks(len(lengths)):
         excess = lengths.excess(part)
         kind = excess.view(np.int32) >> 17
-        for row, values in zip(sums, (excess, lengths.tokens[part], None), strict=True):
+        for row, values in zip(sums, (excess, lengths.tokens[part]), strict=True):
             row += np.bincount(kind, values, len(row))
-    excess_sum, token_sum, count = np.cumsum(sums, axis=1)
-    edges = ((np.arange(1, len(count) + 1) << 17) - 1).astype(np.int32).view(np.float32).astype(float)
-    levelled = (_MARGIN * edges * token_sum <= token_budget * excess_sum) & (sums[2] > 0)
-    at_most = np.flatnonzero(count[-1] - count <= token_sum[-1] / token_budget)[0]
-    limit = edges[max([at_most, *np.flatnonzero(levelled)[-1:]])]
-    mean_cost = lengths.cheapest_token * token_budget + excess_sum[-1] / token_sum[-1] * token_budget
-    return max(float(limit), _TOLERATED * float(mean_cost))
+    there = np.flatnonzero(sums[1])
+    each = (((there + 1) << 17) - 1).astype(np.int32).view(np.float32).astype(np.float64)
+    excess_sum, token_sum = np.cumsum(sums[:, there], axis=1)
+    packs, cost = token_sum / token_budget, excess_sum + lengths.cheapest_token * token_sum
+    fits = _MARGIN * each * packs <= excess_sum
+    gaps = np.tril(each * packs[:, None] - (excess_sum - sums[0, there]))  # of classes, with those up to another
+    levelled = (fits & (gaps.max(axis=1) <= GAP * cost)) | (each * packs <= _TOLERATED * cost)
+    return float(each[levelled][-1]) if levelled.any() else 0.0
 
 
-def grouped(
-    samples: Ints, costs: Floats, *, packs_per_step: int, noise: Floats
-) -> npt.NDArray[np.int64]:
-    """(Q, G) costly samples as they share steps, the costliest first; the last step may have fewer.
-
-    Args:
-        samples, costs: (H,) sample numbers, and what they cost.
-        noise: (H,) random numbers between 0 and 1, for the order of those that cost about the same.
-    """
-    order = np.argsort(-costs * (1 + _ALIKE * noise), kind="stable")
-    n_steps = -(-len(samples) // packs_per_step)
-    steps = np.full(n_steps * packs_per_step, NO_SAMPLE, np.int64)
-    steps[: len(samples)] = samples[order]
-    return steps.reshape(n_steps, packs_per_step)
+def in_packs(tokens: Ints, token_budget: int, *, alone: bool) -> npt.NDArray[np.int64]:
+    """(H,) the pack of each costly sample, in their order: one for each, or as many as follow and fit."""
+    if alone:
+        return np.arange(len(tokens))
+    packs, number, held = [], -1, token_budget
+    for size in tokens.tolist():
+        held += size
+        if held > token_budget:
+            number, held = number + 1, size
+        packs.append(number)
+    return np.array(packs, np.int64)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.floating]
 
-_BLOCK = 1 << 20  # samples looked at together: bounds what is allocated beside the index
+_BLOCK = 1 << 17  # samples looked at together: bounds what is allocated beside the index
 
 
 @dataclass(frozen=True, eq=False)

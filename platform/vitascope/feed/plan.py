@@ -22,7 +22,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from vitascope.feed.costly import NO_SAMPLE, excess_limit, grouped
+from vitascope.feed.costly import excess_limit, in_packs
 from vitascope.feed.lengths import Floats, Ints, Lengths
 from vitascope.feed.packing import pack, water_level
 from vitascope.records import stable_int
@@ -39,6 +39,7 @@ _FILL = 0.97
 _FULLEST = 0.975  # of a window, which is cut between samples and so not quite at _FILL
 _FEWER = 1.05  # windows that need more steps than this times the fewest are packed as full as they can be
 _LEAST_STEPS = 4  # of a window: with fewer, one could hold no sample at all
+_ALIKE = 0.01  # costly samples whose costs differ by less than this change places from epoch to epoch
 _JITTER = 0.1  # sizes that differ by less than a tenth change places from epoch to epoch
 
 
@@ -108,7 +109,7 @@ class Planner:
         seed: with the epoch, decides the order of shards and which samples meet in a step.
         token_budget: most tokens in a pack.
         packs_per_step: packs in a global step, G, whatever the number of ranks.
-        window_samples: about so many samples are planned together; at least a shard and a step.
+        window_samples: about so many samples are planned together, and at least 4 steps.
 
     Raises:
         ValueError: naming a sample that is larger than the budget, or the setting that is out of range.
@@ -133,13 +134,19 @@ class Planner:
             )
 
     @cached_property
-    def _limit(self) -> float:
-        """The excess beyond which a sample is costly; ranks that compute one pack a step wait for nobody."""
+    def limit(self) -> float:
+        """The excess beyond which a sample is costly; infinite if nobody waits for a step's only pack."""
         return excess_limit(self.lengths, self.token_budget) if self.packs_per_step > 1 else np.inf
 
     def is_costly(self, samples: Ints | slice) -> npt.NDArray[np.bool_]:
         """(n,) whether samples, by their numbers, cannot be levelled with others."""
-        return self.lengths.excess(samples) > self._limit
+        return self.lengths.excess(samples) > self.limit
+
+    @cached_property
+    def costly_alone(self) -> bool:
+        """Whether there is a pack for each costly sample."""
+        n_packs = int(self.lengths.shard_tokens.sum()) / self.token_budget
+        return int(self.shards.costly.sum()) <= n_packs
 
     @cached_property
     def shards(self) -> "_Shards":
@@ -232,13 +239,14 @@ class _Epoch:
 class _Region:
     """What the windows of a region take.
 
-    shards: in the epoch's order. costly: (Q, G) sample numbers of steps, in the order in which windows take
-    them. rows: (W + 1,) where the steps of each window begin. cuts: (W + 1, 2) where its other samples begin,
-    a position in `shards` and how many samples of that shard are before.
+    shards: in the epoch's order. costly, packs: (H,) costly samples and the pack of each, G a step. rows:
+    (W + 1,) the first of each window's steps of them. cuts: (W + 1, 2) where its other samples begin, a
+    position in `shards` and how many samples of that shard are before.
     """
 
     shards: npt.NDArray[np.int64]
     costly: npt.NDArray[np.int64]
+    packs: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
     cuts: npt.NDArray[np.int64]
 
@@ -269,8 +277,8 @@ def _region(planner: Planner, epoch: int, number: int) -> _Region:
     """
     whole = _epoch(planner, epoch)
     shards = whole.order[whole.begins[number] : whole.begins[number + 1]]
-    costly = _costly_steps(planner, shards, (planner.seed, epoch, number))
-    held = np.where(costly == NO_SAMPLE, 0, planner.lengths.tokens[costly]).sum(axis=1)
+    costly, packs = _costly_steps(planner, shards, (planner.seed, epoch, number))
+    held = np.bincount(packs // planner.packs_per_step, planner.lengths.tokens[costly])
     before = np.cumsum(planner.shards.other_tokens[shards])
     n_steps = _steps_for(held, int(before[-1]), _FILL * planner.token_budget * planner.packs_per_step)
     level = water_level(held, float(before[-1]), empty=n_steps - len(held))
@@ -279,18 +287,25 @@ def _region(planner: Planner, epoch: int, number: int) -> _Region:
     taken = np.concatenate([[0.0], np.cumsum(np.maximum(level - held, 0))])[rows] + level * (steps - rows)
     targets = np.maximum.accumulate(taken)[1:-1] * (before[-1] / taken[-1]) if taken[-1] else taken[1:-1]
     cuts = [_cut(planner, shards, before, target) for target in targets]
-    return _Region(shards, costly, rows, np.array([(0, 0), *cuts, (len(shards), 0)]))
+    return _Region(shards, costly, packs, rows, np.array([(0, 0), *cuts, (len(shards), 0)]))
 
 
-def _costly_steps(planner: Planner, shards: Ints, key: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """(Q, G) costly samples of `shards` as they share steps, in random order."""
-    lengths = planner.lengths
+def _costly_steps(
+    planner: Planner, shards: Ints, key: tuple[int, ...]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(H,) costly samples of `shards`, and (H,) their packs, G a step: alike in a step, steps in random order."""
+    lengths, n_packs = planner.lengths, planner.packs_per_step
     holding = shards[planner.shards.costly[shards] > 0]
     parts = (lengths.between(part) for part in lengths.shard_blocks(holding))
     samples = np.concatenate([np.zeros(0, np.int64), *(part[planner.is_costly(part)] for part in parts)])
     noise = _unit(_random(len(samples), "costly", *key))
-    steps = grouped(samples, lengths.costs[samples], packs_per_step=planner.packs_per_step, noise=noise)
-    return steps[np.argsort(_random(len(steps), "costly steps", *key), kind="stable")]
+    samples = samples[np.argsort(-lengths.costs[samples] * (1 + _ALIKE * noise), kind="stable")]
+    packs = in_packs(lengths.tokens[samples], planner.token_budget, alone=planner.costly_alone)
+    steps = packs // n_packs
+    turn = np.argsort(_random(steps[-1] + 1 if len(steps) else 0, "costly steps", *key), kind="stable")
+    packs = turn[steps] * n_packs + packs % n_packs
+    order = np.argsort(packs, kind="stable")
+    return samples[order], packs[order]
 
 
 def _cut(planner: Planner, shards: Ints, before: Ints, target: float) -> tuple[int, int]:
@@ -328,11 +343,10 @@ def _unit(numbers: npt.NDArray[np.uint64]) -> Floats:
 @lru_cache(maxsize=2)
 def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
     lengths, n_packs = planner.lengths, planner.packs_per_step
-    costly, others = _window_samples(planner, epoch, number)
-    assignment, n_steps = _fewest_steps(planner, costly, others)
-    there = np.flatnonzero(costly.reshape(-1) != NO_SAMPLE)
-    samples = np.concatenate([costly.reshape(-1)[there], others])
-    assignment = np.concatenate([there.astype(np.int32), assignment])
+    costly, packs, others = _window_samples(planner, epoch, number)
+    assignment, n_steps = _fewest_steps(planner, costly, packs, others)
+    samples = np.concatenate([costly, others])
+    assignment = np.concatenate([packs, assignment])
     tokens, costs = lengths.tokens[samples], lengths.costs[samples]
     shape = (n_steps, n_packs)
     pack_costs = np.bincount(assignment, costs, n_steps * n_packs).reshape(shape)
@@ -352,8 +366,8 @@ def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
 
 def _window_samples(
     planner: Planner, epoch: int, number: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(q, G) the costly samples of a window's steps, and (n,) its other samples, about the largest first."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(h,) the costly samples of a window and their packs, and (n,) its others, about the largest first."""
     windows = _epoch(planner, epoch).windows
     at = int(np.searchsorted(windows, number, side="right")) - 1
     region, index = _region(planner, epoch, at), number - int(windows[at])
@@ -364,21 +378,26 @@ def _window_samples(
     noise = _random(len(others) + 1, "samples", planner.seed, epoch, number)
     # Samples of one size stay together, in random order, so that each step gets its part of them.
     nudge = _JITTER * _unit(_scrambled(tokens.astype(np.uint64) ^ noise[-1])) + 1e-6 * _unit(noise[:-1])
-    return (
-        region.costly[region.rows[index] : region.rows[index + 1]],
-        others[np.argsort(tokens * (-1 - nudge), kind="stable")],
-    )
+    first_pack = int(region.rows[index]) * planner.packs_per_step
+    part = slice(*np.searchsorted(region.packs, region.rows[index : index + 2] * planner.packs_per_step))
+    ordered = others[np.argsort(tokens * (-1 - nudge), kind="stable")]
+    return region.costly[part], region.packs[part] - first_pack, ordered
 
 
-def _fewest_steps(planner: Planner, costly: Ints, others: Ints) -> tuple[npt.NDArray[np.int32], int]:
+def _fewest_steps(
+    planner: Planner, costly: Ints, packs: Ints, others: Ints
+) -> tuple[npt.NDArray[np.int32], int]:
     """Packs the other samples of a window into as few steps as hold all; returns their packs and the steps."""
     lengths, budget, n_packs = planner.lengths, planner.token_budget, planner.packs_per_step
-    there = costly != NO_SAMPLE
-    held, spent = (np.where(there, values[costly], 0.0) for values in (lengths.tokens, lengths.costs))
+    n_held = (-(-(int(packs[-1]) + 1) // n_packs) if len(packs) else 0) * n_packs
+    held, spent = (
+        np.bincount(packs, values[costly], n_held).reshape(-1, n_packs)
+        for values in (lengths.tokens, lengths.costs)
+    )
     tokens, costs = lengths.tokens[others], lengths.costs[others]
+    needed = _needed(np.concatenate([lengths.tokens[costly], tokens]), budget, n_packs)
     fewest, n_steps = (
         max(_steps_for(held.sum(axis=1), int(tokens.sum()), fill * budget * n_packs), needed)
-        for needed in [_needed(np.concatenate([held[there], tokens]), budget, n_packs)]
         for fill in (1, _FULLEST)
     )
     if n_steps > _FEWER * fewest:
