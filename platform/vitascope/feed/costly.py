@@ -15,41 +15,59 @@ NO_SAMPLE = -1
 
 _MARGIN = 1.25  # with 1.1, packs of 64 ranks still differed by 1 % in cost, with 1.25 by 0.04 %
 _TOLERATED = 0.01  # of a mean pack's cost: waiting that is too little to give up a step's mix for
-GAP = 0.05
+GAP_COST, GAP_TOKENS = 0.05, 0.05
 
 
-def excess_limit(lengths: Lengths, token_budget: int) -> float:
-    """The most excess (cost above that of as many of the cheapest tokens) of samples that can be levelled.
-
-    A pack with the costliest sample, filled up with the cheapest tokens, must not cost more than the mean
-    pack, so that the sample's excess may be as much as a full pack's mean. And after the samples of a size
-    are dealt out some packs have one more than others: the smaller samples must have the excess to make that
-    up. Samples beyond the limit are left out of all this.
-    """
-    sums = np.zeros((2, 255 << 6))  # excess and tokens of samples by excess, 64 classes an octave
+def cost_limit(lengths: Lengths, token_budget: int) -> float:
+    sums = np.zeros((2, 255 << 6))  # costs and tokens of samples by cost, 64 classes an octave
     for part in blocks(len(lengths)):
-        excess = lengths.excess(part)
-        kind = excess.view(np.int32) >> 17
-        for row, values in zip(sums, (excess, lengths.tokens[part]), strict=True):
+        costs = lengths.costs[part].astype(np.float32)
+        kind = costs.view(np.int32) >> 17
+        for row, values in zip(sums, (costs, lengths.tokens[part]), strict=True):
             row += np.bincount(kind, values, len(row))
-    there = np.flatnonzero(sums[1])
-    each = (((there + 1) << 17) - 1).astype(np.int32).view(np.float32).astype(np.float64)
-    excess_sum, token_sum = np.cumsum(sums[:, there], axis=1)
-    packs, cost = token_sum / token_budget, excess_sum + lengths.cheapest_token * token_sum
-    fits = _MARGIN * each * packs <= excess_sum
-    gaps = np.tril(each * packs[:, None] - (excess_sum - sums[0, there]))  # of classes, with those up to another
-    levelled = (fits & (gaps.max(axis=1) <= GAP * cost)) | (each * packs <= _TOLERATED * cost)
-    return float(each[levelled][-1]) if levelled.any() else 0.0
+    counts = np.zeros(255 << 6)
+    for part in blocks(len(lengths)):
+        counts += np.bincount(lengths.costs[part].astype(np.float32).view(np.int32) >> 17, minlength=255 << 6)
+    there = np.flatnonzero(counts)
+    edges = (((there + 1) << 17) - 1).astype(np.int32).view(np.float32).astype(np.float64)
+    cost, tokens = sums[:, there]
+    count = counts[there]
+    excess = np.maximum(cost - lengths.cheapest_token * tokens, 0)
+    packs = np.cumsum(tokens) / token_budget
+    fits = _MARGIN * excess / count * packs <= np.cumsum(excess)
+    gap = lambda each: np.tril(each / count * packs[:, None] - (np.cumsum(each) - each)).max(axis=1)
+    cost_gap, token_gap = gap(excess), gap(tokens)
+    small = (excess / count * packs <= _TOLERATED * np.cumsum(cost)) & (token_gap <= GAP_TOKENS * np.cumsum(tokens))
+    ok = small | fits & (cost_gap <= GAP_COST * np.cumsum(cost)) & (token_gap <= GAP_TOKENS * np.cumsum(tokens))
+    return float(edges[ok][-1]) if ok.any() else 0.0
 
 
-def in_packs(tokens: Ints, token_budget: int, *, alone: bool) -> npt.NDArray[np.int64]:
-    """(H,) the pack of each costly sample, in their order: one for each, or as many as follow and fit."""
-    if alone:
-        return np.arange(len(tokens))
-    packs, number, held = [], -1, token_budget
+_CLASSES = 1024
+
+def best_fit(tokens: Ints, token_budget: int) -> npt.NDArray[np.int64]:
+    """(H,) the pack of each sample, in their order, largest first: the fullest that has room for it."""
+    stacks: list[list[int]] = [[] for _ in range(_CLASSES + 1)]
+    rooms: list[int] = []
+    packs = []
+    mask = 0
     for size in tokens.tolist():
-        held += size
-        if held > token_budget:
-            number, held = number + 1, size
-        packs.append(number)
+        kind = size * _CLASSES // token_budget
+        stack = stacks[kind]
+        if stack and rooms[stack[-1]] < size:
+            kind += 1
+        open_ = mask >> kind
+        if open_:
+            kind += (open_ & -open_).bit_length() - 1
+            stack = stacks[kind]
+            pack = stack.pop()
+            if not stack:
+                mask ^= 1 << kind
+            room = rooms[pack] = rooms[pack] - size
+        else:
+            pack, room = len(rooms), token_budget - size
+            rooms.append(room)
+        packs.append(pack)
+        kind = room * _CLASSES // token_budget
+        stacks[kind].append(pack)
+        mask |= 1 << kind
     return np.array(packs, np.int64)

@@ -17,6 +17,7 @@ from vitascope.feed.lengths import Floats, Ints
 _BY_COST = 0.1  # the last tenth of the tokens, the smallest samples, levels the costs to under 0.1 %
 _NEARLY_MEAN = 0.99  # of its expected cost: what a pack is filled to before the last tenth comes
 _ROUND = 8  # a round places samples on an eighth of a step's packs: 5x faster than one by one, as level
+ROOMY = 1.5
 _BUNDLE = 8  # small samples go together, an eighth of what a pack still lacks: rounds grow with its logarithm
 
 
@@ -46,7 +47,7 @@ def pack(
     while done < len(sizes):
         filled = np.cumsum(held, axis=1)[:, -1]
         level = water_level(filled, float(left_tokens[done]))
-        steps, take = _open_steps(held, filled < level, sizes[done:], token_budget)
+        steps, take = _open_steps(held, level - filled, sizes[done:], token_budget)
         if not len(steps):
             return None
         items = done + np.arange(len(steps) * take).reshape(take, -1).T  # (K, take)
@@ -84,16 +85,24 @@ def _bundles(tokens: Ints, n_packs: int) -> npt.NDArray[np.int64]:
 
 
 def _open_steps(
-    held: Floats, lacking: npt.NDArray[np.bool_], sizes: Floats, token_budget: int
+    held: Floats, lacking: Floats, sizes: Floats, token_budget: int
 ) -> tuple[npt.NDArray[np.intp], int]:
     """The steps that take part in a round, the emptiest first, and how many samples each takes.
 
-    First those that lack tokens and have that many packs with room; then any with room; none if there is none.
+    First those whose packs lack the tokens of two such samples or more: what comes later can level them. Then
+    those that lack any, then any with room for one; none if there is none.
+
+    Args:
+        held: (S, G) tokens in the packs.
+        lacking: (S,) tokens that each step should still get.
+        sizes: (n,) tokens of the samples to come.
     """
     n_steps, n_packs = held.shape
     most = max(1, n_packs // _ROUND)
-    room = np.count_nonzero(held + sizes[: n_steps * most].max() <= token_budget, axis=1)
-    for take, may in ((most, lacking), (1, lacking), (1, True)):
+    size = sizes[: n_steps * most].max()
+    room = np.count_nonzero(held + size <= token_budget, axis=1)
+    levels, some = lacking >= ROOMY * n_packs * size, lacking > 0
+    for take, may in ((most, levels), (1, levels), (most, some), (1, some), (1, True)):
         steps = np.flatnonzero((room >= take) & may)
         if len(steps):
             break
