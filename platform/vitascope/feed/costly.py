@@ -15,7 +15,7 @@ NO_SAMPLE = -1
 
 _MARGIN = 1.25  # with 1.1, packs of 64 ranks still differed by 1 % in cost, with 1.25 by 0.04 %
 _TOLERATED = 0.01  # of a mean pack's cost: waiting that is too little to give up a step's mix for
-GAP_COST, GAP_TOKENS = 0.05, 0.05
+GAP_COST, GAP_TOKENS = 0.05, 0.07
 
 
 def cost_limit(lengths: Lengths, token_budget: int) -> float:

@@ -16,9 +16,9 @@ from vitascope.feed.lengths import Floats, Ints
 
 _BY_COST = 0.1  # the last tenth of the tokens, the smallest samples, levels the costs to under 0.1 %
 _NEARLY_MEAN = 0.99  # of its expected cost: what a pack is filled to before the last tenth comes
-_ROUND = 8  # a round places samples on an eighth of a step's packs: 5x faster than one by one, as level
-ROOMY = 1.5
-_BUNDLE = 8  # small samples go together, an eighth of what a pack still lacks: rounds grow with its logarithm
+_ROUND = 4  # a round places samples on an eighth of a step's packs: 5x faster than one by one, as level
+_ROOMY = 1.5  # a pack takes samples of two thirds of what it lacks: with 1 or with 2, steps of costly samples spread
+_BUNDLE = 4  # small samples go together, an eighth of what a pack still lacks: rounds grow with its logarithm
 
 
 def pack(
@@ -39,15 +39,18 @@ def pack(
     Returns:
         (N,) int32, the pack of each sample; None if the samples do not fit.
     """
-    bundle = _bundles(tokens, held.size)
+    held, spent = held.astype(np.float64), spent.astype(np.float64)
+    n_packs, filled = held.shape[1], held.sum(axis=1)  # (S,) of each step; whole numbers add up exactly
+    level = water_level(np.sort(filled), float(tokens.sum(dtype=np.float64)))
+    bundle = _bundles(tokens, int(np.count_nonzero(filled <= level)) * n_packs)
     sizes, works = np.bincount(bundle, tokens), np.bincount(bundle, costs)
     left_tokens, left_costs = (np.cumsum(values[::-1])[::-1] for values in (sizes, works))
-    held, spent = held.astype(np.float64), spent.astype(np.float64)
     packs, done = np.empty(len(sizes), np.int32), 0
     while done < len(sizes):
-        filled = np.cumsum(held, axis=1)[:, -1]
-        level = water_level(filled, float(left_tokens[done]))
-        steps, take = _open_steps(held, level - filled, sizes[done:], token_budget)
+        order = np.argsort(filled, kind="stable")
+        level = water_level(filled[order], float(left_tokens[done]))
+        lacking = (level - filled)[order]
+        steps, take = _open_steps(held, order, lacking, sizes[done:], token_budget)
         if not len(steps):
             return None
         items = done + np.arange(len(steps) * take).reshape(take, -1).T  # (K, take)
@@ -60,16 +63,15 @@ def pack(
         chosen = np.argsort(load, axis=1, kind="stable")[:, :take]
         held[steps[:, None], chosen] += size
         spent[steps[:, None], chosen] += work
-        packs[items] = steps[:, None] * held.shape[1] + chosen
+        filled[steps] += size.sum(axis=1)
+        packs[items] = steps[:, None] * n_packs + chosen
         done += items.size
     return packs[bundle]
 
 
-def water_level(filled: Floats | Ints, amount: float, empty: int = 0) -> float:
-    """How high `amount` fills vessels of one width that are filled (S,) high, and `empty` more."""
-    heights = np.concatenate([[0.0] * bool(empty), np.sort(filled)])
-    n_vessels = np.arange(len(heights)) + max(empty, 1)
-    levels = (amount + np.cumsum(heights)) / n_vessels
+def water_level(heights: Floats, amount: float) -> float:
+    """How high `amount` fills vessels of one width that are filled (S,) high, the lowest first."""
+    levels = (amount + np.cumsum(heights)) / np.arange(1, len(heights) + 1)
     return float(levels[np.flatnonzero(levels >= heights)[-1]])
 
 
@@ -85,28 +87,28 @@ def _bundles(tokens: Ints, n_packs: int) -> npt.NDArray[np.int64]:
 
 
 def _open_steps(
-    held: Floats, lacking: Floats, sizes: Floats, token_budget: int
+    held: Floats, order: Ints, lacking: Floats, sizes: Floats, token_budget: int
 ) -> tuple[npt.NDArray[np.intp], int]:
-    """The steps that take part in a round, the emptiest first, and how many samples each takes.
+    """The steps that take part in a round, in order, and how many samples each takes.
 
-    First those whose packs lack the tokens of two such samples or more: what comes later can level them. Then
-    those that lack any, then any with room for one; none if there is none.
+    First those whose packs lack the tokens of one and a half such samples: what comes later can level them.
+    Then those that lack any, then any with room for one; none if there is none.
 
     Args:
         held: (S, G) tokens in the packs.
-        lacking: (S,) tokens that each step should still get.
+        order: (S,) the steps, the emptiest first.
+        lacking: (S,) tokens that they should still get, in that order.
         sizes: (n,) tokens of the samples to come.
     """
     n_steps, n_packs = held.shape
     most = max(1, n_packs // _ROUND)
     size = sizes[: n_steps * most].max()
-    room = np.count_nonzero(held + size <= token_budget, axis=1)
-    levels, some = lacking >= ROOMY * n_packs * size, lacking > 0
-    for take, may in ((most, levels), (1, levels), (most, some), (1, some), (1, True)):
-        steps = np.flatnonzero((room >= take) & may)
+    room = np.count_nonzero(held <= token_budget - size, axis=1)[order]
+    levels, lacks = lacking >= _ROOMY * n_packs * size, lacking > 0
+    for take, may in ((most, levels), (1, levels), (most, lacks), (1, lacks), (1, True)):
+        steps = order[(room >= take) & may]
         if len(steps):
             break
-    steps = steps[np.argsort(np.cumsum(held[steps], axis=1)[:, -1], kind="stable")]
     take = min(take, max(1, len(sizes) // max(1, len(steps))))
     return steps[: len(sizes) // take], take
 

@@ -282,7 +282,7 @@ def _region(planner: Planner, epoch: int, number: int) -> _Region:
     held = np.bincount(packs // planner.packs_per_step, planner.lengths.tokens[costly])
     before = np.cumsum(planner.shards.other_tokens[shards])
     n_steps = _steps_for(held, int(before[-1]), _FILL * planner.token_budget * planner.packs_per_step)
-    level = water_level(held, float(before[-1]), empty=n_steps - len(held))
+    level = water_level(np.sort(np.append(held, np.zeros(n_steps - len(held)))), float(before[-1]))
     parts = np.arange(whole.windows[number + 1] - whole.windows[number] + 1)
     rows, steps = (parts * n // parts[-1] for n in (len(held), n_steps))
     taken = np.concatenate([[0.0], np.cumsum(np.maximum(level - held, 0))])[rows] + level * (steps - rows)
