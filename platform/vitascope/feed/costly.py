@@ -1,73 +1,128 @@
-"""Samples too costly to be levelled, and their steps.
+"""Samples that cannot be levelled, and the packs of their steps.
 
 A sample that costs more than the mean pack makes its step last as long as itself, whatever the other packs
-hold. Steps then can be equal only in kind: such samples, sorted by cost, are taken G at a time, one for each
-pack of a step. Ranks wait for as little as neighbours in that order differ, in all less than one such sample.
+hold; and a few large samples to a pack leave gaps that nothing smaller fills. Steps can then be equal only in
+kind: such samples are packed for themselves, and packs of like cost share a step. In order of cost a rank
+waits for as little as neighbours differ, in all less than the time of one such pack.
 """
+
+from bisect import bisect_left
 
 import numpy as np
 import numpy.typing as npt
 
 from vitascope.feed.lengths import Floats, Ints, Lengths, blocks
-
-NO_SAMPLE = -1
-"""Stands for a pack of such a step without a costly sample: they are not a multiple of G."""
+from vitascope.feed.packing import pack
 
 _MARGIN = 1.25  # with 1.1, packs of 64 ranks still differed by 1 % in cost, with 1.25 by 0.04 %
-_TOLERATED = 0.01  # of a mean pack's cost: waiting that is too little to give up a step's mix for
-GAP_COST, GAP_TOKENS = 0.05, 0.07
+_BUSY = 0.98  # of the ranks' time, in a trial: less is worth giving up a step's mix of sizes for
+_TRIAL_PACKS, _TRIAL_SAMPLES, _TRIAL_FILL = 64, 1 << 17, 0.97
+_ALIKE = 0.01  # samples whose sizes differ by less than this change places from epoch to epoch
+_ROOMS = 1024  # classes of packs by their room
 
 
-def cost_limit(lengths: Lengths, token_budget: int) -> float:
-    sums = np.zeros((2, 255 << 6))  # costs and tokens of samples by cost, 64 classes an octave
-    for part in blocks(len(lengths)):
-        costs = lengths.costs[part].astype(np.float32)
-        kind = costs.view(np.int32) >> 17
-        for row, values in zip(sums, (costs, lengths.tokens[part]), strict=True):
-            row += np.bincount(kind, values, len(row))
-    counts = np.zeros(255 << 6)
-    for part in blocks(len(lengths)):
-        counts += np.bincount(lengths.costs[part].astype(np.float32).view(np.int32) >> 17, minlength=255 << 6)
-    there = np.flatnonzero(counts)
-    edges = (((there + 1) << 17) - 1).astype(np.int32).view(np.float32).astype(np.float64)
-    cost, tokens = sums[:, there]
-    count = counts[there]
-    excess = np.maximum(cost - lengths.cheapest_token * tokens, 0)
-    packs = np.cumsum(tokens) / token_budget
-    fits = _MARGIN * excess / count * packs <= np.cumsum(excess)
-    gap = lambda each: np.tril(each / count * packs[:, None] - (np.cumsum(each) - each)).max(axis=1)
-    cost_gap, token_gap = gap(excess), gap(tokens)
-    small = (excess / count * packs <= _TOLERATED * np.cumsum(cost)) & (token_gap <= GAP_TOKENS * np.cumsum(tokens))
-    ok = small | fits & (cost_gap <= GAP_COST * np.cumsum(cost)) & (token_gap <= GAP_TOKENS * np.cumsum(tokens))
-    return float(edges[ok][-1]) if ok.any() else 0.0
+def cost_limit(lengths: Lengths, *, token_budget: int, packs_per_step: int) -> float:
+    """The most that samples may cost to be levelled with others; the rest are costly.
+
+    Found by trial: a sample of the lengths up to a limit, as many as fill 64 packs, is packed, and the ranks
+    must be busy. The first limit tried, `_highest`, looks at all lengths, so that rare samples count.
+    """
+    part = np.linspace(0, len(lengths) - 1, min(len(lengths), _TRIAL_SAMPLES)).astype(np.int64)
+    order = np.argsort(-lengths.costs[part], kind="stable")
+    tokens, costs = lengths.tokens[part][order], lengths.costs[part][order]
+    most = _highest(lengths, token_budget) if packs_per_step > 1 else np.inf
+    limits = np.append(most, _edges(np.unique(_kinds(costs))[::-1]))
+    limits = limits[limits <= most]
+
+    def levelled(number: int) -> bool:
+        part = slice(int(np.count_nonzero(costs > limits[number])), None)
+        return _busy(tokens[part], costs[part], packs_per_step, token_budget) >= _BUSY
+
+    found = bisect_left(range(len(limits)), True, key=levelled)
+    return float(limits[found]) if found < len(limits) else 0.0
 
 
-_CLASSES = 1024
+def costly_packs(
+    tokens: Ints, costs: Floats, noise: Floats, *, token_budget: int, alone: bool
+) -> npt.NDArray[np.int64]:
+    """(H,) the pack of each costly sample, the costliest pack first.
+
+    Args:
+        tokens, costs: (H,) of each sample.
+        noise: (H,) random numbers from 0 to 1, for the order of samples that are about alike.
+        alone: a pack for each, which other samples fill up; else as few packs as hold them.
+    """
+    order = np.argsort(-(costs if alone else tokens) * (1 + _ALIKE * noise), kind="stable")
+    packs = np.empty(len(tokens), np.int64)
+    packs[order] = np.arange(len(tokens)) if alone else best_fit(tokens[order], token_budget)
+    rank = np.argsort(np.argsort(-np.bincount(packs, costs), kind="stable"), kind="stable")
+    return rank[packs]
+
 
 def best_fit(tokens: Ints, token_budget: int) -> npt.NDArray[np.int64]:
-    """(H,) the pack of each sample, in their order, largest first: the fullest that has room for it."""
-    stacks: list[list[int]] = [[] for _ in range(_CLASSES + 1)]
+    """(H,) the pack of each sample, in their order: one of the fullest with room for it, or a new one."""
+    stacks: list[list[int]] = [[] for _ in range(_ROOMS + 1)]  # packs by their room
     rooms: list[int] = []
-    packs = []
-    mask = 0
+    packs, there = [], 0  # there: a bit for each stack that holds a pack
     for size in tokens.tolist():
-        kind = size * _CLASSES // token_budget
-        stack = stacks[kind]
-        if stack and rooms[stack[-1]] < size:
+        kind = size * _ROOMS // token_budget
+        if stacks[kind] and rooms[stacks[kind][-1]] < size:
             kind += 1
-        open_ = mask >> kind
-        if open_:
-            kind += (open_ & -open_).bit_length() - 1
-            stack = stacks[kind]
-            pack = stack.pop()
-            if not stack:
-                mask ^= 1 << kind
-            room = rooms[pack] = rooms[pack] - size
+        if fitting := there >> kind:
+            kind += (fitting & -fitting).bit_length() - 1
+            number = stacks[kind].pop()
+            there ^= (not stacks[kind]) << kind
         else:
-            pack, room = len(rooms), token_budget - size
-            rooms.append(room)
-        packs.append(pack)
-        kind = room * _CLASSES // token_budget
-        stacks[kind].append(pack)
-        mask |= 1 << kind
+            number = len(rooms)
+            rooms.append(token_budget)
+        packs.append(number)
+        rooms[number] -= size
+        kind = rooms[number] * _ROOMS // token_budget
+        stacks[kind].append(number)
+        there |= 1 << kind
     return np.array(packs, np.int64)
+
+
+def _highest(lengths: Lengths, token_budget: int) -> float:
+    """The highest limit up to which a pack with one sample, filled up with cheap tokens, costs no more than the mean.
+
+    A sample's excess over the cheapest tokens may be as much as the mean excess of a full pack.
+    """
+    sums = np.zeros((3, 255 << 6))  # costs, tokens and number of samples of each kind
+    for part in blocks(len(lengths)):
+        kinds = _kinds(lengths.costs[part])
+        for row, values in zip(sums, (lengths.costs[part], lengths.tokens[part], None), strict=True):
+            row += np.bincount(kinds, values, len(row))
+    kinds = np.flatnonzero(sums[2])
+    cost, tokens, count = sums[:, kinds]
+    excess = np.maximum(cost - lengths.cheapest_token * tokens, 0)
+    n_packs = np.cumsum(tokens) / token_budget
+    waits = np.maximum(excess / count * n_packs - np.cumsum(excess) / _MARGIN, 0)
+    fits = waits <= (1 - _BUSY) / 2 * np.cumsum(cost)
+    return float(_edges(kinds[fits][-1:])[0])
+
+
+def _busy(tokens: Ints, costs: Floats, packs_per_step: int, token_budget: int) -> float:
+    """The part of the ranks' time that packs of a sample of these would use; 0 if they do not fit."""
+    n_steps = max(1, _TRIAL_PACKS // packs_per_step)
+    full = _TRIAL_FILL * token_budget * packs_per_step
+    total = float(tokens.sum(dtype=np.float64))
+    n_steps = max(1, min(n_steps, int(total / full)))
+    count = min(len(tokens), round(len(tokens) * n_steps * full / total))
+    part = np.linspace(0, len(tokens) - 1, count).astype(np.int64)
+    empty = np.zeros((n_steps, packs_per_step))
+    packs = pack(tokens[part], costs[part], held=empty, spent=empty, token_budget=token_budget)
+    if packs is None:
+        return 0.0
+    spent = np.bincount(packs, costs[part], empty.size).reshape(empty.shape)
+    return float(spent.mean(axis=1).sum() / spent.max(axis=1).sum())
+
+
+def _kinds(costs: Floats) -> npt.NDArray[np.int32]:
+    """(N,) classes of costs, 64 an octave, in their order: the leading bits of float32."""
+    return costs.astype(np.float32).view(np.int32) >> 17
+
+
+def _edges(kinds: Ints) -> Floats:
+    """The most that samples of a class may cost."""
+    return (((kinds.astype(np.int64) + 1) << 17) - 1).astype(np.int32).view(np.float32).astype(np.float64)

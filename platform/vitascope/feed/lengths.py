@@ -77,11 +77,6 @@ class Lengths:
         """The least cost of a token, in any sample."""
         return min(float((self.costs[part] / self.tokens[part]).min()) for part in blocks(len(self)))
 
-    def excess(self, samples: Ints | slice) -> npt.NDArray[np.float32]:
-        """(n,) cost of samples above that of as many of the cheapest tokens, 0 or more."""
-        over = self.costs[samples] - self.cheapest_token * self.tokens[samples]
-        return np.maximum(over, 0).astype(np.float32)
-
     def between(self, shards: Ints, skip: int = 0, last: int | None = None) -> npt.NDArray[np.int64]:
         """(n,) numbers of the samples of `shards`, one shard after the other.
 

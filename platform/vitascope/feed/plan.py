@@ -22,7 +22,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from vitascope.feed.costly import best_fit, cost_limit
+from vitascope.feed.costly import cost_limit, costly_packs
 from vitascope.feed.lengths import Floats, Ints, Lengths
 from vitascope.feed.packing import pack, water_level
 from vitascope.records import stable_int
@@ -39,8 +39,6 @@ _FILL = 0.97
 _FULLEST = 0.975  # of a window, which is cut between samples and so not quite at _FILL
 _FEWER = 1.05  # windows that need more steps than this times the fewest are packed as full as they can be
 _LEAST_STEPS = 4  # of a window: with fewer, one could hold no sample at all
-ALONE = 1.0
-_ALIKE = 0.01  # costly samples whose costs differ by less than this change places from epoch to epoch
 _JITTER = 0.1  # sizes that differ by less than a tenth change places from epoch to epoch
 
 
@@ -137,7 +135,7 @@ class Planner:
     @cached_property
     def limit(self) -> float:
         """The excess beyond which a sample is costly; infinite if nobody waits for a step's only pack."""
-        return cost_limit(self.lengths, self.token_budget)
+        return cost_limit(self.lengths, token_budget=self.token_budget, packs_per_step=self.packs_per_step)
 
     def is_costly(self, samples: Ints | slice) -> npt.NDArray[np.bool_]:
         """(n,) whether samples, by their numbers, cannot be levelled with others."""
@@ -147,7 +145,7 @@ class Planner:
     def costly_alone(self) -> bool:
         """Whether there is a pack for each costly sample."""
         n_packs = int(self.lengths.shard_tokens.sum()) / self.token_budget
-        return int(self.shards.costly.sum()) <= n_packs * ALONE
+        return int(self.shards.costly.sum()) <= n_packs
 
     @cached_property
     def shards(self) -> "_Shards":
@@ -299,15 +297,13 @@ def _costly_steps(
     holding = shards[planner.shards.costly[shards] > 0]
     parts = (lengths.between(part) for part in lengths.shard_blocks(holding))
     samples = np.concatenate([np.zeros(0, np.int64), *(part[planner.is_costly(part)] for part in parts)])
-    noise = 1 + _ALIKE * _unit(_random(len(samples), "costly", *key))
-    if planner.costly_alone:
-        samples = samples[np.argsort(-lengths.costs[samples] * noise, kind="stable")]
-        packs = np.arange(len(samples))
-    else:
-        samples = samples[np.argsort(-lengths.tokens[samples] * noise, kind="stable")]
-        packs = best_fit(lengths.tokens[samples], planner.token_budget)
-        rank = np.argsort(np.argsort(-np.bincount(packs, lengths.costs[samples]), kind="stable"), kind="stable")
-        packs = rank[packs]
+    packs = costly_packs(
+        lengths.tokens[samples],
+        lengths.costs[samples],
+        _unit(_random(len(samples), "costly", *key)),
+        token_budget=planner.token_budget,
+        alone=planner.costly_alone,
+    )
     steps = packs // n_packs
     turn = np.argsort(_random(steps.max(initial=-1) + 1, "costly steps", *key), kind="stable")
     packs = turn[steps] * n_packs + packs % n_packs
