@@ -78,7 +78,11 @@ def lengths_of(data: Data, cost: Cost) -> Lengths:
     n = len(data.tokens)
     numbers = np.arange(n)
     costs = np.asarray(cost.of(data.tokens, data.n_text)) / 1e12
-    return Lengths((numbers // SAMPLES_PER_SHARD).astype(np.int32), data.tokens.astype(np.int32), costs.astype(np.float32))
+    return Lengths(
+        (numbers // SAMPLES_PER_SHARD).astype(np.int32),
+        data.tokens.astype(np.int32),
+        costs.astype(np.float32),
+    )
 
 
 @dataclass(frozen=True)

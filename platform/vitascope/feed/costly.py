@@ -84,7 +84,7 @@ def best_fit(tokens: Ints, token_budget: int) -> npt.NDArray[np.int64]:
 
 
 def _highest(lengths: Lengths, token_budget: int) -> float:
-    """The highest limit up to which a pack with one sample, filled up with cheap tokens, costs no more than the mean.
+    """The highest limit with which one sample, filled up with cheap tokens, costs no more than a mean pack.
 
     A sample's excess over the cheapest tokens may be as much as the mean excess of a full pack.
     """
@@ -93,22 +93,23 @@ def _highest(lengths: Lengths, token_budget: int) -> float:
         kinds = _kinds(lengths.costs[part])
         for row, values in zip(sums, (lengths.costs[part], lengths.tokens[part], None), strict=True):
             row += np.bincount(kinds, values, len(row))
-    kinds = np.flatnonzero(sums[2])
-    cost, tokens, count = sums[:, kinds]
+    there = np.flatnonzero(sums[2])
+    cost, tokens, count = sums[:, there]
     excess = np.maximum(cost - lengths.cheapest_token * tokens, 0)
     n_packs = np.cumsum(tokens) / token_budget
     waits = np.maximum(excess / count * n_packs - np.cumsum(excess) / _MARGIN, 0)
     fits = waits <= (1 - _BUSY) / 2 * np.cumsum(cost)
-    return float(_edges(kinds[fits][-1:])[0])
+    return float(_edges(there[fits][-1:])[0])
 
 
 def _busy(tokens: Ints, costs: Floats, packs_per_step: int, token_budget: int) -> float:
-    """The part of the ranks' time that packs of a sample of these would use; 0 if they do not fit."""
-    n_steps = max(1, _TRIAL_PACKS // packs_per_step)
+    """How busy ranks are with packs of a sample of these, the costliest first; 0 if it does not fit."""
     full = _TRIAL_FILL * token_budget * packs_per_step
     total = float(tokens.sum(dtype=np.float64))
-    n_steps = max(1, min(n_steps, int(total / full)))
-    count = min(len(tokens), round(len(tokens) * n_steps * full / total))
+    if total <= full:
+        return 1.0  # of one step: nothing is more level
+    n_steps = min(max(1, _TRIAL_PACKS // packs_per_step), int(total / full))
+    count = round(len(tokens) * n_steps * full / total)
     part = np.linspace(0, len(tokens) - 1, count).astype(np.int64)
     empty = np.zeros((n_steps, packs_per_step))
     packs = pack(tokens[part], costs[part], held=empty, spent=empty, token_budget=token_budget)

@@ -16,9 +16,9 @@ from vitascope.feed.lengths import Floats, Ints
 
 _BY_COST = 0.1  # the last tenth of the tokens, the smallest samples, levels the costs to under 0.1 %
 _NEARLY_MEAN = 0.99  # of its expected cost: what a pack is filled to before the last tenth comes
-_ROUND = 4  # a round places samples on an eighth of a step's packs: 5x faster than one by one, as level
-_ROOMY = 1.5  # a pack takes samples of two thirds of what it lacks: with 1 or with 2, steps of costly samples spread
-_BUNDLE = 4  # small samples go together, an eighth of what a pack still lacks: rounds grow with its logarithm
+_ROUND = 4  # a round places samples on a quarter of a step's packs: 10x faster than one by one, as level
+_ROOMY = 1.5  # of a sample, what a pack should lack to take it: with 1 or 2, fuller steps were less level
+_BUNDLE = 4  # small samples go together, up to a quarter of what a pack lacks: rounds grow with its logarithm
 
 
 def pack(
@@ -43,7 +43,7 @@ def pack(
     n_packs, filled = held.shape[1], held.sum(axis=1)  # (S,) of each step; whole numbers add up exactly
     level = water_level(np.sort(filled), float(tokens.sum(dtype=np.float64)))
     bundle = _bundles(tokens, int(np.count_nonzero(filled <= level)) * n_packs)
-    sizes, works = np.bincount(bundle, tokens), np.bincount(bundle, costs)
+    sizes, works = np.bincount(bundle, tokens).astype(float), np.bincount(bundle, costs).astype(float)
     left_tokens, left_costs = (np.cumsum(values[::-1])[::-1] for values in (sizes, works))
     packs, done = np.empty(len(sizes), np.int32), 0
     while done < len(sizes):
@@ -69,9 +69,14 @@ def pack(
     return packs[bundle]
 
 
-def water_level(heights: Floats, amount: float) -> float:
-    """How high `amount` fills vessels of one width that are filled (S,) high, the lowest first."""
-    levels = (amount + np.cumsum(heights)) / np.arange(1, len(heights) + 1)
+def water_level(heights: Floats | Ints, amount: float, empty: int = 0) -> float:
+    """How high `amount` fills vessels of one width, which are filled (S,) high, the lowest first.
+
+    Args:
+        empty: how many more vessels there are, which hold nothing.
+    """
+    heights = np.concatenate([np.zeros(min(empty, 1)), heights])
+    levels = (amount + np.cumsum(heights)) / (np.arange(len(heights)) + max(empty, 1))
     return float(levels[np.flatnonzero(levels >= heights)[-1]])
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vitascope.config import Settings
+from vitascope.feed.plan import PLAN_RULE
 from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
@@ -62,6 +63,7 @@ class Job:
         return {
             "fingerprint": self.card.fingerprint,
             "samples": self.samples,
+            "plan": PLAN_RULE,
             "seed": self.settings.run.seed,
             "token_budget": feed.token_budget,
             "packs_per_step": feed.packs_per_step,
