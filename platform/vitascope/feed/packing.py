@@ -50,7 +50,7 @@ def pack(
         order = np.argsort(filled, kind="stable")
         level = water_level(filled[order], float(left_tokens[done]))
         lacking = (level - filled)[order]
-        steps, take = _open_steps(held, order, lacking, sizes[done:], token_budget)
+        steps, take = _open_steps(held, order, lacking, sizes=sizes[done:], token_budget=token_budget)
         if not len(steps):
             return None
         items = done + np.arange(len(steps) * take).reshape(take, -1).T  # (K, take)
@@ -92,7 +92,7 @@ def _bundles(tokens: Ints, n_packs: int) -> npt.NDArray[np.int64]:
 
 
 def _open_steps(
-    held: Floats, order: Ints, lacking: Floats, sizes: Floats, token_budget: int
+    held: Floats, order: Ints, lacking: Floats, *, sizes: Floats, token_budget: int
 ) -> tuple[npt.NDArray[np.intp], int]:
     """The steps that take part in a round, in order, and how many samples each takes.
 
