@@ -1,8 +1,9 @@
 """What planning knows of the samples."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,16 @@ class Lengths:
     @cached_property
     def shard_tokens(self) -> npt.NDArray[np.int64]:
         """(shards,) tokens of each shard."""
-        return np.add.reduceat(self.tokens, self.shard_offsets[:-1], dtype=np.int64)
+        return self.sums_by_shard(lambda samples: self.tokens[samples])
+
+    def sums_by_shard(self, values: Callable[[slice], npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
+        """(shards,) sums of what `values` gives for samples, block by block."""
+        sums = []
+        for shards in self.shard_blocks():
+            begins, end = self.shard_offsets[shards], self.shard_offsets[shards[-1] + 1]
+            numbers = values(slice(int(begins[0]), int(end)))
+            sums.append(np.add.reduceat(numbers, begins - begins[0], dtype=np.int64))
+        return np.concatenate(sums)
 
     def shard_blocks(self, shards: Ints | None = None) -> list[npt.NDArray[np.int64]]:
         """`shards`, all by default, in parts of about a block of samples; none is empty."""

@@ -82,15 +82,11 @@ class Windows:
     @cached_property
     def shards(self) -> "_Shards":
         """What each shard holds."""
-        lengths = self.lengths
-        found = []
-        for part in lengths.shard_blocks():
-            begins = lengths.shard_offsets[part]
-            samples = slice(int(begins[0]), int(lengths.shard_offsets[part[-1] + 1]))
-            costly = self.is_costly(samples)
-            others = np.where(costly, 0, lengths.tokens[samples])
-            found.append([np.add.reduceat(v, begins - begins[0], dtype=np.int64) for v in (costly, others)])
-        return _Shards(*np.concatenate(found, axis=1))
+        tokens = self.lengths.tokens
+        return _Shards(
+            self.lengths.sums_by_shard(self.is_costly),
+            self.lengths.sums_by_shard(lambda part: np.where(self.is_costly(part), 0, tokens[part])),
+        )
 
 
 @dataclass(frozen=True, eq=False)
