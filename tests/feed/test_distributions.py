@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from vitascope.feed.costly import best_fit, cost_limit, costly_packs
+from vitascope.feed.costly import best_fit, cost_limits, costly_packs
 from vitascope.feed.lengths import Lengths
 from vitascope.feed.plan import Planner, Position
 
@@ -139,8 +139,8 @@ def test_packs_of_costly_samples_come_costliest_first() -> None:
 def test_no_sample_is_costly_if_all_can_be_levelled() -> None:
     tokens = np.tile([256, 512, 1024], 5000)
     lengths = Lengths(np.arange(15_000) // 100, tokens, tokens + tokens**2 / 20_000)
-    assert cost_limit(lengths, token_budget=1 << 17, packs_per_step=8) >= lengths.costs.max()
+    assert cost_limits(lengths, token_budget=1 << 17, packs_per_step=8)[0] >= lengths.costs.max()
     rare = np.append(tokens, 1 << 17)
     lengths = Lengths(np.arange(15_001) // 100, rare, rare + rare**2 / 20_000)
-    limit = cost_limit(lengths, token_budget=1 << 17, packs_per_step=8)
+    (limit,) = cost_limits(lengths, token_budget=1 << 17, packs_per_step=8)
     assert lengths.costs[:-1].max() <= limit < lengths.costs[-1], "the one that outweighs a pack"

@@ -17,20 +17,23 @@ from vitascope.feed.packing import pack
 _MARGIN = 1.25  # with 1.1, packs of 64 ranks still differed by 1 % in cost, with 1.25 by 0.04 %
 _BUSY = 0.98  # of the ranks' time, in a trial: less is worth giving up a step's mix of sizes for
 _TRIAL_PACKS, _TRIAL_SAMPLES, _TRIAL_FILL = 64, 1 << 17, 0.97
+_ALONE = 0.9  # of the packs: as many samples as may have one for themselves
 _ALIKE = 0.01  # samples whose sizes differ by less than this change places from epoch to epoch
 _ROOMS = 1024  # classes of packs by their room
 
 
-def cost_limit(lengths: Lengths, *, token_budget: int, packs_per_step: int) -> float:
-    """The most that samples may cost to be levelled with others; the rest are costly.
+def cost_limits(lengths: Lengths, *, token_budget: int, packs_per_step: int) -> list[float]:
+    """The most that samples may cost to be levelled with others: one limit, or two to choose from.
 
-    Found by trial: a sample of the lengths up to a limit, as many as fill 64 packs, is packed, and the ranks
-    must be busy. The first limit tried, `_highest`, looks at all lengths, so that rare samples count.
+    The first is found by trial: a sample of the lengths up to a limit, as many as fill 64 packs, is packed,
+    and the ranks must be busy. The highest that is tried looks at all lengths, so that rare samples count. If
+    more samples are costly than there are packs, the second leaves a pack for each.
     """
+    sums = _sums_by_kind(lengths)
     part = np.linspace(0, len(lengths) - 1, min(len(lengths), _TRIAL_SAMPLES)).astype(np.int64)
     order = np.argsort(-lengths.costs[part], kind="stable")
     tokens, costs = lengths.tokens[part][order], lengths.costs[part][order]
-    most = _highest(lengths, token_budget) if packs_per_step > 1 else np.inf
+    most = _highest(sums, lengths.cheapest_token, token_budget) if packs_per_step > 1 else np.inf
     limits = np.append(most, _edges(np.unique(_kinds(costs))[::-1]))
     limits = limits[limits <= most]
 
@@ -38,8 +41,12 @@ def cost_limit(lengths: Lengths, *, token_budget: int, packs_per_step: int) -> f
         part = slice(int(np.count_nonzero(costs > limits[number])), None)
         return _busy(tokens[part], costs[part], packs_per_step, token_budget) >= _BUSY
 
-    found = bisect_left(range(len(limits)), True, key=levelled)
-    return float(limits[found]) if found < len(limits) else 0.0
+    number = bisect_left(range(len(limits)), True, key=levelled)
+    found = float(limits[number]) if number < len(limits) else 0.0
+    beyond = sums[2].sum() - np.cumsum(sums[2])
+    few = int(np.flatnonzero(beyond <= _ALONE * sums[1].sum() / token_budget)[0])
+    alone = float(_edges(np.array([few]))[0])
+    return [found, alone] if found < alone and packs_per_step > 1 else [found]
 
 
 def costly_packs(
@@ -83,19 +90,24 @@ def best_fit(tokens: Ints, token_budget: int) -> npt.NDArray[np.int64]:
     return np.array(packs, np.int64)
 
 
-def _highest(lengths: Lengths, token_budget: int) -> float:
-    """The highest limit with which one sample, filled up with cheap tokens, costs no more than a mean pack.
-
-    A sample's excess over the cheapest tokens may be as much as the mean excess of a full pack.
-    """
-    sums = np.zeros((3, 255 << 6))  # costs, tokens and number of samples of each kind
+def _sums_by_kind(lengths: Lengths) -> Floats:
+    """(3, kinds) costs, tokens and number of the samples of each kind."""
+    sums = np.zeros((3, 255 << 6))
     for part in blocks(len(lengths)):
         kinds = _kinds(lengths.costs[part])
         for row, values in zip(sums, (lengths.costs[part], lengths.tokens[part], None), strict=True):
             row += np.bincount(kinds, values, len(row))
+    return sums
+
+
+def _highest(sums: Floats, cheapest_token: float, token_budget: int) -> float:
+    """The highest limit with which one sample, filled up with cheap tokens, costs no more than a mean pack.
+
+    A sample's excess over the cheapest tokens may be as much as the mean excess of a full pack.
+    """
     there = np.flatnonzero(sums[2])
     cost, tokens, count = sums[:, there]
-    excess = np.maximum(cost - lengths.cheapest_token * tokens, 0)
+    excess = np.maximum(cost - cheapest_token * tokens, 0)
     n_packs = np.cumsum(tokens) / token_budget
     waits = np.maximum(excess / count * n_packs - np.cumsum(excess) / _MARGIN, 0)
     fits = waits <= (1 - _BUSY) / 2 * np.cumsum(cost)

@@ -19,6 +19,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from vitascope.feed.costly import cost_limits
 from vitascope.feed.lengths import Floats, Ints, Lengths
 from vitascope.feed.packing import pack
 from vitascope.feed.windows import Content, Windows, random_numbers, steps_for
@@ -31,7 +32,7 @@ NO_PACK = -1
 
 _FULLEST = 0.975  # of a window, which is cut between samples and so not quite at 0.97
 _FEWER = 1.05  # windows that need more steps than this times the fewest are packed as full as they can be
-_BUSY = 0.97  # of the ranks' time: less is worth a word
+_WORTH_A_WORD = 0.97  # of the ranks' time: less is worth a word
 
 
 @dataclass(frozen=True, order=True)
@@ -126,7 +127,14 @@ class Planner:
 
     @cached_property
     def _windows(self) -> Windows:
-        return Windows(self.lengths, self.seed, self.token_budget, self.packs_per_step, self.window_samples)
+        """Of the ways to separate costly samples, the one with fuller packs and busier ranks at first."""
+        rule = (self.lengths, self.seed, self.token_budget, self.packs_per_step, self.window_samples)
+        limits = cost_limits(self.lengths, token_budget=self.token_budget, packs_per_step=self.packs_per_step)
+        ways = [Windows(*rule, cost_limit=limit) for limit in limits]
+        if len(ways) == 1:
+            return ways[0]
+        firsts = [_window(way, 0, 0) for way in ways]
+        return ways[int(np.argmax([_busy(first.costs) * first.tokens.mean() for first in firsts]))]
 
     def windows(self, epoch: int) -> int:
         """How many windows the epoch has, 1 or more."""
@@ -140,7 +148,7 @@ class Planner:
         """
         if epoch < 0 or not 0 <= number < self.windows(epoch):
             raise ValueError(f"no window {number} in epoch {epoch}: it has {self.windows(max(epoch, 0))}")
-        return _window(self, epoch, number)
+        return _window(self._windows, epoch, number)
 
     def step(self, position: Position) -> StepPlan:
         """The step at a position.
@@ -175,8 +183,8 @@ class Planner:
     def advice(self) -> str | None:
         """In words, why ranks wait for 3 % of the time or more, judged by the first window; else None."""
         costs = self.window(0, 0).costs
-        busy = float(costs.mean(axis=1).sum() / costs[:, 0].sum())
-        if busy >= _BUSY:
+        busy = _busy(costs)
+        if busy >= _WORTH_A_WORD:
             return None
         highest = int(np.argmax(self.lengths.costs))
         n_costly = self._windows.n_costly
@@ -190,11 +198,16 @@ class Planner:
         )
 
 
+def _busy(costs: Floats) -> float:
+    """The mean time of ranks that compute a pack each over the busiest one's; (S, G), the costliest first."""
+    return float(costs.mean(axis=1).sum() / costs[:, 0].sum())
+
+
 @lru_cache(maxsize=2)
-def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
-    lengths, n_packs = planner.lengths, planner.packs_per_step
-    content = planner._windows.content(epoch, number)
-    assignment, n_steps = _fewest_steps(planner, content)
+def _window(windows: Windows, epoch: int, number: int) -> WindowPlan:
+    lengths, n_packs = windows.lengths, windows.packs_per_step
+    content = windows.content(epoch, number)
+    assignment, n_steps = _fewest_steps(windows, content)
     samples = np.concatenate([content.costly, content.others])
     assignment = np.concatenate([content.packs, assignment])
     tokens, costs = lengths.tokens[samples], lengths.costs[samples]
@@ -202,7 +215,7 @@ def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
     pack_costs = np.bincount(assignment, costs, n_steps * n_packs).reshape(shape)
     # Costliest first: the packs of one pass, taken by neighbouring numbers, are then the most alike.
     rank = np.argsort(np.argsort(-pack_costs, axis=1, kind="stable"), axis=1, kind="stable")
-    turn = np.argsort(random_numbers(n_steps, "steps", planner.seed, epoch, number), kind="stable")
+    turn = np.argsort(random_numbers(n_steps, "steps", windows.seed, epoch, number), kind="stable")
     assignment = (turn[:, None] * n_packs + rank).reshape(-1)[assignment]
     pack_tokens = np.bincount(assignment, tokens, n_steps * n_packs)
     counts = np.bincount(assignment, minlength=n_steps * n_packs)
@@ -214,9 +227,9 @@ def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
     )
 
 
-def _fewest_steps(planner: Planner, content: Content) -> tuple[npt.NDArray[np.int32], int]:
+def _fewest_steps(windows: Windows, content: Content) -> tuple[npt.NDArray[np.int32], int]:
     """Packs a window's other samples into as few steps as hold all; returns their packs and the steps."""
-    lengths, budget, n_packs = planner.lengths, planner.token_budget, planner.packs_per_step
+    lengths, budget, n_packs = windows.lengths, windows.token_budget, windows.packs_per_step
     costly, others = content.costly, content.others
     held, spent = (
         np.bincount(content.packs, values[costly], content.n_packs).reshape(-1, n_packs)

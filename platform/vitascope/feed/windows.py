@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from vitascope.feed.costly import cost_limit, costly_packs
+from vitascope.feed.costly import costly_packs
 from vitascope.feed.lengths import Floats, Ints, Lengths
 from vitascope.feed.packing import water_level
 from vitascope.records import stable_int
@@ -26,13 +26,18 @@ _JITTER = 0.1  # sizes that differ by less than a tenth change places from epoch
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """The windows of every epoch; the arguments are the planner's."""
+    """The windows of every epoch.
+
+    Args:
+        cost_limit: samples that cost more cannot be levelled with others; the rest are the planner's.
+    """
 
     lengths: Lengths
     seed: int
     token_budget: int
     packs_per_step: int
     window_samples: int
+    cost_limit: float
 
     def count(self, epoch: int) -> int:
         """How many windows the epoch has, 1 or more."""
@@ -58,11 +63,6 @@ class Windows:
         (begin, skip), (end, last) = region.cuts[index], region.cuts[index + 1]
         samples = self.lengths.between(region.shards[begin : end + bool(last)], skip, last or None)
         return samples[~self.is_costly(samples)]
-
-    @cached_property
-    def cost_limit(self) -> float:
-        """The cost above which a sample cannot be levelled with others."""
-        return cost_limit(self.lengths, token_budget=self.token_budget, packs_per_step=self.packs_per_step)
 
     def is_costly(self, samples: Ints | slice) -> npt.NDArray[np.bool_]:
         """(n,) whether samples, by their numbers, cannot be levelled with others."""
