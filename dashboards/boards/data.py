@@ -117,7 +117,8 @@ _FEED = [
         "Cost spread",
         "percentunit",
         "How much longer the costliest rank of a step computes than the mean. Good: below 5 %. "
-        "Bad: above 20 %: packs cannot be equal; raise feed.token_budget or feed.window_samples.",
+        "Bad: above 20 %: use fewer feed.packs_per_step, or train.ranks that divide them; see what train "
+        "prints.",
         {"{{run}}": gauge("train_cost_spread")},
     ),
 ]

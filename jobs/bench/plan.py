@@ -1,26 +1,33 @@
-"""Measures the planner: speed, balance, mix and memory, beside one-shape batches drawn by each rank.
+"""Measures the planner: steps, balance, mix, speed and memory, on a typical mix and on hostile ones.
 
     python jobs/bench/plan.py [--samples 1000000] [--ranks 64] [--seed 0] [--token-budget 524288]
+                              [--hostile-samples 400000] [--hostile-width 192]
 
-The samples: half images, half videos of 9 to 129 frames; 256² to 720p; landscape, portrait and square; 10
-to 200 text tokens, uniform. The codec's strides are 4 x 8 x 8 and the patch is 2, so 129 frames of 720p are
-33 x 45 x 80 = 118,800 tokens. Costs are those of a transformer of width 3072 and depth 30 (about 5 billion
-parameters), where a token of the longest video costs 6.5 times one of an image. A rank is whatever computes
-a pack: one GPU, or several with sequence parallelism. 524,288 tokens a pack, because below about 342,000 a
-pack with one such video, filled up with images, outweighs the mean pack: no plan of full packs makes the
-ranks equal there (try --token-budget 262144).
+The typical samples: half images, half videos of 9 to 129 frames; 256² to 720p; landscape, portrait and
+square; 10 to 200 text tokens, uniform. The codec's strides are 4 x 8 x 8 and the patch is 2, so 129 frames of
+720p are 33 x 45 x 80 = 118,800 tokens. Costs are those of a transformer of width 3072 and depth 30 (about 5
+billion parameters), where a token of the longest video costs 6.5 times one of an image. A rank is whatever
+computes a pack: one GPU, or several with sequence parallelism. Below about 342,000 tokens a pack, one with
+such a video, filled up with images, outweighs the mean pack (try --token-budget 262144).
 
 The naive way is Open-Sora's: a batch holds one shape (T x H x W), as many samples as the budget allows; the
 last batch of a shape is filled up with repeats, and the last step with repeated batches; batches are
 shuffled, and in a step each rank takes the next; text is padded to 512 tokens.
+
+The hostile ones are planned at 16,384 tokens a pack for 1 to 64 packs a step, with the costs of a narrow
+transformer, in which attention outweighs the rest most: a token of a sample of 16,384 costs 14 times one of
+a short sample. over_fewest is the steps over the fewest possible: no plan needs fewer than the tokens fill,
+or the samples of over half a budget (a third, …). busy is the ranks' mean time over that of the busiest, and
+most_busy a bound that no plan exceeds: the k costliest steps last at least as long as every G-th of the
+samples that share no pack, and the others hold what is left when the densest samples fill these.
 
 The last line is one JSON object. samples_per_s is the median wall time of --repeats epochs, each planned
 from nothing, on one thread (numpy sorts and adds on one); samples_per_cpu_s the same in processor time, for
 machines with other work. peak_memory_bytes is what planning an epoch allocates at its peak beside the index
 (tracemalloc). useful_token_share is real patches and text over patches and text computed; fill is mean
 tokens over the budget. step_mix_divergence is the mean total-variation distance between a step's token
-share by size class (T x H x W; by_area: whatever the aspect) and the epoch's; random_step_mix_divergence
-the same for samples dealt to as many steps at random.
+share by size class (T x H x W, or an octave of tokens; by_area: whatever the aspect) and the epoch's;
+random_step_mix_divergence the same for samples dealt to as many steps at random.
 """
 
 import argparse
@@ -29,11 +36,12 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from vitascope.feed.packing import Floats, Ints
-from vitascope.feed.plan import Lengths, Planner
+from vitascope.feed.lengths import Floats, Ints, Lengths
+from vitascope.feed.plan import Planner
 from vitascope.model.cost import Cost, cost_of
 from vitascope.model.settings import ModelSettings
 
@@ -51,6 +59,7 @@ RESOLUTION_SHARE, ASPECT_SHARE = [0.3, 0.3, 0.25, 0.15], [0.2, 0.6, 0.2]
 PADDED_TEXT = 512
 LEARNED_TEXT = 1  # the token before each sample's text, computed and not counted as useful
 SAMPLES_PER_SHARD = 128
+HOSTILE_BUDGET = 16_384
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,11 @@ def lengths_of(data: Data, cost: Cost) -> Lengths:
     n = len(data.tokens)
     numbers = np.arange(n)
     costs = np.asarray(cost.of(data.tokens, data.n_text)) / 1e12
-    return Lengths(numbers, numbers // SAMPLES_PER_SHARD, data.tokens, costs)
+    return Lengths(
+        (numbers // SAMPLES_PER_SHARD).astype(np.int32),
+        data.tokens.astype(np.int32),
+        costs.astype(np.float32),
+    )
 
 
 @dataclass(frozen=True)
@@ -193,6 +206,95 @@ def measured(run: Callable[[], Epoch | None], repeats: int, n_samples: int) -> d
     }
 
 
+def hostile(n: int, seed: int) -> dict[str, Ints]:
+    """Patches of `n` samples by the name of their distribution."""
+    rng = np.random.default_rng(seed)
+    pareto = np.minimum(HOSTILE_BUDGET, 64 * (1 + rng.pareto(1.1, n)))
+    return {
+        "10,000 x 256 and one of 16,384": np.append(np.full(10_000, 256), 16_384),
+        "256, one of 16,384 in 1,000": np.where(np.arange(n) % 1000 == 500, 16_384, 256),
+        "256 (90 %) and 16,384": np.where(rng.random(n) < 0.9, 256, 16_384),
+        "1,024 (90 %) and 12,000": np.where(rng.random(n) < 0.9, 1024, 12_000),
+        "Pareto 1.1 from 64, capped": pareto.astype(np.int64),
+        "one shape a shard": np.repeat(rng.choice([256, 920, 1590, 3600, 7950, 16_384], n // 128), 128),
+        "uniform from 1 to the budget": rng.integers(1, HOSTILE_BUDGET + 1, n),
+        "one token": np.ones(n, np.int64),
+        "5 samples": rng.choice([256, 920, 1590], 5),
+    }
+
+
+def fewest_steps(tokens: Ints, budget: int, n_packs: int) -> int:
+    """No plan needs fewer: for the tokens, nor for samples of which a pack holds at most k."""
+    by_count = (-(-int((tokens * (k + 1) > budget).sum()) // (k * n_packs)) for k in range(1, 5))
+    return max(-(-int(tokens.sum()) // (budget * n_packs)), *by_count)
+
+
+def most_busy(lengths: Lengths, budget: int, n_packs: int) -> float:
+    """No plan's ranks are busier; see the head of the file."""
+    tokens, costs = lengths.tokens.astype(np.int64), lengths.costs.astype(np.float64)
+    densest = np.argsort(-costs / tokens, kind="stable")
+    so_far = np.cumsum(tokens[densest]), np.cumsum(costs[densest])
+    least = max(costs.sum() / n_packs, costs.max())
+    for k in range(1, 5):
+        longest = np.sort(costs[tokens * (k + 1) > budget])[:: -k * n_packs]
+        held = np.interp(np.arange(1, len(longest) + 1) * n_packs * budget, *so_far)
+        rest = np.maximum(costs.sum() - held, 0) / n_packs
+        least = max(least, (np.cumsum(longest) + rest).max(initial=0))
+    return float(costs.sum() / n_packs / least)
+
+
+def hostile_row(name: str, tokens: Ints, n_packs: int, args: argparse.Namespace) -> dict[str, float | str]:
+    """One distribution planned for steps of so many packs."""
+    model = ModelSettings(depth=4, width=args.hostile_width, heads=3, patch=2)
+    data = Data(tokens, np.full(len(tokens), 50), np.log2(tokens).astype(np.int64))
+    lengths = lengths_of(data, cost_of(model, channels=16, text_dim=384))
+    started = time.process_time()
+    planner = Planner(lengths, args.seed, HOSTILE_BUDGET, n_packs, args.window_samples)
+    plan_epoch(planner)
+    seconds = time.process_time() - started
+    epoch = planned(planner, data)
+    assert np.array_equal(np.sort(epoch.samples), np.arange(len(tokens))), "every sample exactly once"
+    assert epoch.rank_tokens.max() <= HOSTILE_BUDGET, "the budget is kept"
+    fewest = fewest_steps(tokens, HOSTILE_BUDGET, n_packs)
+    shuffled = np.random.default_rng(args.seed + 1).permutation(epoch.samples)
+    return {
+        "lengths": name,
+        "packs_per_step": n_packs,
+        "steps": len(epoch.rank_costs),
+        "over_fewest": round(len(epoch.rank_costs) / fewest, 3),
+        "busy": round(float(epoch.rank_costs.mean(axis=1).sum() / epoch.rank_costs.max(axis=1).sum()), 3),
+        "most_busy": round(most_busy(lengths, HOSTILE_BUDGET, n_packs), 3),
+        "step_mix_divergence": round(
+            divergence(data.size_class[epoch.samples], tokens[epoch.samples], epoch.steps), 3
+        ),
+        "random_step_mix_divergence": round(
+            divergence(data.size_class[shuffled], tokens[shuffled], epoch.steps), 3
+        ),
+        "samples_per_cpu_s": round(len(tokens) / max(seconds, 1e-9)),
+    }
+
+
+def hostile_table(args: argparse.Namespace) -> list[dict[str, float | str]]:
+    """Prints all hostile distributions for 1 to 64 packs a step, the furthest from the bounds first."""
+    rows = [
+        hostile_row(name, tokens, n_packs, args)
+        for name, tokens in hostile(args.hostile_samples, args.seed).items()
+        for n_packs in (1, 2, 4, 8, 64)
+    ]
+    rows.sort(
+        key=lambda row: -max(float(row["over_fewest"]) - 1, float(row["most_busy"]) - float(row["busy"]))
+    )
+    print(*(name.rjust(10) for name in list(rows[0])[1:]), "lengths")
+    for row in rows:
+        values = list(row.values())
+        print(
+            *(str(value).rjust(max(10, len(name))) for name, value in list(row.items())[1:]),
+            values[0],
+            flush=True,
+        )
+    return rows
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -204,6 +306,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--token-budget", type=int, default=1 << 19)
     parser.add_argument("--window-samples", type=int, default=1 << 17)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--hostile-samples", type=int, default=400_000)
+    parser.add_argument("--hostile-width", type=int, default=192, help="of the hostile samples' transformer")
     return parser.parse_args()
 
 
@@ -226,8 +330,12 @@ def main() -> None:
     def batches() -> Epoch:
         return naive(data, cost, budget=args.token_budget, ranks=args.ranks, seed=args.seed)
 
-    print(planner().advice() or "Equal cost is possible at this budget.", flush=True)
-    result: dict[str, float] = {
+    rows = hostile_table(args)
+    print(planner().advice() or "The ranks are busy with the typical samples at this budget.", flush=True)
+    result: dict[str, Any] = {
+        "worst_over_fewest": max(row["over_fewest"] for row in rows),
+        "worst_busy_below_most": max(float(row["most_busy"]) - float(row["busy"]) for row in rows),
+        "hostile": rows,
         "samples": args.samples,
         "ranks": args.ranks,
         "token_budget": args.token_budget,

@@ -48,6 +48,19 @@ def test_a_segment_whose_parts_disagree_is_refused() -> None:
         Segment(torch.zeros(4, 8), (2, 1, 2), torch.zeros(1), torch.zeros(0, 4))
 
 
+@pytest.mark.parametrize("level", [1.0001, -0.1, float("nan"), float("inf")])
+def test_a_noise_level_out_of_range_is_refused(level: float) -> None:
+    with pytest.raises(ValueError, match="timesteps are from 0, clean, to 1, noise, got"):
+        Segment(torch.zeros(4, 8), (2, 1, 2), torch.tensor([0.0, level]), torch.zeros(0, 4))
+
+
+@pytest.mark.parametrize("grid", [(0, 1, 2), (1, 0, 0), (2, -1, -2)])
+def test_a_grid_without_patches_is_refused(grid: tuple[int, int, int]) -> None:
+    n = grid[0] * grid[1] * grid[2]
+    with pytest.raises(ValueError, match="a grid has 1 patch or more along each axis"):
+        Segment(torch.zeros(n, 8), grid, torch.zeros(grid[0]), torch.zeros(0, 4))
+
+
 def test_an_empty_pack_is_refused_and_an_idle_one_has_no_loss() -> None:
     with pytest.raises(ValueError, match="at least one segment"):
         collate([])

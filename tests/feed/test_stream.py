@@ -124,6 +124,13 @@ def test_captions_are_dropped_and_frames_noised_as_drawn(tmp_path: Path) -> None
     assert known.planner.step(position).tokens.max() <= source.token_budget
 
 
+def test_the_index_takes_18_bytes_a_sample(tmp_path: Path) -> None:
+    known = planned(make_source(make_run(str(tmp_path))))
+    lengths = known.planner.lengths
+    columns = [known.row, known.n_text, lengths.shard, lengths.tokens, lengths.costs]
+    assert sum(column.itemsize for column in columns) == 18
+
+
 def test_no_latents_say_what_to_run(tmp_path: Path) -> None:
     source = replace(make_source(make_run(str(tmp_path))), latents=str(tmp_path / "none"))
     with pytest.raises(FileNotFoundError, match="run `vitascope encode`"):

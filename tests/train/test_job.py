@@ -66,11 +66,26 @@ def test_fewer_steps_than_a_checkpoint_has_are_refused_and_no_worker_starts(tmp_
 
 
 @pytest.mark.usefixtures("no_workers")
-@pytest.mark.parametrize(("budget", "times"), [(256, 1), (4096, 0)])
-def test_a_budget_that_makes_ranks_wait_is_told_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], budget: int, times: int
+@pytest.mark.parametrize(
+    ("budget", "ranks", "expected"),
+    [(256, 2, ["ranks will wait "]), (256, 1, ["ranks will wait "]), (4096, 2, [])],
+)
+def test_ranks_that_will_wait_are_announced_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], budget: int, ranks: int, expected: list[str]
 ) -> None:
-    settings = make_run(str(tmp_path), [f"feed.token_budget={budget}"], sizes=FAR_APART)
+    overrides = [f"feed.token_budget={budget}", f"train.ranks={ranks}"]
+    settings = make_run(str(tmp_path), overrides, sizes=FAR_APART)
     with pytest.raises(ConnectionError, match="asked for workers"):
         trainer.run(settings)
-    assert capsys.readouterr().out.count("     train  packs of 256 tokens cannot all cost as much") == times
+    printed = capsys.readouterr().out
+    assert printed.count("     train  ranks will wait ") == len(expected)
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_ranks_that_do_not_divide_the_packs_are_announced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = make_run(str(tmp_path), ["train.ranks=3", "feed.packs_per_step=4", "feed.token_budget=4096"])
+    with pytest.raises(ConnectionError, match="asked for workers"):
+        trainer.run(settings)
+    assert "set feed.packs_per_step to 3 or 6, or train.ranks to 2 or 4" in capsys.readouterr().out

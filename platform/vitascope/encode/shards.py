@@ -8,13 +8,15 @@ import os
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
@@ -196,8 +198,27 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
     Raises:
         FileNotFoundError: where nothing is committed there.
     """
-    try:
+    with _absence_told(latents):
         return storage.read_table(storage.join(latents, INDEX), columns)
+
+
+def index_rows(latents: str) -> int:
+    """How many samples the index names; raises as `read_index` does."""
+    with _absence_told(latents):
+        return storage.count_rows(storage.join(latents, INDEX))
+
+
+def index_parts(latents: str, split: str, columns: list[str]) -> Iterator[pa.Table]:
+    """The samples of a split as `read_index` has them, part by part; raises as it does."""
+    with _absence_told(latents):
+        for part in storage.row_groups(storage.join(latents, INDEX), [*columns, "split"]):
+            yield part.filter(pc.field("split") == split)
+
+
+@contextmanager
+def _absence_told(latents: str) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise Missing(f"no latents at {latents}; run `vitascope encode` with these settings first") from None
 

@@ -1,136 +1,138 @@
-"""Fill packs, equal in cost, within a budget.
+"""Deal samples to packs, equal in cost.
 
 A pack has two loads: its tokens, which the memory bounds, and its cost, which the time follows. They do not
 go together: attention is quadratic within a sample, so a token of a long video costs several times that of
 an image. Balancing the cost alone (longest processing time first) leaves some packs full of tokens while
 others wait for cost; here both are steered to their means at once.
+
+Packs may hold something already: the planner puts samples that cannot be levelled, each alone, into packs of
+steps of their kind (`vitascope.feed.costly`), and the others fill these up.
 """
 
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.integer]
-Floats = npt.NDArray[np.float64]
+from vitascope.feed.lengths import Floats, Ints
 
 _BY_COST = 0.1  # the last tenth of the tokens, the smallest samples, levels the costs to under 0.1 %
-_NEARLY_MEAN = 0.99  # of the mean cost: what a pack is filled to before the last tenth comes
-_ROUND = 8  # a round places samples on an eighth of a step's packs: 5x faster than one by one, as level
+_NEARLY_MEAN = 0.99  # of its expected cost: what a pack is filled to before the last tenth comes
+_ROUND = 4  # a round places samples on a quarter of a step's packs: 10x faster than one by one, as level
+_ROOMY = 1.5  # of a sample, what a pack should lack to take it: with 1 or 2, fuller steps were less level
+_BUNDLE = 4  # small samples go together, up to a quarter of what a pack lacks: rounds grow with its logarithm
 
 
 def pack(
-    tokens: Ints, costs: Floats, *, n_steps: int, packs_per_step: int, token_budget: int
+    tokens: Ints, costs: Floats, *, held: Floats, spent: Floats, token_budget: int
 ) -> npt.NDArray[np.int32] | None:
-    """Assigns every sample to one of `n_steps * packs_per_step` packs, equal in cost within a step.
+    """Assigns every sample to one of the packs of S steps, equal in cost within a step.
 
-    Pack `p` belongs to step `p // packs_per_step`. Samples are taken in their order, which should be about
-    largest first, and dealt to the steps in turn, the first to the step with the fewest tokens, so that every
-    step has the mix of sizes of the whole; in a step they go to the packs that most want a sample so dense in
-    cost (see `_pace`).
+    Pack `p` belongs to step `p // G`. Samples are taken in their order, which should be about largest first,
+    and go in turn to the steps that hold the fewest tokens, so that every step has the mix of sizes of the
+    whole; in a step they go to the packs that most want a sample so dense in cost (see `_load`).
 
     Args:
         tokens: (N,) patches of each sample.
         costs: (N,) compute of each sample, in any unit.
+        held, spent: (S, G) tokens and cost that each pack holds already.
         token_budget: most tokens in a pack.
 
     Returns:
-        (N,) int32, the pack of each sample; None where the samples do not fit so few packs.
+        (N,) int32, the pack of each sample; None if the samples do not fit.
     """
-    n = len(tokens)
-    take = max(1, packs_per_step // _ROUND)
-    n_rounds = -(-n // (n_steps * take))
-    rounds = (n_rounds, take, n_steps)
-    sizes = _dealt(tokens, rounds)
-    works = _dealt(costs, rounds)
-    pace = _pace(sizes, works)
-    total = float(np.cumsum(costs)[-1])
-    held = np.zeros((n_steps, packs_per_step))  # tokens in each pack
-    spent = np.zeros((n_steps, packs_per_step))  # cost of each pack
-    first_pack = np.arange(n_steps)[:, None] * packs_per_step
-    where = np.empty((n_rounds, n_steps, take), np.int32)
-    for r in range(n_rounds):
-        turn = np.argsort(np.argsort(held.sum(axis=1), kind="stable"), kind="stable")  # a row for each step
-        size, work = sizes[r, turn], works[r, turn]
-        load = spent
-        if pace[r]:
-            done = spent + work.max(axis=1, keepdims=True) > _NEARLY_MEAN * total / held.size
-            load = np.where(done, total + spent, spent - pace[r] * held)
-        chosen = _choose(held, load, size, token_budget)
-        if chosen is None:
+    held, spent = held.astype(np.float64), spent.astype(np.float64)
+    n_packs, filled = held.shape[1], held.sum(axis=1)  # (S,) of each step; whole numbers add up exactly
+    level = water_level(np.sort(filled), float(tokens.sum(dtype=np.float64)))
+    bundle = _bundles(tokens, int(np.count_nonzero(filled <= level)) * n_packs)
+    sizes, works = np.bincount(bundle, tokens).astype(float), np.bincount(bundle, costs).astype(float)
+    left_tokens, left_costs = (np.cumsum(values[::-1])[::-1] for values in (sizes, works))
+    packs, done = np.empty(len(sizes), np.int32), 0
+    while done < len(sizes):
+        order = np.argsort(filled, kind="stable")
+        level = water_level(filled[order], float(left_tokens[done]))
+        lacking = (level - filled)[order]
+        steps, take = _open_steps(held, order, lacking, sizes=sizes[done:], token_budget=token_budget)
+        if not len(steps):
             return None
-        packs = first_pack + chosen
-        held.reshape(-1)[packs] += size
-        spent.reshape(-1)[packs] += work
-        where[r, turn] = packs
-    return where.transpose(0, 2, 1).reshape(-1)[:n]
+        items = done + np.arange(len(steps) * take).reshape(take, -1).T  # (K, take)
+        size, work = sizes[items], works[items]
+        by_cost = left_tokens[done] <= _BY_COST * left_tokens[0]
+        pace = 0.0 if by_cost else float(left_costs[done] / left_tokens[done])
+        to_come = np.maximum(level - filled[steps], 0) * pace
+        load = _load(held[steps], spent[steps], work, pace=pace, to_come=to_come)
+        load[held[steps] + size.max(axis=1, keepdims=True) > token_budget] = np.inf
+        chosen = np.argsort(load, axis=1, kind="stable")[:, :take]
+        held[steps[:, None], chosen] += size
+        spent[steps[:, None], chosen] += work
+        filled[steps] += size.sum(axis=1)
+        packs[items] = steps[:, None] * n_packs + chosen
+        done += items.size
+    return packs[bundle]
 
 
-def equal_cost_budget(tokens: Ints, costs: Floats) -> int:
-    """The least token budget at which full packs can be equal in cost.
+def water_level(heights: Floats | Ints, amount: float, empty: int = 0) -> float:
+    """How high `amount` fills vessels of one width, which are filled (S,) high, the lowest first.
 
-    A pack with the costliest sample, filled up with the cheapest tokens there are, must not weigh more than
-    the mean pack: that sample's excess over cheap tokens is at most the mean excess of a full pack. A quarter
-    is added: with a tenth, packs of 64 ranks still differed by 1 %, with a quarter by 0.04 %.
+    Args:
+        empty: how many more vessels there are, which hold nothing.
     """
-    cheapest = float((costs / tokens).min())
-    heaviest = int(np.argmax(costs - cheapest * tokens))
-    mean_excess = float(costs.sum()) / int(tokens.sum()) - cheapest
-    excess = float(costs[heaviest]) - cheapest * int(tokens[heaviest])
-    return int(
-        max(tokens.max(), np.ceil(1.25 * excess / mean_excess) if mean_excess > 1e-9 * cheapest else 0)
-    )
+    heights = np.concatenate([np.zeros(min(empty, 1)), heights])
+    levels = (amount + np.cumsum(heights)) / (np.arange(len(heights)) + max(empty, 1))
+    return float(levels[np.flatnonzero(levels >= heights)[-1]])
 
 
-def _dealt(values: Ints | Floats, rounds: tuple[int, int, int]) -> Floats:
-    """(N,) values as (round, step, sample of the step): a round deals along the steps first; 0 where none."""
-    padded = np.zeros(rounds)
-    padded.reshape(-1)[: len(values)] = values
-    return np.ascontiguousarray(padded.transpose(0, 2, 1))
+def _bundles(tokens: Ints, n_packs: int) -> npt.NDArray[np.int64]:
+    """(N,) the bundle of each sample: neighbours that together are a small part of what a pack still lacks.
 
-
-def _pace(sizes: Floats, works: Floats) -> Floats:
-    """(R,) cost per token of all samples that come at round r or later; 0 for the last ones.
-
-    `cost - pace * tokens` says how far a pack is ahead of what the samples to come would make of it: with
-    equal means to reach, the pack furthest behind gets the sample, and all those still to come, less and
-    less dense as they get shorter, end on both means together. For the last tenth of the tokens pace is 0,
-    so that the smallest samples level the cost.
+    Bundles hold a power of two of samples, so that their numbers are sums without rounding.
     """
-    left_tokens = np.cumsum(sizes.sum(axis=(1, 2))[::-1])[::-1]
-    left_cost = np.cumsum(works.sum(axis=(1, 2))[::-1])[::-1]
-    return np.where(left_tokens > _BY_COST * left_tokens[0], left_cost / left_tokens, 0.0)
+    left = np.cumsum(tokens[::-1], dtype=np.float64)[::-1]
+    count = np.maximum(left / (float(_BUNDLE * n_packs) * tokens), 1)
+    share = np.exp2(-np.floor(np.log2(count)))
+    return np.floor(np.cumsum(share) - share).astype(np.int64)
 
 
-def _choose(held: Floats, load: Floats, size: Floats, token_budget: int) -> npt.NDArray[np.intp] | None:
-    """(S, take) packs with room: the least loaded of each step, in order; None where there is no room.
+def _open_steps(
+    held: Floats, order: Ints, lacking: Floats, *, sizes: Floats, token_budget: int
+) -> tuple[npt.NDArray[np.intp], int]:
+    """The steps that take part in a round, in order, and how many samples each takes.
+
+    First those whose packs lack the tokens of one and a half such samples: what comes later can level them.
+    Then those that lack any, then any with room for one; none if there is none.
 
     Args:
         held: (S, G) tokens in the packs.
-        load: (S, G) what to level.
-        size: (S, take) tokens to place.
+        order: (S,) the steps, the emptiest first.
+        lacking: (S,) tokens that they should still get, in that order.
+        sizes: (n,) tokens of the samples to come.
     """
-    take = size.shape[1]
-    largest = size.max(axis=1, keepdims=True)
-    if held.max() + largest.max() <= token_budget:
-        return np.argsort(load, axis=1, kind="stable")[:, :take]
-    full = held + largest > token_budget
-    chosen = np.argsort(np.where(full, np.inf, load), axis=1, kind="stable")[:, :take]
-    for step in np.flatnonzero(full.shape[1] - full.sum(axis=1) < take):
-        singly = _choose_singly(held[step], load[step], size[step], token_budget)
-        if singly is None:
-            return None
-        chosen[step] = singly
-    return chosen
+    n_steps, n_packs = held.shape
+    most = max(1, n_packs // _ROUND)
+    size = sizes[: n_steps * most].max()
+    room = np.count_nonzero(held <= token_budget - size, axis=1)[order]
+    levels, lacks = lacking >= _ROOMY * n_packs * size, lacking > 0
+    for take, may in ((most, levels), (1, levels), (most, lacks), (1, lacks), (1, True)):
+        steps = order[(room >= take) & may]
+        if len(steps):
+            break
+    take = min(take, max(1, len(sizes) // max(1, len(steps))))
+    return steps[: len(sizes) // take], take
 
 
-def _choose_singly(held: Floats, load: Floats, size: Floats, token_budget: int) -> list[int] | None:
-    """`_choose` for a step where few packs have room: one sample at a time, packs distinct."""
-    load = load.copy()
-    chosen = []
-    for tokens in size:
-        room = np.where(held + tokens > token_budget, np.inf, load)
-        best = int(np.argmin(room))
-        if np.isinf(room[best]):
-            return None
-        chosen.append(best)
-        load[best] = np.inf
-    return chosen
+def _load(held: Floats, spent: Floats, work: Floats, *, pace: float, to_come: Floats) -> Floats:
+    """(K, G) how far each pack is ahead of what the samples to come would make of it.
+
+    With the pace of what is to come, in cost per token, `spent - pace * held` is the same for all packs that
+    will end on both means together: the pack furthest behind gets the sample, and the samples still to come,
+    less and less dense as they get shorter, make it up. Packs that have their cost come last. For the last
+    tenth of the tokens pace is 0, so that the smallest samples level the cost.
+
+    Args:
+        held, spent: (K, G) tokens and cost of the packs.
+        work: (K, take) cost of the samples to place.
+        to_come: (K,) cost that each step will still get.
+    """
+    if not pace:
+        return spent.copy()
+    expected = (np.cumsum(spent, axis=1)[:, -1] + to_come) / held.shape[1]
+    has_it = spent + work.max(axis=1, keepdims=True) > _NEARLY_MEAN * expected[:, None]
+    return np.where(has_it, expected.max() + spent.max() + spent, spent - pace * held)

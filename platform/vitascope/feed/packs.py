@@ -21,7 +21,7 @@ class Segment:
 
     tokens: (n, D) patches, at the noise levels of `timesteps` or clean, as the owner says.
     grid: patches along time, height, width; n is their product.
-    timesteps: (T,) float32 noise level of each latent frame, 0 clean to 1 noise.
+    timesteps: (T,) float32 noise level of each latent frame, 0 clean to 1 noise; NaN and others are refused.
     text: (m, text_dim) token states of the caption; m = 0 is unconditional.
     sample_id: names the sample to whoever packed it.
     noise_key: seed of the sample's noise.
@@ -35,6 +35,8 @@ class Segment:
     noise_key: int = 0
 
     def __post_init__(self) -> None:
+        if min(self.grid) < 1:
+            raise ValueError(f"a grid has 1 patch or more along each axis, got {self.grid}")
         if self.tokens.shape[0] != prod(self.grid):
             raise ValueError(
                 f"a grid of {self.grid} holds {prod(self.grid)} tokens, got {self.tokens.shape[0]}"
@@ -43,6 +45,8 @@ class Segment:
             raise ValueError(
                 f"expected {self.grid[0]} timesteps, one a latent frame, got {tuple(self.timesteps.shape)}"
             )
+        if not bool(((self.timesteps >= 0) & (self.timesteps <= 1)).all()):
+            raise ValueError(f"timesteps are from 0, clean, to 1, noise, got {self.timesteps.tolist()}")
 
 
 @dataclass(frozen=True, eq=False)

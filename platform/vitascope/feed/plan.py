@@ -4,10 +4,11 @@ In: an index's arrays (shard, tokens and cost of each sample). Out: for every gl
 list of samples. All of it follows from (index, seed, epoch, token budget, packs per step), so any process can
 work out any step by itself, on any number of ranks, and the position of a run is three integers.
 
-An epoch's shards are shuffled and cut into windows; a window is planned on its own, from its number. Memory
-is bounded by the window, beside the index and 24 bytes a shard. The plan uses only the raw numbers of the
-Philox generator, stable sorts and sums in a fixed order, so that it is the same on every machine and with
-every numpy.
+A window of the epoch (`vitascope.feed.windows`) is planned on its own, from its number. Every step gets the
+window's mix of sizes, except for samples that cannot be levelled: they are in steps of their kind, which the
+others fill up (`vitascope.feed.costly`, `vitascope.feed.packing`). The plan uses only the raw numbers of the
+Philox generator, stable sorts and sums in a fixed order, so it is the same on every machine and with every
+numpy.
 """
 
 from collections.abc import Iterator
@@ -19,68 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from vitascope.errors import Mistake
-from vitascope.feed.packing import Floats, Ints, equal_cost_budget, pack
-from vitascope.records import stable_int
+from vitascope.feed.costly import cost_limits
+from vitascope.feed.lengths import Floats, Ints, Lengths
+from vitascope.feed.packing import pack
+from vitascope.feed.windows import Content, Windows, random_numbers, steps_for
+
+PLAN_RULE = "levelled by trial, costly samples in steps of their kind"
+"""Names how samples become steps; a checkpoint's position means nothing under another rule."""
 
 NO_PACK = -1
-"""Stands for an empty pack where the ranks do not divide a step's packs."""
+"""Stands for an empty pack if the ranks do not divide a step's packs."""
 
-# Windows are cut to whole steps of packs this full. Room for 3 % of the tokens is what lets the costs be
-# levelled: at 99 % the ranks' costs differed by up to 10x more, and idle ranks cost time, room does not.
-_FILL = 0.97
-_FULLEST = 0.975  # of a window, which is cut between shards and so not quite at _FILL
-_JITTER = 0.1  # sizes that differ by less than a tenth change places from epoch to epoch
-
-
-@dataclass(frozen=True, eq=False)
-class Lengths:
-    """What planning knows of each sample: four arrays of one length, the samples of a shard together.
-
-    Args:
-        sample_id: (N,) integers, for messages.
-        shard: (N,) integers, the file a sample lies in.
-        tokens: (N,) patches, 1 or more.
-        costs: (N,) compute in any unit, above 0; in attention's share quadratic in the tokens.
-
-    Raises:
-        ValueError: where the arrays do not agree or a value is out of range.
-    """
-
-    sample_id: Ints
-    shard: Ints
-    tokens: Ints
-    costs: Floats
-
-    def __post_init__(self) -> None:
-        shapes = [array.shape for array in (self.sample_id, self.shard, self.tokens, self.costs)]
-        if len(set(shapes)) > 1 or len(shapes[0]) != 1:
-            raise ValueError(
-                f"sample_id, shard, tokens and costs must be vectors of one length, got {shapes}"
-            )
-        if not len(self):
-            raise Mistake("no samples to plan: the index is empty. Does the split hold any clips?")
-        if self.tokens.min() < 1:
-            raise ValueError(f"every sample has 1 token or more, got {self.tokens.min()}")
-        if not (self.costs.min() > 0 and self.costs.max() < np.inf):
-            raise ValueError(
-                f"costs must be finite and above 0, got {self.costs.min()} to {self.costs.max()}"
-            )
-        firsts = self.shard[self.shard_offsets[:-1]]
-        if len(np.unique(firsts)) < len(firsts):
-            raise ValueError("the samples of a shard must lie together: sort the index by (shard, row)")
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @cached_property
-    def shard_offsets(self) -> npt.NDArray[np.int64]:
-        """(shards + 1,) where each shard's samples begin, and the end."""
-        return np.append(np.flatnonzero(np.append(True, self.shard[1:] != self.shard[:-1])), len(self))
-
-    @cached_property
-    def shard_tokens(self) -> npt.NDArray[np.int64]:
-        """(shards,) tokens of each shard."""
-        return np.add.reduceat(self.tokens, self.shard_offsets[:-1], dtype=np.int64)
+_FULLEST = 0.975  # of a window, which is cut between samples and so not quite at 0.97
+_FEWER = 1.05  # windows that need more steps than this times the fewest are packed as full as they can be
+_WORTH_A_WORD = 0.97  # of the ranks' time: less is worth a word
 
 
 @dataclass(frozen=True, order=True)
@@ -98,7 +51,7 @@ START = Position()
 
 @dataclass(frozen=True, eq=False)
 class StepPlan:
-    """A global step: G packs, the costliest first, some empty where samples are few.
+    """A global step: G packs, the costliest first, some empty if samples are few.
 
     Args:
         packs: G arrays of sample numbers (rows of the index).
@@ -149,7 +102,7 @@ class Planner:
         seed: with the epoch, decides the order of shards and which samples meet in a step.
         token_budget: most tokens in a pack.
         packs_per_step: packs in a global step, G, whatever the number of ranks.
-        window_samples: about so many samples are planned together; at least a shard and a step.
+        window_samples: about so many samples are planned together, and at least 4 steps.
 
     Raises:
         ValueError: naming a sample that is larger than the budget, or the setting that is out of range.
@@ -169,29 +122,40 @@ class Planner:
         n_tokens = int(self.lengths.tokens[largest])
         if n_tokens > self.token_budget:
             raise Mistake(
-                f"sample {self.lengths.sample_id[largest]} has {n_tokens} tokens, more than the budget of "
+                f"sample number {largest} has {n_tokens} tokens, more than the budget of "
                 f"{self.token_budget}: set feed.token_budget to that or more, or encode at smaller sizes"
             )
 
+    @cached_property
+    def _windows(self) -> Windows:
+        """Of the ways to separate costly samples, the one with fuller packs and busier ranks at first."""
+        rule = (self.lengths, self.seed, self.token_budget, self.packs_per_step, self.window_samples)
+        limits = cost_limits(self.lengths, token_budget=self.token_budget, packs_per_step=self.packs_per_step)
+        ways = [Windows(*rule, cost_limit=limit) for limit in limits]
+        if len(ways) == 1:
+            return ways[0]
+        firsts = [_window(way, 0, 0) for way in ways]
+        return ways[int(np.argmax([_busy(first.costs) * first.tokens.mean() for first in firsts]))]
+
     def windows(self, epoch: int) -> int:
         """How many windows the epoch has, 1 or more."""
-        return len(_epoch(self, epoch)[1]) - 1
+        return self._windows.count(epoch)
 
     def window(self, epoch: int, number: int) -> WindowPlan:
         """The plan of a window; the last few are remembered.
 
         Raises:
-            ValueError: where the epoch has no such window.
+            ValueError: if the epoch has no such window.
         """
         if epoch < 0 or not 0 <= number < self.windows(epoch):
             raise ValueError(f"no window {number} in epoch {epoch}: it has {self.windows(max(epoch, 0))}")
-        return _window(self, epoch, number)
+        return _window(self._windows, epoch, number)
 
     def step(self, position: Position) -> StepPlan:
         """The step at a position.
 
         Raises:
-            ValueError: where the window has no such step.
+            ValueError: if the window has no such step.
         """
         window = self.window(position.epoch, position.window)
         if not 0 <= position.step < window.n_steps:
@@ -218,62 +182,41 @@ class Planner:
         return sum(_n_steps(self, epoch, window) for window in range(self.windows(epoch)))
 
     def advice(self) -> str | None:
-        """In words, what budget would let the packs be equal; None where they can be."""
-        least = equal_cost_budget(self.lengths.tokens, self.lengths.costs)
-        if least <= self.token_budget:
+        """In words, why ranks wait for 3 % of the time or more, judged by the first window; else None."""
+        costs = self.window(0, 0).costs
+        busy = _busy(costs)
+        if busy >= _WORTH_A_WORD:
             return None
+        highest = int(np.argmax(self.lengths.costs))
+        n_costly = self._windows.n_costly
+        times = float(self.lengths.costs[highest] / costs[costs > 0].mean())
         return (
-            f"packs of {self.token_budget} tokens cannot all cost as much as one with the costliest sample, "
-            f"so ranks will wait for it: set feed.token_budget to about {least}, or encode at smaller sizes"
+            f"ranks will wait {1 - busy:.0%} of the time: the costliest sample, of "
+            f"{self.lengths.tokens[highest]} tokens, costs {times:.1f} times a mean pack, and "
+            f"{len(self.lengths)} samples, {n_costly} of them costly, are too few for steps of "
+            f"{self.packs_per_step} equal packs. Fewer feed.packs_per_step or more samples help, as do "
+            "smaller sizes for long clips (encode.buckets)"
         )
 
 
-@lru_cache(maxsize=2)
-def _epoch(planner: Planner, epoch: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The epoch's order of shards, and (W + 1,) where its windows begin in that order.
-
-    Windows are cut at whole steps by tokens, not at a number of samples: a window of 2.1 steps would need 3.
-    """
-    lengths = planner.lengths
-    n_shards = len(lengths.shard_tokens)
-    order = np.argsort(_random(n_shards, "shards", planner.seed, epoch), kind="stable")
-    tokens = np.cumsum(lengths.shard_tokens[order])
-    n_steps = int(np.ceil(tokens[-1] / (_FILL * planner.token_budget * planner.packs_per_step)))
-    n_windows = max(1, min(n_shards, n_steps, round(len(lengths) / planner.window_samples)))
-    first_steps = np.round(np.arange(n_windows) * (n_steps / n_windows))
-    begins = np.searchsorted(tokens, tokens[-1] * (first_steps / n_steps), side="right")
-    return order, np.unique(np.append(begins, n_shards))
-
-
-def _random(n: int, *key: object) -> npt.NDArray[np.uint64]:
-    """(n,) random 64-bit numbers from the key alone; raw ones, whose stream numpy never changes."""
-    return np.random.Philox(key=stable_int("plan", *key)).random_raw(n)
-
-
-def _scrambled(numbers: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """(n,) a random-looking number for each number, the same for equal ones (the finaliser of SplitMix64)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))
-
-
-def _unit(numbers: npt.NDArray[np.uint64]) -> Floats:
-    """(n,) 64-bit numbers as fractions of 1."""
-    return numbers / 2.0**64
+def _busy(costs: Floats) -> float:
+    """The mean time of ranks that compute a pack each over the busiest one's; (S, G), the costliest first."""
+    return float(costs.mean(axis=1).sum() / costs[:, 0].sum())
 
 
 @lru_cache(maxsize=2)
-def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
-    lengths = planner.lengths
-    samples = _window_samples(planner, epoch, number)
+def _window(windows: Windows, epoch: int, number: int) -> WindowPlan:
+    lengths, n_packs = windows.lengths, windows.packs_per_step
+    content = windows.content(epoch, number)
+    assignment, n_steps = _fewest_steps(windows, content)
+    samples = np.concatenate([content.costly, content.others])
+    assignment = np.concatenate([content.packs, assignment])
     tokens, costs = lengths.tokens[samples], lengths.costs[samples]
-    n_packs = planner.packs_per_step
-    assignment, n_steps = _fewest_steps(tokens, costs, planner)
     shape = (n_steps, n_packs)
     pack_costs = np.bincount(assignment, costs, n_steps * n_packs).reshape(shape)
     # Costliest first: the packs of one pass, taken by neighbouring numbers, are then the most alike.
     rank = np.argsort(np.argsort(-pack_costs, axis=1, kind="stable"), axis=1, kind="stable")
-    turn = np.argsort(_random(n_steps, "steps", planner.seed, epoch, number), kind="stable")
+    turn = np.argsort(random_numbers(n_steps, "steps", windows.seed, epoch, number), kind="stable")
     assignment = (turn[:, None] * n_packs + rank).reshape(-1)[assignment]
     pack_tokens = np.bincount(assignment, tokens, n_steps * n_packs)
     counts = np.bincount(assignment, minlength=n_steps * n_packs)
@@ -285,33 +228,39 @@ def _window(planner: Planner, epoch: int, number: int) -> WindowPlan:
     )
 
 
-def _window_samples(planner: Planner, epoch: int, number: int) -> npt.NDArray[np.int64]:
-    """(n,) the window's sample numbers, about the largest first."""
-    lengths = planner.lengths
-    order, begins = _epoch(planner, epoch)
-    shards = order[begins[number] : begins[number + 1]]
-    starts = lengths.shard_offsets[shards]
-    counts = lengths.shard_offsets[shards + 1] - starts
-    before = np.cumsum(counts) - counts
-    samples = np.arange(counts.sum()) + np.repeat(starts - before, counts)
-    tokens = lengths.tokens[samples]
-    noise = _random(len(samples) + 1, "samples", planner.seed, epoch, number)
-    # Samples of one size stay together, in random order, so that each step gets its share of them.
-    nudge = _JITTER * _unit(_scrambled(tokens.astype(np.uint64) ^ noise[-1])) + 1e-6 * _unit(noise[:-1])
-    return samples[np.argsort(tokens * (-1 - nudge), kind="stable")]
-
-
-def _fewest_steps(tokens: Ints, costs: Floats, planner: Planner) -> tuple[npt.NDArray[np.int32], int]:
-    """Packs the samples of a window into as few steps as hold them; returns the assignment and the steps."""
-    budget, n_packs = planner.token_budget, planner.packs_per_step
-    # No pack holds two samples of over half the budget, none three of over a third, and so on.
-    needed = [int(np.count_nonzero(tokens * (k + 1) > budget)) / k for k in range(1, 5)]
-    n_steps = int(np.ceil(max(int(tokens.sum()) / (_FULLEST * budget), *needed) / n_packs))
+def _fewest_steps(windows: Windows, content: Content) -> tuple[npt.NDArray[np.int32], int]:
+    """Packs a window's other samples into as few steps as hold all; returns their packs and the steps."""
+    lengths, budget, n_packs = windows.lengths, windows.token_budget, windows.packs_per_step
+    costly, others = content.costly, content.others
+    held, spent = (
+        np.bincount(content.packs, values[costly], content.n_packs).reshape(-1, n_packs)
+        for values in (lengths.tokens, lengths.costs)
+    )
+    tokens, costs = lengths.tokens[others], lengths.costs[others]
+    needed = _needed(np.concatenate([lengths.tokens[costly], tokens]), budget, n_packs)
+    fewest, n_steps = (
+        max(steps_for(held.sum(axis=1), int(tokens.sum()), fill * budget * n_packs), needed)
+        for fill in (1, _FULLEST)
+    )
+    if n_steps > _FEWER * fewest:
+        n_steps = fewest
     while True:
-        assignment = pack(tokens, costs, n_steps=n_steps, packs_per_step=n_packs, token_budget=budget)
+        empty = np.zeros((n_steps - len(held), n_packs))
+        assignment = pack(
+            tokens,
+            costs,
+            held=np.concatenate([held, empty]),
+            spent=np.concatenate([spent, empty]),
+            token_budget=budget,
+        )
         if assignment is not None:
             return assignment, n_steps
         n_steps += max(1, n_steps // 50)
+
+
+def _needed(tokens: Floats, budget: int, n_packs: int) -> int:
+    """Steps that large samples need: a pack holds one of over half the budget, two of over a third, …"""
+    return max(-(-int(np.count_nonzero(tokens * (k + 1) > budget)) // (k * n_packs)) for k in range(1, 5))
 
 
 def _stable_order(packs: Ints) -> npt.NDArray[np.int64]:
@@ -337,7 +286,26 @@ def ranks_share(n_packs: int, world_size: int, rank: int) -> list[int]:
     return [number if number < n_packs else NO_PACK for number in numbers]
 
 
+def ranks_advice(n_packs: int, world_size: int) -> str | None:
+    """In words, that the ranks do not divide a step's packs, and which numbers would; None if they do."""
+    passes = -(-n_packs // world_size)
+    idle = 1 - n_packs / (passes * world_size)
+    if not idle:
+        return None
+    ranks = [n for n in range(1, n_packs + 1) if n_packs % n == 0]
+    near = {max(n for n in ranks if n < world_size), *[n for n in ranks if n > world_size][:1]}
+    packs = sorted({n_packs // world_size * world_size or world_size, passes * world_size})
+    return (
+        f"{world_size} ranks do not divide the {n_packs} packs of a step, so they idle {idle:.0%} of the "
+        f"time: set feed.packs_per_step to {_or(packs)}, or train.ranks to {_or(sorted(near))}"
+    )
+
+
+def _or(numbers: list[int]) -> str:
+    return " or ".join(map(str, numbers))
+
+
 def cost_spread(rank_costs: Floats) -> float:
-    """How far the busiest rank is above the mean, (max - mean) / mean; 0 where nobody has work."""
+    """How far the busiest rank is above the mean, (max - mean) / mean; 0 if nobody has work."""
     mean = float(np.mean(rank_costs))
     return (float(np.max(rank_costs)) - mean) / mean if mean else 0.0

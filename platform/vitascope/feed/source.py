@@ -8,13 +8,14 @@ from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 
-from vitascope.encode.shards import read_index, read_samples
+from vitascope.encode.shards import index_parts, index_rows, read_samples
+from vitascope.errors import Mistake
+from vitascope.feed.lengths import Lengths
 from vitascope.feed.packs import Pack, Segment, collate
 from vitascope.feed.patches import Grid, grid_of, patchify
-from vitascope.feed.plan import Lengths, Planner, Position
+from vitascope.feed.plan import Planner, Position
 
 
 class Draw(Protocol):
@@ -51,31 +52,32 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Planned:
-    """The samples of a split, sorted by shard and row, and their planner.
+    """The samples of a split, sorted by shard and row, and their planner: 18 bytes a sample.
 
-    shard, row, n_text: (N,) int64 columns of the index.
+    row (int32), n_text (uint16): (N,) columns of the index.
     """
 
-    shard: np.ndarray
     row: np.ndarray
     n_text: np.ndarray
     planner: Planner
 
+    @property
+    def shard(self) -> np.ndarray:
+        """(N,) int32 column of the index."""
+        return self.planner.lengths.shard
+
 
 def has_samples(latents: str, split: str) -> bool:
     """Whether the split holds anything."""
-    return split in read_index(latents, ["split"])["split"].unique().to_pylist()
+    return any(len(part) for part in index_parts(latents, split, []))
 
 
 def samples_digest(latents: str) -> str:
     """A name for the training samples and their order: with the settings, it decides the plan."""
-    ids = _of_split(latents, "train", ["sample_id"])["sample_id"].to_numpy().tobytes()
-    return hashlib.blake2b(ids, digest_size=8).hexdigest()
-
-
-def _of_split(latents: str, split: str, columns: list[str]) -> pa.Table:
-    """The samples of a split, by shard and row."""
-    return read_index(latents, [*columns, "split"]).filter(pc.field("split") == split)
+    ids = hashlib.blake2b(digest_size=8)
+    for part in index_parts(latents, "train", ["sample_id"]):
+        ids.update(part["sample_id"].to_numpy().tobytes())
+    return ids.hexdigest()
 
 
 @lru_cache(maxsize=4)
@@ -84,21 +86,50 @@ def planned(source: Source) -> Planned:
 
     Raises:
         FileNotFoundError: where the latents are not committed.
-        ValueError: where the split is empty or a sample exceeds the token budget.
+        ValueError: if the split is empty or a sample exceeds the token budget.
     """
-    numbers = ["sample_id", "shard", "row", "n_text", "latent_frames", "latent_height", "latent_width"]
-    table = _of_split(source.latents, source.split, numbers)
-    column = {name: table[name].to_numpy().astype(np.int64) for name in numbers}
-    tokens = column["latent_frames"] * column["latent_height"] * column["latent_width"] // source.patch**2
-    costs = np.asarray(source.cost(tokens, column["n_text"]))
+    size = index_rows(source.latents)
+    arrays = {name: np.empty(size, kind) for name, kind in _TYPES.items()}
+    n = 0
+    for part in index_parts(source.latents, source.split, _COLUMNS):
+        for name, values in _numbers(source, part).items():
+            if values.max(initial=0) > _LARGEST.get(name, np.inf):
+                raise Mistake(f"{source.latents} holds a sample with {name} = {values.max()}, too large")
+            arrays[name][n : n + len(part)] = values
+        _check_sizes(source, part, arrays["tokens"][n : n + len(part)])
+        n += len(part)
+    column = {name: values[:n] for name, values in arrays.items()}
     planner = Planner(
-        Lengths(column["sample_id"], column["shard"], tokens, costs),
+        Lengths(column["shard"], column["tokens"], column["costs"]),
         seed=source.seed,
         token_budget=source.token_budget,
         packs_per_step=source.packs_per_step,
         window_samples=source.window_samples,
     )
-    return Planned(column["shard"], column["row"], column["n_text"], planner)
+    return Planned(column["row"], column["n_text"], planner)
+
+
+_COLUMNS = ["sample_id", "shard", "row", "n_text", "latent_frames", "latent_height", "latent_width"]
+_TYPES = {"shard": np.int32, "row": np.int32, "n_text": np.uint16, "tokens": np.int32, "costs": np.float32}
+_LARGEST = {"shard": 2**31 - 1, "row": 2**31 - 1, "n_text": 2**16 - 1, "tokens": 2**31 - 1}
+
+
+def _numbers(source: Source, part: pa.Table) -> dict[str, np.ndarray]:
+    """What planning needs of a part of the index."""
+    shard, row, n_text, *size = (part[name].to_numpy().astype(np.int64) for name in _COLUMNS[1:])
+    tokens = np.prod(size, axis=0) // source.patch**2
+    costs = np.asarray(source.cost(tokens, n_text), np.float64)
+    return {"shard": shard, "row": row, "n_text": n_text, "tokens": tokens, "costs": costs}
+
+
+def _check_sizes(source: Source, part: pa.Table, tokens: np.ndarray) -> None:
+    """Refuses a sample that fits no pack, by its id."""
+    if tokens.max(initial=0) > source.token_budget:
+        largest = int(tokens.argmax())
+        raise Mistake(
+            f"sample {part['sample_id'][largest].as_py()} has {tokens[largest]} tokens, more than the budget "
+            f"of {source.token_budget}: set feed.token_budget to that or more, or encode at smaller sizes"
+        )
 
 
 def load_pack(source: Source, position: Position, number: int) -> Pack:

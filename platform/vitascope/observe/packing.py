@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitascope.config import Settings
-from vitascope.feed.plan import Lengths, Planner, ranks_share
+from vitascope.feed.lengths import Lengths
+from vitascope.feed.plan import Planner, ranks_share
 from vitascope.model.cost import Cost
 
 
@@ -32,7 +33,7 @@ def packing(settings: Settings, samples: pa.Table, cost: Cost, most_steps: int =
     tokens = np.prod(list(sides), axis=0) // settings.model.patch**2
     costs = np.asarray(cost.of(tokens, rows["n_text"].to_numpy()))
     planner = Planner(
-        Lengths(rows["sample_id"].to_numpy(), rows["shard"].to_numpy(), tokens, costs),
+        Lengths(rows["shard"].to_numpy(), tokens, costs.astype(np.float32)),
         seed=settings.run.seed,
         token_budget=settings.feed.token_budget,
         packs_per_step=settings.feed.packs_per_step,

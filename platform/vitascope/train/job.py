@@ -8,6 +8,7 @@ from vitascope import flow as stages
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.errors import Mistake
+from vitascope.feed.plan import PLAN_RULE
 from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
@@ -66,6 +67,7 @@ class Job:
         return {
             "fingerprint": self.card.fingerprint,
             "samples": self.samples,
+            "plan": PLAN_RULE,
             "seed": self.settings.run.seed,
             "token_budget": feed.token_budget,
             "packs_per_step": feed.packs_per_step,

@@ -19,6 +19,7 @@ from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.errors import Mistake
+from vitascope.feed.plan import ranks_advice
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.feed.stream import TASKS_AT_ONCE
 from vitascope.model.card import ModelCard, load_card, save_model
@@ -118,11 +119,12 @@ def _check_resumable(job: Job) -> None:
 
 
 def _check_plan(job: Job) -> None:
-    """Refuses samples that fit no pack before any worker starts, and says what would make packs equal."""
+    """Refuses samples that fit no pack before any worker starts, and says what ranks will wait for."""
     if has_samples(job.latents, "val"):
         planned(job.source("val", job.held_out_draws))
-    advice = planned(job.source("train", job.draws)).planner.advice()
-    if advice:
+    planner = planned(job.source("train", job.draws)).planner
+    ranks = ranks_advice(planner.packs_per_step, job.settings.train.ranks)
+    for advice in filter(None, (ranks, planner.advice())):
         say("train", advice)
 
 
