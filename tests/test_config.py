@@ -7,6 +7,7 @@ import pytest
 
 from vitascope import config
 from vitascope.config import SettingsError
+from vitascope.files import packaged
 
 
 def write(folder: Path, text: str) -> str:
@@ -149,9 +150,7 @@ def test_a_captions_table_that_is_a_folder_may_end_with_a_slash() -> None:
         config.load(None, ["clips.captions=/"])
 
 
-@pytest.mark.parametrize(
-    "path", sorted(Path(config.default_config("x")).parent.glob("*.toml")), ids=lambda p: p.name
-)
+@pytest.mark.parametrize("path", sorted(packaged("configs").glob("*.toml")), ids=lambda p: p.name)
 def test_the_ready_configurations_load(path: Path) -> None:
     config.load(str(path))
 

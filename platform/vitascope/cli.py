@@ -236,7 +236,10 @@ def _cluster(options: argparse.Namespace) -> int:
     if options.action == "render":
         if not options.to or len(options.files) != 1:
             raise Mistake("vitascope cluster render takes one file of choices, and --to FOLDER")
-        print("\n".join(manifests.render(choices.load(options.files[0]), options.to)))
+        chosen = choices.load(options.files[0])
+        print("\n".join(manifests.render(chosen, options.to)))
+        for note in manifests.notes(chosen):
+            print(f"note: {note}", file=sys.stderr)
         return 0
     problems = validate.validate(options.files)
     print("\n".join(map(str, problems)) or f"{len(options.files)} files are valid")

@@ -12,7 +12,6 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, cast
 
 import tomli_w
@@ -27,6 +26,7 @@ from vitascope.encode.settings import EncodeSettings
 from vitascope.errors import Mistake
 from vitascope.evaluate.settings import EvaluateSettings
 from vitascope.feed.settings import FeedSettings
+from vitascope.files import packaged
 from vitascope.generate.settings import GenerateSettings
 from vitascope.model.settings import ModelSettings
 from vitascope.section import Location, Section, is_location, unknown_key
@@ -291,5 +291,5 @@ def schema() -> str:
 
 
 def default_config(name: str) -> str:
-    """The location of one of the ready configurations under jobs/configs."""
-    return str(Path(__file__).resolve().parents[2] / "jobs" / "configs" / f"{name}.toml")
+    """The location of one of the ready configurations."""
+    return str(packaged("configs", f"{name}.toml"))

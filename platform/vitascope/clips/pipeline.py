@@ -22,6 +22,7 @@ from vitascope.clips.catalog import Item, Places
 from vitascope.clips.derive import Texts, clips_of, settle
 from vitascope.clips.features import SIDE_PX
 from vitascope.clips.inputs import Inputs
+from vitascope.clips.resize import CROP_RULE
 from vitascope.clips.scan import scan
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.twins import FOUND_BY, without_twins
@@ -66,7 +67,7 @@ def run(settings: Settings) -> dict[str, Any]:
     local.connect(settings.cluster)
     found, n_tars = list_inputs(settings)
     wanted = _wanted(found.media, settings.clips)
-    looks = _folder(settings, records.CATALOG, settings.clips.fps, SIDE_PX)
+    looks = _folder(settings, records.CATALOG, settings.clips.fps, SIDE_PX, CROP_RULE)
     texts = _folder(settings, _CAPTIONS, *settings.clips.caption_fields)
     places, n_scanned = _looked_at(found.media, looks, scan_part, settings)
     captioned, n_read = _looked_at(found.captioned, texts, read_captions, settings)

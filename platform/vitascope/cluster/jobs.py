@@ -160,7 +160,7 @@ def _runtime_env(folder: str, settings: Settings) -> dict[str, Any]:
     return {
         "working_dir": folder,
         "py_modules": [str(Path(vitascope.__file__).parent)],
-        "excludes": ["__pycache__"],
+        "excludes": ["__pycache__", "files/*/"],  # which no stage reads; in a checkout, they are your folders
         "env_vars": storage_environment() | {"RAY_JOB_STOP_WAIT_TIME_S": str(settings.cluster.stop_wait_s)},
     }
 

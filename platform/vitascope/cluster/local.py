@@ -18,6 +18,7 @@ from ray._private.authentication.authentication_token_setup import _enable_token
 from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
+from vitascope.cluster.private import ray_folder, write_token
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.errors import Failed, Mistake
 from vitascope.progress import say
@@ -169,25 +170,27 @@ def answers_strangers(dashboard: str) -> bool:
 def _start(settings: ClusterSettings) -> None:
     """Starts a cluster with `local_cpus` slots on this machine; its workers inherit this environment.
 
-    Ray turns on its token authentication for it and makes the token. Its ports are open to the network, so
-    that it is not to be had without.
+    Ray turns on its token authentication for it. Its ports are open to the network, and its files to every
+    user of the machine: hence no cluster without a token, nor outside of a private folder.
     """
-    if os.environ.get(AUTH_MODE) == "disabled" and not settings.allow_open:
+    if os.environ.get(AUTH_MODE) != "disabled":
+        _ask_for_token()
+    elif not settings.allow_open:
         raise Mistake(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
-    _ask_for_token()
-    with _slow_start_told():
+    folder = ray_folder(alone=settings.allow_open)
+    with _slow_start_told(folder):
         ray.init(
             address="local",
             num_cpus=settings.local_cpus,
             include_dashboard=False,
             logging_level=logging.WARNING,
             log_to_driver=False,
+            _temp_dir=str(folder),
         )
-    _hide_token()
 
 
 @contextlib.contextmanager
-def _slow_start_told() -> Iterator[None]:
+def _slow_start_told(folder: Path) -> Iterator[None]:
     """Has it said in a sentence if Ray's processes take longer to start than Ray waits."""
     try:
         yield
@@ -196,13 +199,13 @@ def _slow_start_told() -> Iterator[None]:
             raise
         raise Failed(
             "Ray did not start on this machine within 30 s, which may be busy or short of memory: "
-            "run this again, or look into /tmp/ray/session_latest/logs"
+            f"run this again, or look into {folder}/session_latest/logs"
         ) from None
 
 
 def _ask_for_token() -> None:
     """Has the local cluster ask for the user's token, or for one of its own if none can be kept in HOME."""
-    if not (_is_given_token() or _can_keep_token()):
+    if not (_is_given_token() or _keeps_token()):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this process and the workers it starts
         AuthenticationTokenLoader.instance().reset_cache()
     if AUTH_MODE not in os.environ:
@@ -228,16 +231,22 @@ def _token_file() -> Path | None:
     return None if home == "~" else Path(home) / ".ray" / "auth_token"
 
 
-def _can_keep_token() -> bool:
-    """Whether Ray can make the user's token file."""
+def _keeps_token() -> bool:
+    """Whether the user has a token file, which is made unless there is one.
+
+    Ray would make it too, but readable for everyone until it is hidden.
+    """
     file = _token_file()
     if file is None or "HOME" not in os.environ:  # Ray's C++ part asks the environment alone
         return False
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists():
+            write_token(file)
     except OSError:
         return False
-    return os.access(file.parent, os.W_OK | os.X_OK) and not file.is_dir()
+    _hide_token()
+    AuthenticationTokenLoader.instance().reset_cache()
+    return file.is_file() and os.access(file, os.R_OK)
 
 
 def _hide_token() -> None:
