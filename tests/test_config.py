@@ -294,13 +294,17 @@ def test_a_run_writes_over_nothing_of_the_users(monkeypatch: pytest.MonkeyPatch,
     config.save(settings)
     assert (tmp_path / "settings.toml").read_text().endswith("# mine\n")
     (tmp_path / "other" / "videos").mkdir(parents=True)
+    (tmp_path / "other" / "videos" / "a.mp4").touch()
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "report.html").touch()
     (tmp_path / "home").mkdir()
     for folder, message in {
-        "other": "holds videos, which no run wrote",
+        "other": "holds videos/a.mp4, which no run wrote",
+        "pages": "holds report.html, which no run wrote",
         "/": "run.folder is /; a run needs a folder of its own, such as /runs/first",
         "~": "run.folder is .*/home; a run needs a folder of its own",
     }.items():
         with pytest.raises(SettingsError, match=message):
             config.check_folder(config.load(None, [f"run.folder={folder}"]))
-    config.save(config.load(None, ["run.folder=other"]))
-    config.check_folder(config.load(None, ["run.folder=other"]))  # a run's own
+    config.save(config.load(None, ["run.folder=pages"]))
+    config.check_folder(config.load(None, ["run.folder=pages"]))  # a run's own

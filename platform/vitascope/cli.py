@@ -87,7 +87,9 @@ def _ended(command: str, said: str, status: int) -> int:
     """Says how a command ended, and ends a local Ray with it, whose own account would follow else."""
     print(f"vitascope {command}: {said}", file=sys.stderr, flush=True)
     if "ray" in sys.modules and status in (signals.INTERRUPTED, STOPPED):
-        sys.modules["ray"].shutdown()
+        from vitascope.cluster import local
+
+        local.end()
     return status
 
 

@@ -241,11 +241,9 @@ def with_videos(settings: Settings, videos: str, *, own_folder: bool) -> Setting
 
 RESOLVED = "settings.resolved.toml"
 """The file in the run's folder with the settings as they were used; no file of the user's has this name."""
-_MARKS = (RESOLVED, "summaries", "flow")
-_WRITTEN = (
-    *("videos", "clips", "captions", "catalog", "latents", "train", "model", "outputs", "evaluate"),
-    *("report.html", "data.html", "summary.json"),
-)
+_TABLES = ("videos", "clips", "captions")
+_PAGES = ("report.html", "data.html", "summary.json")
+_OF_RUNS = {RESOLVED, "summaries", "flow", "latents", "train", "model", *_TABLES}
 
 
 def check_folder(settings: Settings) -> None:
@@ -259,13 +257,20 @@ def check_folder(settings: Settings) -> None:
         own = storage.join(folder, "runs", "first")
         raise SettingsError(f"run.folder is {folder}; a run needs a folder of its own, such as {own}")
     files, folders = storage.level(folder)
-    there = {place.rstrip("/").rpartition("/")[2] for place in (*(file.uri for file in files), *folders)}
-    foreign = [name for name in _WRITTEN if name in there]
-    if foreign and there.isdisjoint(_MARKS):
+    names = {_name(place) for place in (*(file.uri for file in files), *folders)}
+    foreign = [page for page in _PAGES if page in names and names.isdisjoint(_OF_RUNS)]
+    for table in names.intersection(_TABLES):
+        inside, _ = storage.level(storage.join(folder, table))
+        foreign += [f"{table}/{_name(file.uri)}" for file in inside if not storage.is_parquet(file.uri)]
+    if foreign:
         raise SettingsError(
-            f"run.folder {folder} holds {', '.join(foreign)}, which no run wrote, and a run would write "
-            "there; name another folder"
+            f"run.folder {folder} holds {foreign[0]}, which no run wrote, and a run would write there; name "
+            "another folder"
         )
+
+
+def _name(place: str) -> str:
+    return place.rstrip("/").rpartition("/")[2]
 
 
 def save(settings: Settings) -> str:

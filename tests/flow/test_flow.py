@@ -346,7 +346,7 @@ def test_a_submitted_job_is_the_same_as_the_command(ray_cluster: None, here: Pat
         assert (done.returncode, done.stderr) == (0, "")
         said.append([line.split(" in ")[0] for line in done.stdout.splitlines()])
         tables.append([storage.rows(str(here / name / table)) for table in ("videos", "clips")])
-        assert config.load(str(here / name / "settings.toml")).clips.durations_s == (1.0,)
+        assert config.load(str(here / name / config.RESOLVED)).clips.durations_s == (1.0,)
     assert tables[0] == tables[1]
     assert [clip["n_frames"] for clip in tables[0][1]] == [6, 6]
     assert said[0] == said[1]

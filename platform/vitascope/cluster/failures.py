@@ -2,6 +2,7 @@
 
 from ray.exceptions import OutOfDiskError, RayTaskError, UserCodeException
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from vitascope.errors import Failed
 
@@ -31,6 +32,8 @@ def _inner(error: BaseException) -> BaseException | None:
         return error.worker_failures[min(error.worker_failures)] if error.worker_failures else None
     if isinstance(error, ControllerError):
         return error.controller_failure
+    if isinstance(error, UserExceptionWithTraceback):
+        return error._base_exc
     if isinstance(error, UserCodeException):
         return error.__cause__
     return None

@@ -6,12 +6,14 @@ import os
 import re
 import secrets
 import socket
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import ray
 import ray.data
+from ray._private import auto_init_hook
 from ray._private.authentication.authentication_token_setup import _enable_token_auth
 from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
@@ -61,6 +63,16 @@ def connect(settings: ClusterSettings) -> None:
         _refuse_open(settings)
     else:
         _start(settings)
+
+
+def end() -> None:
+    """Ends a local Ray, or leaves a cluster, in a process that is about to end.
+
+    Threads that still wait for Ray start no other one, as Ray would have them do, and fail in silence.
+    """
+    auto_init_hook.enable_auto_connect = False
+    threading.excepthook = lambda _: None
+    ray.shutdown()
 
 
 def storage_environment() -> dict[str, str]:
