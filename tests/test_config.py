@@ -175,3 +175,13 @@ def test_a_prompt_needs_a_weight_where_a_model_is_asked() -> None:
         config.load(None, asked)
     assert config.load(None, asked[2:]).caption.source == "off"
     config.load(None, [*asked, "clips.caption_fields={caption = 1.0, long = 0.0}"])
+
+
+@pytest.mark.parametrize(("value", "now"), [("true", "bf16"), ("false", "float32")])
+def test_a_renamed_key_is_answered_with_what_to_write_now(tmp_path: Path, value: str, now: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f"[train]\nbf16 = {value}\n")
+    told = rf"\[train\] unknown key 'bf16'; it is now precision; write precision = \"{now}\", or \"auto\""
+    for source, overrides in ((str(file), []), (None, [f"train.bf16={value}"])):
+        with pytest.raises(config.SettingsError, match=told):
+            config.load(source, overrides)

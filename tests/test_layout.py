@@ -54,6 +54,7 @@ LAYERS = [
         "storage.py",
         "stores/*",
         "checksum.py",
+        "precision.py",
         "progress.py",
         "*/settings.py",
         "clips/filters.py",

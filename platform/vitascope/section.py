@@ -1,7 +1,8 @@
 """Base of every settings section, with helpful errors."""
 
 import difflib
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -13,13 +14,18 @@ class Section(BaseModel):
     `vitascope.config` composes them.
     """
 
+    renamed: ClassVar[Mapping[str, Callable[[Any], str]]] = {}
+    """Keys of earlier releases: what to write now for a value of such a key."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            for key in data:
+            for key, value in data.items():
+                if key in cls.renamed:
+                    raise ValueError(f"unknown key {key!r}; it is now {cls.renamed[key](value)}")
                 if key not in cls.model_fields:
                     raise ValueError(unknown_key(str(key), list(cls.model_fields)))
         return data
