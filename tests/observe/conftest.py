@@ -177,8 +177,7 @@ def sample(row: dict[str, Any], i: int) -> dict[str, Any]:
 
 def write_training(settings: Settings) -> None:
     rng = np.random.default_rng(0)
-    start = {"step": 0, "precision": "bf16", "chosen": "computes in bf16: it has it", "started": 1.0}
-    rows: list[dict[str, Any]] = [start, {"step": 0, "val_loss": 2.0}]
+    rows: list[dict[str, Any]] = [{"step": 0, "val_loss": 2.0}]
     for step in range(settings.train.steps):
         loss = 0.4 + 1.6 * float(np.exp(-step / 30)) * (1 + 0.1 * rng.standard_normal())
         rows.append({"step": step, "loss": loss, "tokens_per_s": 8000 + 300 * rng.standard_normal()})

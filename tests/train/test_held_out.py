@@ -7,18 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from alone import load
+from alone import held_out_losses
 from synthetic import make_run
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.evaluate import losses
-from vitascope.feed.stream import Feed
 from vitascope.model import flow
 from vitascope.model.card import save_model
-from vitascope.train import held_out
 from vitascope.train.trainer import plan_job
-
-CPU = torch.device("cpu")
 
 
 def model_of(settings: Settings, seed: int, fresh: bool = True) -> Any:
@@ -27,16 +23,6 @@ def model_of(settings: Settings, seed: int, fresh: bool = True) -> Any:
     if not fresh:
         torch.nn.init.normal_(model.out.weight, std=0.1)
     return model
-
-
-def held_out_losses(settings: Settings, model: Any, ranks: int = 1) -> np.ndarray:
-    """The loss at each level, as so many ranks measure it."""
-    job, total = plan_job(settings), np.zeros(2)
-    for rank in range(ranks):
-        feed = Feed(job.source("val", job.probe), rank=rank, world_size=ranks, prefetch_packs=2, load=load)
-        n_levels = len(job.probe.levels)
-        total = total + held_out.sums(model, feed.epochs(n_levels), n_levels, CPU)
-    return total[:, 0] / total[:, 1]
 
 
 def test_the_first_loss_is_the_same_with_other_seeds_ranks_and_packs(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ import pytest
 import torch
 from ray.train import TrainingFailedError
 
+from alone import held_out_losses
 from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.model.card import load_model
 from vitascope.precision import inspect
 from vitascope.train import log, trainer
+from vitascope.train.trainer import plan_job
 
 STEPS = 30
 """Ray fetches a checkpoint from its workers every 2 s and lets one more wait: the one at 10 is registered
@@ -67,6 +69,18 @@ def test_the_model_is_published_with_its_card(undisturbed: tuple[Settings, dict]
     model, card = load_model(settings.path("model"))
     assert (card.step, card.channels, card.text_dim) == (STEPS, CHANNELS, TEXT_DIM)
     assert any(p.abs().max() > 0 for p in [model.out.weight])  # it begins at zero
+
+
+def test_the_first_held_out_loss_is_that_of_one_rank_with_another_seed(
+    undisturbed: tuple[Settings, dict],
+) -> None:
+    settings, _ = undisturbed
+    other = make_run(settings.run.folder, ["run.seed=5"])
+    torch.manual_seed(5)
+    expected = held_out_losses(other, plan_job(other).card.build())
+    rows = [row for row in log.read(settings.path("train", "metrics")) if "val_loss" in row]
+    assert rows[0]["val_loss_by_level"] == pytest.approx(list(expected), rel=1e-5)
+    assert rows[0]["val_loss"] == pytest.approx(expected.mean(), rel=1e-5)
 
 
 def test_running_again_trains_nothing_twice(undisturbed: tuple[Settings, dict]) -> None:

@@ -36,6 +36,11 @@ class Job:
         return flow.Probe(self.settings.evaluate.timesteps)
 
     @property
+    def start(self) -> str:
+        """Where the first rank says, at every start of the ranks, what they compute in and why."""
+        return self.settings.path("train", "start.json")
+
+    @property
     def not_finite(self) -> str:
         """Where the samples of skipped steps are written down."""
         return self.settings.path("train", "not_finite")

@@ -50,12 +50,12 @@ def read(folder: str) -> list[dict[str, Any]]:
     return [row for file in storage.list_files(folder) for row in storage.read_json_lines(file)]
 
 
-def last_row(folder: str, key: str = "loss") -> dict[str, Any] | None:
-    """The newest row with `key`, by default that of the newest step; None if there is none."""
+def last_row(folder: str) -> dict[str, Any] | None:
+    """The newest step row, read from the newest file that has one; None where there is none."""
     for file in reversed(storage.list_files(folder)):
         rows: list[dict[str, Any]] = []
         with suppress(FileNotFoundError):  # a run that goes on has just dropped it
-            rows = [row for row in storage.read_json_lines(file) if key in row]
+            rows = [row for row in storage.read_json_lines(file) if "loss" in row]
         if rows:
             return rows[-1]
     return None

@@ -96,7 +96,7 @@ class Loop:
         train, start = self.settings.train, self.engine.step_number
         log = StepLog(self.job.metrics, start) if self.ranks.rank == 0 else None
         if log:
-            self._announce(log, start)
+            self._announce(start)
         if start == 0:
             self._note(log, self.validate())
         signs = Signs(self.job.stop_request, self.ranks)
@@ -176,10 +176,9 @@ class Loop:
             self.publisher.add("train_steps_skipped", row.get("not_finite", 0.0))
             self.publisher.set("stage_items_done", self.engine.step_number, stage="train")
 
-    def _announce(self, log: StepLog, start: int) -> None:
-        """Logs and publishes what stays as it is while these ranks live."""
-        log.write({"step": start, "precision": self.precision, "chosen": self.chosen, "started": time.time()})
-        log.flush()
+    def _announce(self, start: int) -> None:
+        """Leaves a note for the driver, and publishes what stays as it is while these ranks live."""
+        storage.put_json(self.job.start, {"chosen": self.chosen, "step": start, "time": time.time()})
         publisher, train = self.publisher, self.settings.train
         publisher.add("train_starts")
         publisher.set("train_world_size", self.ranks.size)

@@ -52,7 +52,7 @@ def run(settings: Settings) -> dict[str, Any]:
         ranks = settings.train.ranks
         gpus = ranks * settings.train.use_gpu
         check_room(settings.cluster, "train's ranks and its feed", cpus=ranks + TASKS_AT_ONCE, gpus=gpus)
-        with _progress(job.metrics, settings.train.steps):
+        with _progress(job):
             _publish_on_node(settings, _fit_or_stop(job))
     card = load_card(settings.path("model"))
     summary = summarize(log.read(job.metrics)) | {
@@ -245,13 +245,13 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(metrics: str, steps: int) -> Iterator[None]:
-    """Shows the newest step of the log while the workers run."""
+def _progress(job: Job) -> Iterator[None]:
+    """Says what the workers compute in, and shows the newest step of the log while they run."""
     done = threading.Event()
-    before = log.last_row(metrics, "precision")
-    with track(steps, "train") as advance:
+    storage.delete(job.start)  # an earlier run's
+    with track(job.settings.train.steps, "train") as advance:
         advance(0, note="starting the workers")
-        watcher = threading.Thread(target=_watch, args=(metrics, done, advance, before), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(job, done, advance), daemon=True)
         watcher.start()
         try:
             yield
@@ -260,22 +260,15 @@ def _progress(metrics: str, steps: int) -> Iterator[None]:
             watcher.join()
 
 
-def _watch(metrics: str, done: threading.Event, advance: Any, before: dict[str, Any] | None) -> None:
+def _watch(job: Job, done: threading.Event, advance: Any) -> None:
     shown, stopping, announced = 0, False, False
     while not stopping:
         stopping = done.wait(timeout=1.0)
-        if not announced:
-            announced = _announced(log.last_row(metrics, "precision"), before)
-        row = log.last_row(metrics)
+        if not announced and storage.exists(job.start):
+            say("train", storage.read_json(job.start)["chosen"])
+            announced = True
+        row = log.last_row(job.metrics)
         if row:
             loss = "loss not finite" if row["loss"] is None else f"loss {row['loss']:.4f}"
             advance(row["step"] + 1 - shown, note=f"{loss}  {row['tokens_per_s']:,.0f} tokens/s")
             shown = row["step"] + 1
-
-
-def _announced(start: dict[str, Any] | None, before: dict[str, Any] | None) -> bool:
-    """Says what the ranks compute in, once they have started; `before` is the start of an earlier run."""
-    if start is None or start == before:
-        return False
-    say("train", start["chosen"])
-    return True
