@@ -19,6 +19,7 @@ from alone import held_out_losses
 from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import storage
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.model.card import load_model
 from vitascope.precision import inspect
 from vitascope.train import log, trainer
@@ -100,7 +101,7 @@ def test_other_settings_do_not_go_on_from_a_checkpoint(undisturbed: tuple[Settin
 def test_another_precision_than_the_checkpoints_is_refused(undisturbed: tuple[Settings, dict]) -> None:
     settings, _ = undisturbed
     other = settings.model_copy(update={"train": settings.train.model_copy(update={"precision": "bf16"})})
-    with pytest.raises(ValueError, match="precision: checkpoint 'float32', settings 'bf16'"):
+    with pytest.raises(Mistake, match="precision: checkpoint 'float32', settings 'bf16'"):
         trainer.run(other)
 
 
@@ -140,7 +141,7 @@ def test_a_run_of_nothing_but_nan_ends_with_an_error_and_publishes_nothing(
     tmp_path: Path,
 ) -> None:
     settings = make_run(str(tmp_path), OVERRIDES, not_finite=range(24))
-    with pytest.raises(ValueError, match=r"3 steps in a row was not finite \(steps 0 to 2\)"):
+    with pytest.raises(Mistake, match=r"3 steps in a row was not finite \(steps 0 to 2\)"):
         trainer.run(settings)
     assert not storage.exists(settings.path("model"))
     assert not storage.exists(settings.path("summaries", "train.json"))

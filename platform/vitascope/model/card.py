@@ -11,7 +11,7 @@ import torch
 
 from vitascope import checksum, storage
 from vitascope.encode.settings import EncodeSettings
-from vitascope.errors import Missing
+from vitascope.errors import Missing, Mistake
 from vitascope.model.dit import DiT
 from vitascope.model.settings import ModelSettings
 from vitascope.precision import Precision, fastest
@@ -44,11 +44,11 @@ def save_model(folder: str, weights: Mapping[str, torch.Tensor], card: ModelCard
     """Commits weights, then the card: a folder with a card is whole.
 
     Raises:
-        ValueError: a weight is not finite; nothing is written.
+        Mistake: a weight is not finite; nothing is written.
     """
     wrong = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if wrong:
-        raise ValueError(
+        raise Mistake(
             f"{len(wrong)} of {len(weights)} weights of the model hold values that are not finite, the first "
             f"is {wrong[0]}; it is not published. Train again with a lower train.lr, from an earlier "
             "checkpoint or in another run.folder"

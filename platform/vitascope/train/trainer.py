@@ -148,7 +148,7 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
 
     Raises:
         Stopped: once the ranks have checkpointed and left, or where there were none.
-        ValueError: the run had to end because values were not finite.
+        Mistake: the run had to end because values were not finite.
     """
     checkpoint = None
     with stopping.passed_on(job.stop_request) as asked:
@@ -158,7 +158,7 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
             if not asked.is_set():  # else it is how Ray Train ends a controller without ranks
                 raise
     if failed := log.failure(job.metrics):
-        raise ValueError(failed)
+        raise Mistake(failed)
     steps, done = job.settings.train.steps, _step_of(checkpoint) if checkpoint else 0
     if checkpoint is None or done < steps:
         after = f" after step {done} of {steps}" if done else ""
@@ -214,7 +214,7 @@ def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None
         state = storage.read_json(storage.join(folder, "state.json"))
         card = ModelCard.model_validate_json(storage.read_bytes(storage.join(folder, "model.json")))
         if state["updates"] == 0:
-            raise ValueError(
+            raise Mistake(
                 f"none of the {state['step']} steps could be applied, since no loss or gradient was finite; "
                 f"no model is published. {settings.path('train', 'not_finite')} names their samples"
             )
