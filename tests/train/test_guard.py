@@ -113,7 +113,7 @@ def test_samples_of_a_skipped_step_are_written_down(alone: Ranks, tmp_path: Path
     settings = make_run(str(tmp_path), LR)
     engine, feed = begin(settings, alone)
     job = plan_job(settings)
-    source, look = job.source("train", job.draws), Guard(job.not_finite, settings.train, alone)
+    source, look = job.source("train", job.draws), Guard(job.not_finite, settings.train, alone, 0)
     spoil({feed.passes + 1}, lambda value: value * NAN)
     ids = []
     for step in feed.steps(Position(), 2):
@@ -143,7 +143,7 @@ class Weights:
 def test_several_steps_in_a_row_end_the_run_and_single_ones_do_not(
     alone: Ranks, tmp_path: Path, how: str, ends: bool
 ) -> None:
-    look = Guard(str(tmp_path), TrainSettings(on_not_finite=how), alone)
+    look = Guard(str(tmp_path), TrainSettings(on_not_finite=how), alone, 0)
     engine: Any = Weights(finite=True)
     singles = [look.after_step(taken(n, bool(n % NOT_FINITE_IN_A_ROW)), engine) for n in range(31)]
     assert singles == [None] * 31
@@ -155,19 +155,24 @@ def test_several_steps_in_a_row_end_the_run_and_single_ones_do_not(
 
 @pytest.mark.parametrize("how", ["stop", "skip"])
 def test_weights_that_are_not_finite_end_the_run_at_once(alone: Ranks, tmp_path: Path, how: str) -> None:
-    look = Guard(str(tmp_path), TrainSettings(on_not_finite=how), alone)
+    look = Guard(str(tmp_path), TrainSettings(on_not_finite=how), alone, 0)
     engine: Any = Weights(finite=False)
     assert "the weights are no longer finite after 7 steps" in str(look.after_step(taken(6, True), engine))
     assert look.weights(engine) is not None
 
 
-def test_what_is_written_down_is_bounded(
+def test_what_is_written_down_is_bounded_and_of_the_steps_that_count(
     alone: Ranks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "MOST_NOTED", 4)
-    look = Guard(str(tmp_path / "noted"), TrainSettings(on_not_finite="skip"), alone)
-    for step in (*range(6), 2):  # one is taken again after a restart
-        look.after_step(taken(step, True), Weights(finite=True))  # type: ignore[arg-type]
-    assert [file[-13:] for file in storage.list_files(str(tmp_path / "noted"))] == [
-        f"{step:08d}.json" for step in range(4)
-    ]
+    folder, engine = str(tmp_path / "noted"), Weights(finite=True)
+
+    def noted(start: int, steps: range) -> list[int]:
+        look = Guard(folder, TrainSettings(on_not_finite="skip"), alone, start)
+        for step in steps:
+            look.after_step(taken(step, True), engine)  # type: ignore[arg-type]
+        return [storage.read_json(file)["step"] for file in storage.list_files(folder)]
+
+    assert noted(0, range(6)) == [0, 1, 2, 3]
+    assert noted(2, range(0)) == [0, 1]  # from a checkpoint on, with another learning rate
+    assert noted(2, range(3, 5)) == [0, 1, 3, 4]

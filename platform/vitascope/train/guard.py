@@ -17,10 +17,17 @@ class Guard:
     Every rank has one and calls it at the same moments; all get the same answers.
     """
 
-    def __init__(self, folder: str, settings: TrainSettings, ranks: Ranks) -> None:
-        """`folder`: the first rank writes a file for each of the first skipped steps into it."""
+    def __init__(self, folder: str, settings: TrainSettings, ranks: Ranks, start: int) -> None:
+        """The first rank writes a file for each of the first skipped steps into `folder`.
+
+        Files of steps from `start` on are of an earlier try, whose steps are taken again, and removed.
+        """
         self._folder, self._settings, self._ranks = folder, settings, ranks
         self._in_a_row = 0
+        if ranks.rank == 0:
+            for file in storage.list_files(folder):
+                if file >= self._file(start):
+                    storage.delete(file)
 
     def after_step(self, taken: Taken, engine: Engine) -> str | None:
         """Why the run must end after this step; None if it goes on."""
@@ -55,7 +62,9 @@ class Guard:
         )
 
     def _write_down(self, row: dict[str, Any], packs: list[dict[str, Any]]) -> None:
-        location = storage.join(self._folder, f"{row['step']:08d}.json")
-        if len(storage.list_files(self._folder)) < MOST_NOTED or storage.exists(location):
+        if len(storage.list_files(self._folder)) < MOST_NOTED:
             numbers = {name: row[name] for name in ("step", "epoch", "loss", "grad_norm")}
-            storage.put_json(location, numbers | {"packs": packs})
+            storage.put_json(self._file(row["step"]), numbers | {"packs": packs})
+
+    def _file(self, step: int) -> str:
+        return storage.join(self._folder, f"{step:08d}.json")

@@ -52,10 +52,10 @@ class Loop:
         self.position = Position()
         self.feed = self._feed("train", job.draws)
         self.held_out = self._feed("val", job.probe) if has_samples(job.latents, "val") else None
-        self.guard = Guard(job.not_finite, self.settings.train, self.ranks)
         checkpoint = ray.train.get_checkpoint()
         with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
             self._begin(folder)
+        self.guard = Guard(job.not_finite, self.settings.train, self.ranks, self.engine.step_number)
         self.publisher = Publisher(run=self.settings.run.folder)
 
     def _begin(self, folder: str | None) -> None:
