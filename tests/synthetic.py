@@ -1,6 +1,6 @@
 """Latents and models of random numbers, for tests without videos and training."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from types import SimpleNamespace
 
 import numpy as np
@@ -51,10 +51,11 @@ def make_run(
     n_samples: int = 24,
     n_shards: int = 3,
     sizes: Sequence[tuple[int, int, int]] = SIZES,
+    not_finite: Container[int] = (),
 ) -> Settings:
     """A run folder with latents committed in it, and the settings of a tiny model to train on them.
 
-    Every eighth sample is held out. Sample i has id 1000 + i.
+    Every eighth sample is held out. Sample i has id 1000 + i; the latents of those in `not_finite` are NaN.
     """
     settings = config.load(
         None,
@@ -70,7 +71,10 @@ def make_run(
     generator = torch.Generator().manual_seed(0)
     index = []
     for shard, numbers in enumerate(np.array_split(np.arange(n_samples), n_shards)):
-        rows = [_row(int(number), sizes[number % len(sizes)], generator) for number in numbers]
+        rows = [
+            _row(int(number), sizes[number % len(sizes)], generator, spoil=int(number) in not_finite)
+            for number in numbers
+        ]
         of_shard = [
             _sample(int(number), row, shard, place)
             for place, (number, row) in enumerate(zip(numbers, rows, strict=True))
@@ -87,8 +91,8 @@ def make_run(
     return settings
 
 
-def _row(number: int, size: tuple[int, int, int], generator: torch.Generator) -> dict:
-    latent = torch.randn(*size, CHANNELS, generator=generator)
+def _row(number: int, size: tuple[int, int, int], generator: torch.Generator, *, spoil: bool) -> dict:
+    latent = torch.randn(*size, CHANNELS, generator=generator) * (torch.nan if spoil else 1)
     text = torch.randn(5 + number % 7, TEXT_DIM, generator=generator)
     task = SimpleNamespace(sample_id=1000 + number, clip_id=f"clip-{number}", caption=f"caption {number}")
     return latent_row(task, latent, text)

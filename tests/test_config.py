@@ -308,3 +308,13 @@ def test_a_run_writes_over_nothing_of_the_users(monkeypatch: pytest.MonkeyPatch,
             config.check_folder(config.load(None, [f"run.folder={folder}"]))
     config.save(config.load(None, ["run.folder=pages"]))
     config.check_folder(config.load(None, ["run.folder=pages"]))  # a run's own
+
+
+@pytest.mark.parametrize(("value", "now"), [("true", "bf16"), ("false", "float32")])
+def test_a_renamed_key_is_answered_with_what_to_write_now(tmp_path: Path, value: str, now: str) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_text(f"[train]\nbf16 = {value}\n")
+    told = rf"\[train\] unknown key 'bf16'; it is now precision; write precision = \"{now}\", or \"auto\""
+    for source, overrides in ((str(file), []), (None, [f"train.bf16={value}"])):
+        with pytest.raises(config.SettingsError, match=told):
+            config.load(source, overrides)

@@ -59,6 +59,7 @@ LAYERS = [
         "storage.py",
         "stores/*",
         "checksum.py",
+        "precision.py",
         "progress.py",
         "*/settings.py",
         "clips/filters.py",

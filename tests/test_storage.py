@@ -1,6 +1,8 @@
 """Files behave the same on a local disk, on S3 and on Google Cloud Storage."""
 
 import errno
+import json
+import math
 import os
 import subprocess
 import sys
@@ -245,3 +247,11 @@ def test_a_link_changes_with_what_it_leads_to(tmp_path: Path) -> None:
     target.unlink()  # it leads nowhere
     (listed,) = storage.listing(str(link.parent))
     assert listed.version not in versions
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_lacks_are_null(value: float) -> None:
+    document = {"loss": value, "by_size": [{"loss": (1.5, value)}], "n": 3, "name": "NaN", "ok": True}
+    expected = {"loss": None, "by_size": [{"loss": [1.5, None]}], "n": 3, "name": "NaN", "ok": True}
+    for content in (storage.json_bytes(document), storage.json_lines([document])):
+        assert json.loads(content, parse_constant=pytest.fail) == expected

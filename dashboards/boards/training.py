@@ -43,11 +43,15 @@ _LEARNING = [
         },
     ),
     Panel(
-        "Loss or gradient not finite",
-        "bool_yes_no",
-        "Good: no. Yes: the weights are lost from here on; stop, and go back to a checkpoint. "
-        "(The loss itself shows nothing then: NaN is not exported.)",
-        {"{{run}}": gauge("train_not_finite")},
+        "Steps skipped",
+        "short",
+        "Steps whose loss or gradient was not finite, which changed nothing; and whether the last one was. "
+        "Good: 0. A few: single samples, named in the run's train/not_finite. Bad: several in a row, "
+        "which end the run unless train.on_not_finite says skip.",
+        {
+            "since the start, {{run}}": f"sum by (run) ({ours('train_steps_skipped')})",
+            "the last, {{run}}": gauge("train_not_finite"),
+        },
         kind="number",
         levels=(0.5, 1),
         width=4,

@@ -7,12 +7,13 @@ Ours is what a rank of `vitascope train` runs: packs from Feed (Ray Data), flow.
 float32 gradients, clipping, AdamW, EMA, the step's row into the log and to Ray's metrics. Held-out losses and
 checkpoints are not in it.
 
-Bare is what one would write for one device without any of it: bf16 weights with float32 masters, the same
-flow.loss, backward, clip_grad_norm_, fused AdamW on the masters, copied back to the weights. Its packs lie
-ready in memory; no EMA, no log, no waiting for the loss. Of several ranks each runs it for itself alone.
+Both compute in what --set train.precision=bf16 or float32 says, by default in what the machine computes fast.
+Bare is what one would write for one device without any of it: weights in that precision with float32 masters,
+the same flow.loss, backward, clip_grad_norm_, fused AdamW on the masters, copied back to the weights. Its
+packs lie ready in memory; no EMA, no log, no waiting for the loss. Of several ranks each runs it alone.
 
 Both run in turn, a few steps at a time, first the one, then the other, on the same packs; between them
-torch.matmul of bf16 squares gives the peak of the machine as it is at that moment, with the same threads.
+torch.matmul of squares in that precision gives the peak of the machine at that moment, with the same threads.
 --no-ray, or where Ray is missing: packs lie ready for ours too, no metrics go to Ray, no data_wait_share.
 
 The last line is one JSON object. step_over_bare is the ratio of the medians of the blocks of steps, and
@@ -41,7 +42,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional
 
-from vitascope import config, records
+from vitascope import config, precision, records
 from vitascope.config import Settings
 from vitascope.encode.shards import (
     Moments,
@@ -130,7 +131,7 @@ class Bare:
     def __init__(self, job: Job, device: torch.device) -> None:
         torch.manual_seed(job.settings.run.seed)
         train = job.settings.train
-        self.model = job.card.build().to(device, torch.bfloat16)
+        self.model = job.card.build().to(device, dtype_of(job))
         self.clip, self.device = train.grad_clip, device
         self.weights: list[torch.Tensor] = list(self.model.parameters())
         self.masters = [weight.detach().float() for weight in self.weights]
@@ -183,11 +184,18 @@ class Bench:
         torch.manual_seed(self.job.settings.run.seed)
         model = self.job.card.build()
         model.activation_checkpointing = train.activation_checkpointing
-        engine = Engine(model.to(self.ranks.device), train, self.ranks, passes=feed.passes)
+        assert self.job.card.precision is not None, "make_job has chosen it"
+        engine = Engine(
+            model.to(self.ranks.device),
+            train,
+            self.ranks,
+            passes=feed.passes,
+            precision=self.job.card.precision,
+        )
         log = StepLog(self.job.metrics, 0)
         publish = publisher(self.job.settings) if self.with_ray else lambda _: None
         for step in feed.steps(Position(), len(self.packs)):
-            row = take_step(engine, self.ranks, step)
+            row = take_step(engine, self.ranks, step).row
             log.write(row)
             publish(row)
             yield row
@@ -252,7 +260,7 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     peak_memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     bare = bench.bare()
     list(islice(bare, WARM_UP))
-    square = torch.randn(size, size, device=device).to(torch.bfloat16)
+    square = torch.randn(size, size, device=device).to(dtype_of(bench.job))
     square @ square
 
     def products() -> None:
@@ -275,6 +283,12 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     if not bench.with_ray:
         figures["data_wait_share"] = None
     return figures | {"peak_memory_bytes": peak_memory, "loss_first": warm_up[0]["loss"]}
+
+
+def dtype_of(job: Job) -> torch.dtype:
+    """What both loops and the products of matrices compute in."""
+    assert job.card.precision is not None, "make_job has chosen it"
+    return precision.DTYPES[job.card.precision]
 
 
 def timed(run: Callable[[], object], device: torch.device) -> Times:
@@ -368,6 +382,9 @@ def make_job(folder: str, args: argparse.Namespace, world_size: int) -> Job:
     overrides = [f"run.folder={folder}", f"train.use_gpu={str(args.device == 'cuda').lower()}"]
     overrides += [f"feed.packs_per_step={world_size}", *AWAY_FROM_ZERO, *shapes.settings, *args.set]
     settings = config.load(None, overrides)
+    machine = precision.inspect(torch.device(args.device))
+    chosen, sentence = precision.choose(settings.train.precision, None, machine)
+    print(sentence, flush=True)
     card = ModelCard(
         model=settings.model,
         encode=settings.encode,
@@ -376,6 +393,7 @@ def make_job(folder: str, args: argparse.Namespace, world_size: int) -> Job:
         fingerprint="random",
         timestep_shift=settings.train.timestep_shift,
         step=0,
+        precision=chosen,
     )
     return Job(
         settings=settings,
@@ -400,7 +418,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name(ranks.device) if args.device == "cuda" else "cpu",
         "threads": args.threads,
         "torch": torch.__version__,
-        "dtype": "bfloat16",
+        "dtype": job.card.precision,
         "n_parameters": sum(p.numel() for p in job.card.build().parameters()),
         "token_budget": job.settings.feed.token_budget,
         "world_size": ranks.size,

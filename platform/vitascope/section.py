@@ -3,7 +3,8 @@
 import difflib
 import os
 import re
-from typing import Annotated, Any, TypeVar, get_args
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
@@ -15,13 +16,18 @@ class Section(BaseModel):
     `vitascope.config` composes them.
     """
 
+    renamed: ClassVar[Mapping[str, Callable[[Any], str]]] = {}
+    """Keys of earlier releases: what to write now for a value of such a key."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            for key in data:
+            for key, value in data.items():
+                if key in cls.renamed:
+                    raise ValueError(f"unknown key {key!r}; it is now {cls.renamed[key](value)}")
                 if key not in cls.model_fields:
                     raise ValueError(unknown_key(str(key), list(cls.model_fields)))
             if large := [key for key, value in data.items() if _exceeds_64_bits(value)]:

@@ -17,6 +17,7 @@ import errno
 import glob
 import importlib
 import json
+import math
 import os
 import posixpath
 import re
@@ -283,8 +284,24 @@ def read_json(uri: str) -> Any:
 
 
 def json_bytes(document: Any) -> bytes:
-    """`document` as indented JSON."""
-    return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+    """`document` as indented JSON, as `dumps` writes it."""
+    return (dumps(document, indent=2) + "\n").encode()
+
+
+def dumps(document: Any, indent: int | None = None) -> str:
+    """`document` as JSON that any reader takes: a number that is not finite, which JSON lacks, is null."""
+    try:
+        return json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(document), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(document: Any) -> Any:
+    if isinstance(document, dict):
+        return {key: _finite(value) for key, value in document.items()}
+    if isinstance(document, list | tuple):
+        return [_finite(value) for value in document]
+    return None if isinstance(document, float) and not math.isfinite(document) else document
 
 
 def put_json(uri: str, document: Any) -> None:
@@ -407,8 +424,8 @@ def rows(uri: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
 
 
 def json_lines(documents: Iterable[Any]) -> bytes:
-    """`documents` as UTF-8 JSON lines."""
-    return "".join(json.dumps(d, ensure_ascii=False) + "\n" for d in documents).encode()
+    """`documents` as UTF-8 JSON lines, as `dumps` writes them."""
+    return "".join(dumps(d) + "\n" for d in documents).encode()
 
 
 def read_json_lines(uri: str) -> list[Any]:

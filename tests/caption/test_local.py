@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 from staged import clip, kill_workers, wait_for
 from tiny_model import save_tiny_model
+from transformers import LlavaForConditionalGeneration
 
 from vitascope import storage
 from vitascope.caption.answers import Unusable
@@ -20,6 +22,7 @@ from vitascope.caption.pipeline import _see, _Worker, run
 from vitascope.caption.settings import CaptionSettings
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected
+from vitascope.precision import fastest
 from vitascope.records import OK
 
 
@@ -185,3 +188,12 @@ def test_who_sees_the_clips_changes_nothing(folder: Path, tmp_path: Path) -> Non
     rows = storage.rows(f"{tmp_path}/itself")
     assert rows == storage.rows(f"{tmp_path}/before")
     assert len({row["caption"] for row in rows}) == 3
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_computes_in_what_is_fast_here(tmp_path: Path, stored: torch.dtype) -> None:
+    save_tiny_model(tmp_path)
+    LlavaForConditionalGeneration.from_pretrained(tmp_path, dtype=stored).save_pretrained(tmp_path)
+    model = LocalModel(settings(tmp_path))
+    assert model._load()[1].dtype == fastest(torch.device("cpu"), stored)
+    assert isinstance(model.ask([([jpeg(1)], "What is it ?")])[0], str)

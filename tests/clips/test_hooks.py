@@ -1,5 +1,6 @@
 """Scores by functions of the user's own."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
+from vitascope.clips import hooks
 from vitascope.clips.filters import HookFilter
 from vitascope.clips.hooks import check, looks, score
 from vitascope.clips.settings import ClipsSettings
@@ -91,6 +93,16 @@ def test_aesthetic_is_linear_in_the_embedding(clip: Path, tmp_path: Path) -> Non
         for i in range(5)
     ]
     assert by_head["once"] == pytest.approx(each, abs=1e-4)
+
+
+def test_a_model_stored_in_half_precision_is_computed_in_float32(clip: Path, tmp_path: Path) -> None:
+    CLIPModel.from_pretrained(clip, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    for file in clip.glob("*processor*"):
+        shutil.copy(file, tmp_path)
+    frames = np.random.default_rng(0).integers(0, 255, (2, 40, 50, 3), np.uint8)
+    half, full = (hooks._embedded(frames, str(folder)) for folder in (tmp_path, clip))
+    assert half.dtype == torch.float32
+    torch.testing.assert_close(half, full, rtol=0.05, atol=0.02)
 
 
 def test_a_model_is_looked_for_on_the_disk_alone(clip: Path, tmp_path: Path) -> None:

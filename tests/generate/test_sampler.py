@@ -12,7 +12,7 @@ from vitascope.generate.conditions import Canvas, blank
 from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, advance, begin, schedule, segments
 from vitascope.model.card import ModelCard
-from vitascope.model.dit import velocity
+from vitascope.model.dit import SMALLEST_TIMESTEP, velocity
 
 Make = Callable[..., Request]
 
@@ -82,6 +82,26 @@ def test_longer_samples_stay_longer_in_the_noise() -> None:
     long = schedule(4, 4096, 1.0)
     assert (long[0], long[-1]) == (1.0, 0.0)
     assert all(a > b for a, b in zip(long[1:-1], (0.75, 0.5, 0.25), strict=True))
+
+
+@pytest.mark.parametrize(("std", "least"), [(1.0, 0.99), (0.1, 0.985), (0.03, 0.93)])
+def test_fine_detail_is_kept_if_there_are_steps_enough(
+    work_of: Callable[..., Work], std: float, least: float
+) -> None:
+    """The ideal model of Gaussian data predicts x s² (1 - t) / ((1 - t)² s² + t²) from x at level t."""
+    work = dataclasses.replace(work_of(), schedule=schedule(1000, 1024, 1.0))
+    eps = work.tokens
+
+    def ideal(now: Work) -> torch.Tensor:
+        t = now.schedule[now.step]
+        expected = now.tokens * std**2 * (1 - t) / ((1 - t) ** 2 * std**2 + t**2)
+        return velocity(collate(segments(now)[:1]), expected)
+
+    done, _ = solve(work, ideal)
+    kept = (done.tokens.std() / eps.std() / std).item()
+    t = SMALLEST_TIMESTEP
+    assert least < kept <= 1.001
+    assert kept == pytest.approx((1 - t) * std / ((1 - t) ** 2 * std**2 + t**2) ** 0.5, rel=0.01)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 30, 300])

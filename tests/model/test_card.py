@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 
 from vitascope.encode.settings import EncodeSettings
+from vitascope.errors import Mistake
 from vitascope.feed.packs import Segment, collate
 from vitascope.model.card import ModelCard, load_model, save_model
 from vitascope.model.settings import ModelSettings
@@ -65,3 +66,13 @@ def test_a_pickle_is_not_loaded_though_its_checksum_is_right(tmp_path: Path) -> 
 def test_no_model_says_where_it_was_expected(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected .*model\.json; train one first"):
         load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_is_not_finite_is_not_saved(tmp_path: Path, value: float) -> None:
+    model = CARD.build()
+    with torch.no_grad():
+        model.blocks[1].qkv.weight[3, 4] = value
+    with pytest.raises(Mistake, match=r"1 of \d+ weights .* the first is blocks\.1\.qkv\.weight"):
+        save_model(str(tmp_path / "model"), model.state_dict(), CARD)
+    assert not (tmp_path / "model").exists()

@@ -181,6 +181,8 @@ def write_training(settings: Settings) -> None:
     for step in range(settings.train.steps):
         loss = 0.4 + 1.6 * float(np.exp(-step / 30)) * (1 + 0.1 * rng.standard_normal())
         rows.append({"step": step, "loss": loss, "tokens_per_s": 8000 + 300 * rng.standard_normal()})
+        if step in (2, 77):  # skipped, since they were not finite
+            rows[-1]["loss"] = None
         if step % 40 == 39:
             rows.append({"step": step + 1, "val_loss": loss * 1.1})
     storage.put(settings.path("train", "metrics", "00000000.jsonl"), storage.json_lines(rows))
@@ -189,7 +191,9 @@ def write_training(settings: Settings) -> None:
         "cost_spread_p99": 0.004,
         "ranks": 2,
         "zero_stage": 3,
+        "precision": "bf16",
         "steps": 120,
+        "steps_skipped": 2,
     }
     summary |= {
         "train_loss_first": 2.0,

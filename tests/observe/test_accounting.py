@@ -21,6 +21,8 @@ WANTED = {
     "cost_spread_p99",
     "ranks",
     "zero_stage",
+    "precision",
+    "steps_skipped",
     "steps",
     "train_loss_first",
     "train_loss_last",

@@ -103,15 +103,15 @@ def test_gauges_are_set_again_until_the_process_ends(monkeypatch: pytest.MonkeyP
 def test_a_step_says_whether_its_loss_and_gradient_are_finite(
     monkeypatch: pytest.MonkeyPatch, loss: float, norm: float, expected: float
 ) -> None:
-    pack: Any = SimpleNamespace(to=lambda _: pack)
+    pack: Any = SimpleNamespace(to=lambda _: pack, sample_ids=torch.tensor([4]))
     step: Any = SimpleNamespace(n_tokens=1, packs=iter([pack]), position=SimpleNamespace(epoch=0))
     step.useful_token_share, step.cost_spread, step.flops = 1.0, 0.0, 1.0
     engine: Any = SimpleNamespace(passes=1, step_number=7, model=None, backward=lambda *_, **__: None)
-    engine.step = lambda: (norm, 1e-4)
+    engine.step = lambda **_: (norm, 1e-4)
     monkeypatch.setattr(steps.flow, "loss", lambda *_: torch.tensor(loss))
     monkeypatch.setattr(steps, "sum_over_ranks", lambda values, _: values)
     ranks: Any = SimpleNamespace(device="cpu", size=1)
-    assert steps.take_step(engine, ranks, step)["not_finite"] == expected
+    assert steps.take_step(engine, ranks, step).row["not_finite"] == expected
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_the_peak_of_a_gpu_is_known_by_its_name(
     monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
-    assert steps.peak_flops_per_s(torch.device("cuda"), bf16=True) == peak
-    assert steps.peak_flops_per_s(torch.device("cuda"), bf16=False) is None
-    assert steps.peak_flops_per_s(torch.device("cpu"), bf16=True) is None
+    assert steps.peak_flops_per_s(torch.device("cuda"), precision="bf16") == peak
+    assert steps.peak_flops_per_s(torch.device("cuda"), precision="float32") is None
+    assert steps.peak_flops_per_s(torch.device("cpu"), precision="bf16") is None
 
 
 def test_the_memory_of_a_rank_is_what_it_has_held_at_most() -> None:

@@ -1,5 +1,6 @@
 """Training on a Ray cluster: whatever is killed, the run is the same run."""
 
+import json
 import random
 import re
 import threading
@@ -11,18 +12,28 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from ray.train import TrainingFailedError
 
+from alone import held_out_losses
 from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import storage
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.model.card import load_model
+from vitascope.precision import inspect
 from vitascope.train import log, trainer
+from vitascope.train.trainer import plan_job
 
 STEPS = 30
 """Ray fetches a checkpoint from its workers every 2 s and lets one more wait: the one at 10 is registered
 seconds before the last step."""
-OVERRIDES = [f"train.steps={STEPS}", "train.checkpoint_every=5", "train.val_every=15", "train.bf16=false"]
+OVERRIDES = [
+    f"train.steps={STEPS}",
+    "train.checkpoint_every=5",
+    "train.val_every=15",
+    "train.precision=float32",
+]
 FIRST_RESUMED = 10
 RANKS_TOLERANCE = 1e-5
 """Two ranks add up a step's gradients in another order than one: float32 rounding, which the following steps
@@ -44,7 +55,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> 
 def test_training_learns_and_says_how(undisturbed: tuple[Settings, dict]) -> None:
     settings, summary = undisturbed
     assert summary["steps"] == STEPS
-    assert (summary["ranks"], summary["zero_stage"]) == (2, 3)
+    assert (summary["ranks"], summary["zero_stage"], summary["precision"]) == (2, 3, "float32")
+    assert summary["steps_skipped"] == 0
     assert summary["train_loss_last"] < summary["train_loss_first"]
     assert summary["val_loss_last"] < summary["val_loss_first"]
     assert 0.95 < summary["useful_token_share"] < 1
@@ -60,6 +72,18 @@ def test_the_model_is_published_with_its_card(undisturbed: tuple[Settings, dict]
     assert any(p.abs().max() > 0 for p in [model.out.weight])  # it begins at zero
 
 
+def test_the_first_held_out_loss_is_that_of_one_rank_with_another_seed(
+    undisturbed: tuple[Settings, dict],
+) -> None:
+    settings, _ = undisturbed
+    other = make_run(settings.run.folder, ["run.seed=5"])
+    torch.manual_seed(5)
+    expected = held_out_losses(other, plan_job(other).card.build())
+    rows = [row for row in log.read(settings.path("train", "metrics")) if "val_loss" in row]
+    assert rows[0]["val_loss_by_level"] == pytest.approx(list(expected), rel=1e-5)
+    assert rows[0]["val_loss"] == pytest.approx(expected.mean(), rel=1e-5)
+
+
 def test_running_again_trains_nothing_twice(undisturbed: tuple[Settings, dict]) -> None:
     settings, _ = undisturbed
     before = losses(settings)
@@ -72,6 +96,58 @@ def test_other_settings_do_not_go_on_from_a_checkpoint(undisturbed: tuple[Settin
     other = settings.model_copy(update={"run": settings.run.model_copy(update={"seed": 99})})
     with pytest.raises(ValueError, match=r"run\.seed: 0 before, 99 now"):
         trainer.run(other)
+
+
+def test_another_precision_than_the_checkpoints_is_refused(undisturbed: tuple[Settings, dict]) -> None:
+    settings, _ = undisturbed
+    other = settings.model_copy(update={"train": settings.train.model_copy(update={"precision": "bf16"})})
+    with pytest.raises(Mistake, match="precision: checkpoint 'float32', settings 'bf16'"):
+        trainer.run(other)
+
+
+def test_a_run_continues_in_its_precision_and_skips_a_sample_that_is_not_finite(
+    ray_cluster: None,  # noqa: ARG001
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the precision that this machine would not choose by itself."""
+    other = "float32" if inspect(torch.device("cpu")).precision == "bf16" else "bf16"
+    begun = make_run(str(tmp_path), ["train.steps=3", f"train.precision={other}"], not_finite={3})
+    trainer.run(begun)
+    assert (
+        f"computes in {other}, as train.precision asks, though this processor has" in capsys.readouterr().out
+    )
+    train = begun.train.model_copy(update={"steps": 6, "precision": "auto"})
+    settings = begun.model_copy(update={"train": train})
+    summary = trainer.run(settings)
+    printed = capsys.readouterr().out
+    assert printed.count(f"computes in {other}, like the checkpoint it continues, though this") == 1
+    assert summary["precision"] == other
+    model, card = load_model(settings.path("model"))
+    assert (card.precision, card.step) == (other, 6)
+    assert all(weight.isfinite().all() for weight in model.state_dict().values())
+    assert 0 < summary["steps_skipped"] < 6
+    noted = storage.list_files(settings.path("train", "not_finite"))
+    assert len(noted) == summary["steps_skipped"]
+    for file in [*noted, settings.path("summaries", "train.json")]:
+        assert json.loads(storage.read_bytes(file), parse_constant=pytest.fail)
+    for file in storage.list_files(settings.path("train", "metrics")):
+        for line in storage.read_bytes(file).splitlines():
+            assert json.loads(line, parse_constant=pytest.fail)
+
+
+def test_a_run_of_nothing_but_nan_ends_with_an_error_and_publishes_nothing(
+    ray_cluster: None,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    settings = make_run(str(tmp_path), OVERRIDES, not_finite=range(24))
+    with pytest.raises(Mistake, match=r"3 steps in a row was not finite \(steps 0 to 2\)"):
+        trainer.run(settings)
+    assert not storage.exists(settings.path("model"))
+    assert not storage.exists(settings.path("summaries", "train.json"))
+    noted = [storage.read_json(file) for file in storage.list_files(settings.path("train", "not_finite"))]
+    assert [note["step"] for note in noted] == [0, 1, 2]
+    assert all(len(note["packs"]) == settings.feed.packs_per_step for note in noted)
 
 
 def test_a_killed_worker_changes_no_loss_to_the_last_bit(

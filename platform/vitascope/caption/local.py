@@ -11,6 +11,7 @@ from PIL import Image
 from vitascope.caption.answers import Unusable, caption_of
 from vitascope.caption.settings import CaptionSettings
 from vitascope.ledger import Reason, Rejected
+from vitascope.precision import fastest
 
 
 class LocalModel:
@@ -82,7 +83,8 @@ class LocalModel:
         if not processor.chat_template:
             raise Unusable(f"the processor in caption.folder {folder} has no chat template; add one")
         processor.tokenizer.padding_side = "left"  # so that the answers of a batch begin at one place
-        return processor, model.to("cuda" if self._settings.use_gpu else "cpu").eval()
+        device = torch.device("cuda" if self._settings.use_gpu else "cpu")
+        return processor, model.to(device=device, dtype=fastest(device, model.dtype)).eval()
 
 
 def _message(pictures: list[bytes], prompt: str) -> dict[str, Any]:

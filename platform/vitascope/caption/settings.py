@@ -38,7 +38,9 @@ class CaptionSettings(Section):
         64, ge=1, le=4096, description="Clips committed together: what is asked again after a kill, a worker."
     )
     folder: Location | None = Field(
-        None, description="Of the model: weights, config and processor, as transformers saves them."
+        None,
+        description="Of the model: weights, config and processor, as transformers saves them. It computes in "
+        "the number format of its config, or in float32 if that is slow where it runs.",
     )
     batch_size: Execution[int] = Field(
         8, ge=1, description="Clips that the model in a folder describes at once."

@@ -151,7 +151,8 @@ def _embedded(frames: np.ndarray, model: str) -> Any:
 def _model(folder: str) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModel
 
-    return _pretrained(AutoModel, folder).eval(), _pretrained(AutoImageProcessor, folder)
+    # In float32: half precision is many times slower on processors without instructions for it.
+    return _pretrained(AutoModel, folder).float().eval(), _pretrained(AutoImageProcessor, folder)
 
 
 def _pretrained(kind: Any, folder: str) -> Any:

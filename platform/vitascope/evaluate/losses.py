@@ -19,7 +19,7 @@ from vitascope.model import flow
 from vitascope.model.card import load_model
 from vitascope.model.dit import DiT
 from vitascope.progress import track
-from vitascope.records import VideoSize, stable_int
+from vitascope.records import VideoSize
 
 Row = dict[str, Any]
 
@@ -28,7 +28,8 @@ def run(settings: Settings) -> Row:
     """Measures the run's model on every held-out sample at each of `evaluate.timesteps`.
 
     Writes evaluate/losses.json: `timesteps`, `by_size` (size, samples, loss at each timestep) and `loss`, the
-    mean over the samples at each timestep. All frames are to be made, the noise is the same in every run.
+    mean over the samples at each timestep. All frames are to be made, the noise is the same in every run, and
+    training's own held-out loss is measured in the same way (`flow.Probe`).
 
     Raises:
         FileNotFoundError: where the latents or the model are missing.
@@ -48,7 +49,7 @@ def run(settings: Settings) -> Row:
     losses: dict[str, list[list[float]]] = defaultdict(list)
     with track(len(rows), "evaluate") as advance:
         for row in rows:
-            packs = _packs(latents, row, patch=card.model.patch, timesteps=timesteps)
+            packs = _packs(latents, row, patch=card.model.patch, probe=flow.Probe(timesteps))
             size = str(VideoSize(row["n_frames"], row["height"], row["width"]))
             losses[size].append([_loss(model, pack.to(device)) for pack in packs])
             advance(1)
@@ -59,21 +60,22 @@ def run(settings: Settings) -> Row:
     return summary
 
 
-def _packs(latents: str, row: Row, *, patch: int, timesteps: tuple[float, ...]) -> Iterator[Pack]:
-    """A sample alone at each of the timesteps."""
+def _packs(latents: str, row: Row, *, patch: int, probe: flow.Probe) -> Iterator[Pack]:
+    """A sample alone at each of the probe's levels."""
     sample = read_samples(latents, [(row["shard"], row["row"])])[0]
     frames, height, width, _ = sample.latent.shape
     grid = grid_of((frames, height, width), patch)
-    tokens, key = patchify(sample.latent, patch), stable_int("evaluate", row["sample_id"])
-    for timestep in timesteps:
-        levels = torch.full((grid[0],), timestep)
-        yield collate([Segment(tokens, grid, levels, sample.text, row["sample_id"], key)])
+    tokens, sample_id = patchify(sample.latent, patch), row["sample_id"]
+    for number in range(len(probe.levels)):
+        draw = probe(sample_id, number, grid)
+        levels = torch.from_numpy(draw.timesteps)
+        yield collate([Segment(tokens, grid, levels, sample.text, sample_id, draw.noise_key)])
 
 
 def _loss(model: DiT, pack: Pack) -> float:
     """Mean squared error of the velocity."""
     with torch.no_grad():
-        return float(flow.loss(model, pack)) / pack.n_tokens
+        return float(flow.sample_losses(model, pack)[0])
 
 
 def _document(timesteps: tuple[float, ...], losses: dict[str, list[list[float]]]) -> Row:

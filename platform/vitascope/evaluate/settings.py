@@ -11,6 +11,8 @@ class EvaluateSettings(Section):
     """Held-out losses of a trained model."""
 
     timesteps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
-        (0.1, 0.3, 0.5, 0.7, 0.9), min_length=1, description="Noise levels probed; 1 is noise alone."
+        (0.1, 0.3, 0.5, 0.7, 0.9),
+        min_length=1,
+        description="Noise levels probed, also of the held-out loss in training; 1 is noise alone.",
     )
     cpus: Execution[int] = Field(2, ge=1, description="CPUs that a submitted evaluation takes of its node.")

@@ -90,6 +90,11 @@ class Feed:
         """All steps of one epoch."""
         return self.steps(Position(number), self._known.planner.steps_in_epoch(number))
 
+    def epochs(self, count: int) -> Iterator[Step]:
+        """All steps of the first `count` epochs."""
+        planner = self._known.planner
+        return self.steps(Position(), sum(planner.steps_in_epoch(number) for number in range(count)))
+
     def steps(self, start: Position, count: int) -> Iterator[Step]:
         """`count` steps from `start` on. A step's packs are all to be taken before the next step is."""
         with _ahead(self._load(start, count), self._prefetch) as loaded:

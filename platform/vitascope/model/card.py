@@ -11,16 +11,20 @@ import torch
 
 from vitascope import checksum, storage
 from vitascope.encode.settings import EncodeSettings
-from vitascope.errors import Missing
+from vitascope.errors import Missing, Mistake
 from vitascope.model.dit import DiT
 from vitascope.model.settings import ModelSettings
+from vitascope.precision import Precision, fastest
 from vitascope.section import Section
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
 class ModelCard(Section):
-    """All that is needed to rebuild a model and to speak to it in its own latents."""
+    """All that is needed to rebuild a model and to speak to it in its own latents.
+
+    precision: what it was trained in; None if that is not recorded.
+    """
 
     model: ModelSettings
     encode: EncodeSettings
@@ -29,6 +33,7 @@ class ModelCard(Section):
     fingerprint: str
     timestep_shift: float
     step: int
+    precision: Precision | None = None
 
     def build(self) -> DiT:
         """A model of this shape with fresh weights."""
@@ -36,7 +41,18 @@ class ModelCard(Section):
 
 
 def save_model(folder: str, weights: Mapping[str, torch.Tensor], card: ModelCard) -> None:
-    """Commits weights, then the card: a folder with a card is whole."""
+    """Commits weights, then the card: a folder with a card is whole.
+
+    Raises:
+        Mistake: a weight is not finite; nothing is written.
+    """
+    wrong = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
+    if wrong:
+        raise Mistake(
+            f"{len(wrong)} of {len(weights)} weights of the model hold values that are not finite, the first "
+            f"is {wrong[0]}; it is not published. Train again with a lower train.lr, from an earlier "
+            "checkpoint or in another run.folder"
+        )
     tensors = {name: tensor.detach().float().contiguous() for name, tensor in weights.items()}
     weights_uri = storage.join(folder, WEIGHTS)
     storage.put(weights_uri, safetensors.torch.save(tensors))
@@ -60,12 +76,13 @@ def load_card(folder: str) -> ModelCard:
 
 
 def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[DiT, ModelCard]:
-    """The model of a folder in evaluation mode: float32 on a CPU, bfloat16 on a GPU.
+    """The model of a folder in evaluation mode: float32 on a CPU, bfloat16 on a GPU that has it.
 
     ValueError where the weights are not the ones that were written.
     """
     card = load_card(folder)
     model = card.build()
     model.load_state_dict(safetensors.torch.load(checksum.read(storage.join(folder, WEIGHTS))))
-    dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    on_gpu = torch.device(device).type == "cuda"
+    dtype = fastest(torch.device(device), torch.bfloat16) if on_gpu else torch.float32
     return model.to(device=device, dtype=dtype).eval(), card

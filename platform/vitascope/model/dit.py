@@ -12,8 +12,14 @@ from vitascope.model.attention import Boundaries, attention
 from vitascope.model.rope import angles, rotate
 from vitascope.model.settings import ModelSettings
 
-SMALLEST_TIMESTEP = 0.05
-"""Below it errors of the clean patch are no longer magnified into the velocity."""
+SMALLEST_TIMESTEP = 0.01
+"""Below it errors of the clean patch are no longer magnified into the velocity.
+
+The sampler's last jump, to the predicted patch, starts no lower. That leaves a floor, whatever the number of
+steps: of detail with standard deviation s, an ideal model keeps the fraction (1 - t) s / √((1 - t)² s² + t²)
+when it jumps from t. From 0.01 this is 0.995 for s = 0.1, 0.95 for 0.03, 0.70 for 0.01; from 0.05 it would be
+0.88, 0.49 and 0.19. With 0.05 training gave the same held-out error of the patch at each level, within 1.5 %.
+"""
 
 
 PLACE_OCTAVES = 7

@@ -100,6 +100,22 @@ class Draws:
         return Draw(timesteps, bool(rng.random() < self.text_dropout), key)
 
 
+@dataclass(frozen=True)
+class Probe:
+    """How held-out samples are measured: at each of `levels` in turn, level n in epoch n.
+
+    All frames are to be made, each with its caption. The noise follows from the sample's id alone: it is the
+    same at every level, in every run and at every step.
+    """
+
+    levels: tuple[float, ...]
+
+    def __call__(self, sample_id: int, epoch: int, grid: Grid) -> Draw:
+        """The draw for a sample of patch grid (T, H, W)."""
+        timesteps = np.full(grid[0], self.levels[epoch], np.float32)
+        return Draw(timesteps, drop_text=False, noise_key=stable_int("evaluate", sample_id))
+
+
 def _to_make(rng: np.random.Generator, n_frames: int) -> np.ndarray:
     """Which latent frames are to be made; at least one is."""
     shares = [share for share, _ in PATTERNS.values()]
@@ -133,12 +149,23 @@ def loss(model: Callable[[Pack], torch.Tensor], pack: Pack) -> torch.Tensor:
     Divided by the tokens of all packs of a step it is the step's loss, whatever rank computed which pack.
     Given frames carry no loss; the frames to be made stand for the whole sample. float32 scalar.
     """
+    return (_errors(model, pack) * token_weights(pack)).sum()
+
+
+def sample_losses(model: Callable[[Pack], torch.Tensor], pack: Pack) -> torch.Tensor:
+    """Mean squared velocity error of each of the pack's samples, over its frames to be made. (S,) float32."""
+    weighted = _errors(model, pack) * token_weights(pack)
+    sums = torch.zeros(pack.n_segments, device=weighted.device)
+    return sums.index_add(0, pack.segment_of_token, weighted) / pack.grids.prod(dim=1)
+
+
+def _errors(model: Callable[[Pack], torch.Tensor], pack: Pack) -> torch.Tensor:
+    """Squared velocity error of every token of a clean pack, (N,) float32."""
     clean = pack.tokens.float()
     levels = pack.timesteps[pack.frame_of_token]
     eps = noise_of(pack)
     predicted = model(pack.with_tokens(interpolate(clean, eps, levels)))
-    error = (predicted.float() - (eps - clean)).square().mean(dim=1)
-    return (error * token_weights(pack)).sum()
+    return (predicted.float() - (eps - clean)).square().mean(dim=1)
 
 
 def token_weights(pack: Pack) -> torch.Tensor:

@@ -40,8 +40,10 @@ def losses(steps: Sequence[Mapping], held_out: Sequence[Mapping]) -> str:
     """Training loss of every step, its running mean, and the held-out loss."""
 
     def draw(axes: Axes) -> None:
-        at = np.array([row["step"] for row in steps])
-        loss = np.array([row["loss"] for row in steps])
+        known = [
+            (row["step"], row["loss"]) for row in steps if row["loss"] is not None
+        ]  # else it was skipped
+        at, loss = np.array(known).reshape(-1, 2).T
         axes.plot(at, loss, color=BLUE, alpha=0.25, linewidth=0.8)
         axes.plot(at, _smooth(loss), color=BLUE, linewidth=1.6, label="train, running mean")
         if held_out:

@@ -54,6 +54,9 @@ METRICS = _by_name(
         "Floating-point operations of the model achieved by all ranks.",
     ),
     Metric("train_not_finite", "gauge", "1", "1 where loss or gradient of the last step is not finite."),
+    Metric(
+        "train_steps_skipped", "counter", "steps", "Steps skipped because loss or gradient was not finite."
+    ),
     Metric("train_peak_flops_per_s", "gauge", "FLOP/s", "What all ranks could reach, where that is known."),
     Metric(
         "train_memory_bytes", "gauge", "bytes", "Most memory a rank has held: GPU, or resident.", ("rank",)

@@ -202,10 +202,12 @@ def _packed(results: Results, figures: dict[str, Any], card: ModelCard) -> str:
 def _trained(results: Results, figures: dict[str, Any], card: ModelCard) -> str:
     parameters = results.summaries["train"].get("n_parameters")
     size = f"{parameters / 1e6:.1f} M parameters" if parameters else "A model"
+    skipped = figures["steps_skipped"]
+    more = f" {skipped} steps were skipped because loss or gradient was not finite." if skipped else ""
     about = (
         f"{size}, {card.model.depth} blocks of width {card.model.width}, on {figures['ranks']} ranks with "
-        f"ZeRO stage {figures['zero_stage']}. {figures['data_wait_share']:.2%} of the time was spent waiting "
-        "for data."
+        f"ZeRO stage {figures['zero_stage']}, in {figures['precision']}.{more} "
+        f"{figures['data_wait_share']:.2%} of the time was spent waiting for data."
     )
     losses = results.losses
     curves = {row["size"]: row["loss"] for row in losses["by_size"][:12]}

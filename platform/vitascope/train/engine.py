@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vitascope.model.dit import Block, Condition
+from vitascope.precision import Precision
 from vitascope.train.schedule import ema_decay, learning_rate
 from vitascope.train.settings import TrainSettings
 from vitascope.train.shards import ShardedState, part_of, write_shard
@@ -54,7 +55,15 @@ class Engine:
     The EMA stands beside the float32 master weights of this rank and is never gathered.
     """
 
-    def __init__(self, model: nn.Module, settings: TrainSettings, ranks: Ranks, passes: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainSettings,
+        ranks: Ranks,
+        *,
+        passes: int,
+        precision: Precision,
+    ) -> None:
         self._settings, self._ranks, self.passes = settings, ranks, passes
         optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -65,11 +74,14 @@ class Engine:
         )
         set_z3_leaf_modules(model, [Block, Condition])  # gathered whole, a hook each, not one a submodule
         self._engine, *_ = deepspeed.initialize(
-            model=model, optimizer=optimizer, config=_config(settings, passes), dist_init_required=False
+            model=model,
+            optimizer=optimizer,
+            config=_config(settings, passes, precision),
+            dist_init_required=False,
         )
         self._zero = self._engine.optimizer
         self._ema = [flat.detach().clone() for flat in self._masters]
-        self.step_number = 0
+        self.step_number = self.updates = 0
 
     @property
     def model(self) -> nn.Module:
@@ -92,17 +104,32 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss * self._ranks.size, scale_wrt_gas=False)
 
-    def step(self) -> tuple[float, float]:
-        """Updates weights and EMA; returns the gradient's norm before clipping and the learning rate."""
-        rate = learning_rate(self._settings, self.step_number)
+    def step(self, *, discard: bool = False) -> tuple[float, float]:
+        """Updates weights and EMA; returns the gradient's norm before clipping and the learning rate.
+
+        If the gradient is not finite on any rank, or with `discard` on all of them, the step is skipped:
+        weights, moments, EMA and the schedules stay as they are, and the norm returned is not finite.
+        """
+        rate = learning_rate(self._settings, self.updates)
         for group in self._zero.optimizer.param_groups:
             group["lr"] = rate
+        if discard:  # DeepSpeed skips a step whose gradient is not finite, and has no other way to
+            self._zero.averaged_gradients[0][0].fill_(torch.nan)
         self._engine.step()
-        weight = 1 - ema_decay(self._settings, self.step_number)
+        self.step_number += 1
+        if self._engine.was_step_applied():
+            self._update_ema()
+            self.updates += 1
+        return float(self._engine.get_global_grad_norm()), rate
+
+    def _update_ema(self) -> None:
+        weight = 1 - ema_decay(self._settings, self.updates)
         for ema, master in zip(self._ema, self._masters, strict=True):
             ema.lerp_(master.detach(), weight)
-        self.step_number += 1
-        return float(self._engine.get_global_grad_norm()), rate
+
+    def is_finite(self) -> bool:
+        """Whether every master weight of this rank, and its average, is finite."""
+        return all(bool(flat.isfinite().all()) for flat in (*self._masters, *self._ema))
 
     def save(self, folder: str | Path) -> dict[str, Any]:
         """Writes this rank's shard; returns what every rank's shard has in common."""
@@ -116,12 +143,12 @@ class Engine:
         shapes = {
             name: list(parameter.ds_shape) for name, parameter in self._engine.module.named_parameters()
         }
-        return {"step": self.step_number, "ranks": size, "shapes": shapes}
+        return {"step": self.step_number, "updates": self.updates, "ranks": size, "shapes": shapes}
 
     def load(self, folder: str | Path, state: dict[str, Any]) -> None:
         """Takes over what `save` wrote, at any number of ranks."""
         source = ShardedState(folder, state["ranks"])
-        self.step_number = state["step"]
+        self.step_number, self.updates = state["step"], state.get("updates", state["step"])
         self._create_optimizer_state()
         for name, parameter, parts in self._parts():
             own = part_of(parameter.ds_numel, self._ranks.size, self._ranks.rank)
@@ -147,7 +174,7 @@ class Engine:
         """Adam's moments, which it would otherwise create at its first step."""
         for master in self._masters:
             self._zero.optimizer.state[master] = {
-                "step": torch.tensor(float(self.step_number), device=master.device),
+                "step": torch.tensor(float(self.updates), device=master.device),
                 "exp_avg": torch.zeros_like(master),
                 "exp_avg_sq": torch.zeros_like(master),
             }
@@ -162,7 +189,7 @@ class Engine:
             small[0].all_gather(small)
 
 
-def _config(settings: TrainSettings, passes: int) -> dict[str, Any]:
+def _config(settings: TrainSettings, passes: int, precision: Precision) -> dict[str, Any]:
     """DeepSpeed's own settings. Gradients add up and travel in float32, so that ranks change little."""
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -175,7 +202,7 @@ def _config(settings: TrainSettings, passes: int) -> dict[str, Any]:
             "stage3_param_persistence_threshold": SMALL_WEIGHT,
         },
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": settings.bf16},
+        "bf16": {"enabled": precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": "fp32",
         "steps_per_print": 10**9,

@@ -1,7 +1,7 @@
 """What a run trains on, and how."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from vitascope import flow as stages
@@ -36,16 +36,26 @@ class Job:
         return flow.Draws(self.settings.run.seed, train.text_dropout, train.timestep_shift)
 
     @property
-    def held_out_draws(self) -> flow.Draws:
-        """How held-out samples are probed: always with their captions."""
-        return replace(self.draws, text_dropout=0.0)
+    def probe(self) -> flow.Probe:
+        """How held-out samples are measured."""
+        return flow.Probe(self.settings.evaluate.timesteps)
+
+    @property
+    def start(self) -> str:
+        """Where the first rank says, at every start of the ranks, what they compute in and why."""
+        return self.settings.path("train", "start.json")
+
+    @property
+    def not_finite(self) -> str:
+        """Where the samples of skipped steps are written down."""
+        return self.settings.path("train", "not_finite")
 
     @property
     def stop_request(self) -> str:
         """Where a request to stop is left."""
         return self.settings.path("train", "stop")
 
-    def source(self, split: str, draws: flow.Draws) -> Source:
+    def source(self, split: str, draws: flow.Draws | flow.Probe) -> Source:
         """What decides the packs of a split."""
         feed, card = self.settings.feed, self.card
         return Source(
@@ -62,9 +72,10 @@ class Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint and the run that goes on from it must agree on."""
-        feed = self.settings.feed
-        return {
+        """What a checkpoint and the run that goes on from it must agree on; precision unless it is "auto"."""
+        feed, precision = self.settings.feed, self.settings.train.precision
+        fixed = {} if precision == "auto" else {"precision": precision}
+        return fixed | {
             "fingerprint": self.card.fingerprint,
             "samples": self.samples,
             "plan": PLAN_RULE,

@@ -61,5 +61,12 @@ def last_row(folder: str) -> dict[str, Any] | None:
     return None
 
 
+def failure(folder: str) -> str | None:
+    """Why the run had to end, if that is the last thing that it wrote."""
+    files = storage.list_files(folder)
+    rows = storage.read_json_lines(files[-1]) if files else []
+    return rows[-1].get("failed") if rows else None
+
+
 def _first_step(file: str) -> int:
     return int(file.rsplit("/", 1)[1].removesuffix(".jsonl"))

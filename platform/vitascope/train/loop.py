@@ -1,17 +1,19 @@
 """What every rank of a training run does."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import ray.train
 import ray.train.torch
 import torch
 
-from vitascope import checksum, storage
+from vitascope import checksum, precision, storage
 from vitascope import flow as stages
 from vitascope.cluster.placement import node_labels
 from vitascope.feed.plan import Position
@@ -19,10 +21,19 @@ from vitascope.feed.source import has_samples
 from vitascope.feed.stream import Feed, execute
 from vitascope.model import flow
 from vitascope.observe.metrics import Publisher
+from vitascope.train import held_out
 from vitascope.train.engine import Engine, Ranks
+from vitascope.train.guard import Guard
 from vitascope.train.job import Job
 from vitascope.train.log import StepLog
-from vitascope.train.step import peak_flops_per_s, peak_memory_bytes, sum_over_ranks, take_step
+from vitascope.train.step import (
+    finite,
+    gather_over_ranks,
+    peak_flops_per_s,
+    peak_memory_bytes,
+    sum_over_ranks,
+    take_step,
+)
 from vitascope.train.stopping import Signs
 
 
@@ -41,15 +52,35 @@ class Loop:
         self.ranks = Ranks(context.get_world_rank(), context.get_world_size(), device)
         self.position = Position()
         self.feed = self._feed("train", job.draws)
-        self.held_out = self._feed("val", job.held_out_draws) if has_samples(job.latents, "val") else None
-        torch.manual_seed(self.settings.run.seed)
-        model = job.card.build()
-        model.activation_checkpointing = self.settings.train.activation_checkpointing
-        self.engine = Engine(model.to(device), self.settings.train, self.ranks, passes=self.feed.passes)
-        self._resume()
+        self.held_out = self._feed("val", job.probe) if has_samples(job.latents, "val") else None
+        checkpoint = ray.train.get_checkpoint()
+        with checkpoint.as_directory() if checkpoint else nullcontext() as folder:
+            self._begin(folder)
+        self.guard = Guard(job.not_finite, self.settings.train, self.ranks, self.engine.step_number)
         self.publisher = Publisher(run=self.settings.run.folder)
 
-    def _feed(self, split: str, draws: flow.Draws) -> Feed:
+    def _begin(self, folder: str | None) -> None:
+        """Fresh weights, or those in the folder of a checkpoint, in the precision that all ranks agree on."""
+        state = _state_in(folder) if folder else None
+        machines = gather_over_ranks(precision.inspect(self.ranks.device), self.ranks)
+        recorded = state["identity"].get("precision") if state else None
+        train = self.settings.train
+        self.precision, self.chosen = precision.choose(train.precision, recorded, precision.slowest(machines))
+        torch.manual_seed(self.settings.run.seed)
+        model = self.job.card.build()
+        model.activation_checkpointing = train.activation_checkpointing
+        self.engine = Engine(
+            model.to(self.ranks.device),
+            train,
+            self.ranks,
+            passes=self.feed.passes,
+            precision=self.precision,
+        )
+        if folder and state:
+            self.engine.load(folder, state)
+            self.position = Position(**state["position"])
+
+    def _feed(self, split: str, draws: flow.Draws | flow.Probe) -> Feed:
         return Feed(
             self.job.source(split, draws),
             rank=self.ranks.rank,
@@ -59,7 +90,7 @@ class Loop:
         )
 
     def run(self) -> None:
-        """Trains from the last checkpoint to the last step, or until it is asked to stop.
+        """Trains from the last checkpoint to the last step, or until it must end or is asked to stop.
 
         Checkpoints, beside every so many steps, when it stops and when it is known that a node will go.
         """
@@ -68,34 +99,48 @@ class Loop:
         if log:
             self._announce(start)
         if start == 0:
-            self._note(log, {"step": 0, "val_loss": self.validate()})
+            self._note(log, self.validate())
         signs = Signs(self.job.stop_request, self.ranks)
         for step in self.feed.steps(self.position, train.steps - start):
-            self._note(log, take_step(self.engine, self.ranks, step))
+            taken = take_step(self.engine, self.ranks, step)
+            self._note(log, taken.row)
             self.position = step.after
             done = self.engine.step_number
-            if done % train.val_every == 0 or done == train.steps:
-                self._note(log, {"step": done, "val_loss": self.validate()})
             stop, node_goes = signs.look()
-            if done % train.checkpoint_every == 0 or done == train.steps or stop or node_goes:
+            commit = done % train.checkpoint_every == 0 or done == train.steps or stop or node_goes
+            failed = self.guard.after_step(taken, self.engine) or (commit and self.guard.weights(self.engine))
+            if failed:
+                self._give_up(log, failed)
+                return
+            if done % train.val_every == 0 or done == train.steps:
+                self._note(log, self.validate())
+            if commit:
                 if log:
                     log.cut(done)
                 self.checkpoint()
             if stop:
                 return
 
-    def validate(self) -> float | None:
-        """Loss on the whole held-out split with the same noise every time; None where the split is empty."""
+    def validate(self) -> dict[str, Any]:
+        """A row with the held-out loss: of each noise level and their mean; None if nothing is held out."""
+        row: dict[str, Any] = {"step": self.engine.step_number, "val_loss": None}
         if self.held_out is None:
-            return None
+            return row
+        levels = self.job.probe.levels
         self.engine.train(False)
-        loss = 0.0
-        with torch.no_grad():
-            for step in self.held_out.epoch(0):
-                for pack in step.packs:
-                    loss += float(flow.loss(self.engine.model, pack.to(self.ranks.device)))
+        epochs = self.held_out.epochs(len(levels))
+        sums = held_out.sums(self.engine.model, epochs, len(levels), self.ranks.device)
         self.engine.train(True)
-        return sum_over_ranks([loss], self.ranks)[0] / self.held_out.total_tokens
+        totals = np.array(sum_over_ranks(sums.ravel().tolist(), self.ranks)).reshape(sums.shape)
+        losses = totals[:, 0] / totals[:, 1]
+        by_level = [finite(float(loss)) for loss in losses]
+        return row | {"val_loss": finite(float(losses.mean())), "val_loss_by_level": by_level}
+
+    def _give_up(self, log: StepLog | None, why: str) -> None:
+        """Leaves the reason in the log. An error would have Ray Train do the same steps again."""
+        if log:
+            log.write({"step": self.engine.step_number, "failed": why})
+            log.flush()
 
     def checkpoint(self) -> None:
         """Commits weights, optimizer, EMA and the feed's position together."""
@@ -113,21 +158,12 @@ class Loop:
         if self.ranks.rank == 0:
             self.publisher.set("train_checkpoint_time_s", time.time())
 
-    def _resume(self) -> None:
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return
-        with checkpoint.as_directory() as folder:
-            checksum.check(str(Path(folder) / "state.json"))
-            state = storage.read_json(str(Path(folder) / "state.json"))
-            self.engine.load(folder, state)
-            self.position = Position(**state["position"])
-
     def _about(self, state: dict[str, Any]) -> dict[str, bytes]:
         """The small files of a checkpoint, by name."""
-        common = {"identity": self.job.identity, "position": asdict(self.position)}
+        identity = self.job.identity | {"precision": self.precision}
+        common = {"identity": identity, "position": asdict(self.position)}
         common["made_with"] = stages.values_before(self.settings, "train")
-        card = self.job.card.model_copy(update={"step": state["step"]})
+        card = self.job.card.model_copy(update={"step": state["step"], "precision": self.precision})
         return {
             "state.json": storage.json_bytes(state | common),
             "model.json": card.model_dump_json(indent=2).encode(),
@@ -139,10 +175,12 @@ class Loop:
         if log:
             log.write(row)
             self.publisher.publish(row)
+            self.publisher.add("train_steps_skipped", row.get("not_finite", 0.0))
             self.publisher.set("stage_items_done", self.engine.step_number, stage="train")
 
     def _announce(self, start: int) -> None:
-        """Publishes what stays as it is while these ranks live."""
+        """Leaves a note for the driver, and publishes what stays as it is while these ranks live."""
+        storage.put_json(self.job.start, {"chosen": self.chosen, "step": start, "time": time.time()})
         publisher, train = self.publisher, self.settings.train
         publisher.add("train_starts")
         publisher.set("train_world_size", self.ranks.size)
@@ -150,6 +188,14 @@ class Loop:
         publisher.set("stage_items", train.steps, stage="train")
         publisher.set("stage_items_done", start, stage="train")
         publisher.set("stage_running", 1, stage="train")
-        peak = peak_flops_per_s(self.ranks.device, train.bf16)
+        peak = peak_flops_per_s(self.ranks.device, self.precision)
         if peak:
             publisher.set("train_peak_flops_per_s", peak * self.ranks.size)
+
+
+def _state_in(folder: str) -> dict[str, Any]:
+    """What all shards of a checkpoint have in common; ValueError if it is not as it was written."""
+    location = str(Path(folder) / "state.json")
+    checksum.check(location)
+    state: dict[str, Any] = storage.read_json(location)
+    return state

@@ -1,12 +1,22 @@
 """Settings of training."""
 
+from typing import Any, ClassVar, Literal
+
 from pydantic import Field
 
 from vitascope.section import Execution, Section
 
+NOT_FINITE_IN_A_ROW = 3
+"""Steps whose loss or gradient is not finite after which a run ends: a single one comes from a sample and
+passes, several in a row come from the weights or the learning rate."""
+
 
 class TrainSettings(Section):
     """Optimisation, checkpoints and workers."""
+
+    renamed: ClassVar[dict[str, Any]] = {
+        "bf16": lambda on: f'precision; write precision = "{"bf16" if on else "float32"}", or "auto"'
+    }
 
     ranks: Execution[int] = Field(
         2, ge=1, description="Ray Train workers; one GPU each where use_gpu is set."
@@ -22,7 +32,16 @@ class TrainSettings(Section):
     )
     weight_decay: float = Field(0.01, ge=0)
     grad_clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
-    bf16: bool = Field(True, description="Compute in bfloat16 with float32 master weights.")
+    precision: Literal["auto", "bf16", "float32"] = Field(
+        "auto",
+        description="Number format of the computation, next to float32 master weights; auto: that of the "
+        "checkpoint, or else bf16 if every rank's GPU or processor has it, and float32 if not.",
+    )
+    on_not_finite: Literal["stop", "skip"] = Field(
+        "stop",
+        description="A step whose loss or gradient is not finite changes nothing and is counted; stop ends "
+        f"the run after {NOT_FINITE_IN_A_ROW} of them in a row.",
+    )
     activation_checkpointing: Execution[bool] = Field(
         False, description="Recompute activations in the backward pass."
     )

@@ -3,6 +3,7 @@
 import math
 import resource
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.distributed as dist
 
 from vitascope.feed.stream import Step
 from vitascope.model import flow
+from vitascope.precision import Precision
 from vitascope.train.engine import Engine, Ranks
 
 BACKWARD_AND_FORWARD = 3  # a backward pass costs about twice its forward pass
@@ -30,10 +32,24 @@ PEAK_FLOPS_PER_S = {
 """Dense bfloat16 peaks of GPUs from their data sheets; a name that contains others stands before them."""
 
 
-def take_step(engine: Engine, ranks: Ranks, step: Step) -> dict[str, Any]:
-    """One global step: this rank's packs forward and backward, then the update. Returns the step's row."""
+@dataclass(frozen=True)
+class Taken:
+    """A step that was taken: its row for the log and, if it was skipped, this rank's packs.
+
+    packs: each with its `loss` (None if that is not finite) and its `sample_ids`.
+    """
+
+    row: dict[str, Any]
+    packs: list[dict[str, Any]] = field(default_factory=list)
+
+
+def take_step(engine: Engine, ranks: Ranks, step: Step) -> Taken:
+    """One global step: this rank's packs forward and backward, then the update.
+
+    The update is skipped on all ranks if the loss or the gradient is not finite on any.
+    """
     started, number, wait_s = time.perf_counter(), engine.step_number, 0.0
-    losses = []
+    losses, ids = [], []
     for n in range(engine.passes):
         waiting = time.perf_counter()
         pack = next(step.packs).to(ranks.device)
@@ -41,14 +57,16 @@ def take_step(engine: Engine, ranks: Ranks, step: Step) -> dict[str, Any]:
         loss = flow.loss(engine.model, pack) / step.n_tokens
         engine.backward(loss, last=n == engine.passes - 1)
         losses.append(loss.detach())
-    norm, rate = engine.step()
+        ids.append(pack.sample_ids)
     loss_sum, wait_sum = sum_over_ranks([float(torch.stack(losses).double().sum()), wait_s], ranks)
+    norm, rate = engine.step(discard=not math.isfinite(loss_sum))
     seconds = time.perf_counter() - started
-    return {
+    skipped = not (math.isfinite(loss_sum) and math.isfinite(norm))
+    row = {
         "step": number,
         "epoch": step.position.epoch,
-        "loss": loss_sum,
-        "grad_norm": norm,
+        "loss": finite(loss_sum),
+        "grad_norm": finite(norm),
         "lr": rate,
         "tokens": step.n_tokens,
         "step_s": seconds,
@@ -57,13 +75,20 @@ def take_step(engine: Engine, ranks: Ranks, step: Step) -> dict[str, Any]:
         "cost_spread": step.cost_spread,
         "data_wait_share": wait_sum / ranks.size / seconds,
         "flops_per_s": BACKWARD_AND_FORWARD * step.flops / seconds,
-        "not_finite": float(not (math.isfinite(loss_sum) and math.isfinite(norm))),
+        "not_finite": float(skipped),
     }
+    packs = zip(losses, ids, strict=True) if skipped else ()
+    return Taken(row, [{"loss": finite(float(loss)), "sample_ids": of.tolist()} for loss, of in packs])
 
 
-def peak_flops_per_s(device: torch.device, bf16: bool) -> float | None:
+def finite(value: float) -> float | None:
+    """The value, or None if it is not finite: JSON has no number for that."""
+    return value if math.isfinite(value) else None
+
+
+def peak_flops_per_s(device: torch.device, precision: Precision) -> float | None:
     """What a GPU could reach; None for other devices, GPUs that are not listed, and other number formats."""
-    if device.type != "cuda" or not bf16:
+    if device.type != "cuda" or precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for part, peak in PEAK_FLOPS_PER_S.items() if part in name), None)
@@ -81,3 +106,10 @@ def sum_over_ranks(values: list[float], ranks: Ranks) -> list[float]:
     total = torch.tensor(values, dtype=torch.float64, device=ranks.device)
     dist.all_reduce(total)
     return total.tolist()
+
+
+def gather_over_ranks(value: Any, ranks: Ranks) -> list[Any]:
+    """The value of every rank, in their order, on all of them."""
+    values: list[Any] = [None] * ranks.size
+    dist.all_gather_object(values, value)
+    return values

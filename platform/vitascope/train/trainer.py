@@ -54,12 +54,13 @@ def run(settings: Settings) -> dict[str, Any]:
         ranks = settings.train.ranks
         gpus = ranks * settings.train.use_gpu
         check_room(settings.cluster, "train's ranks and its feed", cpus=ranks + TASKS_AT_ONCE, gpus=gpus)
-        with _progress(job.metrics, settings.train.steps):
+        with _progress(job):
             _publish_on_node(settings, _fit_or_stop(job))
     card = load_card(settings.path("model"))
     summary = summarize(log.read(job.metrics)) | {
         "ranks": settings.train.ranks,
         "zero_stage": ZERO_STAGE,
+        "precision": card.precision,
         "n_parameters": sum(p.numel() for p in card.build().parameters()),
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -121,7 +122,7 @@ def _check_resumable(job: Job) -> None:
 def _check_plan(job: Job) -> None:
     """Refuses samples that fit no pack before any worker starts, and says what ranks will wait for."""
     if has_samples(job.latents, "val"):
-        planned(job.source("val", job.held_out_draws))
+        planned(job.source("val", job.probe))
     planner = planned(job.source("train", job.draws)).planner
     ranks = ranks_advice(planner.packs_per_step, job.settings.train.ranks)
     for advice in filter(None, (ranks, planner.advice())):
@@ -149,6 +150,7 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
     Raises:
         Stopped: once the ranks have checkpointed and left, or where there were none.
         KeyboardInterrupt: the same after Ctrl-C.
+        Mistake: the run had to end because values were not finite.
     """
     checkpoint = None
     with stopping.passed_on(job.stop_request) as asked:
@@ -157,6 +159,8 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
         except (KeyboardInterrupt, SystemExit, RayActorError, ray.train.ControllerError):
             if not asked.came:  # else it is how Ray Train ends a controller without ranks
                 raise
+    if failed := log.failure(job.metrics):
+        raise Mistake(failed)
     steps, done = job.settings.train.steps, _step_of(checkpoint) if checkpoint else 0
     if checkpoint is None or done < steps:
         after = f" after step {done} of {steps}" if done else ""
@@ -219,6 +223,11 @@ def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None
             checksum.check(storage.join(folder, name))
         state = storage.read_json(storage.join(folder, "state.json"))
         card = ModelCard.model_validate_json(storage.read_bytes(storage.join(folder, "model.json")))
+        if state["updates"] == 0:
+            raise Mistake(
+                f"none of the {state['step']} steps could be applied, since no loss or gradient was finite; "
+                f"no model is published. {settings.path('train', 'not_finite')} names their samples"
+            )
         source = ShardedState(folder, state["ranks"])
         weights = {name: source.whole(f"ema/{name}", shape) for name, shape in state["shapes"].items()}
         save_model(settings.path("model"), weights, card)
@@ -229,12 +238,13 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     steps = [row for row in rows if "loss" in row]
     held_out = [row["val_loss"] for row in rows if row.get("val_loss") is not None]
     ends = max(1, min(10, len(steps) // 4))
-    losses = np.array([row["loss"] for row in steps])
+    losses = [row["loss"] for row in steps if row["loss"] is not None]
     seconds = np.array([row["step_s"] for row in steps])
     return {
         "steps": len(steps),
-        "train_loss_first": float(losses[:ends].mean()),
-        "train_loss_last": float(losses[-ends:].mean()),
+        "steps_skipped": sum(int(row["not_finite"]) for row in steps),
+        "train_loss_first": float(np.mean(losses[:ends])) if losses else None,
+        "train_loss_last": float(np.mean(losses[-ends:])) if losses else None,
         "val_loss_first": held_out[0] if held_out else None,
         "val_loss_last": held_out[-1] if held_out else None,
         "tokens_per_s": float(sum(row["tokens"] for row in steps) / seconds.sum()),
@@ -246,12 +256,13 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 @contextmanager
-def _progress(metrics: str, steps: int) -> Iterator[None]:
-    """Shows the newest step of the log while the workers run."""
+def _progress(job: Job) -> Iterator[None]:
+    """Says what the workers compute in, and shows the newest step of the log while they run."""
     done = threading.Event()
-    with track(steps, "train") as advance:
+    storage.delete(job.start)  # an earlier run's
+    with track(job.settings.train.steps, "train") as advance:
         advance(0, note="starting the workers")
-        watcher = threading.Thread(target=_watch, args=(metrics, done, advance), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(job, done, advance), daemon=True)
         watcher.start()
         try:
             yield
@@ -260,13 +271,15 @@ def _progress(metrics: str, steps: int) -> Iterator[None]:
             watcher.join()
 
 
-def _watch(metrics: str, done: threading.Event, advance: Any) -> None:
-    shown, stopping = 0, False
+def _watch(job: Job, done: threading.Event, advance: Any) -> None:
+    shown, stopping, announced = 0, False, False
     while not stopping:
         stopping = done.wait(timeout=1.0)
-        row = log.last_row(metrics)
+        if not announced and storage.exists(job.start):
+            say("train", storage.read_json(job.start)["chosen"])
+            announced = True
+        row = log.last_row(job.metrics)
         if row:
-            advance(
-                row["step"] + 1 - shown, note=f"loss {row['loss']:.4f}  {row['tokens_per_s']:,.0f} tokens/s"
-            )
+            loss = "loss not finite" if row["loss"] is None else f"loss {row['loss']:.4f}"
+            advance(row["step"] + 1 - shown, note=f"{loss}  {row['tokens_per_s']:,.0f} tokens/s")
             shown = row["step"] + 1

@@ -1,0 +1,118 @@
+"""Which number format a machine computes fast in.
+
+Matrix products in bf16 take a fraction of the time of float32 ones on processors and GPUs with instructions
+for them. Without these, torch computes them all the same, 30 to 60 times slower than in float32: hence
+nothing computes in bf16 before this module has been asked.
+"""
+
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+Precision = Literal["bf16", "float32"]
+
+DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "float32": torch.float32}
+
+_SIDE = 256
+_TRIES, _TRIED_S = 5, 0.05  # at least, each: on a busy machine most of them are interrupted
+_BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")  # of x86, as torch names them
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What computes fast here.
+
+    precision: bf16 if the device has it, else float32. reason: a clause that says why.
+    bf16_time: of a matrix product in bf16 over one in float32, measured; None for a GPU.
+    """
+
+    precision: Precision
+    reason: str
+    bf16_time: float | None = None
+
+
+def inspect(device: torch.device) -> Machine:
+    """What `device` computes fast in: asked of torch, and on a CPU confirmed by timing two small products."""
+    return _gpu(device) if device.type == "cuda" else _cpu()
+
+
+def fastest(device: torch.device, wanted: torch.dtype) -> torch.dtype:
+    """`wanted`, or float32 if the device computes products in `wanted` slowly."""
+    if wanted is torch.float16:
+        return wanted if device.type == "cuda" else torch.float32
+    if wanted is torch.bfloat16:
+        return DTYPES[inspect(device).precision]
+    return wanted
+
+
+def slowest(machines: Sequence[Machine]) -> Machine:
+    """The one that the others wait for in bf16: one without bf16 instructions, if any."""
+    return max(machines, key=lambda m: (m.precision == "float32", m.bf16_time or 0.0))
+
+
+def choose(wanted: str, recorded: Precision | None, machine: Machine) -> tuple[Precision, str]:
+    """The precision of a run, and a sentence about it that names what it costs here.
+
+    Args:
+        wanted: the setting; "auto" leaves the choice to the checkpoint, and to the machine if there is none.
+        recorded: of the checkpoint that the run continues from; None if there is none.
+        machine: the slowest of those that compute.
+    """
+    fixed = recorded if wanted == "auto" else wanted
+    chosen: Precision = machine.precision if fixed is None else "bf16" if fixed == "bf16" else "float32"
+    if chosen == machine.precision:
+        return chosen, f"computes in {chosen}: {machine.reason}"
+    because = "like the checkpoint it continues" if wanted == "auto" else "as train.precision asks"
+    cost = f"{machine.precision} would be faster"
+    if machine.bf16_time:
+        times = machine.bf16_time if chosen == "bf16" else 1 / machine.bf16_time
+        cost = f"a matrix product takes {times:.2g} times as long as in {machine.precision}"
+    return chosen, f"computes in {chosen}, {because}, though {machine.reason}: {cost}"
+
+
+def _gpu(device: torch.device) -> Machine:
+    name = torch.cuda.get_device_name(device)
+    has = torch.cuda.is_bf16_supported(including_emulation=False)  # of the current device
+    return Machine("bf16", f"{name} has bf16") if has else Machine("float32", f"{name} has no bf16")
+
+
+@functools.cache
+def _cpu() -> Machine:
+    ratio = _bf16_time()
+    if not _torch_reports_bf16():
+        return Machine("float32", "this processor has no bf16 instructions", ratio)
+    if ratio >= 1:
+        return Machine("float32", "this processor computes bf16 no faster", ratio)
+    return Machine("bf16", "this processor has bf16 instructions", ratio)
+
+
+def _torch_reports_bf16() -> bool:
+    """False if torch says that the processor has no bf16 instructions.
+
+    Both questions are private to torch; one that it no longer answers counts as yes, and the timing decides.
+    """
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    known = [capabilities[name] for name in _BF16_INSTRUCTIONS if name in capabilities]
+    return (supported is None or bool(supported())) and (not known or any(known))
+
+
+def _bf16_time() -> float:
+    """Time of a product of two small matrices in bf16 over the time in float32."""
+    square = torch.randn(_SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
+    return _seconds(square.bfloat16()) / _seconds(square)
+
+
+def _seconds(square: torch.Tensor) -> float:
+    """The shortest time of a product of `square` with itself."""
+    square @ square  # chooses and compiles the kernel
+    times: list[float] = []
+    while len(times) < _TRIES or sum(times) < _TRIED_S:
+        started = time.perf_counter()
+        square @ square
+        times.append(time.perf_counter() - started)
+    return min(times)

@@ -1,0 +1,30 @@
+"""The held-out loss while training."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from vitascope.feed.packs import Pack
+from vitascope.feed.stream import Step
+from vitascope.model import flow
+
+NO_SAMPLE = -1  # of the packs that ranks without work compute
+
+
+def sums(
+    model: Callable[[Pack], torch.Tensor], steps: Iterator[Step], n_levels: int, device: torch.device
+) -> np.ndarray:
+    """Sum and number of this rank's sample losses at each noise level: (n_levels, 2) float64.
+
+    steps: an epoch for each level, as `flow.Probe` draws them. Sums over numbers, each added up over the
+    ranks, are the losses that `vitascope evaluate` gives for the same weights.
+    """
+    found = np.zeros((n_levels, 2))
+    with torch.no_grad():
+        for step in steps:
+            for pack in step.packs:
+                real = pack.sample_ids != NO_SAMPLE
+                losses = flow.sample_losses(model, pack.to(device)).cpu()[real].double()
+                found[step.position.epoch] += float(losses.sum()), len(losses)
+    return found

@@ -1,0 +1,42 @@
+"""A training run in this process alone, without Ray."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitascope.config import Settings
+from vitascope.feed.packs import Pack
+from vitascope.feed.plan import Position
+from vitascope.feed.source import Source, load_pack
+from vitascope.feed.stream import Feed, Row
+from vitascope.train import held_out
+from vitascope.train.engine import Engine, Ranks
+from vitascope.train.trainer import plan_job
+
+
+def begin(settings: Settings, ranks: Ranks) -> tuple[Engine, Feed]:
+    """The engine with fresh weights, and the feed of the training samples."""
+    job = plan_job(settings)
+    feed = Feed(job.source("train", job.draws), rank=0, world_size=1, prefetch_packs=2, load=load)
+    torch.manual_seed(settings.run.seed)
+    model = job.card.build()
+    model.activation_checkpointing = settings.train.activation_checkpointing
+    return Engine(model, settings.train, ranks, passes=feed.passes, precision="float32"), feed
+
+
+def load(source: Source, rows: list[Row]) -> Iterator[Pack]:
+    """Packs without Ray Data."""
+    for row in rows:
+        yield load_pack(source, Position(row["epoch"], row["window"], row["step"]), row["pack"])
+
+
+def held_out_losses(settings: Settings, model: Any, ranks: int = 1) -> np.ndarray:
+    """The loss at each level, as so many ranks measure it."""
+    job, total = plan_job(settings), np.zeros(2)
+    for rank in range(ranks):
+        feed = Feed(job.source("val", job.probe), rank=rank, world_size=ranks, prefetch_packs=2, load=load)
+        n_levels = len(job.probe.levels)
+        total = total + held_out.sums(model, feed.epochs(n_levels), n_levels, torch.device("cpu"))
+    return total[:, 0] / total[:, 1]
