@@ -139,7 +139,7 @@ def test_wrong_requests_became_rows_that_say_why(scenario: Scenario) -> None:
     by_id = {row["custom_id"]: row for row in scenario.rows if row["custom_id"] in WRONG}
     assert {k: row["reason"] for k, row in by_id.items()} == {k: reason for k, (_, reason) in WRONG.items()}
     assert all(row["status"] == "dropped" and row["detail"] and row["uri"] is None for row in by_id.values())
-    assert "'0 0/ü' stands on an earlier line" in scenario.rows[-1]["detail"]
+    assert "'0 0/ü' is on an earlier line" in scenario.rows[-1]["detail"]
 
 
 def test_every_output_is_exactly_as_asked(scenario: Scenario) -> None:

@@ -15,28 +15,20 @@ from ray.serve.exceptions import RayServeException
 from vitascope import checksum, storage
 from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
-from vitascope.generate import app
-from vitascope.generate.request import Limits, Request, document_of, parse
+from vitascope.generate import app, lines
+from vitascope.generate.lines import Line
+from vitascope.generate.request import Limits, Request
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.model.card import WEIGHTS, ModelCard, load_card
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
-from vitascope.records import MANIFEST, OK, dropped, stable_id, stable_int
+from vitascope.records import MANIFEST, OK, dropped, stable_id
 
 # A request whose replica died is sent again this often; one that kills its replica each time is then given
 # up.
 _TRIES, _PAUSE_S = 3, 2.0
 _ROWS_PER_TABLE = 10_000
-
-
-@dataclass(frozen=True)
-class Item:
-    """A line of the request file, and the request on it or why there is none."""
-
-    line: int
-    text: bytes
-    request: Request | Rejected
 
 
 @dataclass(frozen=True)
@@ -76,13 +68,9 @@ class Batch:
             limits,
         )
 
-    def items(self) -> Iterator[Item]:
-        """Every line that is not blank, checked. In memory are one line, and a number for each id."""
-        seen: set[int] = set()
-        with storage.open_file(self.requests) as lines:
-            for number, text in enumerate(lines, start=1):
-                if text.strip():
-                    yield Item(number, text, _checked(text, self.limits, seen))
+    def lines(self) -> Iterator[Line]:
+        """The lines of the request file."""
+        return lines.read(self.requests, self.limits)
 
     def target(self, request: Request) -> app.Target:
         """Where the request's output goes."""
@@ -157,9 +145,9 @@ def run(settings: Settings) -> dict[str, Any]:
 def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
     """How many requests the file holds, and how many of them are to be generated."""
     total = pending = 0
-    for item in batch.items():
+    for line in batch.lines():
         total += 1
-        if isinstance(item.request, Request) and batch.target(item.request).location not in finished:
+        if isinstance(line.request, Request) and batch.target(line.request).location not in finished:
             pending += 1
     return total, pending
 
@@ -172,40 +160,40 @@ async def _stream(
     in_flight: set[asyncio.Task] = set()
     stage = publisher.stage("generate", pending) if handle is not None else nullcontext()
 
-    async def one(item: Item) -> None:
+    async def one(line: Line) -> None:
         started = time.monotonic()
-        done = isinstance(item.request, Request) and batch.target(item.request).location in finished
-        row = await _row(batch, item, None if done else handle)
+        done = isinstance(line.request, Request) and batch.target(line.request).location in finished
+        row = await _row(batch, line, None if done else handle)
         manifest.add(row, skipped=done)
         if handle is not None and not done:
             taken_s = time.monotonic() - started
             publisher.add_request(row["reason"] or Status.OK, row.get("mode", ""), taken_s)
-        if did and isinstance(item.request, Request) and not done:
+        if did and isinstance(line.request, Request) and not done:
             did(1)
         advance(1, note=_note(manifest))
 
     with stage as did:
-        for item in batch.items():
+        for line in batch.lines():
             if len(in_flight) >= batch.limits.settings.max_in_flight:
                 done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.gather(*done)  # raises what went wrong in them
-            in_flight.add(asyncio.create_task(one(item)))
+            in_flight.add(asyncio.create_task(one(line)))
         await asyncio.gather(*in_flight)
     return manifest
 
 
-async def _row(batch: Batch, item: Item, handle: Any) -> dict[str, Any]:
+async def _row(batch: Batch, line: Line, handle: Any) -> dict[str, Any]:
     """The manifest row of a request: refused, finished before (`handle` is None), or generated now."""
-    request = item.request
+    request = line.request
     if isinstance(request, Rejected):
-        return _refused(item, request)
+        return line.refused_row(request)
     target = batch.target(request)
     if handle is None:
         result = await asyncio.to_thread(storage.read_json, target.location + ".json")
     else:
         result = await _generate(handle, request, target)
     size = request.size
-    row = {"line": item.line, "custom_id": request.custom_id, "mode": request.kind, "fps": request.fps}
+    row = {"line": line.number, "custom_id": request.custom_id, "mode": request.kind, "fps": request.fps}
     row |= {"width": size.width, "height": size.height, "n_frames": size.n_frames}
     if isinstance(result, Rejected):
         return row | dropped(result.reason, result.detail)
@@ -222,32 +210,6 @@ async def _generate(handle: Any, request: Request, target: app.Target) -> dict[s
                 return Rejected(Reason.GENERATION_FAILED, f"{type(cause).__name__}: {cause}")
             await asyncio.sleep(_PAUSE_S)
     raise AssertionError("the last try returns")
-
-
-def _checked(text: bytes, limits: Limits, seen: set[int]) -> Request | Rejected:
-    """The request of a line, and its id into `seen`; of requests that share an id, the first is the one."""
-    try:
-        request = parse(text, limits)
-    except Rejected as error:
-        return error
-    key = stable_int(request.custom_id)
-    if key in seen:
-        return Rejected(
-            Reason.INVALID_REQUEST,
-            f"custom_id {request.custom_id!r} stands on an earlier line too; give every request its own",
-        )
-    seen.add(key)
-    return request
-
-
-def _refused(item: Item, error: Rejected) -> dict[str, Any]:
-    """The row of a line that is no request, with as much of it as can be told."""
-    try:
-        known = document_of(item.text)
-    except Rejected:
-        known = {}
-    told = {name: known[name] for name in ("custom_id", "mode") if isinstance(known.get(name), str)}
-    return {"line": item.line} | told | dropped(error.reason, error.detail)
 
 
 def _note(manifest: Manifest) -> str:
