@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from vitascope.errors import Missing, Mistake
 from vitascope.stores.patience import Unavailable as Unavailable
 
 # Those with an atomic put that can be made to fail where something is there already.
@@ -83,11 +84,11 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme, path = uri.split("://", 1)
     if scheme not in OBJECT_STORES:
         known = " or ".join(f"{s}://" for s in OBJECT_STORES)
-        raise ValueError(f"{uri} is on a store that Vitascope does not know; use a local path, {known}")
+        raise Mistake(f"{uri} is on a store that Vitascope does not know; use a local path, {known}")
     try:
         return importlib.import_module(f"vitascope.stores.{scheme}").connect(), path.rstrip("/")
     except ImportError as error:
-        raise ValueError(f"{scheme}:// needs a package; pip install 'vitascope[gcp]' ({error})") from error
+        raise Mistake(f"{scheme}:// needs a package; pip install 'vitascope[gcp]' ({error})") from error
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -337,7 +338,7 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """
     files = [uri] if is_parquet(uri) else [file for file in list_files(uri) if is_parquet(file)]
     if not files:
-        raise FileNotFoundError(f"no Parquet file under {uri}; has the stage that writes it been run?")
+        raise Missing(f"no Parquet file under {uri}; has the stage that writes it been run?")
     return pa.concat_tables(_read_parquet(file, columns) for file in files)
 
 
@@ -354,7 +355,7 @@ def _damage_told(uri: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError, Unavailable):
         raise
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(
+        raise Mistake(
             f"{uri} is no whole Parquet file ({error}); where a stage wrote it, delete it and run that again"
         ) from None
 
@@ -364,7 +365,7 @@ def _read_parquet(uri: str, columns: list[str] | None) -> pa.Table:
     with _damage_told(uri), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
         there = file.schema_arrow.names
         if missing := [name for name in columns or () if name not in there]:
-            raise ValueError(
+            raise Mistake(
                 f"{uri} has no column {missing[0]!r}; where an earlier release wrote it, run the stage that "
                 f"writes it again. It has {', '.join(there)}"
             )

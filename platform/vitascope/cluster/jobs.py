@@ -31,6 +31,7 @@ from vitascope import config
 from vitascope.cluster.local import IN_A_JOB, TOKEN_HINT, answers_strangers, storage_environment, use_token
 from vitascope.cluster.placement import entrypoint_resources
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.progress import say
 from vitascope.records import stable_id
 
@@ -45,7 +46,7 @@ Show = Callable[[str], Any]
 """Takes a piece of a job's log."""
 
 
-class Refused(ValueError):
+class Refused(Mistake):
     """The cluster does not do what was asked of it; the text says why and what to do."""
 
 
