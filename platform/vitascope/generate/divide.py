@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from vitascope.errors import in_a_line
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in torch's errors
-_MOST_SHOWN = 500
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,9 @@ def _attempt(items: Sequence[Item], run: Run[Item, Result]) -> Sequence[Result] 
     except Broken:
         raise
     except Exception as error:  # whatever a model raises must reach its request, and stop no other
-        return Failure(f"{type(error).__name__}: {_in_a_line(error)}", is_out_of_memory(error))
+        return Failure(in_a_line(error), is_out_of_memory(error))
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the pass was too large for the memory of its device."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
-
-
-def _in_a_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
