@@ -313,17 +313,15 @@ def test_why_a_replica_cannot_start_reaches_the_user(ray_cluster: None, how: str
                 raise MemoryError("no room for 80 GB\nof weights")
 
     bound = app.deployed(Failing, 1, Settings(), cpus=0.1).bind()
-    off = tracing(GenerateSettings())
-    expected = (
-        "the model cannot start: MemoryError: no room for 80 GB of weights$" if how == "raises" else "died"
-    )
-    with (
-        pytest.raises(Failed, match=expected) as failed,
-        app.serving(bound, "vitascope-y-", f"vitascope-y-{how}", off),
-    ):
+    name, off = f"vitascope-y-{how}", tracing(GenerateSettings())
+    said = {
+        "raises": "the model cannot start: MemoryError: no room for 80 GB of weights$",
+        "dies": "the process of a replica died at its start",
+    }
+    with pytest.raises(Failed, match=said[how]) as failed, app.serving(bound, "vitascope-y-", name, off):
         pass
     assert "\n" not in str(failed.value)
-    wait_for(lambda: f"vitascope-y-{how}" not in serve.status().applications)
+    wait_for(lambda: name not in serve.status().applications)
 
 
 def test_why_a_replica_cannot_start_again_is_known(ray_cluster: None, tmp_path: Path) -> None:  # noqa: ARG001

@@ -195,6 +195,24 @@ def test_one_bad_request_costs_few_passes(
     )  # of eight; and those without it, and the first, of whom it had
 
 
+@pytest.mark.parametrize("kind", ["one always fails", "one pass fails"])
+def test_of_forty_at_eight_a_pass_nobody_is_lost_for_another(
+    recorder: Recorder, work_of: Callable[..., Work], kind: str
+) -> None:
+    def velocity(pack: Pack) -> torch.Tensor:
+        if only(pack, 1).any() if kind == "one always fails" else len(recorder.passes) == 3:
+            raise RuntimeError("no")
+        return torch.zeros_like(pack.tokens)
+
+    recorder.velocity = velocity
+    denoiser = Denoiser(recorder, token_budget=8 * 12)
+    small = {"steps": 3, "guidance": 1, "height": 16}  # 12 patches
+    futures = [denoiser.submit(work_of(**small, seconds=0 if i == 20 else 9 / 8)) for i in range(40)]
+    failed = [i for i, future in enumerate(futures) if future.exception(30)]
+    denoiser.close()
+    assert failed == ([20] if kind == "one always fails" else [])
+
+
 def test_a_pass_that_was_too_large_is_not_tried_at_every_step(
     recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
 ) -> None:

@@ -5,11 +5,12 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray import serve
 from ray.exceptions import RayTaskError
@@ -42,6 +43,7 @@ _HEALTH_TIMEOUT_S = 120.0
 _GROW_AFTER_S = 5.0
 _STARTS = 2  # of a replica whose constructor fails, before the app is given up
 _TEXT_CPUS, _DECODE_CPUS, _INGRESS_CPUS = 0.5, 1.0, 0.1
+_NAMESPACE = "serve"  # of Ray Serve's actors
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
@@ -235,9 +237,21 @@ def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig)
         yield handle
         handle.shutdown()  # else it goes on telling Serve how many requests wait
     except BaseException:
-        serve.delete(name, _blocking=False)
+        _remove_at_once(name)
         raise
     serve.delete(name)
+
+
+def _remove_at_once(name: str) -> None:
+    """Removes an app and ends its replicas, whatever they do: they commit an output whole or not at all.
+
+    Serve alone would wait for requests that nobody waits for any more.
+    """
+    serve.delete(name, _blocking=False)
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == _NAMESPACE and f"::{name}#" in actor["name"]:
+            with suppress(ValueError):  # it has gone
+                ray.kill(ray.get_actor(actor["name"], namespace=_NAMESPACE))
 
 
 def _run(app: serve.Application, name: str) -> Any:

@@ -37,12 +37,14 @@ def read(uri: str, limits: Limits) -> Iterator[Line]:
 
 
 def _bounded(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a file, of each at most one byte more than a request may have."""
-    while text := file.readline(MAX_LINE_BYTES + 1):
-        rest = text
-        while rest and not rest.endswith(b"\n"):
-            rest = file.readline(MAX_LINE_BYTES)
-        yield text
+    """The lines of a file; of one that is too long, a part that is too long as well."""
+    rest = b""
+    while part := file.read(MAX_LINE_BYTES):
+        *lines, rest = (rest + part).split(b"\n")
+        yield from lines
+        rest = rest[: MAX_LINE_BYTES + 1]
+    if rest:
+        yield rest
 
 
 def _checked(text: bytes, limits: Limits, seen: set[int]) -> Request | Rejected:
