@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vitascope import storage
 from vitascope.generate import lines
 from vitascope.generate.lines import Line
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, Request
@@ -66,6 +67,14 @@ def test_a_line_without_an_end_takes_no_memory_and_is_one_row(tmp_path: Path) ->
     found = read(tmp_path, content)
     assert [line.number for line in found if isinstance(line.request, Request)] == [1, 3]
     assert "more than 1,048,576 bytes" in str(found[1].request)
+
+
+def test_a_file_in_a_bucket_is_read_the_same(s3: str) -> None:
+    content = b"\n".join([good("a"), good("b", seconds=1e308), b" " * 3_000_000, good("c")])
+    storage.put(f"{s3}/requests.jsonl", content)
+    found = list(lines.read(f"{s3}/requests.jsonl", LIMITS))
+    assert [line.number for line in found] == [1, 2, 3, 4]
+    assert [isinstance(line.request, Request) for line in found] == [True, False, False, True]
 
 
 def test_the_row_of_a_refused_line_is_short_whatever_the_line_holds(tmp_path: Path) -> None:
