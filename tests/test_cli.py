@@ -14,7 +14,7 @@ import ray
 import ray.data
 from safetensors import SafetensorError
 
-from vitascope import cli, config
+from vitascope import cli, config, flow, storage
 from vitascope.caption import answers
 from vitascope.config import Settings
 from vitascope.errors import Failed, Mistake
@@ -52,7 +52,7 @@ def test_a_stage_gets_the_settings_with_overrides_and_they_are_saved(
     status = cli.main(["train", "--set", "train.lr=5e-5", "--set", f"run.folder={tmp_path}"])
     assert status == 0
     assert ran[0].train.lr == 5e-5
-    assert config.load(str(tmp_path / "settings.toml")) == ran[0]
+    assert config.load(str(tmp_path / "settings.resolved.toml")) == ran[0]
 
 
 def test_locations_are_the_same_for_every_command(
@@ -226,6 +226,94 @@ def test_what_fails_outside_is_a_sentence_too(
     staged(monkeypatch, stage)
     assert cli.main(["train", "--set", f"run.folder={tmp_path}"]) == status
     assert said.replace("RUN", str(tmp_path)) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["submit", "flow", "--start", "trian"], "no stage 'trian'; the flow has clips, caption, encode"),
+        (["submit", "train", "--start", "encode"], "--start is where flow begins, and train is one stage"),
+        (["flow", "--start", "trian"], "no stage 'trian'; the flow has clips, caption, encode"),
+    ],
+)
+def test_a_stage_to_begin_with_is_checked_before_anything_is_asked_for(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.main([*words, "--set", f"run.folder={tmp_path / 'run'}"]) == cli.MISTAKE
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def noting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stages that only note their names."""
+    seen: list[str] = []
+    monkeypatch.setattr(cli, "load_stage", lambda name: lambda _: seen.append(name) or {})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return seen
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> list[str]:
+    """Settings of a flow whose input and requests are there."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "r.jsonl").touch()
+    places = {"run.folder": "run", "clips.input": "in", "generate.requests": "r.jsonl"}
+    return [word for key, name in places.items() for word in ("--set", f"{key}={tmp_path / name}")]
+
+
+def test_a_local_flow_does_what_is_unfinished(
+    noting: list[str], given: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.main(["flow", *given]) == 0
+    assert noting == ["clips", "encode", "data", "train", "generate", "evaluate", "report"]
+    assert cli.main(["flow", *given]) == 0
+    assert len(noting) == 7
+    capsys.readouterr()
+    assert cli.main(["flow", *given, "--set", "generate.steps=3", "--set", "train.ranks=4"]) == 0
+    assert noting[7:] == ["generate", "evaluate", "report"]
+    assert "to be done again: generate, evaluate, report, because" in (said := capsys.readouterr().out)
+    assert "generate.steps: 30 before, 3 now" in said
+    assert "ranks" not in said
+
+
+def test_a_flow_that_training_could_not_go_on_with_is_refused_before_any_work(
+    noting: list[str], given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.main(["flow", *given]) == 0
+    own = config.load(str(tmp_path / "run" / config.RESOLVED))
+    state = {"step": 7, "identity": {}, "made_with": flow.values_before(own, "train")}
+    storage.put_json(own.path("train", "checkpoints", "step-7", "state.json"), state)
+    assert cli.main(["flow", *given, "--set", "train.lr=1e-5"]) == 0
+    del noting[:]
+    capsys.readouterr()
+    assert cli.main(["flow", *given, "--set", "clips.fps=12"]) == cli.MISTAKE
+    out, err = capsys.readouterr()
+    assert "to be done again: clips, encode, data, train" in out
+    assert "clips.fps: 8.0 before, 12.0 now" in err
+    assert "name another run.folder, or delete train/checkpoints" in err
+    assert noting == []
+
+
+def test_a_stage_says_that_its_tables_were_made_with_other_settings(
+    noting: list[str], given: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.main(["clips", *given]) == 0
+    assert cli.main(["encode", *given]) == 0
+    assert "other settings" not in capsys.readouterr().out
+    assert cli.main(["encode", *given, "--set", "clips.durations_s=[3]", "--set", "clips.catalog=x"]) == 0
+    said = capsys.readouterr().out
+    assert "goes on from tables made with other settings" in said
+    assert "clips.durations_s: [1.0, 2.0] before, [3.0] now" in said
+    assert noting == ["clips", "encode", "encode"]
+
+
+def test_a_stage_done_again_leaves_what_follows_unfinished(noting: list[str], given: list[str]) -> None:
+    assert cli.main(["flow", *given]) == 0
+    assert cli.main(["encode", *given]) == 0
+    del noting[:]
+    assert cli.main(["flow", *given]) == 0
+    assert noting == ["data", "train", "generate", "evaluate", "report"]
 
 
 @pytest.mark.parametrize("stage", cli.STAGES)

@@ -61,6 +61,7 @@ LAYERS = [
         "clips/filters.py",
         "config.py",
         "flow.py",
+        "files/*",
         "__init__.py",
     ],
     ["cluster/*", "observe/metrics.py", "observe/__init__.py"],

@@ -19,11 +19,11 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFound
 
-from vitascope import config, signals, storage
+from vitascope import config, flow, signals, storage
 from vitascope.config import Settings
 from vitascope.encode.buckets import check_table
-from vitascope.errors import Failed, Mistake, about_disk
-from vitascope.progress import Stopped
+from vitascope.errors import Failed, Mistake, about_disk, sentence
+from vitascope.progress import Stopped, say
 
 STAGES = {
     "clips": "vitascope.clips.pipeline:run",
@@ -49,7 +49,7 @@ _HELP = {
     "generate": "generate a file of requests; exit status 1 if a valid one failed or none has an output",
     "evaluate": "held-out loss per size and noise level",
     "report": "summary.json and report.html of a finished run",
-    "flow": "on a cluster: all of these as jobs, from the first unfinished one",
+    "flow": "all of these from the first unfinished one; on a cluster as jobs",
     "doctor": "check the settings against the cluster before money is spent",
     "demo": "the whole flow on real video, with a report",
 }
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
             cause = _cause(error)
             if (status := _status(cause, _named(options))) is None:
                 raise
-            return _ended(options.command, about_disk(cause) or str(cause), status)
+            return _ended(options.command, sentence(cause), status)
 
 
 _AGAIN = "stopped; run it again to continue"
@@ -121,10 +121,20 @@ def _named(options: argparse.Namespace) -> list[str]:
 
 
 def run_stage(name: str, settings: Settings, **more: Any) -> dict[str, Any]:
-    """Writes the resolved settings into the run's folder, runs one stage and returns its summary."""
+    """Writes the resolved settings into the run's folder, runs and marks a stage, and returns its summary."""
     stage = load_stage(name)
+    config.check_folder(settings)
     config.save(settings)
-    return stage(settings, **more)
+    if name not in flow.STAGES:
+        return stage(settings, **more)
+    if changed := flow.changed_before(settings, name, flow.read_marks(settings)):
+        say(name, "goes on from tables made with other settings; vitascope flow makes them again:")
+        for line in changed:
+            say("", line)
+    flow.begin(settings, name)
+    summary = stage(settings, **more)
+    flow.mark(settings, name)
+    return summary
 
 
 def load_stage(name: str) -> Callable[..., dict[str, Any]]:
@@ -144,6 +154,27 @@ def _more(options: argparse.Namespace) -> dict[str, str]:
     return {"start": options.start} if getattr(options, "start", None) else {}
 
 
+def _flow(options: argparse.Namespace) -> int:
+    """The flow as jobs on a cluster, or, if none is named, stage after stage on one local Ray."""
+    from vitascope.cluster import local
+    from vitascope.train.job import check_settings
+
+    settings, start = _checked(options), options.start
+    marks = flow.read_marks(settings)
+    todo = flow.unfinished(settings, marks, start)
+    for line in flow.plan_lines(settings, todo, marks):
+        say("flow", line)
+    if "train" in todo and start is None:
+        check_settings(settings)
+    flow.check_inputs(settings, todo)
+    if local.address_of(settings.cluster):
+        run_stage("flow", settings, **_more(options))
+    else:
+        config.check_folder(settings)
+        flow.run(settings, lambda stage: run_stage(stage, settings), start)
+    return 0
+
+
 def _doctor(options: argparse.Namespace) -> int:
     return FAILED * (not load_stage("doctor")(_settings(options))["healthy"])
 
@@ -158,6 +189,9 @@ def _submit(options: argparse.Namespace) -> int:
 
     if options.allow_open:
         options.set.append("cluster.allow_open=true")  # the job is to join that cluster too
+    if options.start and options.stage != "flow":
+        raise Mistake(f"--start is where flow begins, and {options.stage} is one stage; leave it out")
+    flow.check_start(options.start)
     settings = _checked(options)
     client = jobs.client_of(options.address, allow_open=settings.cluster.allow_open)
     words = [word for name, value in _more(options).items() for word in (f"--{name}", value)]
@@ -200,7 +234,10 @@ def _cluster(options: argparse.Namespace) -> int:
     if options.action == "render":
         if not options.to or len(options.files) != 1:
             raise Mistake("vitascope cluster render takes one file of choices, and --to FOLDER")
-        print("\n".join(manifests.render(choices.load(options.files[0]), options.to)))
+        chosen = choices.load(options.files[0])
+        print("\n".join(manifests.render(chosen, options.to)))
+        for note in manifests.notes(chosen):
+            print(f"note: {note}", file=sys.stderr)
         return 0
     problems = validate.validate(options.files)
     print("\n".join(map(str, problems)) or f"{len(options.files)} files are valid")
@@ -250,7 +287,10 @@ def _settings(options: argparse.Namespace) -> Settings:
     demo = options.command == "demo" and not options.settings
     file = config.default_config("demo") if demo else options.settings
     settings = config.absolute(config.load(file, options.set))
-    options.locations = [place for place in config.locations(settings).values() if place]
+    if getattr(options, "videos", None):
+        own_folder = not any(override.startswith("run.folder=") for override in options.set)
+        settings = config.with_videos(settings, options.videos, own_folder=own_folder)
+    options.locations = list(config.locations(settings).values())
     return settings
 
 
@@ -267,10 +307,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in _HELP.items():
-        command = _command(commands, name, text, _doctor if name == "doctor" else _stage)
+        command = _command(commands, name, text, {"doctor": _doctor, "flow": _flow}.get(name, _stage))
         _takes_settings(command)
         if name == "flow":
             _takes_start(command)
+        if name == "demo":
+            command.add_argument("--videos", metavar="PLACE", help="your own instead, in runs/own-<name>")
     command = _command(commands, "config", "check the settings and print them resolved", _config)
     _takes_settings(command)
     command.add_argument("--schema", action="store_true", help="print the JSON schema of the file instead")

@@ -65,3 +65,12 @@ def about_disk(error: BaseException) -> str | None:
     where = f" ({path})" if path else ""
     kept = "what is committed so far is kept; make room, then run this again to continue"
     return f"{_DISK[number]}{where}; {kept}"
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, without the number that the system gives it."""
+    if about := about_disk(error):
+        return about
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror.lower()}; name another place, or change this one"
+    return str(error)

@@ -216,8 +216,8 @@ def put(uri: str, content: bytes) -> None:
     if is_remote(uri):
         fs.pipe_file(path, content)
         return
-    temporary = _write_beside(path, content)
-    os.replace(temporary, path)
+    with _written_beside(path, content) as temporary:
+        os.replace(temporary, path)
 
 
 def create(uri: str, content: bytes) -> bool:
@@ -230,28 +230,36 @@ def create(uri: str, content: bytes) -> bool:
     fs, path = filesystem(uri)
     if is_remote(uri):
         return bool(fs.create(path, content, uuid.uuid4().hex))
-    temporary = _write_beside(path, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-            what = "this disk makes no hard links, by which files are committed; choose a folder on another"
-            raise OSError(error.errno, what, path) from error
-        raise
-    finally:
-        os.unlink(temporary)
+    with _written_beside(path, content) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                what = (
+                    "this disk makes no hard links, by which files are committed; choose a folder on another"
+                )
+                raise Mistake(f"{path}: {what}") from error
+            raise
     return True
 
 
-def _write_beside(path: str, content: bytes) -> str:
-    """Writes `content` to a hidden file beside `path`, so that it can be renamed within one disk."""
+@contextmanager
+def _written_beside(path: str, content: bytes) -> Iterator[str]:
+    """A hidden file with `content` beside `path`, to be renamed within one disk; it goes in any case."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
-    Path(temporary).write_bytes(content)
-    return temporary
+    try:
+        Path(temporary).write_bytes(content)
+        yield temporary
+    except OSError as error:
+        error.filename, error.filename2 = path, None  # not the hidden one
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it was renamed
+            os.unlink(temporary)
 
 
 def delete(uri: str) -> None:

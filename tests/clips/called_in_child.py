@@ -3,12 +3,13 @@
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from vitascope.clips import decode, readers
+from vitascope.clips import decode, readers, scan
 from vitascope.ledger import Reason, Rejected
 
 
@@ -18,6 +19,15 @@ def pid() -> int:
 
 def hang() -> None:
     time.sleep(600)
+
+
+def late_once(*, uri: str, **how: Any) -> scan.Series:
+    """Hangs the first time that it is asked for a file."""
+    mark = Path(f"{uri}.late")
+    if not mark.exists():
+        mark.touch()
+        time.sleep(600)
+    return scan.stretch(uri=uri, **how)
 
 
 def crash() -> None:

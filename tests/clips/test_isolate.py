@@ -73,7 +73,7 @@ def test_a_hang_is_killed_in_time_and_the_next_call_works() -> None:
     started = time.monotonic()
     with pytest.raises(ChildDied, match=r"took longer than 0\.5 s"):
         isolated(hang, timeout_s=0.5)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # it would hang for ten minutes
     assert isolated(pid, timeout_s=30)
 
 

@@ -14,7 +14,12 @@ over more files looks only at those, and other thresholds cost no decoding.
     resize     sizes: displayed, covering, shrunk
     colour     any pixels to BT.709 RGB
     tars       members of tar files, read in place
-    readers    open sources: decord, PyAV, Pillow, NVDEC
+    clock      how exact the times of frames are
+    formats    names of formats, by a file's first bytes
+    animation  frames of GIF and APNG
+    profiles   colours of pictures to sRGB
+    pictures   open pictures, still and moving: Pillow, pillow-heif
+    readers    open sources: decord, PyAV, NVDEC; all of them by name
     decode     frames of a clip, and of a whole source
     features   what every frame looks like, in numbers (`phash`, `hashing`: fingerprints)
     scan       one file: what it is, and its features

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,13 +22,14 @@ from vitascope.clips.catalog import Item, Places
 from vitascope.clips.derive import Texts, clips_of, settle
 from vitascope.clips.features import SIDE_PX
 from vitascope.clips.inputs import Inputs
+from vitascope.clips.resize import CROP_RULE
 from vitascope.clips.scan import scan
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.twins import FOUND_BY, without_twins
 from vitascope.cluster import local
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
-from vitascope.errors import Mistake
+from vitascope.errors import Missing, Mistake
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.observe.metrics import Publisher
 
@@ -61,12 +63,11 @@ def run(settings: Settings) -> dict[str, Any]:
     root = inputs.root_of(settings.clips)
     _refuse_own_output(root, settings)
     with contextlib.suppress(PermissionError, BotoCoreError):  # tasks may be let in where this process is not
-        # It is said here where the store does not answer, for which tasks wait in silence. Any key will do.
-        storage.exists(storage.join(root, "any"))
+        _check_exist(root, settings.clips)
     local.connect(settings.cluster)
     found, n_tars = list_inputs(settings)
     wanted = _wanted(found.media, settings.clips)
-    looks = _folder(settings, records.CATALOG, settings.clips.fps, SIDE_PX)
+    looks = _folder(settings, records.CATALOG, settings.clips.fps, SIDE_PX, CROP_RULE)
     texts = _folder(settings, _CAPTIONS, *settings.clips.caption_fields)
     places, n_scanned = _looked_at(found.media, looks, scan_part, settings)
     captioned, n_read = _looked_at(found.captioned, texts, read_captions, settings)
@@ -90,6 +91,20 @@ def run(settings: Settings) -> dict[str, Any]:
     left = "{videos_ok} of {videos_in} files used, {clips_ok} of {clips} clips kept".format_map(summary)
     progress.say_dropped("clips", left, summary["dropped_by_reason"])
     return summary
+
+
+def _check_exist(root: str, settings: ClipsSettings) -> None:
+    """Looks for the input and the captions table before Ray starts.
+
+    If the store does not answer, this is where it is said: tasks would wait for it in silence.
+    """
+    bucket = storage.is_remote(root) and "/" not in root.partition("://")[2].rstrip("/")
+    there = storage.exists(storage.join(root, "any") if bucket else root)  # of a bucket any key tells
+    is_empty = not storage.is_remote(root) and os.path.isdir(root) and not os.listdir(root)
+    if is_empty or not (there or bucket):
+        raise inputs.nothing_under(root)
+    if settings.captions and not storage.exists(table := storage.absolute(settings.captions)):
+        raise Missing(f"no captions table at {table}; set clips.captions, or leave it out")
 
 
 def _refuse_own_output(root: str, settings: Settings) -> None:
@@ -316,8 +331,7 @@ def _settled(clips: pa.Table, settings: Settings) -> pa.Table:
     by_name = pa.array([split[name] for name in names.to_pylist()], pa.string())
     column = by_name.take(pc.index_in(clips["name"], value_set=names).combine_chunks())
     clips = clips.set_column(clips.schema.get_field_index("split"), records.CLIPS.field("split"), column)
-    asked = settings.caption.source != "off"
-    return without_twins(clips, settings.clips, captions_follow=asked).select(records.CLIPS.names)
+    return without_twins(clips, settings.clips).select(records.CLIPS.names)
 
 
 def _summary(videos: pa.Table, clips: pa.Table) -> _Row:

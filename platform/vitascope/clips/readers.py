@@ -12,7 +12,6 @@ for in containers without an index (MPEG). `probe` gives it only files where non
 import bisect
 import contextlib
 import ctypes
-import io
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -23,28 +22,24 @@ import numpy as np
 from av.codec.hwaccel import HWAccel
 from av.video.frame import PictureType
 from av.video.reformatter import VideoReformatter
-from PIL import Image, ImageOps
 
 from vitascope import storage
 from vitascope.clips import tars
+from vitascope.clips.clock import HOLD_S, LONGEST_S, TIME_TOLERANCE_S
 from vitascope.clips.colour import to_rgb
+from vitascope.clips.pictures import PillowReader
 from vitascope.clips.resize import View
 from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
 
-HOLD_S = 0.1  # how much longer than it says the last frame may stand: containers round their durations
-TIME_TOLERANCE_S = 0.002  # decord's timestamps are float32: 1 ms coarse after three hours
-LONGEST_S = 300.0  # that a frame may stand; more is a broken timestamp, and would be hours of work on nothing
 _AHEAD_S = 2.0  # closer than this, decoding on is cheaper than a seek back to a key frame
 INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # containers that say where and when all packets are
 _MAX_REORDERED = 16  # frames that H.264 and HEVC may hold back
 _MAX_PIXELS = 2**26  # 8192 x 8192; a larger frame is a lying header
-_IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "AVIF")
-_MOVING_IMAGES = ("PNG", "WEBP")  # GIF is PyAV's
 # Containers opened. Playlists (hls, concat, dash) stay out: they make the library read whatever files and
 # addresses they name; so do text formats, which would render any text file as a video.
 _CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,gif,mxf,ivf,nut,dv,mp3,wav,flac,aac"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,flv,asf,ogg,mxf,ivf,nut,dv,mp3,wav,flac,aac"
 )
 
 
@@ -301,60 +296,12 @@ def _nvdec(uri: str) -> PyavReader:
     return PyavReader(uri, HWAccel("cuda", allow_software_fallback=True))
 
 
-class PillowReader:
-    """A picture, moving, or still: one frame at every time, turned as EXIF says."""
-
-    def __init__(self, uri: str) -> None:
-        with tars.open_file(uri) as file:
-            self._content = file.read()
-        self._image = open_image(io.BytesIO(self._content))
-        durations_s = frame_durations_s(self._image)
-        self._moving = bool(durations_s)
-        ends_s = np.cumsum(durations_s or [np.inf])
-        self._starts_s, self._end_s = np.concatenate([[0.0], ends_s[:-1]]), ends_s[-1]
-
-    def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[list[np.ndarray] | None]:
-        last, pictures = -1, []
-        for time_s in times_s[times_s <= self._end_s + HOLD_S]:
-            number = int(np.searchsorted(self._starts_s, time_s + TIME_TOLERANCE_S, side="right")) - 1
-            if number != last:
-                image = _opaque(self._frame(number))
-                last, pictures = number, [_seen(image, view) for view in views]
-            yield pictures
-
-    def _frame(self, number: int) -> Image.Image:
-        if not self._moving:
-            return ImageOps.exif_transpose(self._image)
-        if number < self._image.tell():  # Pillow loses its place in an APNG that is wound back twice
-            self._image = open_image(io.BytesIO(self._content))
-        self._image.seek(number)
-        return self._image
-
-
 READERS: dict[str, Any] = {
     "decord": DecordReader,
     "pyav": PyavReader,
     "pillow": PillowReader,
     "nvdec": _nvdec,
 }
-
-
-def open_image(file: Any) -> Image.Image:
-    """A picture open in Pillow, not yet decoded; raises OSError where it is none."""
-    return Image.open(file, formats=_IMAGES)
-
-
-def frame_durations_s(image: Image.Image) -> list[float]:
-    """How long each frame of a moving picture is shown; none for a still one. Decodes all of it."""
-    n_frames = getattr(image, "n_frames", 1)
-    if image.format not in _MOVING_IMAGES or n_frames == 1:
-        return []
-    durations_ms = []
-    for number in range(n_frames):
-        image.seek(number)
-        image.load()
-        durations_ms.append(image.info.get("duration", 0))
-    return [min((ms if ms > 10 else 100) / 1000, LONGEST_S) for ms in durations_ms]  # as all browsers do
 
 
 def open_container(uri: str, hwaccel: Any = None) -> tuple[Any, Any]:
@@ -385,19 +332,3 @@ def open_container(uri: str, hwaccel: Any = None) -> tuple[Any, Any]:
     stream.codec_context.thread_count = 1  # a task has one core
     stream.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
     return container, stream
-
-
-def _seen(image: Image.Image, view: View) -> np.ndarray:
-    """An image as uint8 (H W 3), scaled and cropped as `to_rgb` does, with Pillow's antialiased filter."""
-    (height, width), rows, columns = view.placed((image.height, image.width))
-    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))[rows, columns]
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """Any image as 8-bit RGB: transparency over white, 16-bit grey scaled down to 8."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")

@@ -6,8 +6,11 @@ All sizes are (height, width) in pixels.
 import math
 from dataclasses import dataclass
 
-CROP_RULE = "swscale bilinear to cover, in gbrp, centre crop, BT.709; HDR of 1000 nits, white at 203"
-"""Names what becomes of a frame that is asked for at a size; part of the latents' fingerprint."""
+CROP_RULE = (
+    "swscale bilinear to cover, in gbrp, centre crop, BT.709; HDR of 1000 nits, white at 203; "
+    "pictures in sRGB by their profiles, animations as browsers compose them"
+)
+"""Names the pixels that frames become; part of the latents' fingerprint, and of the catalog's folder."""
 
 Size = tuple[int, int]
 

@@ -51,12 +51,19 @@ def _run_stage(client: JobSubmissionClient, submission: jobs.Submission) -> None
         details = _wait(client, submission_id)
         if details.status == JobStatus.SUCCEEDED:
             return
-        reason = (details.message or "").strip().splitlines()[-1:]
-        said = f"job {submission_id} ended as {details.status}: {' '.join(reason)}"
+        said = f"job {submission_id} ended as {details.status}{_why(details)}"
         final = details.status == JobStatus.STOPPED or details.driver_exit_code in _FINAL
         if final or not tries_left:
             raise Failed(f"{said}\n  its log: vitascope jobs logs {submission_id}")
         say(submission.command, f"{said}; trying again")
+
+
+def _why(details: JobDetails) -> str:
+    """Why a job failed; its own message is in its log, which has been shown."""
+    if details.driver_exit_code is not None:
+        return f" with exit status {details.driver_exit_code}"
+    last = (details.message or "").strip().splitlines()[-1:]
+    return f": {last[0]}" if last else ""
 
 
 def _wait(client: JobSubmissionClient, submission_id: str) -> JobDetails:

@@ -24,8 +24,9 @@ from ray.serve.schema import ServeDeploySchema
 from vitascope.cluster import checks, pods
 from vitascope.cluster.checks import Found
 from vitascope.errors import Mistake
+from vitascope.files import packaged
 
-BASE = Path(__file__).resolve().parents[3] / "cluster"
+BASE = packaged("cluster")
 """The base manifests."""
 KUBERNETES = "1.34"
 """The oldest Kubernetes that the manifests are for."""

@@ -1,6 +1,6 @@
 """Freely licensed media that installed packages ship.
 
-jobs/configs/DEMO_SOURCES.md has titles, authors and licences. Only the packages' files are read; none is
+files/configs/DEMO_SOURCES.md has titles, authors and licences. Only the packages' files are read; none is
 imported.
 """
 
@@ -19,9 +19,10 @@ from PIL import Image
 
 from vitascope import storage
 from vitascope.errors import Mistake
+from vitascope.files import packaged
 from vitascope.generate.writer import tag, yuv
 
-CAPTIONS = Path(__file__).resolve().parents[3] / "jobs" / "configs" / "demo_captions.csv"
+CAPTIONS = packaged("configs", "demo_captions.csv")
 BROKEN = "broken_upload.mp4"
 _BROKEN_SHARE = 0.6  # of a good file; its index, at the end, is missing then
 

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -11,9 +10,9 @@ import requests
 from grafana_api.grafana_api import GrafanaClientError, GrafanaException
 from grafana_api.grafana_face import GrafanaFace
 
-from vitascope.errors import Forbidden, Missing, Mistake
+from vitascope.errors import Forbidden, Mistake
+from vitascope.files import packaged
 
-DASHBOARDS = Path(__file__).resolve().parents[3] / "dashboards" / "json"
 DATASOURCE = "Prometheus"
 """The name that Ray's pages look for too (RAY_PROMETHEUS_NAME)."""
 
@@ -147,9 +146,7 @@ def _found(look_up: Callable[[str], Any], name: str) -> dict[str, Any] | None:
 
 
 def _changes(grafana: GrafanaFace, folder: str, datasource_url: str | None) -> list[_Change]:
-    documents = [json.loads(path.read_bytes()) for path in sorted(DASHBOARDS.glob("*.json"))]
-    if not documents:
-        raise Missing(f"no dashboards in {DASHBOARDS}; run this from a checkout of the project")
+    documents = [json.loads(path.read_bytes()) for path in sorted(packaged("dashboards").glob("*.json"))]
     source = _source(grafana, datasource_url) if datasource_url else []
     uid, place = _folder(grafana, folder)
     return [*source, *place, *(c for document in documents for c in _dashboard(grafana, document, uid))]
