@@ -36,6 +36,16 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     return seen
 
 
+@pytest.mark.parametrize(
+    ("summary", "status"), [({}, 0), ({"succeeded": True}, 0), ({"succeeded": False}, 1)]
+)
+def test_a_stage_that_did_not_succeed_has_an_exit_status_that_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, summary: dict, status: int
+) -> None:
+    monkeypatch.setattr(cli, "load_stage", lambda _: lambda _: summary)
+    assert cli.main(["generate", "--set", f"run.folder={tmp_path}"]) == status
+
+
 def test_a_stage_gets_the_settings_with_overrides_and_they_are_saved(
     ran: list[Settings], tmp_path: Path
 ) -> None:

@@ -46,7 +46,7 @@ _HELP = {
     "encode": "encode clips into latent shards",
     "data": "data.html: what is in the tables so far, with pictures",
     "train": "train on the latents; run again to continue",
-    "generate": "generate a file of requests with the trained model",
+    "generate": "generate a file of requests; exit status 1 if a valid one failed or none has an output",
     "evaluate": "held-out loss per size and noise level",
     "report": "summary.json and report.html of a finished run",
     "flow": "all of these from the first unfinished one; on a cluster as jobs",
@@ -147,8 +147,8 @@ def load_stage(name: str) -> Callable[..., dict[str, Any]]:
 
 
 def _stage(options: argparse.Namespace) -> int:
-    run_stage(options.command, _checked(options), **_more(options))
-    return 0
+    summary = run_stage(options.command, _checked(options), **_more(options))
+    return FAILED * (not summary.get("succeeded", True))
 
 
 def _more(options: argparse.Namespace) -> dict[str, str]:

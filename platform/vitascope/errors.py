@@ -38,6 +38,14 @@ class Failed(_Sentence, RuntimeError):
     """Something outside our code failed; the text says what, and running again may help."""
 
 
+def in_a_line(error: BaseException) -> str:
+    """An error's type and text, in one line of at most 500 characters; a Mistake speaks for itself."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, Mistake | Failed):
+        text = f"{type(error).__name__}: {text}"
+    return text if len(text) <= 500 else f"{text[:499]}…"
+
+
 _DISK = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",

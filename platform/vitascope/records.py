@@ -176,6 +176,7 @@ MANIFEST = pa.schema(
         pa.field("fps", pa.float64()),
         pa.field("uri", pa.string()),  # the output
         pa.field("seconds", pa.float64()),  # it took, with the waiting for a place in a pass
+        pa.field("changes", pa.list_(pa.string())),  # generate.changes.Change; the sidecar has particulars
         *_OUTCOME,
     ]
 )

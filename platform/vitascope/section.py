@@ -3,6 +3,7 @@
 import difflib
 import os
 import re
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
@@ -46,7 +47,24 @@ def unknown_key(key: str, known: list[str]) -> str:
     """Says that `key` is unknown, and which known key was probably meant."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-    return f"unknown key {key!r}; {hint}"
+    return f"unknown key {shown(key)}; {hint}"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
+_MOST_SHOWN = 200
+
+
+def shown(value: object) -> str:
+    """`value` as an error message shows it: its repr, shortened in the middle and never above 200 characters.
+
+    Whoever made the value may have made it long or deep on purpose.
+    """
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # more digits than Python turns into text
+        return "a number of thousands of digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
 
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})")

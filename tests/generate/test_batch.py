@@ -1,6 +1,7 @@
 """The job on a real cluster: all modes mixed, wrong requests, a killed driver, a killed replica."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ import ray
 from PIL import Image
 from ray import serve
 
-from vitascope import storage
-from vitascope.config import Settings
+from vitascope import config, storage
+from vitascope.config import RunSettings, Settings
+from vitascope.errors import Failed, Mistake
 from vitascope.generate import app, batch, writer
 from vitascope.generate.settings import GenerateSettings
+from vitascope.generate.starting import starting
 from vitascope.generate.tracing import tracing
 from vitascope.model.card import load_card
 
@@ -81,7 +84,7 @@ def finished(settings: Settings) -> dict[str, str]:
     return {f: storage.filesystem(f)[0].ukey(f) for f in sidecars}
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -133,13 +136,15 @@ def test_every_request_is_accounted_for(scenario: Scenario) -> None:
     assert summary["outputs_by_mode"] == dict.fromkeys(modes, 3)
     assert summary["requests_failed_by_reason"] == {"invalid_request": 4, "media_missing": 2, "unreadable": 1}
     assert storage.read_json(scenario.settings.path("summaries", "generate.json")) == summary
+    assert summary["succeeded"]  # those that failed could not have been generated
+    assert summary["outputs_changed"]["size_cropped"] >= 6  # 80x50 is no multiple of 16
 
 
 def test_wrong_requests_became_rows_that_say_why(scenario: Scenario) -> None:
     by_id = {row["custom_id"]: row for row in scenario.rows if row["custom_id"] in WRONG}
     assert {k: row["reason"] for k, row in by_id.items()} == {k: reason for k, (_, reason) in WRONG.items()}
     assert all(row["status"] == "dropped" and row["detail"] and row["uri"] is None for row in by_id.values())
-    assert "'0 0/ü' stands on an earlier line" in scenario.rows[-1]["detail"]
+    assert "'0 0/ü' is on an earlier line" in scenario.rows[-1]["detail"]
 
 
 def test_every_output_is_exactly_as_asked(scenario: Scenario) -> None:
@@ -174,7 +179,12 @@ def test_the_sidecar_says_how_it_was_made(scenario: Scenario) -> None:
     sidecar = storage.read_json(row["uri"].rpartition(".")[0] + ".json")
     assert (sidecar["prompt"], sidecar["negative_prompt"], sidecar["steps"]) == ("a cat", "dark", 12)
     assert (sidecar["model"]["step"], sidecar["model"]["latents"]) == (7, "tiny")
+    assert sidecar["given"] == {"first": 1, "last": 4}
     assert set(sidecar["seconds"]) == {"denoise", "decode", "write"}
+    row = next(r for r in scenario.rows if r["height"] == 50 and r["uri"] and r["n_frames"] > 1)
+    sidecar = storage.read_json(row["uri"].rpartition(".")[0] + ".json")
+    assert sidecar["changes"]["size_cropped"].endswith("x64x80 (frames x height x width), cropped to 9x50x80")
+    assert row["changes"] == ["size_cropped"]
 
 
 def test_after_a_kill_each_has_one_output_and_finished_ones_are_untouched(scenario: Scenario) -> None:
@@ -203,6 +213,24 @@ def test_run_again_nothing_is_done_twice(scenario: Scenario, monkeypatch: pytest
     assert {r["uri"] for r in rows} == {r["uri"] for r in scenario.rows}
 
 
+def test_a_sidecar_that_was_spoilt_is_one_row(scenario: Scenario, tmp_path: Path) -> None:
+    """In a copy of the batch: the others' rows are as before, and nothing is generated."""
+    shutil.copytree(scenario.settings.path("outputs", "batch"), tmp_path / "outputs" / "batch")
+    spoilt = sorted((tmp_path / "outputs" / "batch").glob("*.json"))
+    for path, content in zip(spoilt, ("", "[]", '{"uri": 1}', '{"seconds": {"a": "b"}}'), strict=False):
+        path.write_text(content)
+    settings = scenario.settings.model_copy(update={"run": RunSettings(folder=str(tmp_path))})
+    done = [
+        r for r in scenario.requests if not r.get("image", r.get("video", "")).startswith(("none", "text"))
+    ]
+    storage.put(str(settings.generate.requests), storage.json_lines(done[:-1]))
+    summary = batch.run(settings)
+    assert summary["requests_failed_by_reason"]["unreadable"] == 4
+    assert summary["outputs"] == 14
+    rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
+    assert sum("delete it to generate this again" in (row["detail"] or "") for row in rows) == 4
+
+
 @pytest.mark.parametrize("content", [b"", b"\n\n", b'\xff\n{"mode": "join", "custom_id": "a"}\n'])
 def test_without_a_request_that_may_succeed_no_app_is_started(
     model_folder: Path, tmp_path: Path, content: bytes
@@ -212,9 +240,21 @@ def test_without_a_request_that_may_succeed_no_app_is_started(
     summary = batch.run(settings)
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
     assert summary["requests"] == len(rows) == len(content.strip().splitlines())
+    assert summary["succeeded"] == (not rows)
     assert [(r["line"], r["custom_id"], r["mode"]) for r in rows] == [(1, None, None), (2, "a", "join")][
         : len(rows)
     ]
+
+
+def test_a_damaged_model_is_named_before_anything_is_started(model_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    settings = write_inputs(str(tmp_path), good_requests(), str(tmp_path / "model"))
+    started = time.monotonic()
+    with pytest.raises(Mistake, match="bytes, and its header speaks of"):
+        batch.run(settings)
+    assert time.monotonic() - started < 5
 
 
 def test_what_is_missing_is_named(model_folder: Path, tmp_path: Path) -> None:
@@ -261,3 +301,74 @@ def test_an_app_left_with_other_settings_makes_room(ray_cluster: None, model_fol
     off = tracing(usual.generate)
     with app.serving(app.build(folder, card, usual), "vitascope-x-", "vitascope-x-now", off):
         assert set(serve.status().applications) == {"vitascope-x-now"}
+
+
+@pytest.mark.parametrize("how", ["raises", "dies"])
+def test_why_a_replica_cannot_start_reaches_the_user(ray_cluster: None, how: str) -> None:  # noqa: ARG001
+    class Failing:
+        def __init__(self) -> None:
+            if how == "dies":
+                os._exit(9)
+            with starting("the model"):
+                raise MemoryError("no room for 80 GB\nof weights")
+
+    bound = app.deployed(Failing, 1, Settings(), cpus=0.1).bind()
+    name, off = f"vitascope-y-{how}", tracing(GenerateSettings())
+    said = {
+        "raises": "the model cannot start: MemoryError: no room for 80 GB of weights$",
+        "dies": "the process of a replica died at its start",
+    }
+    with pytest.raises(Failed, match=said[how]) as failed, app.serving(bound, "vitascope-y-", name, off):
+        pass
+    assert "\n" not in str(failed.value)
+    wait_for(lambda: name not in serve.status().applications)
+
+
+def test_why_a_replica_cannot_start_again_is_known(ray_cluster: None, tmp_path: Path) -> None:  # noqa: ARG001
+    flag = tmp_path / "started"
+
+    class StartsOnce:
+        def __init__(self) -> None:
+            with starting("the model"):
+                if flag.exists():
+                    raise OSError("its file is gone")
+                flag.touch()
+
+        def __call__(self) -> str:
+            return "here"
+
+    bound = app.deployed(StartsOnce, 1, Settings(), cpus=0.1).bind()
+    name = "vitascope-z-once"
+    with app.serving(bound, "vitascope-z-", name, tracing(GenerateSettings())) as handle:
+        assert handle.remote().result(timeout_s=60) == "here"
+        assert app.stuck(name) is None
+        actors = ray.util.list_named_actors(all_namespaces=True)
+        replica = next(a["name"] for a in actors if "#StartsOnce#" in a["name"])
+        ray.kill(ray.get_actor(replica, namespace="serve"))
+        handle.remote()  # one that waits for a replica
+        wait_for(lambda: app.stuck(name) == "the model cannot start: OSError: its file is gone")
+
+
+def test_a_batch_that_is_interrupted_keeps_what_is_finished_and_leaves_no_app(
+    ray_cluster: None,  # noqa: ARG001
+    model_folder: Path,
+    tmp_path: Path,
+) -> None:
+    requests = [r | {"steps": 300 if i > 2 else 2} for i, r in enumerate(good_requests())]
+    settings = write_inputs(str(tmp_path), requests, str(model_folder))
+    storage.put(str(tmp_path / "settings.toml"), config.to_toml(settings).encode())
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = [sys.executable, "-m", "vitascope.cli", "generate", str(tmp_path / "settings.toml")]
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(finished(settings)) >= 2 or driver.poll() is not None)
+    driver.send_signal(signal.SIGINT)
+    _, said = driver.communicate(timeout=60)
+    assert driver.returncode == 130, said
+    assert "Traceback" not in said
+    before = finished(settings)
+    assert 2 <= len(before) < 18
+    name = batch._app_name(batch.Batch.of(settings), settings)[1]
+    wait_for(lambda: name not in serve.status().applications, 60)
+    assert finished(settings) == before  # nor does anything go on in the background
+    for sidecar in before:
+        assert storage.size_bytes(storage.read_json(sidecar)["uri"]) > 100

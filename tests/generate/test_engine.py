@@ -10,6 +10,7 @@ import torch
 
 from vitascope.feed.packs import Pack
 from vitascope.generate.conditions import blank
+from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
 from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, begin
@@ -105,34 +106,160 @@ def test_what_no_pass_holds_is_refused(denoiser: Denoiser, work_of: Callable[...
     assert refused.value.reason == Reason.TOO_MANY_TOKENS
 
 
+def only(pack: Pack, n_frames: int) -> torch.Tensor:
+    """(N,) bool, the tokens of segments of so many latent frames."""
+    return (pack.grids[:, 0] == n_frames)[pack.segment_of_token]
+
+
 def test_a_result_that_is_not_finite_fails_alone(
     recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
 ) -> None:
     poisoned = work_of(steps=3, guidance=1, seconds=0)  # the only segment of one frame
-
-    def velocity(pack: Pack) -> torch.Tensor:
-        bad = pack.grids[:, 0] == 1
-        return torch.where(bad[pack.segment_of_token][:, None], torch.nan, torch.zeros_like(pack.tokens))
-
-    recorder.velocity = velocity
+    recorder.velocity = lambda pack: torch.where(only(pack, 1)[:, None], torch.nan, 0 * pack.tokens)
+    recorder.gate.clear()
     futures = denoiser.submit(poisoned), denoiser.submit(work_of(steps=3, guidance=1))
-    with pytest.raises(Rejected, match="not finite") as failed:
+    recorder.gate.set()
+    with pytest.raises(Rejected, match="no longer finite") as failed:
         futures[0].result(120)
     assert failed.value.reason == Reason.GENERATION_FAILED
     assert futures[1].result(120).is_finite()
+    assert sum(recorder.passes) <= 2 + 1 + 3  # it takes part in one pass, and is looked at alone once
 
 
-def test_a_pass_that_raises_fails_its_requests_and_the_next_one_goes_on(
+def test_one_that_turns_a_whole_pass_not_finite_fails_alone(
+    recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
+) -> None:
+    recorder.velocity = lambda pack: pack.tokens * (torch.nan if only(pack, 1).any() else 0.0)
+    recorder.gate.clear()
+    poisoned = denoiser.submit(work_of(steps=3, guidance=1, seconds=0))
+    others = [denoiser.submit(work_of(steps=3, guidance=1)) for _ in range(3)]
+    recorder.gate.set()
+    with pytest.raises(Rejected, match="no longer finite"):
+        poisoned.result(10)
+    assert all(other.result(10).is_finite() for other in others)
+
+
+@pytest.mark.parametrize("kind", ["always", "once", "never", "not finite", "memory"])
+def test_others_get_what_they_would_have_got_beside_one_that_fails(
+    model: DiT, work_of: Callable[..., Work], kind: str
+) -> None:
+    """The picture makes every pass fail that it is in; the third pass fails whoever is in it."""
+    n_passes = 0
+
+    def network(pack: Pack) -> torch.Tensor:
+        nonlocal n_passes
+        n_passes += 1
+        picture = bool(only(pack, 1).any())
+        if (kind == "always" and picture) or (kind == "once" and n_passes == 3):
+            raise RuntimeError("an illegal shape")
+        if kind == "memory" and pack.n_tokens > 200:
+            raise MemoryError
+        bad = only(pack, 1)[:, None] & (kind == "not finite")
+        return torch.where(bad, torch.nan, model(pack))
+
+    requests = [{"seed": i, "steps": 2 + i % 3, "text": 1 + i, "guidance": 1 + i % 2} for i in range(4)]
+    denoiser = Denoiser(model, token_budget=10_000)
+    alone = [denoiser.submit(work_of(**fields)).result(60) for fields in requests]
+    denoiser.close()
+    denoiser = Denoiser(network, token_budget=10_000)
+    picture = denoiser.submit(work_of(seed=9, seconds=0, steps=3))
+    futures = [denoiser.submit(work_of(**fields)) for fields in requests]
+    for future, expected in zip(futures, alone, strict=True):
+        torch.testing.assert_close(future.result(60).tokens, expected.tokens, atol=1e-4, rtol=1e-4)
+    said = {"always": "alone: RuntimeError: an illegal shape", "not finite": "no longer finite"}
+    if kind in said:
+        with pytest.raises(Rejected, match=said[kind]) as failed:
+            picture.result(60)
+        assert failed.value.reason == Reason.GENERATION_FAILED
+    else:
+        assert picture.result(60).is_finite()
+    denoiser.close()
+
+
+def test_one_bad_request_costs_few_passes(
+    recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
+) -> None:
+    def velocity(pack: Pack) -> torch.Tensor:
+        if only(pack, 1).any():
+            raise RuntimeError("no")
+        return torch.zeros_like(pack.tokens)
+
+    recorder.velocity = velocity
+    recorder.gate.clear()
+    works = [work_of(steps=2, guidance=1, seconds=0 if i == 5 else 9 / 8, height=16) for i in range(8)]
+    futures = [denoiser.submit(work) for work in works]
+    recorder.gate.set()
+    assert [future.exception(10) is None for future in futures] == [i != 5 for i in range(8)]
+    assert (
+        len(recorder.passes) <= 2 * 3 + 3 + 3
+    )  # of eight; and those without it, and the first, of whom it had
+
+
+@pytest.mark.parametrize("kind", ["one always fails", "one pass fails"])
+def test_of_forty_at_eight_a_pass_nobody_is_lost_for_another(
+    recorder: Recorder, work_of: Callable[..., Work], kind: str
+) -> None:
+    def velocity(pack: Pack) -> torch.Tensor:
+        if only(pack, 1).any() if kind == "one always fails" else len(recorder.passes) == 3:
+            raise RuntimeError("no")
+        return torch.zeros_like(pack.tokens)
+
+    recorder.velocity = velocity
+    denoiser = Denoiser(recorder, token_budget=8 * 12)
+    small = {"steps": 3, "guidance": 1, "height": 16}  # 12 patches
+    futures = [denoiser.submit(work_of(**small, seconds=0 if i == 20 else 9 / 8)) for i in range(40)]
+    failed = [i for i, future in enumerate(futures) if future.exception(30)]
+    denoiser.close()
+    assert failed == ([20] if kind == "one always fails" else [])
+
+
+def test_a_pass_that_was_too_large_is_not_tried_at_every_step(
+    recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
+) -> None:
+    def velocity(pack: Pack) -> torch.Tensor:
+        if pack.n_segments > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        return torch.zeros_like(pack.tokens)
+
+    recorder.velocity = velocity
+    recorder.gate.clear()
+    futures = [denoiser.submit(work_of(steps=30, guidance=1)) for _ in range(4)]  # 36 patches each
+    recorder.gate.set()
+    assert all(future.result(10).is_finite() for future in futures)
+    assert sum(n > 2 for n in recorder.passes) <= 2
+
+
+def test_a_pass_that_raises_for_everyone_fails_its_requests_and_the_next_one_goes_on(
     recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
 ) -> None:
     def velocity(_: Pack) -> torch.Tensor:
         raise MemoryError("no room")
 
     working, recorder.velocity = recorder.velocity, velocity
-    with pytest.raises(Rejected, match="MemoryError: no room"):
-        denoiser.submit(work_of()).result(120)
+    futures = [denoiser.submit(work_of()) for _ in range(3)]
+    for future in futures:
+        with pytest.raises(Rejected, match="MemoryError: no room"):
+            future.result(120)
     recorder.velocity = working
     assert denoiser.submit(work_of()).result(120).is_finite()
+
+
+def test_when_the_device_is_lost_nobody_waits_in_vain(
+    recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def velocity(_: Pack) -> torch.Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    recorder.velocity = velocity
+    monkeypatch.setattr(Denoiser, "_is_lost", lambda _: True)
+    recorder.gate.clear()
+    futures = [denoiser.submit(work_of()) for _ in range(3)]
+    recorder.gate.set()
+    for future in futures:
+        with pytest.raises(Broken, match="the device is lost: CUDA error"):
+            future.result(10)
+    with pytest.raises(Broken, match="the device is lost"):
+        denoiser.submit(work_of())
 
 
 def test_closing_tells_those_who_wait(recorder: Recorder, work_of: Callable[..., Work]) -> None:

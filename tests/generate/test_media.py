@@ -66,17 +66,28 @@ def test_frames_are_picked_at_the_requests_fps(request_of: Make, media: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("fields", "reason"),
+    ("fields", "reason", "said"),
     [
-        ({"mode": "image_to_video", "image": "none.png"}, Reason.MEDIA_MISSING),
-        ({"mode": "image_to_video", "image": "a.mp4"}, Reason.INVALID_REQUEST),
-        ({"mode": "extend_forward", "video": "a.png"}, Reason.INVALID_REQUEST),
-        ({"mode": "extend_forward", "video": "text.mp4"}, Reason.UNREADABLE),
+        ({"mode": "image_to_video", "image": "none.png"}, Reason.MEDIA_MISSING, "given as 'image'"),
+        (
+            {"mode": "image_to_video", "image": "a.mp4"},
+            Reason.INVALID_REQUEST,
+            "expects an image, got the video",
+        ),
+        (
+            {"mode": "extend_forward", "video": "a.png"},
+            Reason.INVALID_REQUEST,
+            "expects a video, got the image",
+        ),
+        ({"mode": "extend_forward", "video": "text.mp4"}, Reason.UNREADABLE, "given as 'video'"),
     ],
 )
-def test_bad_media_are_refused_by_name(request_of: Make, media: Path, fields: dict, reason: Reason) -> None:
+def test_bad_media_are_refused_by_name(
+    request_of: Make, media: Path, fields: dict, reason: Reason, said: str
+) -> None:
     located = {k: str(media / v) if k != "mode" else v for k, v in fields.items()}
     with pytest.raises(Rejected) as refused:
         read_given(request_of(**located), 2)
     assert refused.value.reason == reason
     assert str(media) in refused.value.detail
+    assert said in refused.value.detail

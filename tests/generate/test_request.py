@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vitascope.generate import request as request_module
 from vitascope.generate.request import Limits, Mode, Request, generated_size, n_tokens, parse
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
@@ -54,6 +55,17 @@ def test_relative_media_lie_beside_the_request_file() -> None:
         ({"seconds": 60}, Reason.INVALID_REQUEST, "at most 65 frames, got 480"),
         ({"seconds": float("inf")}, Reason.INVALID_REQUEST, "seconds"),
         ({"guidance": 0.5}, Reason.INVALID_REQUEST, "guidance"),
+        ({"seconds": 1e308}, Reason.INVALID_REQUEST, "seconds: Input should be less than or equal to 86400"),
+        ({"seconds": 1e307, "fps": 100}, Reason.INVALID_REQUEST, "seconds"),
+        ({"guidance": 1e308}, Reason.INVALID_REQUEST, "guidance"),
+        ({"seed": 2**63}, Reason.INVALID_REQUEST, "seed"),
+        ({"width": 10**4000}, Reason.INVALID_REQUEST, "width"),
+        ({"seconds": True}, Reason.INVALID_REQUEST, "seconds: expected a number, got True"),
+        ({"width": True}, Reason.INVALID_REQUEST, "width: expected a number, got True"),
+        ({"prompt": "x" * 10_001}, Reason.INVALID_REQUEST, "prompt: String should have at most 10000"),
+        ({"x" * 500_000: 1}, Reason.INVALID_REQUEST, "unknown key 'xxx"),
+        ({"custom_id": [[[[[[[[]]]]]]]]}, Reason.INVALID_REQUEST, "custom_id"),
+        ({"mode": "image_to_video", "image": "a/" * 5_000}, Reason.INVALID_REQUEST, "image"),
         ({"guidance": 1, "negative_prompt": "blurry"}, Reason.INVALID_REQUEST, "no effect"),
         ({"mode": "image_to_video"}, Reason.MEDIA_MISSING, "needs 'image'"),
         ({"mode": "join", "video": "a.mp4"}, Reason.MEDIA_MISSING, "'video_after' is not given"),
@@ -68,15 +80,52 @@ def test_a_wrong_request_is_refused_with_its_reason(fields: dict, reason: Reason
         parse(line(**fields), LIMITS)
     assert refused.value.reason == reason
     assert said in refused.value.detail
+    assert len(refused.value.detail) < 500
+
+
+LINE = line().encode()
 
 
 @pytest.mark.parametrize(
-    "text",
-    [b"{", b"[1]", b"null", b'"text"', b"{}", b"\xff\xfe{", b'{"custom_id": "\\ud800"}', b"[" * 100_000],
+    ("text", "said"),
+    [
+        *((t, "valid JSON") for t in (b"{", b"", b"{}{}", b"{'a': 1}", b'{"custom_id": "\\ud800"}')),
+        *((t, "expected a JSON object") for t in (b"[1]", b"null", b'"text"', b"1e400", b"NaN")),
+        *((t, "custom_id: Field required") for t in (b"{}", b'{"seed": 1}')),
+        *((t, "nested too deeply") for t in (b"[" * 100_000, b'{"a":' * 100_000)),
+        *((t, "not UTF-8") for t in (b"\xff\xfe{", line().encode("utf-16"), b'{"prompt": "\xed\xa0\x80"}')),
+        (LINE.replace(b"2", b"9" * 5000), "a number has thousands of digits"),
+        (LINE.replace(b'"seconds": 2', b'"seconds": 1e400'), "seconds"),
+        (LINE.replace(b'"seconds": 2', b'"seconds": NaN'), "seconds"),
+        (LINE.replace(b'"seconds": 2', b'"seconds": 2, "seconds": 3'), "'seconds' is given more than once"),
+        (LINE.replace(b"a cat", b"a cat" * 2_000_000), "more than 1,048,576 bytes"),
+        (
+            b'{"custom_id": "a", "prompt": ' + b"[" * 900 + b"]" * 900 + b"}",
+            "",
+        ),  # the stack decides how far it is checked
+    ],
 )
-def test_a_line_that_is_no_request_is_refused(text: bytes) -> None:
-    with pytest.raises(Rejected, match=r"JSON|custom_id"):
+def test_a_line_that_is_no_request_is_refused(text: bytes, said: str) -> None:
+    with pytest.raises(Rejected) as refused:
         parse(text, LIMITS)
+    assert refused.value.reason == Reason.INVALID_REQUEST
+    assert said in refused.value.detail
+    assert len(refused.value.detail) < 500
+
+
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbf" + LINE, LINE + b"\r\n", LINE.replace(b"2,", b"2.0,")])
+def test_how_editors_and_other_languages_write_a_line_makes_no_difference(text: bytes) -> None:
+    assert parse(text, LIMITS) == parse(LINE, LIMITS)
+
+
+def test_what_checking_a_line_raises_is_that_lines_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OverflowError("9" * 1000)
+
+    monkeypatch.setattr(request_module, "_check_size", fail)
+    with pytest.raises(Rejected, match="cannot be checked \\(OverflowError: '999") as refused:
+        parse(line(), LIMITS)
+    assert len(refused.value.detail) < 300
 
 
 def test_an_image_may_have_odd_sides() -> None:

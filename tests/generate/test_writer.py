@@ -1,6 +1,7 @@
 """Files exactly as asked for, read back by independent readers."""
 
 import io
+import struct
 from pathlib import Path
 
 import av
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vitascope.clips.decode import read_clip
+from vitascope.clips.probe import probe
 from vitascope.generate import writer
 
 
@@ -43,6 +46,59 @@ def test_it_looks_like_the_frames_to_either_reader(tmp_path: Path) -> None:
     by_decord = decord.VideoReader(str(path)).get_batch(range(9)).asnumpy()
     for read in (by_av, by_decord):
         assert np.abs(read.astype(int) - frames).mean() < 4  # of 255: colours are halved in size
+
+
+FLAT = {
+    "red": (255, 0, 0),
+    "green": (0, 255, 0),
+    "blue": (0, 0, 255),
+    "white": (255, 255, 255),
+    "black": (0, 0, 0),
+    "greys": (16, 16, 16),
+    "grey": (128, 128, 128),
+    "light grey": (235, 235, 235),
+    "skin": (224, 172, 105),
+    "dark skin": (141, 85, 36),
+    "leaf": (40, 180, 40),
+    "yellow": (255, 255, 0),
+    "magenta": (255, 0, 255),
+}
+
+
+@pytest.mark.parametrize("colour", FLAT.values(), ids=FLAT)
+@pytest.mark.parametrize("height", [48, 720])  # untagged, the one would be taken for BT.601
+def test_flat_colours_come_back_within_two_levels(tmp_path: Path, colour: tuple, height: int) -> None:
+    path = tmp_path / "a.mp4"
+    path.write_bytes(writer.mp4_bytes(np.full((2, height, 64, 3), colour, np.uint8), 8))
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    by_tags = frame.reformat(format="rgb24").to_ndarray()
+    ours = read_clip(str(path), start_s=0, fps=8, n_frames=1, decoder=probe(str(path))["decoder"])[0]
+    for read in (by_tags, ours):
+        assert np.abs(read.astype(int) - colour).max() <= 2
+    # The definition, ITU-R BT.709 table 3, in limited range; without a library's conversion.
+    red, green, blue = np.array(colour) / 255
+    luma = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    expected = 16 + 219 * luma, 128 + 224 * (blue - luma) / 1.8556, 128 + 224 * (red - luma) / 1.5748
+    planes = [np.asarray(plane)[0] for plane in frame.planes]
+    assert np.abs(np.array(planes, float) - expected).max() <= 1.5
+
+
+@pytest.mark.parametrize("encoder", ["libx264", "mpeg4"])
+def test_stream_and_container_say_bt709(monkeypatch: pytest.MonkeyPatch, encoder: str) -> None:
+    monkeypatch.setattr(writer, "_has", lambda name: name == encoder)
+    content = writer.mp4_bytes(picture(3, 48, 64), 8)
+    box = content[content.index(b"colr") :]
+    assert box[4:8] == b"nclx"
+    assert struct.unpack(">HHH", box[8:14]) == (1, 1, 1)  # primaries, transfer, matrix: ITU-T H.273
+    assert box[14] == 0  # limited range
+    if encoder == "libx264":
+        # In the stream too: the same without the container's box.
+        bare = content.replace(b"colr", b"free")
+        with av.open(io.BytesIO(bare)) as container:
+            frame = next(container.decode(video=0))
+        assert (frame.colorspace, frame.color_range) == (1, 1)
+        assert (frame.color_primaries, frame.color_trc) == (1, 1)
 
 
 def test_it_plays_while_it_loads_and_repeats_to_the_byte() -> None:

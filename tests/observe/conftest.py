@@ -233,9 +233,8 @@ def write_output(settings: Settings, request: Request, line: int) -> dict[str, A
     content, suffix = media_bytes(wave(size.n_frames, size.height, size.width, line / 7), request.fps)
     uri = settings.path("outputs", "batch", request.custom_id + suffix)
     storage.put(uri, content)
-    storage.put_json(
-        settings.path("outputs", "batch", f"{request.custom_id}.json"), sidecar(request, uri, {}, {})
-    )
+    document = sidecar(request, uri, {}, {})
+    storage.put_json(settings.path("outputs", "batch", f"{request.custom_id}.json"), document)
     row = {"line": line, "custom_id": request.custom_id, "mode": request.kind, "uri": uri, "seconds": 1.5}
     row |= {"width": size.width, "height": size.height, "n_frames": size.n_frames, "fps": request.fps}
     return row | records.OK

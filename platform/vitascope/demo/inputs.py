@@ -20,6 +20,7 @@ from PIL import Image
 from vitascope import storage
 from vitascope.errors import Mistake
 from vitascope.files import packaged
+from vitascope.generate.writer import tag, yuv
 
 CAPTIONS = packaged("configs", "demo_captions.csv")
 BROKEN = "broken_upload.mp4"
@@ -135,12 +136,12 @@ def _cut_out(path: Path, excerpt: Excerpt) -> bytes:
         with av.open(str(path)) as source, av.open(str(target), "w") as container:
             rate = source.streams.video[0].average_rate
             stream = container.add_stream("libx264", rate=rate, options={"crf": "14", "preset": "veryfast"})
-            stream.pix_fmt = "yuv420p"
+            tag(stream.codec_context)
             stream.height, stream.width = frames[0].shape[:2]
             if excerpt.sideways:
                 stream.set_display_rotation(90)
             for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgb24")))
+                container.mux(stream.encode(yuv(frame)))
             container.mux(stream.encode())
         return target.read_bytes()
 

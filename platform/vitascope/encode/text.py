@@ -34,6 +34,10 @@ class TextEncoder(Protocol):
         """Per caption float32 (n_tokens, dim): its real tokens only, (0, dim) for an empty caption."""
         ...
 
+    def count(self, captions: list[str]) -> list[int]:
+        """The tokens of each caption before it is cut."""
+        ...
+
 
 class MiniLm:
     """all-MiniLM-L6-v2: the states of each token of its last layer, 384 wide.
@@ -69,6 +73,11 @@ class MiniLm:
                 for i, state in zip(picked, self._encode_batch([tokens[i] for i in picked]), strict=True):
                     states[i] = state.clone()  # not a view that keeps the batch
         return states
+
+    def count(self, captions: list[str]) -> list[int]:
+        """The tokens of each caption before it is cut; 0 of an empty one."""
+        tokenizer, _ = self._tokenizer_and_model
+        return [len(tokenizer(c, verbose=False)["input_ids"]) if c.strip() else 0 for c in captions]
 
     def _tokens(self, caption: str) -> list[int]:
         if not caption.strip():

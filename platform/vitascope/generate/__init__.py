@@ -1,14 +1,19 @@
 """Generate videos in bulk: a request file goes in, mp4 files and a manifest come out.
 
+    lines      the request file, read line by line
     request    one JSON line becomes a checked Request, or is rejected with a reason
+    changes    what an output has otherwise than its request
     conditions which frames of the latent to be made are given, and those frames
     media      the given frames, read from pictures and videos
     sampler    the state of one request between noise and latent, and one step of it
     scheduler  which requests share the next forward pass
     engine     the loop that runs the passes
+    divide     a pass that fails is divided until the culprit is alone
     writer     frames become mp4 or png bytes; the sidecar says how they were made
     app        text encoding, denoising, decoding and writing as Ray Serve deployments
+    starting   why a replica cannot start
     batch      the job: streams the request file through the app
+    manifest   the outcome of every request
 
 In: JSON lines (fields: see `request.Request`) and a model folder. Out, under outputs/<batch>/: for every
 request `<name>.mp4` (`.png` for one frame) and the sidecar `<name>.json`, whose creation makes the request

@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray import serve
 from ray.exceptions import RayTaskError
-from ray.serve.schema import LoggingConfig, TracingConfig
+from ray.serve.schema import DeploymentStatus, LoggingConfig, TracingConfig
 
 from vitascope import storage
 from vitascope.cluster.placement import node_labels
@@ -20,11 +22,15 @@ from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text import make_text_encoder
+from vitascope.errors import Failed
 from vitascope.generate import conditions, media, sampler, writer
+from vitascope.generate.changes import changes
 from vitascope.generate.conditions import Canvas
+from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import GenerateSettings
+from vitascope.generate.starting import CannotStart, reason, starting
 from vitascope.ledger import Rejected
 from vitascope.model.card import ModelCard, load_model
 from vitascope.observe.metrics import Publisher
@@ -35,7 +41,9 @@ _GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # and idle ones need not wait the default's 2 s
 # A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only working.
 _HEALTH_TIMEOUT_S = 120.0
 _GROW_AFTER_S = 5.0
+_STARTS = 2  # of a replica whose constructor fails, before the app is given up
 _TEXT_CPUS, _DECODE_CPUS, _INGRESS_CPUS = 0.5, 1.0, 0.1
+_NAMESPACE = "serve"  # of Ray Serve's actors
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
@@ -48,10 +56,24 @@ class Target:
 
 
 @dataclass(frozen=True, eq=False)
+class Text:
+    """Token states (m, text_dim) of prompt and negative prompt, and how many tokens each has uncut."""
+
+    prompt: np.ndarray
+    negative: np.ndarray
+    n_tokens: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
 class Denoised:
-    """A latent (T, h, w, C) float32, and the seconds it took with the time it waited."""
+    """A latent (T, h, w, C) float32, which of its frames (T,) were given, and its `Text.n_tokens`.
+
+    seconds: that it took, with the time it waited.
+    """
 
     latent: np.ndarray
+    given: np.ndarray
+    n_text: tuple[int, int]
     seconds: float
 
 
@@ -59,12 +81,16 @@ class TextEncode:
     """Prompts to token states."""
 
     def __init__(self, settings: EncodeSettings) -> None:
-        self._encoder = make_text_encoder(settings)
+        with starting("the text encoder"):
+            self._encoder = make_text_encoder(settings)
+            self._encoder.count(["ready"])  # else what it lacks would be found by every request anew
 
-    def __call__(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        """The states (m, text_dim) of prompt and negative prompt."""
-        prompt, negative = self._encoder.encode([request.prompt, request.negative_prompt])
-        return prompt.numpy(), negative.numpy()
+    def __call__(self, request: Request) -> Text:
+        """The states of prompt and negative prompt."""
+        texts = [request.prompt, request.negative_prompt]
+        prompt, negative = self._encoder.encode(texts)
+        n_prompt, n_negative = self._encoder.count(texts)
+        return Text(prompt.numpy(), negative.numpy(), (n_prompt, n_negative))
 
 
 class Denoise:
@@ -72,29 +98,35 @@ class Denoise:
 
     def __init__(self, folder: str, settings: GenerateSettings, run: str) -> None:
         self._device = "cuda" if settings.use_gpu else "cpu"
-        model, self._card = load_model(folder, self._device)
-        self._denoiser = Denoiser(
-            model, token_budget=settings.token_budget, device=self._device, publisher=Publisher(run)
-        )
+        with starting("the model"):
+            model, self._card = load_model(folder, self._device)
+            self._denoiser = Denoiser(
+                model, token_budget=settings.token_budget, device=self._device, publisher=Publisher(run)
+            )
 
     async def __call__(
-        self,
-        request: Request,
-        text: tuple[np.ndarray, np.ndarray],
-        canvas: tuple[np.ndarray, np.ndarray] | None,
+        self, request: Request, text: Text, canvas: tuple[np.ndarray, np.ndarray] | None
     ) -> Denoised:
-        """The finished latent. Waits without holding a thread, so that any number of requests may be here."""
+        """The finished latent. Waits without holding a thread, so that any number of requests may be here.
+
+        If the device is lost this process ends: Serve starts another, and the batch sends its requests again.
+        """
         started = time.monotonic()
         work = await asyncio.to_thread(self._begin, request, text, canvas)
-        done = await asyncio.wrap_future(self._denoiser.submit(work))
-        return Denoised(done.latent(self._card.model.patch).cpu().numpy(), time.monotonic() - started)
+        try:
+            done = await asyncio.wrap_future(self._denoiser.submit(work))
+        except Broken:
+            logging.getLogger("ray.serve").exception("This replica cannot go on.")
+            os._exit(1)
+        latent = done.latent(self._card.model.patch).cpu().numpy()
+        return Denoised(latent, work.given.cpu().numpy(), text.n_tokens, time.monotonic() - started)
 
-    def _begin(self, request: Request, text: Any, canvas: Any) -> sampler.Work:
+    def _begin(self, request: Request, text: Text, canvas: Any) -> sampler.Work:
         if canvas is None:
             start = conditions.blank(request, self._card.model.patch, self._card.channels)
         else:
             start = Canvas(*(torch.tensor(part) for part in canvas))
-        states = (torch.tensor(text[0]), torch.tensor(text[1]))
+        states = (torch.tensor(text.prompt), torch.tensor(text.negative))
         return sampler.begin(request, start, states, card=self._card, device=self._device)
 
 
@@ -102,8 +134,9 @@ class DecodeWrite:
     """Media to given latent frames, and latents to committed files: what needs the codec."""
 
     def __init__(self, card: ModelCard) -> None:
-        self._codec = make_codec(card.encode)
-        self._patch = card.model.patch
+        with starting("the codec"):
+            self._codec = make_codec(card.encode)
+        self._patch, self._most_text = card.model.patch, card.encode.max_text_tokens
 
     def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """The request's given latent frames: latent (T, h, w, C), given (T,)."""
@@ -126,7 +159,11 @@ class DecodeWrite:
             "decode": round(decoded - started, 3),
             "write": round(time.monotonic() - decoded, 3),
         }
-        document = writer.sidecar(request, target.location + suffix, target.model, timings)
+        about = {
+            "changes": changes(request, self._patch, denoised.n_text, self._most_text),
+            "given": dict(zip(("first", "last"), conditions.given_frames(denoised.given), strict=True)),
+        }
+        document = writer.sidecar(request, target.location + suffix, target.model, timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):
             return document
         return storage.read_json(target.location + ".json")
@@ -183,6 +220,9 @@ def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig)
 
     Other apps whose names begin with `batch` are removed first: they would hold what this one needs. The app
     goes at the end, at once if the work was broken off.
+
+    Raises:
+        Failed: if a replica cannot start; says why.
     """
     logging.getLogger("ray.serve").addFilter(_worth_reading)
     serve.start(proxy_location="Disabled", logging_config=_QUIET, tracing_config=trace)
@@ -192,16 +232,43 @@ def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig)
             serve.delete(other)
     status = running.get(name)
     try:
-        if status and status.status == "RUNNING":
-            handle = serve.get_app_handle(name)
-        else:
-            handle = serve.run(app, name=name, route_prefix=None, logging_config=_QUIET)
+        left = status and status.status == "RUNNING"
+        handle = serve.get_app_handle(name) if left else _run(app, name)
         yield handle
         handle.shutdown()  # else it goes on telling Serve how many requests wait
     except BaseException:
-        serve.delete(name, _blocking=False)
+        _remove_at_once(name)
         raise
     serve.delete(name)
+
+
+def _remove_at_once(name: str) -> None:
+    """Removes an app and ends its replicas, whatever they do: they commit an output whole or not at all.
+
+    Serve alone would wait for requests that nobody waits for any more.
+    """
+    serve.delete(name, _blocking=False)
+    for actor in ray.util.list_named_actors(all_namespaces=True):
+        if actor["namespace"] == _NAMESPACE and f"::{name}#" in actor["name"]:
+            with suppress(ValueError):  # it has gone
+                ray.kill(ray.get_actor(actor["name"], namespace=_NAMESPACE))
+
+
+def _run(app: serve.Application, name: str) -> Any:
+    try:
+        return serve.run(app, name=name, route_prefix=None, logging_config=_QUIET)
+    except RuntimeError:  # which names the deployment alone
+        deployments = serve.status().applications[name].deployments.values()
+        failed = [d.message for d in deployments if d.status != DeploymentStatus.HEALTHY]
+        raise Failed(f"generation cannot start: {reason(failed)}") from None
+
+
+def stuck(name: str) -> str | None:
+    """Why replicas of a running app cannot start, if one cannot: requests would wait for it."""
+    app = serve.status().applications.get(name)
+    waiting = [d for d in app.deployments.values() if d.status != DeploymentStatus.HEALTHY] if app else []
+    failing = [d.message for d in waiting if CannotStart.__name__ in d.message]
+    return reason(failing) if failing else None
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:
@@ -229,6 +296,7 @@ def deployed(
             "downscale_to_zero_delay_s": idle_s,
         },
         max_ongoing_requests=ongoing,
+        max_constructor_retry_count=_STARTS,
         graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_S,
         graceful_shutdown_wait_loop_s=_GRACEFUL_SHUTDOWN_LOOK_S,
         health_check_timeout_s=_HEALTH_TIMEOUT_S,

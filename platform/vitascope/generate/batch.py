@@ -1,43 +1,37 @@
 """The job: stream a request file through the app."""
 
 import asyncio
+import posixpath
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 
 from vitascope import checksum, storage
 from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
-from vitascope.errors import Missing, Mistake
-from vitascope.generate import app
-from vitascope.generate.request import Limits, Request, document_of, parse
+from vitascope.errors import Failed, Missing, Mistake, in_a_line
+from vitascope.generate import app, lines
+from vitascope.generate.changes import Change
+from vitascope.generate.lines import Line
+from vitascope.generate.manifest import Manifest
+from vitascope.generate.request import Limits, Request
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.model.card import WEIGHTS, ModelCard, load_card
+from vitascope.model.check import check_model
 from vitascope.observe.metrics import Publisher
-from vitascope.progress import track
-from vitascope.records import MANIFEST, OK, dropped, stable_id, stable_int
+from vitascope.progress import say, track
+from vitascope.records import OK, dropped, stable_id
 
-# A request whose replica died is sent again this often; one that kills its replica each time is then given
-# up.
-_TRIES, _PAUSE_S = 3, 2.0
-_ROWS_PER_TABLE = 10_000
-
-
-@dataclass(frozen=True)
-class Item:
-    """A line of the request file, and the request on it or why there is none."""
-
-    line: int
-    text: bytes
-    request: Request | Rejected
+# How often a request is sent whose replica died each time, and one that failed otherwise.
+_TRIES_OF_DEAD, _TRIES, _PAUSE_S = 3, 2, 2.0
+# Replicas that cannot start in so many looks in a row will not.
+_LOOKS, _LOOK_S = 4, 10.0
 
 
 @dataclass(frozen=True)
@@ -77,57 +71,27 @@ class Batch:
             limits,
         )
 
-    def items(self) -> Iterator[Item]:
-        """Every line that is not blank, checked. In memory are one line, and a number for each id."""
-        seen: set[int] = set()
-        with storage.open_file(self.requests) as lines:
-            for number, text in enumerate(lines, start=1):
-                if text.strip():
-                    yield Item(number, text, _checked(text, self.limits, seen))
+    def lines(self) -> Iterator[Line]:
+        """The lines of the request file."""
+        return lines.read(self.requests, self.limits)
 
     def target(self, request: Request) -> app.Target:
         """Where the request's output goes."""
         return app.Target(storage.join(self.folder, request.name(self.model["identity"])), self.model)
 
     def finished(self) -> set[str]:
-        """The targets' locations that have a sidecar: their requests are finished."""
-        return {f.removesuffix(".json") for f in storage.list_files(self.folder) if f.endswith(".json")}
-
-
-@dataclass
-class Manifest:
-    """Rows of what became of every request, held in tables until they are written; and their counts."""
-
-    outputs: Counter[str] = field(default_factory=Counter)
-    failed: Counter[str] = field(default_factory=Counter)
-    skipped: int = 0
-    _rows: list[dict[str, Any]] = field(default_factory=list)
-    _tables: list[pa.Table] = field(default_factory=list)
-
-    def add(self, row: dict[str, Any], *, skipped: bool) -> None:
-        """Takes in a row of records.MANIFEST; `skipped` if it was finished before this run."""
-        self.skipped += skipped
-        counter, key = (self.failed, row["reason"]) if row["reason"] else (self.outputs, row["mode"])
-        counter[key] += 1
-        self._rows.append(row)
-        if len(self._rows) >= _ROWS_PER_TABLE:
-            self._pack()
-
-    def commit(self, uri: str) -> None:
-        """Writes the rows in the order of the request file."""
-        self._pack()
-        storage.put_table(uri, pa.concat_tables(self._tables).sort_by("line"))
-
-    def _pack(self) -> None:
-        self._tables.append(pa.Table.from_pylist(self._rows, MANIFEST))
-        self._rows = []
+        """The targets' locations that have an output and its sidecar: their requests are finished."""
+        there = [posixpath.splitext(file) for file in storage.list_files(self.folder)]
+        media = {name for name, suffix in there if suffix in (".mp4", ".png")}
+        return media & {name for name, suffix in there if suffix == ".json"}
 
 
 def run(settings: Settings) -> dict[str, Any]:
     """Generates what the request file asks for and returns the summary.
 
     Every request ends with exactly one output, or a manifest row with a reason. What an earlier run
-    finished is left alone. Ray and the app start only where something is left to be generated.
+    finished is left alone. Ray and the app start only where something is left to be generated. In the
+    summary, `succeeded` is false if a request failed that was valid, or if none has an output.
     """
     started = time.monotonic()
     batch = Batch.of(settings)
@@ -141,26 +105,24 @@ def run(settings: Settings) -> dict[str, Any]:
         built = app.build(batch.model["folder"], batch.card, settings)
         serving = app.serving(built, *_app_name(batch, settings), tracing(generate))
     with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
-        manifest = asyncio.run(_stream(batch, handle, finished, advance, pending=pending))
-    manifest.commit(storage.join(batch.folder, "manifest.parquet"))
-    summary = {
-        "requests": total,
-        "outputs": sum(manifest.outputs.values()),
-        "outputs_by_mode": dict(manifest.outputs.most_common()),
-        "requests_failed_by_reason": dict(manifest.failed.most_common()),
-        "skipped_done": manifest.skipped,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+        stream = _stream(batch, handle, finished, advance, pending=pending)
+        name = _app_name(batch, settings)[1] if pending else None
+        manifest = asyncio.run(_unless_stuck(stream, name))
+    location = storage.join(batch.folder, "manifest.parquet")
+    manifest.commit(location)
+    summary = manifest.summary() | {"seconds": round(time.monotonic() - started, 3)}
     storage.put_json(settings.path("summaries", "generate.json"), summary)
+    for sentence in manifest.account(batch.folder, location):
+        say("generate", sentence)
     return summary
 
 
 def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
     """How many requests the file holds, and how many of them are to be generated."""
     total = pending = 0
-    for item in batch.items():
+    for line in batch.lines():
         total += 1
-        if isinstance(item.request, Request) and batch.target(item.request).location not in finished:
+        if isinstance(line.request, Request) and batch.target(line.request).location not in finished:
             pending += 1
     return total, pending
 
@@ -169,86 +131,102 @@ async def _stream(
     batch: Batch, handle: Any, finished: set[str], advance: Callable[..., None], *, pending: int
 ) -> Manifest:
     """Sends the requests with at most `max_in_flight` in flight, in the file's order; they end in any."""
-    manifest, publisher = Manifest(), Publisher(run=batch.run)
+    manifest, publisher, alone = Manifest(), Publisher(run=batch.run), asyncio.Lock()
     in_flight: set[asyncio.Task] = set()
     stage = publisher.stage("generate", pending) if handle is not None else nullcontext()
 
-    async def one(item: Item) -> None:
+    async def one(line: Line) -> None:
         started = time.monotonic()
-        done = isinstance(item.request, Request) and batch.target(item.request).location in finished
-        row = await _row(batch, item, None if done else handle)
+        done = isinstance(line.request, Request) and batch.target(line.request).location in finished
+        row = await _row(batch, line, None if done else handle, alone)
         manifest.add(row, skipped=done)
         if handle is not None and not done:
             taken_s = time.monotonic() - started
             publisher.add_request(row["reason"] or Status.OK, row.get("mode", ""), taken_s)
-        if did and isinstance(item.request, Request) and not done:
+        if did and isinstance(line.request, Request) and not done:
             did(1)
         advance(1, note=_note(manifest))
 
     with stage as did:
-        for item in batch.items():
+        for line in batch.lines():
             if len(in_flight) >= batch.limits.settings.max_in_flight:
                 done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.gather(*done)  # raises what went wrong in them
-            in_flight.add(asyncio.create_task(one(item)))
+            in_flight.add(asyncio.create_task(one(line)))
         await asyncio.gather(*in_flight)
     return manifest
 
 
-async def _row(batch: Batch, item: Item, handle: Any) -> dict[str, Any]:
+async def _unless_stuck(work: Coroutine[Any, Any, Manifest], name: str | None) -> Manifest:
+    """What `work` gives; it needs the app `name`.
+
+    Raises:
+        Failed: if replicas of the app died and cannot start again, so that requests would wait for ever.
+    """
+    working, n_looks = asyncio.create_task(work), 0
+    while not working.done():
+        await asyncio.wait([working], timeout=_LOOK_S)
+        why = await asyncio.to_thread(app.stuck, name) if name and not working.done() else None
+        n_looks = n_looks + 1 if why else 0
+        if n_looks == _LOOKS:
+            working.cancel()
+            raise Failed(
+                f"generation cannot go on: {why}; finished outputs are kept, run it again to continue"
+            )
+    return await working
+
+
+async def _row(batch: Batch, line: Line, handle: Any, alone: asyncio.Lock) -> dict[str, Any]:
     """The manifest row of a request: refused, finished before (`handle` is None), or generated now."""
-    request = item.request
+    request = line.request
     if isinstance(request, Rejected):
-        return _refused(item, request)
+        return line.refused_row(request)
     target = batch.target(request)
     if handle is None:
-        result = await asyncio.to_thread(storage.read_json, target.location + ".json")
+        result = await asyncio.to_thread(_sidecar, target.location + ".json")
     else:
-        result = await _generate(handle, request, target)
+        result = await _generate(handle, request, target, alone)
     size = request.size
-    row = {"line": item.line, "custom_id": request.custom_id, "mode": request.kind, "fps": request.fps}
+    row = {"line": line.number, "custom_id": request.custom_id, "mode": request.kind, "fps": request.fps}
     row |= {"width": size.width, "height": size.height, "n_frames": size.n_frames}
     if isinstance(result, Rejected):
         return row | dropped(result.reason, result.detail)
-    return row | OK | {"uri": result["uri"], "seconds": sum(result["seconds"].values())}
+    made = {"uri": result["uri"], "seconds": sum(result["seconds"].values())}
+    return row | OK | made | {"changes": [str(change) for change in result.get("changes", ())]}
 
 
-async def _generate(handle: Any, request: Request, target: app.Target) -> dict[str, Any] | Rejected:
-    for tries_left in reversed(range(_TRIES)):
+def _sidecar(location: str) -> dict[str, Any] | Rejected:
+    """The sidecar of an output that was finished before."""
+    try:
+        document: dict[str, Any] = storage.read_json(location)
+        float(sum(document["seconds"].values()))
+        changed = [Change(change) for change in document.get("changes", ())]
+        return document | {"uri": str(document["uri"]), "changes": changed}
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        why = f"{location} is not as it was written ({in_a_line(error)}); delete it to generate this again"
+        return Rejected(Reason.UNREADABLE, why)
+
+
+async def _generate(
+    handle: Any, request: Request, target: app.Target, alone: asyncio.Lock
+) -> dict[str, Any] | Rejected:
+    """The sidecar of the output that the app makes, or why it makes none.
+
+    A request whose replica died is sent again, the last time together with no other such request: one of
+    them may be what kills replicas. What failed otherwise, and may be transient, is sent again once.
+    """
+    tries = {True: _TRIES_OF_DEAD, False: _TRIES}
+    while True:
         try:
-            return await handle.remote(request, target)
+            async with alone if tries[True] == 1 else nullcontext():
+                return await handle.remote(request, target)
         except (RayError, RayServeException) as error:
             cause = getattr(error, "cause", error)
-            if not (tries_left and isinstance(cause, RayActorError | RayServeException)):
-                return Rejected(Reason.GENERATION_FAILED, f"{type(cause).__name__}: {cause}")
+            died = isinstance(cause, RayActorError | RayServeException)
+            tries[died] -= 1
+            if not tries[died]:
+                return Rejected(Reason.GENERATION_FAILED, in_a_line(cause))
             await asyncio.sleep(_PAUSE_S)
-    raise AssertionError("the last try returns")
-
-
-def _checked(text: bytes, limits: Limits, seen: set[int]) -> Request | Rejected:
-    """The request of a line, and its id into `seen`; of requests that share an id, the first is the one."""
-    try:
-        request = parse(text, limits)
-    except Rejected as error:
-        return error
-    key = stable_int(request.custom_id)
-    if key in seen:
-        return Rejected(
-            Reason.INVALID_REQUEST,
-            f"custom_id {request.custom_id!r} stands on an earlier line too; give every request its own",
-        )
-    seen.add(key)
-    return request
-
-
-def _refused(item: Item, error: Rejected) -> dict[str, Any]:
-    """The row of a line that is no request, with as much of it as can be told."""
-    try:
-        known = document_of(item.text)
-    except Rejected:
-        known = {}
-    told = {name: known[name] for name in ("custom_id", "mode") if isinstance(known.get(name), str)}
-    return {"line": item.line} | told | dropped(error.reason, error.detail)
 
 
 def _note(manifest: Manifest) -> str:
@@ -259,10 +237,14 @@ def _note(manifest: Manifest) -> str:
 def described(settings: Settings) -> tuple[ModelCard, dict[str, Any]]:
     """The card of the model that the settings name, and what a sidecar says of it.
 
-    Its identity tells it from another by card and checksum. FileNotFoundError where the model is not there.
+    Its identity tells it from another by card and checksum.
+
+    Raises:
+        Mistake: if the model is not there, damaged, or not in accord with itself.
     """
     folder = storage.absolute(settings.generate.model or settings.path("model"))
     card = load_card(folder)
+    check_model(folder, card)
     identity = stable_id(card.model_dump_json(), checksum.recorded(storage.join(folder, WEIGHTS)))
     return card, {
         "folder": folder,

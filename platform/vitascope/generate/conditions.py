@@ -68,6 +68,14 @@ def latent_given(given: np.ndarray) -> np.ndarray:
     return np.concatenate([given[:1], given[1:].reshape(-1, TIME_STRIDE).all(axis=1)])
 
 
+def given_frames(given: np.ndarray) -> tuple[int, int]:
+    """How many frames are given at the start and at the end, of latent frames (T,) bool that are."""
+    if given.all():
+        return 1 + TIME_STRIDE * (len(given) - 1), 0
+    first, last = int(given.argmin()), int(given[::-1].argmin())
+    return (1 + TIME_STRIDE * (first - 1) if first else 0), TIME_STRIDE * last
+
+
 def canvas(place: Layout, frames: np.ndarray, codec: Codec) -> Canvas:
     """The latent that holds the given `frames`, uint8 (n_first + n_last, H, W, 3) in the output's size.
 

@@ -1,9 +1,10 @@
 """Run many requests through shared forward passes."""
 
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -11,10 +12,13 @@ import torch
 from torch import Tensor
 
 from vitascope.feed.packs import Pack, collate
-from vitascope.generate import sampler, scheduler
+from vitascope.generate import divide, sampler, scheduler
+from vitascope.generate.divide import Broken, Failure
 from vitascope.generate.sampler import Work
 from vitascope.ledger import Reason, Rejected
 from vitascope.observe.metrics import Publisher
+
+_LOG = logging.getLogger("ray.serve")  # a replica's
 
 
 @dataclass(eq=False)
@@ -28,7 +32,9 @@ class _Entry:
 class Denoiser:
     """Continuous batching: a pass holds every running request, each at its own step.
 
-    A finished request leaves and waiting ones join at the next pass, as `scheduler.admit` says. One
+    A finished request leaves and waiting ones join at the next pass, as `scheduler.admit` says. A pass that
+    fails is divided until the request that makes it fail is alone (`divide.each`); the others get what they
+    would have got. After a pass that was too large for the memory, passes have half its tokens. One
     background thread runs the passes; `submit` may be called from any thread.
     """
 
@@ -42,27 +48,31 @@ class Denoiser:
     ) -> None:
         """Publishes its queue and its passes through `publisher`, where there is one."""
         self._model = model
-        self._budget = token_budget
+        self._budget = self._room = token_budget
         self._device = device
         self._publisher = publisher
         self._waiting: deque[_Entry] = deque()
         self._running: list[_Entry] = []
         self._wake = threading.Condition()
-        self._closed = False
+        self._closed: Exception | None = None
         self._thread = threading.Thread(target=self._loop, name="denoiser", daemon=True)
         self._thread.start()
 
     def submit(self, work: Work) -> "Future[Work]":
         """Queues `work`; the future gives it with all its steps done.
 
-        The future raises Rejected (GENERATION_FAILED) where a pass fails or the result is not finite.
+        The future raises Rejected (GENERATION_FAILED) if no pass with this work succeeds or its values are
+        not finite, and Broken if the device is lost.
 
         Raises:
-            Rejected: TOO_MANY_TOKENS where no pass could hold it.
+            Rejected: TOO_MANY_TOKENS if no pass could hold it.
+            Broken: if the device was lost.
         """
         scheduler.check(work.load, self._budget)
         future: Future[Work] = Future()
         with self._wake:
+            if isinstance(self._closed, Broken):
+                raise Broken(str(self._closed))
             if self._closed:
                 raise RuntimeError("the denoiser is closed")
             self._waiting.append(_Entry(work, future))
@@ -72,19 +82,20 @@ class Denoiser:
     def close(self) -> None:
         """Lets the current pass end, stops the thread and cancels what is not finished."""
         with self._wake:
-            self._closed = True
+            self._closed = self._closed or Rejected(Reason.GENERATION_FAILED, "the denoiser was closed")
             self._wake.notify()
         self._thread.join()
-        for entry in [*self._running, *self._waiting]:
-            _fail([entry], "the denoiser was closed")
 
     def _loop(self) -> None:
-        while self._gather():
-            try:
-                self._pass()
-            except Exception as error:  # whatever a model raises must reach its requests, and stop no other
-                _fail(self._running, f"a forward pass failed: {type(error).__name__}: {error}")
-                self._running = []
+        try:
+            while self._gather():
+                self._advance()
+        except Exception as error:  # nobody may wait for a thread that has ended
+            self._closed = error if isinstance(error, Broken) else Broken(f"{type(error).__name__}: {error}")
+        with self._wake:
+            for entry in [*self._running, *self._waiting]:
+                if self._closed and not entry.future.done():
+                    entry.future.set_exception(self._closed)
 
     def _gather(self) -> bool:
         """Waits for work and lets in who fits; False when closed."""
@@ -100,29 +111,75 @@ class Denoiser:
                 queue[i] for i in sorted(joined) if queue[i].future.set_running_or_notify_cancel()
             ]
             self._publish_queue()
-            return not self._closed
+            return self._closed is None
+
+    def _advance(self) -> None:
+        """Takes every running request one step on; those that are done or have failed leave."""
+        for pack in self._packs():
+            for entry, outcome in zip(pack, divide.each(pack, self._pass), strict=True):
+                self._settle(entry, outcome, alone=len(pack) == 1)
+        self._running = [entry for entry in self._running if not entry.future.done()]
+
+    def _packs(self) -> list[list[_Entry]]:
+        """The running requests in passes of at most `_room` tokens: one, unless memory was short."""
+        packs: list[list[_Entry]] = []
+        free = 0
+        for entry in self._running:
+            n_tokens = entry.work.load.n_tokens
+            if not packs or n_tokens > free:
+                packs.append([])
+                free = self._room
+            packs[-1].append(entry)
+            free -= n_tokens
+        return packs
+
+    def _settle(self, entry: _Entry, outcome: Work | Failure, *, alone: bool) -> None:
+        if isinstance(outcome, Work) and not outcome.is_finite() and not alone:
+            outcome = divide.each([entry], self._pass)[0]  # is it this request, or the company it had?
+        if isinstance(outcome, Failure):
+            _give_up(entry, f"the forward pass failed, also with this request alone: {outcome.detail}")
+        elif not outcome.is_finite():
+            _give_up(entry, "its values are no longer finite; lower the guidance, or check the model")
+        else:
+            entry.work = outcome
+            if outcome.load.n_passes == 0:
+                entry.future.set_result(outcome)
+
+    def _pass(self, entries: Sequence[_Entry]) -> list[Work]:
+        """The entries' work one step later. Raises Broken if the device no longer answers."""
+        started = time.perf_counter()
+        n_tokens = sum(entry.work.load.n_tokens for entry in entries)
+        try:
+            advanced = self._computed([entry.work for entry in entries])
+        except Exception as error:
+            _LOG.warning("A pass of %d requests failed: %.500s", len(entries), error)
+            if self._is_lost():
+                raise Broken(f"the device is lost: {error}") from None
+            if divide.is_out_of_memory(error) and len(entries) > 1:
+                self._room = n_tokens // 2
+            raise
+        self._publish_pass(n_tokens, time.perf_counter() - started)
+        return advanced
 
     @torch.inference_mode()
-    def _pass(self) -> None:
-        if not self._running:
-            return
-        started = time.perf_counter()
-        groups = [sampler.segments(entry.work) for entry in self._running]
+    def _computed(self, works: Sequence[Work]) -> list[Work]:
+        groups = [sampler.segments(work) for work in works]
         pack = collate([segment for group in groups for segment in group]).to(self._device)
         velocities = iter(pack.split(self._model(pack)))
-        for entry, group in zip(self._running, groups, strict=True):
-            entry.work = sampler.advance(entry.work, [next(velocities) for _ in group])
-        done = [entry for entry in self._running if entry.work.load.n_passes == 0]
-        self._running = [entry for entry in self._running if entry.work.load.n_passes > 0]
-        for entry in done:
-            if entry.work.is_finite():
-                entry.future.set_result(entry.work)
-            else:
-                _fail(
-                    [entry],
-                    "the result holds values that are not finite; lower the guidance, or check the model",
-                )
-        self._publish_pass(pack.tokens.shape[0], time.perf_counter() - started)
+        return [
+            sampler.advance(work, [next(velocities) for _ in group])
+            for work, group in zip(works, groups, strict=True)
+        ]
+
+    def _is_lost(self) -> bool:
+        """Whether the GPU's context is gone: after some errors all that follows fails too."""
+        if torch.device(self._device).type != "cuda":
+            return False
+        try:
+            torch.ones(1, device=self._device).item()
+        except Exception as error:
+            return not divide.is_out_of_memory(error)
+        return False
 
     def _publish_queue(self) -> None:
         if self._publisher:
@@ -137,7 +194,5 @@ class Denoiser:
             self._publisher.add("generate_pass_budget", self._budget)
 
 
-def _fail(entries: Iterable[_Entry], detail: str) -> None:
-    for entry in entries:
-        if not entry.future.done():
-            entry.future.set_exception(Rejected(Reason.GENERATION_FAILED, detail))
+def _give_up(entry: _Entry, detail: str) -> None:
+    entry.future.set_exception(Rejected(Reason.GENERATION_FAILED, detail))

@@ -47,6 +47,7 @@ class _Source:
     @classmethod
     def of(cls, request: Request, field: str) -> "_Source":
         uri, wanted = str(getattr(request, field)), "image" if field == "image" else "video"
+        article = "an" if wanted == "image" else "a"
         if not storage.exists(uri):
             raise Rejected(Reason.MEDIA_MISSING, f"no file at {uri}, given as {field!r}")
         try:
@@ -55,7 +56,7 @@ class _Source:
             raise Rejected(error.reason, f"{uri}, given as {field!r}: {error.detail}") from None
         if facts["kind"] != wanted:
             raise Rejected(
-                Reason.INVALID_REQUEST, f"{field!r} expects a {wanted}, got the {facts['kind']} {uri}"
+                Reason.INVALID_REQUEST, f"{field!r} expects {article} {wanted}, got the {facts['kind']} {uri}"
             )
         # A container rounds its duration: 0.9999 s at 8 fps are 8 frames.
         n_frames = max(1, int(facts["duration_s"] * request.fps + 0.01))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -13,7 +14,12 @@ from vitascope.encode.buckets import SPACE_STRIDE, TIME_STRIDE, count_tokens
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize, stable_id, stable_int
-from vitascope.section import Section
+from vitascope.section import Section, shown
+
+MAX_LINE_BYTES = 2**20
+MAX_PROMPT_CHARS = 10_000
+"""Several times what any text encoder reads of a prompt, and little enough to be kept with every output."""
+_MAX_URI_CHARS = 4096
 
 
 class Mode(StrEnum):
@@ -47,27 +53,47 @@ _MIN_FRAMES = {
 
 
 class Request(Section):
-    """One line of a request file. `seconds` 0 asks for a single picture, a png.
+    """One line of a request file.
 
     Paths of media are local, s3:// or gs://; relative ones are looked for in the request file's folder.
+    Every number is bounded, so that nothing computed from a request overflows.
     """
 
     custom_id: str = Field(
         min_length=1, max_length=512, description="The caller's name for it; once per file."
     )
-    prompt: str
-    negative_prompt: str = Field("", description="Guided away from; empty: guided away from no text at all.")
-    mode: Mode = Mode.TEXT_TO_VIDEO
-    width: int = Field(ge=16, le=16_384)
-    height: int = Field(ge=16, le=16_384)
-    seconds: float = Field(ge=0, allow_inf_nan=False)
-    fps: float = Field(8.0, ge=1, le=120, allow_inf_nan=False)
-    seed: int = Field(ge=0, lt=2**63, description="By default derived from custom_id.")
-    steps: int = Field(ge=1, le=1000)
-    guidance: float = Field(ge=1, allow_inf_nan=False, description="1 turns guidance off.")
-    image: str | None = None
-    video: str | None = None
-    video_after: str | None = None
+    prompt: str = Field(max_length=MAX_PROMPT_CHARS, description="What is to be seen.")
+    negative_prompt: str = Field(
+        "",
+        max_length=MAX_PROMPT_CHARS,
+        description="What is to be avoided; without it, guidance leads away from no text at all.",
+    )
+    mode: Mode = Field(Mode.TEXT_TO_VIDEO, description="Which frames are given.")
+    width: int = Field(ge=16, le=16_384, description="Pixels; even for a video.")
+    height: int = Field(ge=16, le=16_384, description="Pixels; even for a video.")
+    seconds: float = Field(ge=0, le=86_400, description="Duration; 0 asks for a single picture, a png.")
+    fps: float = Field(8.0, ge=1, le=120, description="Frames per second of the output.")
+    seed: int = Field(ge=0, lt=2**63, description="Of the noise; by default derived from custom_id.")
+    steps: int = Field(ge=1, le=1000, description="Sampling steps; by default generate.steps.")
+    guidance: float = Field(
+        ge=1, le=1000, description="Guidance scale, 1 for none; by default generate.guidance."
+    )
+    image: str | None = Field(
+        None, max_length=_MAX_URI_CHARS, description="Of image_to_video: the picture that it begins with."
+    )
+    video: str | None = Field(
+        None, max_length=_MAX_URI_CHARS, description="Of extend_forward, extend_backward and join: a video."
+    )
+    video_after: str | None = Field(
+        None, max_length=_MAX_URI_CHARS, description="Of join: the video that the output leads to."
+    )
+
+    @field_validator("width", "height", "seconds", "fps", "seed", "steps", "guidance", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # pydantic would take true for 1
+            raise ValueError("expected a number")
+        return value
 
     @field_validator("prompt")
     @classmethod
@@ -109,9 +135,21 @@ def parse(line: bytes | str, limits: Limits) -> Request:
     """The request on a JSON line, defaults filled in and media made absolute.
 
     Raises:
-        Rejected: saying what was got, what was expected and what to do.
+        Rejected: saying what was got, what was expected and what to do. Nothing else is raised, whatever the
+            line holds: it is one of many, and the others are to be generated.
     """
-    request = _validated(document_of(line), limits)
+    try:
+        return _checked(document_of(line), limits)
+    except Rejected:
+        raise
+    except Exception as error:
+        raise _invalid(
+            f"the request cannot be checked ({type(error).__name__}: {shown(str(error))})"
+        ) from error
+
+
+def _checked(document: dict[str, Any], limits: Limits) -> Request:
+    request = _validated(document, limits)
     _check_media(request)
     _check_size(request, limits.settings)
     _check_guidance(request)
@@ -133,43 +171,85 @@ def n_tokens(request: Request, patch: int) -> int:
 
 
 def document_of(line: bytes | str) -> dict[str, Any]:
-    """The JSON object on a line, whatever is in it. Raises Rejected where there is none."""
+    """The JSON object on a line, whatever is in it. Raises Rejected if the line is anything else."""
+    return _object_of(line, object_pairs_hook=_each_key_once)
+
+
+def labels(line: bytes | str) -> dict[str, str]:
+    """`custom_id` and `mode` of a line that was refused, if it gives them, at most 512 characters of each."""
     try:
-        document = json.loads(line)
+        document = _object_of(line)
+    except Rejected:
+        return {}
+    return {key: document[key][:512] for key in ("custom_id", "mode") if isinstance(document.get(key), str)}
+
+
+def _object_of(line: bytes | str, **how: Any) -> dict[str, Any]:
+    if len(line) > MAX_LINE_BYTES:
+        raise _invalid(
+            f"the line has more than {MAX_LINE_BYTES:,} bytes; shorten it (a prompt has at most "
+            f"{MAX_PROMPT_CHARS:,} characters)"
+        )
+    try:
+        text = line if isinstance(line, str) else line.decode()
+        document = json.loads(text.removeprefix("\ufeff"), **how)
         json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text either
+    except UnicodeDecodeError as error:
+        raise _invalid(f"the line is not UTF-8 ({error}); save the request file as UTF-8") from None
+    except Rejected:
+        raise
     except (ValueError, RecursionError) as error:
-        raise _invalid(f"the line is not valid JSON ({error}); write one JSON object a line") from None
+        raise _invalid(
+            f"the line is not valid JSON ({_reason(error)}); write one JSON object a line"
+        ) from None
     if not isinstance(document, dict):
-        raise _invalid(f"expected a JSON object, got {line.strip()[:80]!r}")
+        raise _invalid(f"expected a JSON object, got {shown(document)}")
     return document
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        raise _invalid(f"the key {shown(twice)} is given more than once; keep one")
+    return document
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if "int_max_str_digits" in str(error):
+        return "a number has thousands of digits"
+    return str(error)
 
 
 def _validated(document: dict[str, Any], limits: Limits) -> Request:
     settings = limits.settings
-    defaults = {
-        "seed": stable_int("seed", document.get("custom_id")),
-        "steps": settings.steps,
-        "guidance": settings.guidance,
-    }
+    defaults: dict[str, Any] = {"steps": settings.steps, "guidance": settings.guidance}
+    if isinstance(document.get("custom_id"), str):
+        defaults["seed"] = stable_int("seed", document["custom_id"])
     for field in ("image", "video", "video_after"):
         if isinstance(document.get(field), str):
             document = document | {field: _located(document[field], limits)}
     try:
         return Request.model_validate(defaults | document)
     except ValidationError as error:
-        raise _invalid("; ".join(_explain(e) for e in error.errors())) from None
+        wrong = [e for e in error.errors() if e["type"] != "missing" or e["loc"] != ("seed",)]
+        raise _invalid("; ".join(map(_explain, wrong))) from None
 
 
 def _located(uri: str, limits: Limits) -> str:
     """The location of media; those who write requests may not have any file or address read."""
+    if len(uri) > _MAX_URI_CHARS:
+        return uri  # refused by Request; to resolve it would take long
     if "\0" in uri:
-        raise _invalid(f"no file has such a name: {uri!r}")
+        raise _invalid(f"no file has such a name: {shown(uri)}")
     if not storage.is_remote(uri):
         uri = storage.join(limits.folder, uri.removeprefix("file://"))
     allowed = (limits.folder, *limits.settings.media_from)
     if not any(storage.is_within(uri, folder) for folder in allowed):
         raise _invalid(
-            f"{uri} lies outside of {' and '.join(allowed)}; put it there, or add its folder to "
+            f"{shown(uri)} lies outside of {' and '.join(allowed)}; put it there, or add its folder to "
             "generate.media_from"
         )
     return storage.absolute(uri)
@@ -231,7 +311,7 @@ def _explain(error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "missing" or not where:
         return f"{where}: {message}" if where else message
-    return f"{where}: {message}, got {repr(error['input'])[:80]}"
+    return f"{where}: {message}, got {shown(error['input'])}"
 
 
 def _invalid(detail: str) -> Rejected:

@@ -21,7 +21,7 @@ from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.generate.app import Target, build, deployed
 from vitascope.generate.batch import described
-from vitascope.generate.request import Limits, parse
+from vitascope.generate.request import MAX_LINE_BYTES, Limits, parse
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Rejected, Status
 from vitascope.observe.metrics import Publisher
@@ -70,7 +70,7 @@ class Service:
             return _answer(405, f"POST a request, got {http.method}")
         started, mode = time.monotonic(), ""
         try:
-            request = parse(await http.body(), self._limits)
+            request = parse(await _body(http), self._limits)
             mode = request.mode
             place = storage.join(self._outputs, request.name(self._model["identity"]))
             outcome = await self._generate.remote(request, Target(place, self._model))
@@ -84,6 +84,16 @@ class Service:
     def _knows(self, header: str) -> bool:
         """Whether the header shows the cluster's token; nobody is let in where the cluster has none."""
         return bool(self._token) and hmac.compare_digest(header.encode(), f"Bearer {self._token}".encode())
+
+
+async def _body(http: HttpRequest) -> bytes:
+    """What was posted, or so much of it that `parse` refuses it for its size."""
+    content = bytearray()
+    async for part in http.stream():
+        content += part
+        if len(content) > MAX_LINE_BYTES:
+            break
+    return bytes(content)
 
 
 def _answer(status: int, detail: str) -> JSONResponse:

@@ -49,6 +49,6 @@ class GenerateSettings(Section):
         1.0, gt=0, le=1, description="Share of the requests that are traced."
     )
     steps: int = Field(30, ge=1, le=1000, description="Default number of sampling steps.")
-    guidance: float = Field(4.0, ge=1, description="Default guidance scale; 1 turns guidance off.")
+    guidance: float = Field(4.0, ge=1, le=1000, description="Default guidance scale; 1 turns guidance off.")
     max_pixels: int = Field(1280 * 720, ge=256, description="Largest frame area a request may ask for.")
     max_frames: int = Field(129, ge=1, description="Most frames a request may ask for.")

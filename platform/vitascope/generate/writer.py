@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from PIL import Image
 
 from vitascope.generate.request import Request
@@ -22,9 +23,15 @@ _ENCODERS = {
     "libx264": {"crf": "18", "preset": "medium", "x264-params": "mbtree=0"},
     "mpeg4": {"qmin": "2", "qmax": "4"},
 }
-# ITU-R BT.601 (SMPTE 170M), what the conversion from RGB uses: said in the file, players show the right
-# colours.
-_BT601, _LIMITED_RANGE = 6, 1
+# sRGB's primaries are BT.709's, and players show BT.709's transfer as screens show sRGB.
+_BT709 = {
+    "dst_colorspace": Colorspace.ITU709,
+    "dst_color_range": ColorRange.MPEG,
+    "dst_color_primaries": ColorPrimaries.BT709,
+    "dst_color_trc": ColorTrc.BT709,
+}
+# Swscale's fast path is a level off for some colours.
+_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 
 def encoder() -> str:
@@ -42,14 +49,29 @@ def mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
     # Moving the index to the front reads the file back, which libav can do with a real file only.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
-        with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
             stream = _stream(container, frames.shape[1:3], rate)
             for index, pixels in enumerate(frames):
-                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                frame = yuv(pixels)
                 frame.pts, frame.time_base = index, 1 / rate
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
         return path.read_bytes()
+
+
+def yuv(pixels: np.ndarray) -> av.VideoFrame:
+    """The frame to encode, BT.709 in limited range, of pixels (H, W, 3) uint8, sRGB."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+    return frame.reformat(format="yuv420p", interpolation=_EXACT, **_BT709)
+
+
+def tag(context: Any) -> None:
+    """Has an encoder's stream, and its mp4, say that the frames are as `yuv` makes them."""
+    context.pix_fmt = "yuv420p"
+    context.colorspace = Colorspace.ITU709
+    context.color_primaries = ColorPrimaries.BT709
+    context.color_trc = ColorTrc.BT709
+    context.color_range = ColorRange.MPEG
 
 
 def png_bytes(frame: np.ndarray) -> bytes:
@@ -98,12 +120,10 @@ def _stream(container: Any, height_width: tuple[int, ...], rate: Fraction) -> An
     name = encoder()
     stream = container.add_stream(name, rate=rate, options=_ENCODERS[name])
     stream.height, stream.width = height_width
-    stream.pix_fmt = "yuv420p"
     context = stream.codec_context
     context.thread_count = _THREADS
     context.time_base = 1 / rate
-    context.colorspace = context.color_primaries = context.color_trc = _BT601
-    context.color_range = _LIMITED_RANGE
+    tag(context)
     return stream
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import safetensors.torch
 import torch
+from pydantic import ValidationError
 
 from vitascope import checksum, storage
 from vitascope.encode.settings import EncodeSettings
@@ -67,12 +68,20 @@ def load_card(folder: str) -> ModelCard:
 
     Raises:
         FileNotFoundError: saying what to do, where there is none.
-        ValueError: where it is not the one that was written.
+        Mistake: if it is not the one that was written, or of another release.
     """
     location = storage.join(folder, CARD)
     if not storage.exists(location):
         raise Missing(f"no model at {folder}: expected {location}; train one first, or set generate.model")
-    return ModelCard.model_validate_json(checksum.read(location))
+    try:
+        return ModelCard.model_validate_json(checksum.read(location))
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = ".".join(map(str, wrong["loc"])) or "the file"
+        raise Mistake(
+            f"{location} is no card of a model of this release: {where}: {wrong['msg']}; "
+            "train the model again, or set generate.model"
+        ) from None
 
 
 def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[DiT, ModelCard]:

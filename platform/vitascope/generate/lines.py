@@ -1,0 +1,63 @@
+"""Read a request file, line by line."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+from vitascope import storage
+from vitascope.generate.request import MAX_LINE_BYTES, Limits, Request, labels, parse
+from vitascope.ledger import Reason, Rejected
+from vitascope.records import dropped, stable_int
+from vitascope.section import shown
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the request file: the request on it, or why it holds none."""
+
+    number: int
+    request: Request | Rejected
+    labels: dict[str, str]
+
+    def refused_row(self, error: Rejected) -> dict[str, Any]:
+        """The row of records.MANIFEST for a line that is no request."""
+        return {"line": self.number} | self.labels | dropped(error.reason, error.detail)
+
+
+def read(uri: str, limits: Limits) -> Iterator[Line]:
+    """Every line that is not blank, checked. In memory are one line, and a number for each custom_id."""
+    seen: set[int] = set()
+    with storage.open_file(uri) as file:
+        for number, text in enumerate(_bounded(file), start=1):
+            if text.removeprefix(_BYTE_ORDER_MARK).strip() or len(text) > MAX_LINE_BYTES:
+                request = _checked(text, limits, seen)
+                yield Line(number, request, labels(text) if isinstance(request, Rejected) else {})
+
+
+def _bounded(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file; of one that is too long, a part that is too long as well."""
+    rest = b""
+    while part := file.read(MAX_LINE_BYTES):
+        *lines, rest = (rest + part).split(b"\n")
+        yield from lines
+        rest = rest[: MAX_LINE_BYTES + 1]
+    if rest:
+        yield rest
+
+
+def _checked(text: bytes, limits: Limits, seen: set[int]) -> Request | Rejected:
+    """The request of a line, whose id is added to `seen`; of lines that share an id, the first is used."""
+    try:
+        request = parse(text, limits)
+    except Rejected as error:
+        return error
+    key = stable_int(request.custom_id)
+    if key in seen:
+        return Rejected(
+            Reason.INVALID_REQUEST,
+            f"custom_id {shown(request.custom_id)} is on an earlier line too; give every request its own",
+        )
+    seen.add(key)
+    return request

@@ -1,0 +1,37 @@
+"""Why a replica cannot start, brought to the user."""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from vitascope.errors import in_a_line
+
+
+class CannotStart(RuntimeError):
+    """A replica's constructor failed; the text is one line."""
+
+
+@contextmanager
+def starting(what: str) -> Iterator[None]:
+    """Within it, an exception becomes a CannotStart: Serve hands on the text of exceptions only."""
+    try:
+        yield
+    except Exception as error:
+        raise CannotStart(f"{what} cannot start: {in_a_line(error)}") from error
+
+
+_DIED = "the process of a replica died at its start, perhaps for lack of memory; Ray's logs say more"
+_REASON = re.compile(rf"{CannotStart.__name__}: (.+)")
+
+
+def reason(messages: Iterable[str]) -> str:
+    """The reason in the messages of an app's deployments, which hold a traceback if a replica failed."""
+    texts = [text.strip() for text in messages if text.strip()]
+    for text in texts:
+        if found := _REASON.findall(text):
+            return str(found[-1])
+        if "ActorDied" in text:
+            return (
+                "the process of a replica died at its start, perhaps for lack of memory; Ray's logs say more"
+            )
+    return "; ".join(text.splitlines()[-1] for text in texts) or "Ray Serve gives no reason"

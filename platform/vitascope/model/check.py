@@ -1,0 +1,80 @@
+"""Check a model's files before anything is started with them."""
+
+import json
+from typing import Any
+
+import torch
+
+from vitascope import checksum, storage
+from vitascope.encode.codecs import make_codec
+from vitascope.encode.text import make_text_encoder
+from vitascope.errors import Missing, Mistake
+from vitascope.model.card import WEIGHTS, ModelCard
+
+_MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
+_REMEDY = "copy the folder again from where the model was trained, or set generate.model"
+Shapes = dict[str, tuple[int, ...]]
+
+
+def check_model(folder: str, card: ModelCard) -> None:
+    """Compares weights, card, codec and text encoder, and reads the weights through for their checksum.
+
+    Raises:
+        Mistake: naming the file, and what is damaged or does not fit.
+    """
+    uri = storage.join(folder, WEIGHTS)
+    if not storage.exists(uri):
+        raise Missing(f"{folder} has a card and no {WEIGHTS}; {_REMEDY}")
+    _check_card(folder, card)
+    if wrong := _differences(_stored(uri), _of_card(card)):
+        raise Mistake(f"{uri} does not fit the model.json next to it: {wrong}; {_REMEDY}")
+    checksum.check(uri)
+
+
+def _check_card(folder: str, card: ModelCard) -> None:
+    encode = card.encode
+    made = {
+        "channels": (card.channels, make_codec(encode).channels, f"codec {encode.codec}"),
+        "text_dim": (card.text_dim, make_text_encoder(encode).dim, f"text encoder {encode.text_encoder}"),
+    }
+    for name, (said, gives, what) in made.items():
+        if said != gives:
+            raise Mistake(f"the card in {folder} says {name} = {said}, the {what} gives {gives}; {_REMEDY}")
+
+
+def _stored(uri: str) -> Shapes:
+    """The shapes in a safetensors file, from its header: its length in 8 bytes, then JSON."""
+    size = storage.size_bytes(uri)
+    with storage.open_file(uri) as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        text = file.read(n_bytes) if n_bytes <= min(size, _MOST_HEADER_BYTES) else b""
+    try:
+        header: dict[str, Any] = json.loads(text)
+        header.pop("__metadata__", None)
+        end = max((about["data_offsets"][1] for about in header.values()), default=0)
+        shapes = {name: tuple(about["shape"]) for name, about in header.items()}
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise Mistake(f"{uri} is no safetensors file, or its beginning is damaged; {_REMEDY}") from None
+    if 8 + n_bytes + end != size:
+        raise Mistake(f"{uri} has {size:,} bytes, and its header speaks of {8 + n_bytes + end:,}; {_REMEDY}")
+    return shapes
+
+
+def _of_card(card: ModelCard) -> Shapes:
+    with torch.device("meta"):  # shapes alone
+        return {name: tuple(tensor.shape) for name, tensor in card.build().state_dict().items()}
+
+
+def _differences(stored: Shapes, expected: Shapes) -> str:
+    """What differs, the first of each kind; empty if nothing does."""
+    missing, extra = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    other = sorted(name for name in expected.keys() & stored.keys() if expected[name] != stored[name])
+    found = []
+    if missing:
+        found.append(f"{len(missing)} weights are missing ({missing[0]})")
+    if extra:
+        found.append(f"{len(extra)} are of no such model ({extra[0][:80]})")
+    if other:
+        name = other[0]
+        found.append(f"{len(other)} have another shape ({name}: {stored[name]}, expected {expected[name]})")
+    return ", ".join(found)

@@ -1,0 +1,58 @@
+"""The README's account of requests is the code's own."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from vitascope.generate.request import MEDIA, Limits, Mode, Request, parse
+from vitascope.generate.settings import GenerateSettings
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+SECTION = README.partition("## Requests")[2].partition("\n## ")[0]
+FROM_SETTINGS = {"steps": "generate.steps", "guidance": "generate.guidance", "seed": "from `custom_id`"}
+
+
+def row(name: str) -> str:
+    """The table's row of a field, from its declaration."""
+    field = Request.model_fields[name]
+    bounds = {type(m).__name__: m for m in field.metadata}
+    low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
+    length = getattr(bounds.get("MaxLen"), "max_length", None)
+    values = f"{low:,} to {high:,}" if high else f"at most {length:,} characters" if length else ""
+    values = {"seed": "0 to 2⁶³ - 1", "mode": "a mode, below"}.get(name, values)
+    default = "required" if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"
+    default = FROM_SETTINGS.get(name, "" if field.default is None else default)
+    default = f"`{default}`" if default.startswith("generate.") else default
+    return f"| `{name}` | {values} | {default} | {field.description} |"
+
+
+@pytest.mark.parametrize("name", Request.model_fields)
+def test_every_field_has_its_row(name: str) -> None:
+    assert row(name) in SECTION
+
+
+def test_no_row_is_of_another_field() -> None:
+    fields = re.findall(r"^\| `(\w+)` \| .* \| .* \| ", SECTION, re.MULTILINE)
+    assert sorted(fields) == sorted(Request.model_fields)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_every_mode_has_its_row_and_media(mode: Mode) -> None:
+    media = ", ".join(f"`{field}`" for field in MEDIA[mode])
+    assert f"| `{mode}` | {media} |" in SECTION
+
+
+def test_the_examples_are_requests() -> None:
+    limits = Limits(GenerateSettings(token_budget=10**6), patch=2, folder="/media")
+    examples = re.findall(r"^    (\{.*\})$", SECTION, re.MULTILINE)
+    modes = {parse(line, limits).kind for line in examples}
+    assert modes == {"image", *(str(mode) for mode in Mode)}
+
+
+def test_the_settings_it_names_are_there() -> None:
+    named = set(re.findall(r"`generate\.(\w+)`", SECTION))
+    assert named <= GenerateSettings.model_fields.keys()
+    assert {"requests", "model", "media_from", "batch", "max_frames", "max_pixels"} <= named
