@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from vitascope.clips import tars
 from vitascope.clips.clock import HOLD_S, LONGEST_S, TIME_TOLERANCE_S
-from vitascope.clips.resize import View
+from vitascope.clips.resize import Seen, View
 
 _IMAGES = ("JPEG", "PNG", "WEBP", "BMP", "AVIF")
 _MOVING_IMAGES = ("PNG", "WEBP")  # GIF is PyAV's
@@ -27,14 +27,14 @@ class PillowReader:
         ends_s = np.cumsum(durations_s or [np.inf])
         self._starts_s, self._end_s = np.concatenate([[0.0], ends_s[:-1]]), ends_s[-1]
 
-    def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[list[np.ndarray] | None]:
-        last, pictures = -1, []
+    def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[Seen | None]:
+        last, seen = -1, None
         for time_s in times_s[times_s <= self._end_s + HOLD_S]:
             number = int(np.searchsorted(self._starts_s, time_s + TIME_TOLERANCE_S, side="right")) - 1
             if number != last:
                 image = _opaque(self._frame(number))
-                last, pictures = number, [_seen(image, view) for view in views]
-            yield pictures
+                last, seen = number, Seen([_seen(image, view) for view in views], (image.height, image.width))
+            yield seen
 
     def _frame(self, number: int) -> Image.Image:
         if not self._moving:
