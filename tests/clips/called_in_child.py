@@ -5,12 +5,13 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 
-from vitascope.clips import decode, readers
+from vitascope.clips import decode, readers, scan
 from vitascope.ledger import Reason, Rejected
 
 
@@ -37,6 +38,15 @@ def spin(seconds: float = 600.0, threads: int = 1) -> float:
     for thread in others:
         thread.join()
     return time.process_time() - begun
+
+
+def late_once(*, uri: str, **how: Any) -> scan.Series:
+    """Never ends the first time that it is asked for a file."""
+    mark = Path(f"{uri}.late")
+    if not mark.exists():
+        mark.touch()
+        spin()
+    return scan.stretch(uri=uri, **how)
 
 
 def crash() -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -35,6 +36,16 @@ def test_an_image(request_of: Make, media: Path) -> None:
     assert place.n_first == 1
     assert frames.shape == (1, 48, 64, 3)
     assert frames[0, 0, 0].tolist() == [200, 100, 50]
+
+
+@pytest.mark.parametrize("suffix", ["heic", "gif", "tif", "avif", "jp2"])
+def test_an_image_of_any_format(request_of: Make, tmp_path: Path, suffix: str) -> None:
+    pillow_heif.register_heif_opener()
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (128, 96), (200, 100, 50)).save(path)
+    _, frames = read_given(request_of(mode="image_to_video", image=str(path)), 2)
+    assert frames.shape == (1, 48, 64, 3)
+    assert np.abs(frames[0, 0, 0].astype(int) - (200, 100, 50)).max() <= 3
 
 
 def test_extending_forwards_takes_the_end_and_backwards_the_beginning(request_of: Make, media: Path) -> None:

@@ -15,7 +15,10 @@ over more files looks only at those, and other thresholds cost no decoding.
     colour     any pixels to BT.709 RGB
     tars       members of tar files, read in place
     clock      how exact the times of frames are
-    pictures   open pictures, still and moving: Pillow
+    formats    names of formats, by a file's first bytes
+    animation  frames of GIF and APNG
+    profiles   colours of pictures to sRGB
+    pictures   open pictures, still and moving: Pillow, pillow-heif
     containers open a container: the track that is shown (`tracks`: of mp4), its decoder
     fields     combed frames: how much, and deinterlaced
     readers    open sources: PyAV, NVDEC, decord; all of them by name

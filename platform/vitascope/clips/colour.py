@@ -27,8 +27,8 @@ _LUMA_2020 = np.array([0.2627, 0.6780, 0.0593], np.float32)
 _FROM_2020 = [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]]
 _FROM_P3 = [[1.2249, -0.2247, 0], [-0.0420, 1.0419, 0], [-0.0197, -0.0786, 1.0979]]
 # Linear RGB to BT.709's: ITU-R BT.2087 for BT.2020; Display P3 by its primaries, with the white D65.
-_TO_709: dict[int, Any] = {ColorPrimaries.BT2020: _FROM_2020, ColorPrimaries.SMPTE432: _FROM_P3}
-_HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
+TO_709: dict[int, Any] = {ColorPrimaries.BT2020: _FROM_2020, ColorPrimaries.SMPTE432: _FROM_P3}
+HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 
 
 def to_rgb(swscale: Any, frame: av.VideoFrame, view: View, aspect: float = 1.0) -> np.ndarray:
@@ -57,7 +57,7 @@ def to_rgb(swscale: Any, frame: av.VideoFrame, view: View, aspect: float = 1.0) 
     )
     if mapped:
         picture = converted.to_ndarray()[rows, columns]
-        return _to_bt709(picture, frame.color_trc, frame.color_primaries)
+        return to_bt709(picture, frame.color_trc, frame.color_primaries)
     return converted.reformat(format="rgb24", threads=1).to_ndarray()[rows, columns]
 
 
@@ -86,7 +86,7 @@ def is_plain(frame: av.VideoFrame) -> bool:
 
 def _wide(frame: av.VideoFrame) -> bool:
     """Whether its light or colours go beyond BT.709's."""
-    return frame.color_trc in _HDR or frame.color_primaries in _TO_709
+    return frame.color_trc in HDR or frame.color_primaries in TO_709
 
 
 def _matrix(frame: av.VideoFrame) -> Colorspace | None:
@@ -100,14 +100,14 @@ def _matrix(frame: av.VideoFrame) -> Colorspace | None:
         return None
     if tag not in (_RGB, _UNSPECIFIED, _RESERVED, _BT2020_CONSTANT):
         raise Rejected(Reason.DECODE_FAILED, f"its colours are coded by matrix {tag} of H.273, not supported")
-    if tag == _BT2020_CONSTANT or frame.color_primaries == ColorPrimaries.BT2020 or frame.color_trc in _HDR:
+    if tag == _BT2020_CONSTANT or frame.color_primaries == ColorPrimaries.BT2020 or frame.color_trc in HDR:
         return Colorspace.BT2020
     if frame.width >= 1280 or frame.height > 576:
         return Colorspace.ITU709
     return None if tag == _UNSPECIFIED else Colorspace.ITU601
 
 
-def _to_bt709(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
+def to_bt709(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     """A wide-gamut or HDR picture (H W 3, uint16) as BT.709 SDR (uint8).
 
     HDR's light is compressed by its strongest channel, so that hues stay.
@@ -115,8 +115,8 @@ def _to_bt709(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
     light = _light(transfer)[picture]
     if transfer == ColorTrc.ARIB_STD_B67:  # the display's light from the scene's: BT.2100, system gamma 1.2
         light *= (light @ _LUMA_2020)[..., None] ** 0.2 * np.float32(_PEAK_NITS / _WHITE_NITS)
-    light = np.maximum(light @ np.array(_TO_709.get(primaries, _default(transfer)), np.float32).T, 0)
-    if transfer in _HDR:
+    light = np.maximum(light @ np.array(TO_709.get(primaries, _default(transfer)), np.float32).T, 0)
+    if transfer in HDR:
         strongest = light.max(axis=-1, keepdims=True)
         light *= np.interp(strongest, *_tone_curve()) / np.maximum(strongest, 1e-6)
     return (255 * np.minimum(light, 1) ** (1 / _DISPLAY_GAMMA) + 0.5).astype(np.uint8)
@@ -124,7 +124,7 @@ def _to_bt709(picture: np.ndarray, transfer: int, primaries: int) -> np.ndarray:
 
 def _default(transfer: int) -> Any:
     """HDR that does not name its primaries has BT.2020's."""
-    return _FROM_2020 if transfer in _HDR else np.eye(3)
+    return _FROM_2020 if transfer in HDR else np.eye(3)
 
 
 @functools.lru_cache

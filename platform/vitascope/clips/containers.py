@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import av
 
-from vitascope.clips import tars, tracks
+from vitascope.clips import formats, tars, tracks
 from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
 
@@ -19,13 +19,9 @@ BARE = ("h264", "hevc", "m4v", "mpegvideo", "obu")
 _MAX_PIXELS = 2**26  # 8192 x 8192; a larger frame is a lying header
 # Playlists (hls, concat, dash) stay out: they make the library read whatever files or addresses they name;
 # so do text formats, which would render any text file as a video, and those that take noise for video (h263).
-_READ = (*INDEXED, "avi", "mpeg", "mpegts", "flv", "asf", "ogg", "gif", "mxf", "ivf", "nut", "dv")
+_READ = (*INDEXED, "avi", "mpeg", "mpegts", "flv", "asf", "ogg", "mxf", "ivf", "nut", "dv")
 _SOUND = ("mp3", "wav", "flac", "aac")  # opened to say that they hold no video
 _CONTAINERS = ",".join((*_READ, *BARE, "yuv4mpegpipe", *_SOUND))
-_SPOKEN = (
-    "mp4, mov, 3gp, mkv, webm, avi, mpg, ts, flv, asf, ogg, gif, mxf, ivf, nut, dv, y4m, and bare H.264, "
-)
-_SPOKEN += "HEVC, AV1, MPEG-4, MPEG-2 and MPEG-1"
 
 _Disposition = av.stream.Disposition
 _ASIDE = (
@@ -95,9 +91,9 @@ def words(error: BaseException) -> str:
 
 def _why_not_open(error: Any) -> str:
     if error.errno == errno.EINVAL:  # what a format that is not on the list ends in
-        return f"its format is not read; these are: {_SPOKEN}"
+        return f"its format is not read; these are: {formats.READ}"
     if isinstance(error, av.error.InvalidDataError):
-        return f"its header is damaged, or its format is none of those that are read: {_SPOKEN}"
+        return f"its header is damaged, or its format is none of those that are read: {formats.READ}"
     return words(error)
 
 

@@ -4,7 +4,6 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from PIL import UnidentifiedImageError
 
 from vitascope import storage
 from vitascope.clips import tars
@@ -12,7 +11,7 @@ from vitascope.clips.clock import HOLD_S, LAST_STANDS_S
 from vitascope.clips.colour import is_plain
 from vitascope.clips.containers import INDEXED, Source, open_container, words
 from vitascope.clips.isolate import ChildDied, isolated
-from vitascope.clips.pictures import frame_durations_s, open_image
+from vitascope.clips.pictures import open_picture
 from vitascope.clips.readers import READERS, turn_of
 from vitascope.clips.resize import displayed
 from vitascope.ledger import Reason, Rejected
@@ -24,7 +23,9 @@ _DECORD_LATEST_S = 3 * 3600.0  # its timestamps are float32, and there 1 ms coar
 
 
 def probe(uri: str, *, timeout_s: float = 60.0, decord: bool = False) -> dict[str, Any]:
-    """The media columns of records.VIDEOS, kind to decoder, after decoding the first frame.
+    """The media columns of records.VIDEOS, kind to decoder, after decoding a video's first frame.
+
+    Of a picture also `detail`: what is wrong with it although it can be used, or None.
 
     Width and height are as displayed: upright, with square pixels. Duration runs from the first frame's
     beginning to the last one's end.
@@ -58,29 +59,23 @@ def _probe(uri: str, with_decord: bool) -> dict[str, Any]:
 
 
 def _probe_image(uri: str) -> dict[str, Any] | None:
-    try:
-        with tars.open_file(uri) as file, open_image(file) as image:
-            turn = _EXIF_CLOCKWISE_DEG.get(image.getexif().get(0x0112, 1), 0)
-            width, height = image.size if turn % 180 == 0 else image.size[::-1]
-            codec = str(image.format).lower()
-            lengths_s = frame_durations_s(image)
-    except UnidentifiedImageError:
+    picture = open_picture(uri)
+    if picture is None:
         return None
-    size = {"width": width, "height": height, "rotation_deg": turn, "codec": codec, "decoder": "pillow"}
-    if not lengths_s:
-        return {"kind": "image", **size, "fps": None, "duration_s": 0.0, "n_frames": 1}
-    n_frames, duration_s = len(lengths_s), sum(lengths_s)
+    height, width = picture.size
+    n_frames, duration_s = max(len(picture.durations_s), 1), float(sum(picture.durations_s))
     return {
-        "kind": "video",
-        **size,
-        "fps": n_frames / duration_s,
+        "kind": "video" if duration_s else "image",
+        "codec": picture.codec,
+        "width": width,
+        "height": height,
+        "rotation_deg": picture.rotation_deg,
+        "fps": n_frames / duration_s if duration_s else None,
         "duration_s": duration_s,
         "n_frames": n_frames,
+        "decoder": "pillow",
+        "detail": picture.remark,
     }
-
-
-# EXIF orientation -> clockwise turn; the mirrored ones (2, 4, 5, 7) turn too, Pillow mirrors them besides.
-_EXIF_CLOCKWISE_DEG = {1: 0, 2: 0, 3: 180, 4: 180, 5: 90, 6: 90, 7: 270, 8: 270}
 
 
 def _probe_video(uri: str, with_decord: bool) -> dict[str, Any]:

@@ -11,10 +11,10 @@ import numpy as np
 
 CROP_RULE = (
     "mirrored and turned by the display matrix, combed frames by bwdif, alpha over white, swscale bilinear "
-    "to cover, in gbrp, centre crop, BT.709; HDR of 1000 nits, white at 203"
+    "to cover, in gbrp, centre crop, BT.709; HDR of 1000 nits, white at 203; "
+    "pictures in sRGB by their profiles, animations as browsers compose them"
 )
-"""Names what is done to a decoded frame until it is a picture; part of the latents' fingerprint, and of the
-catalog's."""
+"""Names the pixels that frames become; part of the latents' fingerprint, and of the catalog's folder."""
 
 Size = tuple[int, int]
 

@@ -58,6 +58,7 @@ def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
     again = False
     try:
         again = _look(item, settings, facts)
+        outcome = records.OK | {"detail": facts.get("detail")}
     except Rejected as rejected:
         again = rejected.doubtful
         outcome = records.dropped(rejected.reason, rejected.detail)
@@ -115,11 +116,12 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[S
     Raises:
         Rejected: DECODE_FAILED where no frame decodes.
     """
+    moves = facts["kind"] == "video"
     how = {"uri": uri, "fps": settings.fps, "long_side": SIDE_PX, "decoder": facts["decoder"]}
-    how["n_frames"] = STRETCH_FRAMES if facts["kind"] == "video" else 1
+    how["n_frames"] = STRETCH_FRAMES if moves else 1
     stretches: list[Series] = []
     fruitless, cause, ended, doubtful = 0, "no frame decodes", False, False
-    for first in itertools.count(0, STRETCH_FRAMES):
+    for first in itertools.count(0, STRETCH_FRAMES if moves else 0):
         try:
             got = isolated(stretch, timeout_s=settings.decode_timeout_s, first=first, **how)
             ended = len(got["brightness"]) < STRETCH_FRAMES
@@ -127,7 +129,7 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[S
             got, cause = _nothing(0), getattr(error, "detail", str(error))
             doubtful = doubtful or not isinstance(error, Rejected)
         fruitless = 0 if np.isfinite(got["brightness"]).any() else fruitless + 1
-        stretches.append(_padded(got, STRETCH_FRAMES))
+        stretches = [*stretches, _padded(got, STRETCH_FRAMES)] if moves else [got]
         if ended or fruitless == FRUITLESS:
             break
     series = {name: np.concatenate([s[name] for s in stretches]) for name in WIDTHS}
@@ -137,7 +139,7 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[S
     last = int(good[-1])
     if last / settings.fps <= facts["duration_s"] + HOLD_S:
         last = min(last, int(facts["duration_s"] * settings.fps + 1e-6))
-    return {name: values[: last + 1] for name, values in series.items()}, doubtful
+    return {name: values[: last + 1] for name, values in series.items()}, doubtful and moves
 
 
 def stretch(*, uri: str, first: int, n_frames: int, **how: Any) -> Series:
