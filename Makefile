@@ -13,9 +13,11 @@ PIP := -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test lint bench nightly
 .DELETE_ON_ERROR:
 
+# Through the environment, and as it was typed: a name may hold $, quotes, spaces and #.
+unexport VIDEOS
+demo: export OWN_VIDEOS = $(value VIDEOS)
 demo: .venv/.done
-	$(BIN)/vitascope demo $(if $(VIDEOS),--set "clips.input=$(VIDEOS)" \
-		--set "run.folder=runs/own-$$(basename "$(VIDEOS)")") $(ARGS)
+	$(BIN)/vitascope demo $(if $(value VIDEOS),--videos="$$OWN_VIDEOS") $(ARGS)
 
 test: lint .venv-moto/.done .servers/.done
 	$(BIN)/python -m pytest $(ARGS)

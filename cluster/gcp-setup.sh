@@ -10,7 +10,6 @@ PROJECT=my-project
 REGION=us-central1
 BUCKET=my-vitascope-bucket
 SSH_FROM=203.0.113.7/32
-TRAIN_NODES=2
 
 export CLOUDSDK_CORE_PROJECT="$PROJECT" CLOUDSDK_CORE_DISABLE_PROMPTS=1
 domain="$PROJECT.iam.gserviceaccount.com"
@@ -48,9 +47,10 @@ make() {
     compute routers nats create "$NAME" --router="$NAME" --region="$REGION" \
     --auto-allocate-nat-external-ips --nat-all-subnet-ip-ranges
 
+  # As close together as there is room, however many they are: a policy with --vm-count takes that many, made at
+  # once, and none of the nodes that come one by one.
   unless compute resource-policies describe "$NAME-train" --region="$REGION" -- \
-    compute resource-policies create group-placement "$NAME-train" --region="$REGION" \
-    --collocation=collocated --vm-count="$TRAIN_NODES"
+    compute resource-policies create group-placement "$NAME-train" --region="$REGION" --collocation=collocated
 
   # Both accounts: the bucket, and pulling the image.
   local account

@@ -16,6 +16,7 @@ import pytest
 import ray
 import s3fs
 
+from processes import ended
 from vitascope.cluster.local import connect
 from vitascope.cluster.settings import ClusterSettings
 
@@ -80,12 +81,11 @@ def _server(command: Callable[[str], list[str]]) -> Iterator[str]:
         _wait_until_listening(server, port)
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.terminate()
-        server.wait(10)
+        ended(server)
 
 
 def _wait_until_listening(server: subprocess.Popen, port: int) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and server.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:

@@ -7,6 +7,7 @@ import pytest
 
 from vitascope import config
 from vitascope.config import SettingsError
+from vitascope.files import packaged
 
 
 def write(folder: Path, text: str) -> str:
@@ -149,9 +150,7 @@ def test_a_captions_table_that_is_a_folder_may_end_with_a_slash() -> None:
         config.load(None, ["clips.captions=/"])
 
 
-@pytest.mark.parametrize(
-    "path", sorted(Path(config.default_config("x")).parent.glob("*.toml")), ids=lambda p: p.name
-)
+@pytest.mark.parametrize("path", sorted(packaged("configs").glob("*.toml")), ids=lambda p: p.name)
 def test_the_ready_configurations_load(path: Path) -> None:
     config.load(str(path))
 
@@ -175,3 +174,133 @@ def test_a_prompt_needs_a_weight_where_a_model_is_asked() -> None:
         config.load(None, asked)
     assert config.load(None, asked[2:]).caption.source == "off"
     config.load(None, [*asked, "clips.caption_fields={caption = 1.0, long = 0.0}"])
+
+
+NESTED = "x = " + "[" * 5_000 + "]" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            f"[train]\nsteps = {'9' * 5_000}\n".encode(),
+            "not valid TOML: it holds a number of thousands of digits",
+        ),
+        (f"[train]\nsteps = 0x{'f' * 5_000}\n".encode(), "train: steps is a number of more than 64 bits"),
+        (NESTED.encode(), "not valid TOML: its values are nested too deeply"),
+        (bytes(range(256)), "not valid TOML: .*"),
+        (b"[train]\nsteps = 7\n\0", "not valid TOML: .*"),
+        ("[train]\nsteps = 7\n".encode("utf-16"), "not valid TOML: it is UTF-16 text; save it as UTF-8"),
+        (b"\x89PNG\r\n\x1a\n", "not valid TOML: .*"),
+    ],
+    ids=["long number", "long hexadecimal", "nested", "bytes", "nul", "utf-16", "png"],
+)
+def test_files_that_are_no_settings_are_one_sentence(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_bytes(content)
+    with pytest.raises(SettingsError, match=message) as refused:
+        config.load(str(tmp_path / "s.toml"))
+    assert len(str(refused.value)) < 500
+
+
+def test_a_folder_is_no_settings_file_and_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="is a folder; name a TOML file"):
+        config.load(str(tmp_path))
+    (tmp_path / "s.toml").write_bytes("[train]\nsteps = 7\n".encode("utf-8-sig"))
+    assert config.load(str(tmp_path / "s.toml")).train.steps == 7
+
+
+@pytest.mark.parametrize("value", ["9" * 5_000, "[" * 5_000 + "]" * 5_000, "0x" + "f" * 5_000])
+def test_an_override_that_python_cannot_read_is_one_sentence(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"train.*steps") as refused:
+        config.load(None, [f"train.steps={value}"])
+    assert len(str(refused.value)) < 500
+
+
+def location_keys() -> list[str]:
+    return [f"{section}.{key}" for section, key in config.location_keys()]
+
+
+def test_every_setting_that_names_files_is_a_location() -> None:
+    assert set(location_keys()) == {
+        *("run.folder", "clips.input", "clips.captions", "clips.catalog", "clips.duplicates_model"),
+        *("caption.folder", "generate.requests", "generate.media_from", "generate.model"),
+    }
+
+
+@pytest.mark.parametrize("key", location_keys())
+def test_home_and_variables_are_replaced_as_a_shell_does(
+    key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA", "/data/a")
+    monkeypatch.setenv("BUCKET", "s3://b")
+    monkeypatch.chdir(tmp_path)
+    for given, meant in {
+        "~/x.parquet": "/home/me/x.parquet",
+        "$HOME/x.parquet": "/home/me/x.parquet",
+        "${DATA}/x.parquet": "/data/a/x.parquet",
+        "$BUCKET/x.parquet": "s3://b/x.parquet",
+        "a/~/x.parquet": f"{tmp_path}/a/~/x.parquet",
+        "a $5 b.parquet": f"{tmp_path}/a $5 b.parquet",
+    }.items():
+        override = f'{key}=["{given}"]' if key.endswith("media_from") else f'{key}="{given}"'
+        settings = config.absolute(config.load(None, [override]))
+        assert meant in config.locations(settings).values()
+        again = config.load(write(tmp_path, config.to_toml(settings)))
+        assert again == settings
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("$NOWHERE/x", r"names \$NOWHERE, and the environment has no NOWHERE"),
+        ("${NOWHERE}/x", r"names \$\{NOWHERE\}, and the environment"),
+        ("${}/x", "and the environment"),
+        ("~nobody-of-this-name/x", "begins with ~nobody-of-this-name, and that home folder is not known"),
+        ("", "is empty"),
+        ("  ", "is empty"),
+    ],
+)
+@pytest.mark.parametrize("key", ["run.folder", "clips.input", "generate.model"])
+def test_a_location_that_cannot_be_meant_is_refused(key: str, place: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{key}: .*{message}"):
+        config.load(None, [f'{key}="{place}"'])
+
+
+def test_home_is_refused_if_nobody_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda place: place)  # a uid without a passwd entry
+    with pytest.raises(SettingsError, match="begins with ~, and that home folder is not known here"):
+        config.load(None, ["run.folder=~/run"])
+
+
+def test_an_existing_file_of_that_very_name_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "my$HOME").mkdir()
+    (tmp_path / "~").mkdir()
+    assert config.load(None, ["clips.input=my$HOME"]).clips.input == "my$HOME"
+    assert config.load(None, ["clips.input=~"]).clips.input == str(tmp_path / "home")
+
+
+def test_a_run_writes_over_nothing_of_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "settings.toml").write_text("[run]\nfolder = '.'  # mine\n")
+    settings = config.load("settings.toml")
+    config.check_folder(settings)
+    config.save(settings)
+    assert (tmp_path / "settings.toml").read_text().endswith("# mine\n")
+    (tmp_path / "other" / "videos").mkdir(parents=True)
+    (tmp_path / "home").mkdir()
+    for folder, message in {
+        "other": "holds videos, which no run wrote",
+        "/": "run.folder is /; a run needs a folder of its own, such as /runs/first",
+        "~": "run.folder is .*/home; a run needs a folder of its own",
+    }.items():
+        with pytest.raises(SettingsError, match=message):
+            config.check_folder(config.load(None, [f"run.folder={folder}"]))
+    config.save(config.load(None, ["run.folder=other"]))
+    config.check_folder(config.load(None, ["run.folder=other"]))  # a run's own

@@ -1,11 +1,14 @@
 """The flow goes on with the first stage that is unfinished, and with what follows it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vitascope import config, flow
 from vitascope.config import Settings
+from vitascope.errors import Missing, Mistake
+from vitascope.flow import Mark
 
 STAGES = ["clips", "encode", "data", "train", "generate", "evaluate", "report"]
 
@@ -14,8 +17,8 @@ def settings(folder: Path, *overrides: str) -> Settings:
     return config.load(None, [f"run.folder={folder}", *overrides])
 
 
-def marks(of: Settings) -> dict[str, str]:
-    return {stage: flow.digest(of, stage) for stage in flow.STAGES}
+def marks(of: Settings) -> dict[str, Mark]:
+    return {stage: Mark(flow.digest(of, stage), flow.deciding(of, stage)) for stage in flow.STAGES}
 
 
 @pytest.mark.parametrize(
@@ -41,8 +44,82 @@ def test_captions_of_a_model_are_a_stage_where_they_are_asked_for(tmp_path: Path
     assert flow.unfinished(asked, marks(settings(tmp_path)))[0] == "caption"
 
 
-def test_where_the_work_runs_changes_nothing(tmp_path: Path) -> None:
-    assert flow.unfinished(settings(tmp_path, "cluster.local_cpus=12"), marks(settings(tmp_path))) == []
+EXECUTION = {
+    "clips.catalog",
+    *(f"caption.{key}" for key in ("workers", "clips_per_part", "batch_size", "worker_cpus", "use_gpu")),
+    "caption.in_flight",
+    *("encode.gpus", "encode.nvdec_gpus", "feed.prefetch_packs", "evaluate.cpus"),
+    *(f"train.{key}" for key in ("ranks", "use_gpu", "activation_checkpointing", "max_failures")),
+    *("train.checkpoint_every", "train.checkpoints_kept"),
+    *(f"generate.{key}" for key in ("max_in_flight", "denoise_replicas", "denoise_cpus", "use_gpu")),
+    *(f"generate.{key}" for key in ("text_replicas", "decode_replicas", "idle_s", "traces", "traced_share")),
+}
+"""The settings that say only where and how fast work runs; cluster has no others."""
+
+
+def other(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    if isinstance(value, dict):
+        return value | {"another": 1.0}
+    if isinstance(value, tuple):
+        return (*value, "another")
+    return "another"
+
+
+def every_setting() -> list[str]:
+    own = config.load(None)
+    return [f"{section}.{key}" for section, fields in own for key in type(fields).model_fields]
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("name", every_setting())
+def test_where_and_how_fast_the_work_runs_redoes_nothing_and_all_else_does(name: str, tmp_path: Path) -> None:
+    own = settings(tmp_path, "caption.source=endpoint", "caption.endpoint_model=m")
+    section, key = name.split(".")
+    before = getattr(own, section)
+    changed = own.model_copy(update={section: before.model_copy(update={key: other(getattr(before, key))})})
+    todo = flow.unfinished(changed, marks(own))
+    assert (todo == []) is (section == "cluster" or name in EXECUTION)
+
+
+def test_captions_switched_on_later_begin_at_the_captions(tmp_path: Path) -> None:
+    """Clips are compared whether they have captions or not, so that no other clips are needed."""
+    asked = settings(tmp_path, "caption.source=endpoint", "caption.endpoint_model=m")
+    assert flow.digest(asked, "clips") == flow.digest(settings(tmp_path), "clips")
+
+
+def test_what_has_changed_is_named_with_both_values(tmp_path: Path) -> None:
+    before = settings(tmp_path)
+    now = settings(
+        tmp_path, "clips.fps=12", "clips.filters.motion.min=0.5", "train.ranks=7", "clips.input=in"
+    )
+    assert flow.plan_lines(now, flow.unfinished(now, marks(before)), marks(before)) == [
+        f"to be done again: {', '.join(STAGES)}, because of changed settings:",
+        "  clips.input: not set before, in now",
+        "  clips.fps: 8.0 before, 12.0 now",
+        "  clips.filters.motion.min: 0.002 before, 0.5 now",
+    ]
+    assert flow.changed_before(now, "encode", marks(before))[1] == "clips.fps: 8.0 before, 12.0 now"
+    assert flow.changed_before(now, "clips", marks(before)) == []
+    assert flow.plan_lines(before, [], marks(before)) == []
+    assert flow.plan_lines(now, flow.STAGES, {}) == []  # nothing was made yet
+
+
+def test_what_the_stages_need_of_the_user_is_looked_for_before_any_of_them_starts(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    bare = settings(tmp_path)
+    with pytest.raises(Mistake, match=r"clips\.input is not set, and clips needs it"):
+        flow.check_inputs(bare, STAGES)
+    some = settings(tmp_path, f"clips.input={tmp_path}/in", f"generate.requests={tmp_path}/r.jsonl")
+    with pytest.raises(Missing, match=r"nothing is at .*r\.jsonl; set generate\.requests"):
+        flow.check_inputs(some, STAGES)
+    (tmp_path / "r.jsonl").touch()
+    flow.check_inputs(some, STAGES)
+    flow.check_inputs(bare, ["train"])
 
 
 def test_a_stage_can_be_named_to_begin_with(tmp_path: Path) -> None:

@@ -48,6 +48,8 @@ PLANNERS = [
 # Lower layers first; a module may import from its own layer and from the ones before it.
 LAYERS = [
     [
+        "errors.py",
+        "signals.py",
         "section.py",
         "ledger.py",
         "records.py",
@@ -59,6 +61,7 @@ LAYERS = [
         "clips/filters.py",
         "config.py",
         "flow.py",
+        "files/*",
         "__init__.py",
     ],
     ["cluster/*", "observe/metrics.py", "observe/__init__.py"],

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,11 +11,44 @@ import pyarrow as pa
 import pytest
 
 from vitascope import storage
+from vitascope.errors import Mistake
 
 
 @pytest.fixture(params=["local", "s3", "gs"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path) if request.param == "local" else request.getfixturevalue(request.param)
+
+
+FULL = """
+import os, resource, signal, sys
+from vitascope import storage
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for write in (storage.put, storage.create):
+    try:
+        write(sys.argv[1], bytes(5000))
+    except OSError as error:
+        print(error.errno, error.filename)
+"""
+
+
+def test_a_file_that_the_disk_does_not_take_leaves_nothing_behind(tmp_path: Path) -> None:
+    target = str(tmp_path / "a" / "b.bin")
+    storage.put(target, b"before")
+    command = [sys.executable, "-c", FULL, target]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [f"{errno.EFBIG} {target}"] * 2
+    assert os.listdir(tmp_path / "a") == ["b.bin"]
+    assert storage.read_bytes(target) == b"before"
+
+
+def test_a_folder_is_not_replaced_by_a_file_and_nothing_hidden_is_left(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(IsADirectoryError) as refused:
+        storage.put(str(tmp_path / "taken"), b"x")
+    assert refused.value.filename == str(tmp_path / "taken")
+    assert os.listdir(tmp_path) == ["taken"]
 
 
 def test_put_replaces_and_reads_back(root: str) -> None:
@@ -54,7 +89,9 @@ def test_a_disk_without_hard_links_is_named(
         raise OSError(refusal, os.strerror(refusal))
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(OSError, match=r"no hard links, by which files are committed; .*on another.*commit"):
+    with pytest.raises(
+        Mistake, match=r"commit.*no hard links, by which files are committed; choose a folder on another"
+    ):
         storage.create(str(tmp_path / "commit"), b"1")
     assert list(tmp_path.iterdir()) == []
 

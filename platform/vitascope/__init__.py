@@ -4,6 +4,8 @@
 
 Read in the order the data flows:
 
+    errors      what an error says to the user: mistakes and failures, told from bugs
+    signals     Ctrl-C, and requests to end
     config      compose the stages' settings from one TOML file (section: their base)
     records     frozen value types and table schemas that pass between stages
     storage     one way to read, list and commit files on s3://, gs:// and local paths

@@ -12,16 +12,18 @@ vitascope dashboards <diff|push> --url URL
 import argparse
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFound
 
-from vitascope import config, storage
+from vitascope import config, flow, signals, storage
 from vitascope.config import Settings
 from vitascope.encode.buckets import check_table
-from vitascope.progress import Stopped
+from vitascope.errors import Failed, Mistake, about_disk, sentence
+from vitascope.progress import Stopped, say
 
 STAGES = {
     "clips": "vitascope.clips.pipeline:run",
@@ -47,49 +49,92 @@ _HELP = {
     "generate": "generate a file of requests with the trained model",
     "evaluate": "held-out loss per size and noise level",
     "report": "summary.json and report.html of a finished run",
-    "flow": "on a cluster: all of these as jobs, from the first unfinished one",
+    "flow": "all of these from the first unfinished one; on a cluster as jobs",
     "doctor": "check the settings against the cluster before money is spent",
     "demo": "the whole flow on real video, with a report",
 }
 _FROM_ELSEWHERE = [stage for stage in STAGES if stage != "demo"]
-_TOLD = (
-    ValueError,
-    FileNotFoundError,
-    PermissionError,
-    ConnectionError,
-    BotoCoreError,
-    storage.Unavailable,
-)
-"""What is told in a sentence; other errors are bugs, and show where."""
 FAILED, MISTAKE, STOPPED = 1, 2, 3
-"""Exit statuses beside 0."""
+"""Exit statuses beside 0 and signals.INTERRUPTED."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, FAILED, MISTAKE or STOPPED."""
+    """Runs one command and returns its exit status: 0, FAILED, MISTAKE, STOPPED or INTERRUPTED.
+
+    A user's mistake and what has failed outside are one sentence; any other error is a bug, and raised.
+    """
     options = _parser().parse_args(arguments)
-    try:
-        return int(options.run(options) or 0)
-    except (*_TOLD, Stopped) as error:
-        if isinstance(error, ValueError) and not _is_ours(error):
-            raise
-        print(f"vitascope {options.command}: {error}", file=sys.stderr)
-        return _status(error)
+    with signals.handled():
+        try:
+            return int(options.run(options) or 0)
+        except KeyboardInterrupt as error:
+            return _ended(options.command, str(error) or _AGAIN, signals.INTERRUPTED)
+        except SystemExit as error:
+            if error.code != signal.SIGTERM:
+                raise
+            return _ended(options.command, _AGAIN, STOPPED)
+        except Exception as error:
+            cause = _cause(error)
+            if (status := _status(cause, _named(options))) is None:
+                raise
+            return _ended(options.command, sentence(cause), status)
 
 
-def _status(error: Exception) -> int:
-    """Whether trying again may help: not with a mistake, nor where it was asked to stop."""
+_AGAIN = "stopped; run it again to continue"
+
+
+def _ended(command: str, said: str, status: int) -> int:
+    """Says how a command ended, and ends a local Ray with it, whose own account would follow else."""
+    print(f"vitascope {command}: {said}", file=sys.stderr, flush=True)
+    if "ray" in sys.modules and status in (signals.INTERRUPTED, STOPPED):
+        sys.modules["ray"].shutdown()
+    return status
+
+
+def _cause(error: Exception) -> BaseException:
+    """What was raised first, if it was raised on Ray."""
+    if "ray" not in sys.modules:
+        return error
+    from vitascope.cluster.failures import cause_of
+
+    return cause_of(error)
+
+
+def _status(error: BaseException, named: Iterable[str]) -> int | None:
+    """The exit status that tells whether trying again may help; None of a bug, which shows where it is."""
     if isinstance(error, Stopped):
         return STOPPED
-    away = isinstance(error, ConnectionError | BotoCoreError | storage.Unavailable)
-    return FAILED if away and not isinstance(error, NoCredentialsError | ProfileNotFound) else MISTAKE
+    if isinstance(error, Mistake | NoCredentialsError | ProfileNotFound):
+        return MISTAKE
+    if isinstance(error, Failed | ConnectionError | BotoCoreError | storage.Unavailable) or about_disk(error):
+        return FAILED
+    path = getattr(error, "filename", None) if isinstance(error, OSError) else None
+    theirs = isinstance(path, str) and any(storage.is_within(path, folder) for folder in named)
+    return MISTAKE if theirs else None
+
+
+def _named(options: argparse.Namespace) -> list[str]:
+    """The files and folders that the user named, in the command or in the settings."""
+    words = [getattr(options, name, None) for name in ("settings", "to")]
+    found = [word for word in words if isinstance(word, str)] + list(getattr(options, "files", None) or ())
+    return found + list(getattr(options, "locations", ()))
 
 
 def run_stage(name: str, settings: Settings, **more: Any) -> dict[str, Any]:
-    """Writes the resolved settings into the run's folder, runs one stage and returns its summary."""
+    """Writes the resolved settings into the run's folder, runs and marks a stage, and returns its summary."""
     stage = load_stage(name)
+    config.check_folder(settings)
     config.save(settings)
-    return stage(settings, **more)
+    if name not in flow.STAGES:
+        return stage(settings, **more)
+    if changed := flow.changed_before(settings, name, flow.read_marks(settings)):
+        say(name, "goes on from tables made with other settings; vitascope flow makes them again:")
+        for line in changed:
+            say("", line)
+    flow.begin(settings, name)
+    summary = stage(settings, **more)
+    flow.mark(settings, name)
+    return summary
 
 
 def load_stage(name: str) -> Callable[..., dict[str, Any]]:
@@ -97,14 +142,6 @@ def load_stage(name: str) -> Callable[..., dict[str, Any]]:
     module, _, function = STAGES[name].partition(":")
     entry: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
     return entry
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether our own code raised `error`, to say what the user should change; else it is a bug."""
-    step = error.__traceback__
-    while step is not None and step.tb_next is not None:
-        step = step.tb_next
-    return step is not None and str(step.tb_frame.f_globals.get("__name__")).startswith("vitascope.")
 
 
 def _stage(options: argparse.Namespace) -> int:
@@ -115,6 +152,27 @@ def _stage(options: argparse.Namespace) -> int:
 def _more(options: argparse.Namespace) -> dict[str, str]:
     """What a command takes beside the settings."""
     return {"start": options.start} if getattr(options, "start", None) else {}
+
+
+def _flow(options: argparse.Namespace) -> int:
+    """The flow as jobs on a cluster, or, if none is named, stage after stage on one local Ray."""
+    from vitascope.cluster import local
+    from vitascope.train.job import check_settings
+
+    settings, start = _checked(options), options.start
+    marks = flow.read_marks(settings)
+    todo = flow.unfinished(settings, marks, start)
+    for line in flow.plan_lines(settings, todo, marks):
+        say("flow", line)
+    if "train" in todo and start is None:
+        check_settings(settings)
+    flow.check_inputs(settings, todo)
+    if local.address_of(settings.cluster):
+        run_stage("flow", settings, **_more(options))
+    else:
+        config.check_folder(settings)
+        flow.run(settings, lambda stage: run_stage(stage, settings), start)
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -131,6 +189,9 @@ def _submit(options: argparse.Namespace) -> int:
 
     if options.allow_open:
         options.set.append("cluster.allow_open=true")  # the job is to join that cluster too
+    if options.start and options.stage != "flow":
+        raise Mistake(f"--start is where flow begins, and {options.stage} is one stage; leave it out")
+    flow.check_start(options.start)
     settings = _checked(options)
     client = jobs.client_of(options.address, allow_open=settings.cluster.allow_open)
     words = [word for name, value in _more(options).items() for word in (f"--{name}", value)]
@@ -158,7 +219,7 @@ def _jobs(options: argparse.Namespace) -> int:
     if options.action == "list":
         print("\n".join(jobs.table(client.list_jobs())))
     elif not options.id:
-        raise ValueError(f"vitascope jobs {options.action} takes an id; `vitascope jobs list` names them")
+        raise Mistake(f"vitascope jobs {options.action} takes an id; `vitascope jobs list` names them")
     elif options.action == "logs":
         return _follow(client, options.id)
     else:
@@ -172,8 +233,11 @@ def _cluster(options: argparse.Namespace) -> int:
 
     if options.action == "render":
         if not options.to or len(options.files) != 1:
-            raise ValueError("vitascope cluster render takes one file of choices, and --to FOLDER")
-        print("\n".join(manifests.render(choices.load(options.files[0]), options.to)))
+            raise Mistake("vitascope cluster render takes one file of choices, and --to FOLDER")
+        chosen = choices.load(options.files[0])
+        print("\n".join(manifests.render(chosen, options.to)))
+        for note in manifests.notes(chosen):
+            print(f"note: {note}", file=sys.stderr)
         return 0
     problems = validate.validate(options.files)
     print("\n".join(map(str, problems)) or f"{len(options.files)} files are valid")
@@ -222,7 +286,12 @@ def _settings(options: argparse.Namespace) -> Settings:
     """The settings, the same for every command: their locations shape ids, and workers have other folders."""
     demo = options.command == "demo" and not options.settings
     file = config.default_config("demo") if demo else options.settings
-    return config.absolute(config.load(file, options.set))
+    settings = config.absolute(config.load(file, options.set))
+    if getattr(options, "videos", None):
+        own_folder = not any(override.startswith("run.folder=") for override in options.set)
+        settings = config.with_videos(settings, options.videos, own_folder=own_folder)
+    options.locations = list(config.locations(settings).values())
+    return settings
 
 
 def _checked(options: argparse.Namespace) -> Settings:
@@ -238,10 +307,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in _HELP.items():
-        command = _command(commands, name, text, _doctor if name == "doctor" else _stage)
+        command = _command(commands, name, text, {"doctor": _doctor, "flow": _flow}.get(name, _stage))
         _takes_settings(command)
         if name == "flow":
             _takes_start(command)
+        if name == "demo":
+            command.add_argument("--videos", metavar="PLACE", help="your own instead, in runs/own-<name>")
     command = _command(commands, "config", "check the settings and print them resolved", _config)
     _takes_settings(command)
     command.add_argument("--schema", action="store_true", help="print the JSON schema of the file instead")

@@ -6,31 +6,37 @@ Everything is validated before anything starts: unknown keys, wrong types, and s
 contradict another's.
 """
 
+import codecs
 import json
+import os
+import re
 import tomllib
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from typing import Annotated, Any, cast
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 
 from vitascope import storage
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips.settings import ClipsSettings
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.encode.settings import EncodeSettings
+from vitascope.errors import Mistake
 from vitascope.evaluate.settings import EvaluateSettings
 from vitascope.feed.settings import FeedSettings
+from vitascope.files import packaged
 from vitascope.generate.settings import GenerateSettings
 from vitascope.model.settings import ModelSettings
-from vitascope.section import Section, unknown_key
+from vitascope.section import Location, Section, is_location, unknown_key
 from vitascope.train.settings import TrainSettings
 
 
 class RunSettings(Section):
     """One run of the flow, and where it lives."""
 
-    folder: str = Field(
+    folder: Location = Field(
         "runs/default", description="Local folder, s3:// or gs:// prefix of everything the run writes."
     )
     seed: int = Field(0, ge=0, description="Seed of the plan, the noise and the initial weights.")
@@ -66,7 +72,7 @@ class Settings(Section):
         return storage.join(storage.absolute(self.run.folder), *parts)
 
 
-class SettingsError(ValueError):
+class SettingsError(Mistake):
     """The settings cannot be used; the text lists every mistake, one a line."""
 
 
@@ -80,7 +86,7 @@ def load(source: str | None, overrides: list[str] | None = None) -> Settings:
     Raises:
         SettingsError: naming each wrong key or value and what was expected.
     """
-    document = _read(source) if source else {}
+    document = read_toml(source) if source else {}
     for override in overrides or []:
         _apply(document, override)
     try:
@@ -95,13 +101,37 @@ def load(source: str | None, overrides: list[str] | None = None) -> Settings:
     return settings
 
 
-def _read(source: str) -> dict[str, Any]:
+def read_toml(source: str) -> dict[str, Any]:
+    """The document of a TOML file, local or remote, with or without a byte order mark.
+
+    Raises:
+        SettingsError: no such file, or it is not TOML.
+    """
     try:
-        return tomllib.loads(storage.read_bytes(source).decode())
+        return tomllib.loads(_text(storage.read_bytes(source)))
     except FileNotFoundError:
         raise SettingsError(f"no settings file at {source}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{source} is not valid TOML: {error}") from None
+    except IsADirectoryError:
+        raise SettingsError(f"{source} is a folder; name a TOML file") from None
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{source} is not valid TOML: {_why(error)}") from None
+
+
+def _text(content: bytes) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is UTF-16 text; save it as UTF-8")
+    return content.decode("utf-8-sig")
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with TOML, also where Python's parser gives up on its size."""
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply"
+    return (
+        "it holds a number of thousands of digits"
+        if "integer string conversion" in str(error)
+        else str(error)
+    )
 
 
 def _apply(document: dict[str, Any], override: str) -> None:
@@ -115,7 +145,10 @@ def _apply(document: dict[str, Any], override: str) -> None:
         document = document.setdefault(part, {})
         if not isinstance(document, dict):
             raise SettingsError(f"--set {override}: {part} has a value, and no keys")
-    document[key] = _value(text.strip())
+    try:
+        document[key] = _value(text.strip())
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"--set {section}.{key}: {_why(error)}") from None
 
 
 def _value(text: str) -> Any:
@@ -132,27 +165,49 @@ def _explain(error: Any) -> str:
         return message
     if message.startswith("unknown key"):
         return f"[{where}] {message}"
-    return f"{where}: {message}, got {error['input']!r}"
+    return f"{where}: {message}, got {_shown(error['input'])}"
 
 
-_LOCATIONS = {
-    "run": ("folder",),
-    "clips": ("input", "captions", "catalog", "duplicates_model"),
-    "caption": ("folder", "endpoint"),
-    "generate": ("requests", "model"),
-}
+def _shown(value: Any) -> str:
+    """A value as an error repeats it: not whole if it is long, and without credentials."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
+    text = re.sub(r"://[^/@]*@", "://…@", text)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]} … ({len(text)} characters)"
 
 
-def _locations(settings: Settings) -> dict[str, str | None]:
-    names = ((section, key) for section, keys in _LOCATIONS.items() for key in keys)
-    media = {f"generate.media_from[{i}]": place for i, place in enumerate(settings.generate.media_from)}
-    return {f"{section}.{key}": getattr(getattr(settings, section), key) for section, key in names} | media
+_LONGEST_SHOWN = 200
+
+
+def location_keys() -> Iterator[tuple[str, str]]:
+    """The section and key of every setting that is a Location."""
+    for section, field in Settings.model_fields.items():
+        fields = cast(type[Section], field.annotation).model_fields
+        yield from ((section, key) for key, about in fields.items() if is_location(_annotation(about)))
+
+
+def _annotation(field: FieldInfo) -> Any:
+    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+
+
+def locations(settings: Settings) -> dict[str, str]:
+    """The files, folders and addresses that the settings name, by their keys."""
+    found = {"caption.endpoint": settings.caption.endpoint}
+    for section, key in location_keys():
+        value = getattr(getattr(settings, section), key)
+        many = (
+            {f"{section}.{key}[{i}]": one for i, one in enumerate(value)} if isinstance(value, tuple) else {}
+        )
+        found |= many if isinstance(value, tuple) else {f"{section}.{key}": value} if value else {}
+    return found
 
 
 def _refuse_credentials(settings: Settings) -> None:
     """Settings are saved with the run and shown in reports."""
-    for name, location in _locations(settings).items():
-        if location and "@" in location.partition("://")[2].partition("/")[0]:
+    for name, location in locations(settings).items():
+        if "@" in location.partition("://")[2].partition("/")[0]:
             raise SettingsError(
                 f"{name} holds credentials before the @; leave them out, and set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, a profile, or Google's default credentials, where the work is done"
@@ -161,19 +216,61 @@ def _refuse_credentials(settings: Settings) -> None:
 
 def absolute(settings: Settings) -> Settings:
     """The settings with absolute locations, which mean the same wherever they are read."""
-    changed = {}
-    for section, keys in _LOCATIONS.items():
-        values = {key: getattr(getattr(settings, section), key) for key in keys}
-        located = {key: storage.absolute(value) for key, value in values.items() if value}
-        changed[section] = getattr(settings, section).model_copy(update=located)
-    media = tuple(map(storage.absolute, settings.generate.media_from))
-    changed["generate"] = changed["generate"].model_copy(update={"media_from": media})
+    changed: dict[str, Section] = {}
+    for section, key in location_keys():
+        own = changed.get(section, getattr(settings, section))
+        value = getattr(own, key)
+        whole = (
+            tuple(map(storage.absolute, value))
+            if isinstance(value, tuple)
+            else value and storage.absolute(value)
+        )
+        changed[section] = own.model_copy(update={key: whole})
     return settings.model_copy(update=changed)
+
+
+def with_videos(settings: Settings, videos: str, *, own_folder: bool) -> Settings:
+    """The settings with other input, literally as it is named; `own_folder`: for a run named after it."""
+    place = storage.absolute(videos)
+    changed: dict[str, Section] = {"clips": settings.clips.model_copy(update={"input": place})}
+    if own_folder:
+        name = place.rstrip("/").rpartition("/")[2] or "videos"
+        changed["run"] = settings.run.model_copy(update={"folder": storage.absolute(f"runs/own-{name}")})
+    return settings.model_copy(update=changed)
+
+
+RESOLVED = "settings.resolved.toml"
+"""The file in the run's folder with the settings as they were used; no file of the user's has this name."""
+_MARKS = (RESOLVED, "summaries", "flow")
+_WRITTEN = (
+    *("videos", "clips", "captions", "catalog", "latents", "train", "model", "outputs", "evaluate"),
+    *("report.html", "data.html", "summary.json"),
+)
+
+
+def check_folder(settings: Settings) -> None:
+    """Refuses a run's folder in which a run would write over what is not its own.
+
+    Raises:
+        SettingsError: it is the root of the disk, the home folder, or has such files, which no run wrote.
+    """
+    folder = storage.absolute(settings.run.folder)
+    if not storage.is_remote(folder) and folder in ("/", os.path.expanduser("~")):
+        own = storage.join(folder, "runs", "first")
+        raise SettingsError(f"run.folder is {folder}; a run needs a folder of its own, such as {own}")
+    files, folders = storage.level(folder)
+    there = {place.rstrip("/").rpartition("/")[2] for place in (*(file.uri for file in files), *folders)}
+    foreign = [name for name in _WRITTEN if name in there]
+    if foreign and there.isdisjoint(_MARKS):
+        raise SettingsError(
+            f"run.folder {folder} holds {', '.join(foreign)}, which no run wrote, and a run would write "
+            "there; name another folder"
+        )
 
 
 def save(settings: Settings) -> str:
     """Commits the resolved settings to the run's folder and returns the location."""
-    location = settings.path("settings.toml")
+    location = settings.path(RESOLVED)
     storage.put(location, to_toml(settings).encode())
     return location
 
@@ -189,5 +286,5 @@ def schema() -> str:
 
 
 def default_config(name: str) -> str:
-    """The location of one of the ready configurations under jobs/configs."""
-    return str(Path(__file__).resolve().parents[2] / "jobs" / "configs" / f"{name}.toml")
+    """The location of one of the ready configurations."""
+    return str(packaged("configs", f"{name}.toml"))

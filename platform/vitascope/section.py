@@ -1,9 +1,11 @@
 """Base of every settings section, with helpful errors."""
 
 import difflib
-from typing import Any
+import os
+import re
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 
 class Section(BaseModel):
@@ -22,7 +24,16 @@ class Section(BaseModel):
             for key in data:
                 if key not in cls.model_fields:
                     raise ValueError(unknown_key(str(key), list(cls.model_fields)))
+            if large := [key for key, value in data.items() if _exceeds_64_bits(value)]:
+                raise ValueError(f"{large[0]} is a number of more than 64 bits; make it smaller")
         return data
+
+
+def _exceeds_64_bits(value: Any) -> bool:
+    """TOML's whole numbers have 64 bits; Python's have no end, and long ones cannot even be printed."""
+    if isinstance(value, list | tuple):
+        return any(map(_exceeds_64_bits, value))
+    return isinstance(value, int) and not -(2**63) <= value < 2**63
 
 
 def unknown_key(key: str, known: list[str]) -> str:
@@ -30,3 +41,61 @@ def unknown_key(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
     return f"unknown key {key!r}; {hint}"
+
+
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})")
+_LOCATION = "location"
+
+
+def located(place: str) -> str:
+    """A location with `~`, `~name`, `$NAME` and `${NAME}` replaced as a shell does it.
+
+    An existing local file or folder of exactly that name is taken as it is.
+
+    Raises:
+        ValueError: it is empty, or names a user or a variable that is not known here.
+    """
+    if not place.strip():
+        raise ValueError("is empty; name a file or folder, or leave the key out")
+    home = place.partition("/")[0] == "~"
+    if not home and os.path.lexists(place):
+        return place
+    return _with_home(_VARIABLE.sub(_value_of, place))
+
+
+def _value_of(variable: re.Match[str]) -> str:
+    name = variable[1] or variable[2]
+    if not os.environ.get(name):
+        raise ValueError(f"names {variable[0]}, and the environment has no {name}; set it, or write it out")
+    return os.environ[name]
+
+
+def _with_home(place: str) -> str:
+    if not place.startswith("~"):
+        return place
+    whole = os.path.expanduser(place)
+    if whole.startswith("~"):
+        user = place.partition("/")[0]
+        raise ValueError(f"begins with {user}, and that home folder is not known here; write it out")
+    return whole
+
+
+Location = Annotated[str, AfterValidator(located), _LOCATION]
+"""A local path, or a URI of a store: what settings name files and folders by."""
+
+_T = TypeVar("_T")
+_EXECUTION = "execution"
+Execution = Annotated[_T, _EXECUTION]
+"""A setting that says only where and how fast work runs: another value makes the same results."""
+
+
+def decides(section: type[Section]) -> set[str]:
+    """The fields of a section that decide what is made; the others are Execution."""
+    return {name for name, field in section.model_fields.items() if _EXECUTION not in field.metadata}
+
+
+def is_location(annotation: Any) -> bool:
+    """Whether a field of this type holds a Location, or several."""
+    return annotation is not None and (
+        _LOCATION in getattr(annotation, "__metadata__", ()) or any(map(is_location, get_args(annotation)))
+    )

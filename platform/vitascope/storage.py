@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from vitascope.errors import Missing, Mistake
 from vitascope.stores.patience import Unavailable as Unavailable
 
 # Those with an atomic put that can be made to fail where something is there already.
@@ -83,11 +84,11 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     scheme, path = uri.split("://", 1)
     if scheme not in OBJECT_STORES:
         known = " or ".join(f"{s}://" for s in OBJECT_STORES)
-        raise ValueError(f"{uri} is on a store that Vitascope does not know; use a local path, {known}")
+        raise Mistake(f"{uri} is on a store that Vitascope does not know; use a local path, {known}")
     try:
         return importlib.import_module(f"vitascope.stores.{scheme}").connect(), path.rstrip("/")
     except ImportError as error:
-        raise ValueError(f"{scheme}:// needs a package; pip install 'vitascope[gcp]' ({error})") from error
+        raise Mistake(f"{scheme}:// needs a package; pip install 'vitascope[gcp]' ({error})") from error
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -215,8 +216,8 @@ def put(uri: str, content: bytes) -> None:
     if is_remote(uri):
         fs.pipe_file(path, content)
         return
-    temporary = _write_beside(path, content)
-    os.replace(temporary, path)
+    with _written_beside(path, content) as temporary:
+        os.replace(temporary, path)
 
 
 def create(uri: str, content: bytes) -> bool:
@@ -229,28 +230,36 @@ def create(uri: str, content: bytes) -> bool:
     fs, path = filesystem(uri)
     if is_remote(uri):
         return bool(fs.create(path, content, uuid.uuid4().hex))
-    temporary = _write_beside(path, content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-            what = "this disk makes no hard links, by which files are committed; choose a folder on another"
-            raise OSError(error.errno, what, path) from error
-        raise
-    finally:
-        os.unlink(temporary)
+    with _written_beside(path, content) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                what = (
+                    "this disk makes no hard links, by which files are committed; choose a folder on another"
+                )
+                raise Mistake(f"{path}: {what}") from error
+            raise
     return True
 
 
-def _write_beside(path: str, content: bytes) -> str:
-    """Writes `content` to a hidden file beside `path`, so that it can be renamed within one disk."""
+@contextmanager
+def _written_beside(path: str, content: bytes) -> Iterator[str]:
+    """A hidden file with `content` beside `path`, to be renamed within one disk; it goes in any case."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
-    Path(temporary).write_bytes(content)
-    return temporary
+    try:
+        Path(temporary).write_bytes(content)
+        yield temporary
+    except OSError as error:
+        error.filename, error.filename2 = path, None  # not the hidden one
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # it was renamed
+            os.unlink(temporary)
 
 
 def delete(uri: str) -> None:
@@ -337,7 +346,7 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """
     files = [uri] if is_parquet(uri) else [file for file in list_files(uri) if is_parquet(file)]
     if not files:
-        raise FileNotFoundError(f"no Parquet file under {uri}; has the stage that writes it been run?")
+        raise Missing(f"no Parquet file under {uri}; has the stage that writes it been run?")
     return pa.concat_tables(_read_parquet(file, columns) for file in files)
 
 
@@ -354,7 +363,7 @@ def _damage_told(uri: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError, Unavailable):
         raise
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(
+        raise Mistake(
             f"{uri} is no whole Parquet file ({error}); where a stage wrote it, delete it and run that again"
         ) from None
 
@@ -364,7 +373,7 @@ def _read_parquet(uri: str, columns: list[str] | None) -> pa.Table:
     with _damage_told(uri), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
         there = file.schema_arrow.names
         if missing := [name for name in columns or () if name not in there]:
-            raise ValueError(
+            raise Mistake(
                 f"{uri} has no column {missing[0]!r}; where an earlier release wrote it, run the stage that "
                 f"writes it again. It has {', '.join(there)}"
             )

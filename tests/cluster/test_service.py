@@ -9,6 +9,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from cluster.conftest import BIN, Head
 from hosts.namespaces import needs_hosts, wait_until
+from processes import ended
 from synthetic import tiny_card
 from vitascope import config
 from vitascope.generate.service import Arguments, app
@@ -30,8 +31,8 @@ print(json.dumps(answers))
 """
 
 SCRAPE = """
-import json, urllib.request
-pages = json.load(open("/tmp/ray/prom_metrics_service_discovery.json"))[0]["targets"]
+import json, os, urllib.request
+pages = json.load(open(os.environ["RAY_TMPDIR"] + "/ray/prom_metrics_service_discovery.json"))[0]["targets"]
 texts = [urllib.request.urlopen(f"http://{page}/metrics", timeout=10).read().decode() for page in pages]
 lines = [l for text in texts for l in text.splitlines() if l.startswith("ray_vitascope_requests_total")]
 print(json.dumps([line.split("outcome=")[1].split(",")[0].strip('}"') for line in lines]))
@@ -68,7 +69,7 @@ def test_a_video_for_who_shows_the_token(head: Head, run: Path) -> None:
     (run / "serve.yaml").write_text(yaml.dump({"applications": [application], "tracing_config": traced}))
     served = head.host.popen([str(BIN / "serve"), "run", "--address", "auto", str(run / "serve.yaml")])
     status = [str(BIN / "serve"), "status"]
-    wait_until(lambda: "status: RUNNING" in head.host.run(status).stdout, 180, "the app")
+    wait_until(lambda: "status: RUNNING" in head.host.run(status).stdout, 400, "the app")
     good = json.dumps({"custom_id": "a/1", "prompt": "a cat", "width": 64, "height": 48, "seconds": 1})
     bad = json.dumps({"custom_id": "b", "prompt": "a cat", "width": 64, "height": 48, "secnds": 1})
     asked = [
@@ -87,9 +88,9 @@ def test_a_video_for_who_shows_the_token(head: Head, run: Path) -> None:
     assert Path(sidecar["uri"]).stat().st_size > 500
     assert [path.suffix for path in sorted((run / "outputs" / "service").iterdir())] == [".json", ".mp4"]
     counted = lambda: set(json.loads(head.python("-c", SCRAPE)))  # noqa: E731
-    wait_until(lambda: counted() == {"ok", "invalid_request"}, 60, "requests in the metrics")
-    spans = "".join(path.read_text() for path in head.folder.rglob("serve/spans/*"))
+    wait_until(lambda: counted() == {"ok", "invalid_request"}, 240, "requests in the metrics")
+    spans = "".join(path.read_text() for path in head.temporary.rglob("serve/spans/*"))
     for name in ("Service", "Generate", "TextEncode", "Denoise", "DecodeWrite"):
         assert f'"name": "replica_handle_request {name}' in spans
-    served.terminate()
+    ended(served)
     served.wait(60)

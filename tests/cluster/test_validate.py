@@ -247,6 +247,11 @@ MISTAKES: dict[str, dict[str, tuple[str, Any, str]]] = {
     },
     "kuberay/networkpolicy.yaml": {
         "everyone in": ("spec/ingress", [{"ports": [{"port": 8265}]}], "lets everyone in"),
+        "a label of anyone": (
+            "spec/ingress",
+            [{"from": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"a": "b"}}}]}],
+            "which anyone can give to a pod of theirs; name the namespace",
+        ),
     },
 }
 

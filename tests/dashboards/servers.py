@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
+
+from processes import ended
 
 REPO = Path(__file__).resolve().parents[2]
 DASHBOARDS = REPO / "dashboards"
@@ -49,7 +50,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
     """Returns once `condition` holds; fails the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -106,8 +107,7 @@ def prometheus(folder: Path, discovery: Path | None = None) -> Iterator[Promethe
         wait_for(running.is_up, f"Prometheus; see {folder / 'prometheus.log'}")
         yield running
     finally:
-        server.terminate()
-        server.wait(20)
+        ended(server)
 
 
 @dataclass(frozen=True)
@@ -151,24 +151,10 @@ def cluster(folder: Path) -> Iterator[Cluster]:
         wait_for(lambda: _n_targets(started.discovery) >= 3, f"its metrics; see {folder / 'ray.log'}")
         yield started
     finally:
-        _end(head)
+        ended(head)
 
 
 def _n_targets(discovery: Path) -> int:
     with suppress(OSError, ValueError):
         return sum(len(group["targets"]) for group in json.loads(discovery.read_text()))
     return 0
-
-
-def _end(head: subprocess.Popen) -> None:
-    """Ends the head and whatever it has started."""
-    with suppress(psutil.NoSuchProcess):
-        family = psutil.Process(head.pid).children(recursive=True)
-        head.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            head.wait(20)
-        for process in family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-    head.kill()
-    head.wait(20)

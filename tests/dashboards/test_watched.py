@@ -71,7 +71,7 @@ def watched() -> Iterator[Values]:
         subprocess.run([sys.executable, drive.__file__, name], env=environment, check=True)
         summary = storage.read_json(f"{name}/run/summaries/generate.json")
         assert summary["outputs"] == drive.N_OUTPUTS
-        time.sleep(3)
+        time.sleep(10)  # Ray's pages have news every 5 s, here
         ended = time.time()
         yield lambda text: [v for v in running.values(text, started, ended) if math.isfinite(v)]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vitascope import config, storage
+from vitascope import cli, config, storage
 from vitascope.config import Settings
 from vitascope.demo import flow, inputs
 
@@ -37,16 +37,16 @@ def test_the_demos_media_lie_in_the_runs_folder_wherever_that_is(
         f"input/{inputs.BROKEN}",
         "media/still.png",
         "requests.jsonl",
-        "settings.toml",
+        "settings.resolved.toml",
     }
     assert {settings.clips.input for settings in given} == {str(run / "input")}
-    assert config.load(str(run / "settings.toml")) == given[-1]
+    assert config.load(str(run / "settings.resolved.toml")) == given[-1]
 
 
 def test_saved_settings_make_the_same_demo_again(given: list[Settings], tmp_path: Path) -> None:
     flow.run(demo(f"run.folder={tmp_path}"))
     (tmp_path / "input" / inputs.BROKEN).unlink()
-    flow.run(config.load(str(tmp_path / "settings.toml")))
+    flow.run(config.load(str(tmp_path / "settings.resolved.toml")))
     assert (tmp_path / "input" / inputs.BROKEN).exists()
     assert given[0].clips == given[-1].clips
 
@@ -68,27 +68,48 @@ def test_of_the_users_videos_some_are_held_out() -> None:
     assert demo().clips.input is None
 
 
-@pytest.mark.parametrize(
-    ("videos", "expected"),
-    [
-        (None, ["demo"]),
-        ("mine", ["demo", "--set", "clips.input=mine", "--set", "run.folder=runs/own-mine"]),
-        (
-            "s3://b/my cats/",
-            ["demo", "--set", "clips.input=s3://b/my cats/", "--set", "run.folder=runs/own-my cats"],
-        ),
-    ],
-)
-def test_make_gives_the_users_videos_a_run_of_their_own(
-    videos: str | None, expected: list[str], tmp_path: Path
+NAMES = [
+    "mine",
+    "s3://b/my cats/",
+    "a$b $HOME ${X} $(BIN) $$",
+    'it\'s "quoted"',
+    "#1",
+    "-x",
+    "a;b&c|d*",
+    "`date`",
+]
+
+
+@pytest.mark.parametrize("videos", [None, *NAMES])
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_make_takes_the_users_videos_literally(
+    videos: str | None, *, by_environment: bool, tmp_path: Path
 ) -> None:
+    expected = ["demo", *([f"--videos={videos}"] if videos else [])]
     (tmp_path / "vitascope").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
     (tmp_path / "vitascope").chmod(0o755)
-    arguments = [f"BIN={tmp_path}", *([f"VIDEOS={videos}"] if videos else [])]
+    arguments = [f"BIN={tmp_path}", *([f"VIDEOS={videos}"] if videos and not by_environment else [])]
     command = ["make", "--silent", "--old-file", ".venv/.done", "demo", *arguments]
     # The tests may be run by a make that has arguments of its own.
     env = {
         name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "ARGS"))
     }
+    env |= {"VIDEOS": videos} if videos and by_environment else {}
     done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("videos", "name"), [("in/my cats/", "my cats"), ("a$HOME", "a$HOME"), ("s3://b/x", "x")]
+)
+def test_the_users_videos_get_a_run_of_their_own(
+    videos: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[Settings] = []
+    monkeypatch.setattr(cli, "load_stage", lambda _: seen.append)
+    assert cli.main(["demo", f"--videos={videos}"]) == 0
+    assert cli.main(["demo", f"--videos={videos}", "--set", "run.folder=other"]) == 0
+    assert {own.clips.input for own in seen} == {storage.absolute(videos)}
+    folders = [own.run.folder for own in seen]
+    assert folders == [str(tmp_path / "runs" / f"own-{name}"), str(tmp_path / "other")]

@@ -56,7 +56,7 @@ def moved(settings: Settings, folder: str) -> Settings:
 def command(settings: Settings, stage: str) -> list[str]:
     """What a user starts a stage with."""
     config.save(settings)
-    return [VITASCOPE, stage, settings.path("settings.toml")]
+    return [VITASCOPE, stage, settings.path(config.RESOLVED)]
 
 
 def start(settings: Settings, stage: str, **environment: str) -> subprocess.Popen:

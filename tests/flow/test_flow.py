@@ -170,7 +170,13 @@ def flow(
 def test_everything_is_in_the_bucket_and_nothing_beside_it(flow: Flow) -> None:
     latents = latents_folder(flow.settings).removeprefix(flow.path() + "/")
     expected = [
-        *("settings.toml", "summary.json", "report.html", "videos/videos.parquet", "clips/clips.parquet"),
+        *(
+            "settings.resolved.toml",
+            "summary.json",
+            "report.html",
+            "videos/videos.parquet",
+            "clips/clips.parquet",
+        ),
         *(f"{latents}/{name}" for name in ("index.parquet", "encode.json", "shard-000000.parquet")),
         *(f"{NEWEST}/state-0000{rank}-of-00002.safetensors" for rank in (0, 1)),
         *("model/model.json", "model/model.safetensors", "evaluate/losses.json"),

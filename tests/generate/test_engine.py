@@ -41,7 +41,7 @@ class Recorder:
         self.velocity: Callable[[Pack], torch.Tensor] = lambda pack: torch.zeros_like(pack.tokens)
 
     def __call__(self, pack: Pack) -> torch.Tensor:
-        self.gate.wait(10)
+        self.gate.wait(120)
         self.passes.append(pack.n_segments)
         return self.velocity(pack)
 
@@ -95,7 +95,7 @@ def test_a_finished_one_leaves_and_a_waiting_one_joins(
     late = denoiser.submit(work_of(steps=1, guidance=4, width=96))  # 108: fits when the first has left
     recorder.gate.set()
     for future in (first, long, late):
-        assert future.result(10).load.n_passes == 0
+        assert future.result(120).load.n_passes == 0
     assert recorder.passes == [1, 3, 4, 2, 2]
 
 
@@ -117,9 +117,9 @@ def test_a_result_that_is_not_finite_fails_alone(
     recorder.velocity = velocity
     futures = denoiser.submit(poisoned), denoiser.submit(work_of(steps=3, guidance=1))
     with pytest.raises(Rejected, match="not finite") as failed:
-        futures[0].result(10)
+        futures[0].result(120)
     assert failed.value.reason == Reason.GENERATION_FAILED
-    assert futures[1].result(10).is_finite()
+    assert futures[1].result(120).is_finite()
 
 
 def test_a_pass_that_raises_fails_its_requests_and_the_next_one_goes_on(
@@ -130,9 +130,9 @@ def test_a_pass_that_raises_fails_its_requests_and_the_next_one_goes_on(
 
     working, recorder.velocity = recorder.velocity, velocity
     with pytest.raises(Rejected, match="MemoryError: no room"):
-        denoiser.submit(work_of()).result(10)
+        denoiser.submit(work_of()).result(120)
     recorder.velocity = working
-    assert denoiser.submit(work_of()).result(10).is_finite()
+    assert denoiser.submit(work_of()).result(120).is_finite()
 
 
 def test_closing_tells_those_who_wait(recorder: Recorder, work_of: Callable[..., Work]) -> None:

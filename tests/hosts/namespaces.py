@@ -166,7 +166,7 @@ class Host:
         own = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", *NAMESPACES]
         script = ["bash", "-c", BOOT, "boot", name, str(folder), str(shm_bytes)]
         self._init = Command([*kept, *own], script, folder / "boot", start_new_session=True)
-        wait_until(lambda: self._init.poll() is not None or bool(self._init.out.read_text()), 10, "boot")
+        wait_until(lambda: self._init.poll() is not None or bool(self._init.out.read_text()), 120, "boot")
         if self._init.poll() is not None:
             raise RuntimeError(f"host {name} did not boot: {self._init.said()}")
 
@@ -200,4 +200,4 @@ class Host:
     def kill(self) -> None:
         """Ends the host at once, and with it every process on it."""
         self._init.kill()
-        self._init.wait(10)
+        self._init.wait()

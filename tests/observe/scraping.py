@@ -11,14 +11,14 @@ Values = dict[tuple[str, ...], float]
 
 
 def scrape(run: str, expected: Values) -> Values:
-    """A run's values on the node's metrics page, once the expected are among them, or a minute on."""
+    """A run's values on the node's metrics page, once the expected are among them, or some minutes on."""
     node = ray.nodes()[0]
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     found: Values = {}
     while not expected.items() <= found.items() and time.monotonic() < deadline:
         time.sleep(1)
-        page = urllib.request.urlopen(url, timeout=10).read().decode()
+        page = urllib.request.urlopen(url, timeout=60).read().decode()
         found = {_key(line): float(line.rpartition(" ")[2]) for line in _lines(page, run)}
     return found
 

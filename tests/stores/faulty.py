@@ -61,12 +61,12 @@ class FaultyProxy:
         thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         thread.start()
         try:
-            self.port = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+            self.port = asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(120)
             yield self
         finally:
-            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(120)
             self._loop.call_soon_threadsafe(self._loop.stop)
-            thread.join(10)
+            thread.join()
             self._loop.close()
 
     async def _listen(self) -> int:

@@ -125,7 +125,7 @@ def test_patience_ends(fault: str, proxy: FaultyProxy, s3: str, monkeypatch: pyt
         begun = time.monotonic()
         with pytest.raises(Unavailable, match=f"{what} failed [0-9]+ times in [0-9]+ s"):
             call()
-        assert time.monotonic() - begun < 15
+        assert time.monotonic() - begun < 120  # by default it is patient for 300 s
 
 
 def test_it_is_said_once_that_a_store_fails_though_many_requests_do(

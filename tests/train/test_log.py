@@ -62,7 +62,7 @@ def test_it_can_be_read_while_it_is_written(folder: str) -> None:
         for step in range(1, 61):
             write(steps, range(step, step + 1), "first")
             steps.flush()
-        watching.result(timeout=30)
+        watching.result(timeout=300)
     assert seen == sorted(seen)
 
 

@@ -70,7 +70,7 @@ def test_running_again_trains_nothing_twice(undisturbed: tuple[Settings, dict]) 
 def test_other_settings_do_not_go_on_from_a_checkpoint(undisturbed: tuple[Settings, dict]) -> None:
     settings, _ = undisturbed
     other = settings.model_copy(update={"run": settings.run.model_copy(update={"seed": 99})})
-    with pytest.raises(ValueError, match="seed: checkpoint 0, settings 99"):
+    with pytest.raises(ValueError, match=r"run\.seed: 0 before, 99 now"):
         trainer.run(other)
 
 

@@ -1,5 +1,6 @@
 """The stage, on Ray Data."""
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -15,9 +16,10 @@ from vitascope.caption.frames import pictures
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips import letterbox
 from vitascope.clips.decode import SOURCE
-from vitascope.cluster.local import check_room, connect
+from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
@@ -70,7 +72,13 @@ def run(settings: Settings) -> dict[str, Any]:
     started = time.monotonic()
     caption = settings.caption
     if caption.source == "off":
-        raise ValueError('caption.source is off; set it to "folder" or "endpoint", or leave this stage out')
+        raise Mistake('caption.source is off; set it to "folder" or "endpoint", or leave this stage out')
+    if (
+        caption.source == "folder"
+        and not address_of(settings.cluster)
+        and not os.path.isdir(str(caption.folder))
+    ):
+        raise answers.Unusable(f"caption.folder {caption.folder} is no folder on this machine; set it")
     folder = settings.path("captions")
     clips = answers.wanted(storage.rows(settings.path("clips"), _COLUMNS), caption)
     todo = answers.still_to_ask(clips, answers.read(folder, caption), list(caption.prompts))

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vitascope.section import Section
+from vitascope.section import Execution, Location, Section
 
 _Value = str | int | float | bool
 
@@ -33,16 +33,20 @@ class CaptionSettings(Section):
         r"|^\W*(i|we) can(no|'|’)?t\b",
         description="Regular expression of answers that are no captions; empty takes every answer.",
     )
-    workers: int = Field(1, ge=1, description="Most processes that ask, on the whole cluster.")
-    clips_per_part: int = Field(
+    workers: Execution[int] = Field(1, ge=1, description="Most processes that ask, on the whole cluster.")
+    clips_per_part: Execution[int] = Field(
         64, ge=1, le=4096, description="Clips committed together: what is asked again after a kill, a worker."
     )
-    folder: str | None = Field(
+    folder: Location | None = Field(
         None, description="Of the model: weights, config and processor, as transformers saves them."
     )
-    batch_size: int = Field(8, ge=1, description="Clips that the model in a folder describes at once.")
-    worker_cpus: int = Field(2, ge=1, description="CPUs of each process with the model of a folder.")
-    use_gpu: bool = Field(False, description="Give each of them a GPU.")
+    batch_size: Execution[int] = Field(
+        8, ge=1, description="Clips that the model in a folder describes at once."
+    )
+    worker_cpus: Execution[int] = Field(
+        2, ge=1, description="CPUs of each process with the model of a folder."
+    )
+    use_gpu: Execution[bool] = Field(False, description="Give each of them a GPU.")
     endpoint: str = Field(
         "https://api.openai.com/v1",
         pattern=r"^https?://[^@]+$",
@@ -56,7 +60,7 @@ class CaptionSettings(Section):
     max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="What the endpoint calls the longest answer; OpenAI's newer models differ."
     )
-    in_flight: int = Field(16, ge=1, description="Requests a process has in flight.")
+    in_flight: Execution[int] = Field(16, ge=1, description="Requests a process has in flight.")
     timeout_s: float = Field(120.0, gt=0, description="Longest wait for an answer to one attempt.")
     retries: int = Field(
         6, ge=0, description="Further attempts after 408, 409, 429, 5xx, a timeout or a lost connection."

@@ -17,6 +17,7 @@ import pyarrow.csv
 
 from vitascope import storage
 from vitascope.clips import tars
+from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import stable_int
 
@@ -127,16 +128,16 @@ def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> pa.Tabl
     table = _load(uri, columns)
     for column in ("name", *columns):
         if table.column_names.count(column) > 1:
-            raise ValueError(f"{uri} has the column {column!r} more than once; keep one")
+            raise Mistake(f"{uri} has the column {column!r} more than once; keep one")
     there = [column for column in columns if column in table.column_names]
     if "name" not in table.column_names or not there:
         expected = " and ".join(("name", " or ".join(columns)))
-        raise ValueError(f"{uri}: expected the columns {expected}, got {', '.join(table.column_names)}")
+        raise Mistake(f"{uri}: expected the columns {expected}, got {', '.join(table.column_names)}")
     keys = pc.cast(table["name"], pa.string())
     counts = pc.value_counts(keys.drop_null())
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(twice):
-        raise ValueError(f"{uri}: two captions for {twice[0].as_py()!r}; keep one")
+        raise Mistake(f"{uri}: two captions for {twice[0].as_py()!r}; keep one")
     return storage.large_texts(table.select(there)).take(pc.index_in(names, value_set=keys))
 
 
@@ -145,7 +146,7 @@ def _load(uri: str, columns: list[str]) -> pa.Table:
     try:
         return _load_csv(uri, columns) if kind == ".csv" else storage.read_table(_files_of(uri))
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{uri} is no {kind} table: {error}") from None
+        raise Mistake(f"{uri} is no {kind} table: {error}") from None
 
 
 def _files_of(uri: str) -> str:

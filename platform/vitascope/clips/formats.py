@@ -19,7 +19,14 @@ _PICTURES = {
     b"\xff\x4f\xff\x51": "JPEG2000",
 }
 _AVIF_BRANDS = {b"avif", b"avis"}
-_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf"}  # sequences are PyAV's
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf"}
+_HEIF_SEQUENCES = {
+    b"hevc",
+    b"hevx",
+    b"hevm",
+    b"hevs",
+    b"msf1",
+}  # a picture, a track, or both
 
 READ = (
     "pictures in JPEG, PNG, WebP, AVIF, HEIC, GIF, TIFF, JPEG 2000 and BMP; videos in mp4, mov, Matroska, "
@@ -83,6 +90,8 @@ def _by_brand(head: bytes) -> str | None:
 def refusal(head: bytes) -> Rejected | None:
     """Why a file that begins so is not read; None if its format is a known one, or none that is known."""
     name = next((name for at, start, name in _NOT_READ if head[at : at + len(start)] == start), None)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_SEQUENCES and picture(head) is None:
+        name = "HEIF image sequence"
     if name is None and (_is_pnm(head) or _is_svg(head)):
         name = "PNM (PPM, PGM, PBM, PAM, PFM)" if _is_pnm(head) else "SVG"
     return unread(name) if name else None

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from vitascope.clips.twins import FOUND_BY, without_twins
 from vitascope.cluster import local
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
+from vitascope.errors import Missing, Mistake
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.observe.metrics import Publisher
 
@@ -64,8 +66,7 @@ def run(settings: Settings) -> dict[str, Any]:
     root = inputs.root_of(settings.clips)
     _refuse_own_output(root, settings)
     with contextlib.suppress(PermissionError, BotoCoreError):  # tasks may be let in where this process is not
-        # It is said here where the store does not answer, for which tasks wait in silence. Any key will do.
-        storage.exists(storage.join(root, "any"))
+        _check_exist(root, settings.clips)
     local.connect(settings.cluster)
     found, n_tars = list_inputs(settings)
     wanted = _wanted(found.media, settings.clips)
@@ -96,10 +97,24 @@ def run(settings: Settings) -> dict[str, Any]:
     return summary
 
 
+def _check_exist(root: str, settings: ClipsSettings) -> None:
+    """Looks for the input and the captions table before Ray starts.
+
+    If the store does not answer, this is where it is said: tasks would wait for it in silence.
+    """
+    bucket = storage.is_remote(root) and "/" not in root.partition("://")[2].rstrip("/")
+    there = storage.exists(storage.join(root, "any") if bucket else root)  # of a bucket any key tells
+    is_empty = not storage.is_remote(root) and os.path.isdir(root) and not os.listdir(root)
+    if is_empty or not (there or bucket):
+        raise inputs.nothing_under(root)
+    if settings.captions and not storage.exists(table := storage.absolute(settings.captions)):
+        raise Missing(f"no captions table at {table}; set clips.captions, or leave it out")
+
+
 def _refuse_own_output(root: str, settings: Settings) -> None:
     """What a run writes, videos among it, would be the next run's input."""
     if (settings.path() + "/").startswith(root.rstrip("/") + "/"):
-        raise ValueError(
+        raise Mistake(
             f"run.folder {settings.path()} lies in clips.input {root}, and what the run writes would be its "
             "input; set run.folder to a place outside"
         )
@@ -331,8 +346,7 @@ def _settled(clips: pa.Table, settings: Settings) -> pa.Table:
     by_name = pa.array([split[name] for name in names.to_pylist()], pa.string())
     column = by_name.take(pc.index_in(clips["name"], value_set=names).combine_chunks())
     clips = clips.set_column(clips.schema.get_field_index("split"), records.CLIPS.field("split"), column)
-    asked = settings.caption.source != "off"
-    return without_twins(clips, settings.clips, captions_follow=asked).select(records.CLIPS.names)
+    return without_twins(clips, settings.clips).select(records.CLIPS.names)
 
 
 def _summary(videos: pa.Table, clips: pa.Table) -> _Row:

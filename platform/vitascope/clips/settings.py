@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from vitascope.clips.filters import Filters, ShotSettings
-from vitascope.section import Section
+from vitascope.section import Execution, Location, Section
 
 _Seconds = Annotated[float, Field(ge=0.01)]  # so that a long source ends in a bounded number of clips
 
@@ -13,13 +13,13 @@ _Seconds = Annotated[float, Field(ge=0.01)]  # so that a long source ends in a b
 class ClipsSettings(Section):
     """Which files go in, and how they are cut."""
 
-    input: str | None = Field(
+    input: Location | None = Field(
         None,
         description="Folder or bucket of videos, images and caption sidecars, or tars of them; hidden files "
         "and folders (a leading dot) are passed over. Must be set, but for the demo, which puts media of its "
         "own into <run.folder>/input where it is not.",
     )
-    captions: str | None = Field(
+    captions: Location | None = Field(
         None,
         description="Parquet or CSV table, or folder of Parquet files called `*.parquet`, with the columns "
         "name and caption_fields; sidecars win over it.",
@@ -30,7 +30,7 @@ class ClipsSettings(Section):
         description="Captions by their names in JSON sidecars, tables and caption.prompts, with the weights "
         "at which they are drawn; a text file is the first. The clip table keeps all of them.",
     )
-    catalog: str | None = Field(
+    catalog: Execution[Location | None] = Field(
         None,
         description="Folder of what is known of the files, which runs may share; by default the run's own.",
     )
@@ -83,7 +83,7 @@ class ClipsSettings(Section):
         description="In how many of 63 bits near twins may differ, in the mean of their frames; the detail "
         "of each that is dropped says in how many it did.",
     )
-    duplicates_model: str | None = Field(
+    duplicates_model: Location | None = Field(
         None,
         description="Local folder of a transformers image model (CLIP, SigLIP, DINOv2). Near twins are then "
         "what it gives like embeddings of the clips' middle frames: 6 bits are an angle of 17 degrees.",

@@ -21,14 +21,15 @@ FOUND_BY = pa.schema(
 _Found = dict[int, str]  # the row of a clip to be dropped, and what the ledger says of it
 
 
-def without_twins(clips: pa.Table, settings: ClipsSettings, *, captions_follow: bool = False) -> pa.Table:
+def without_twins(clips: pa.Table, settings: ClipsSettings) -> pa.Table:
     """Of clips that are the same one is kept: for validation first, then with a caption, then the largest.
 
-    captions_follow: a model will be asked for missing captions, so that clips without one may be kept, too.
+    Clips that lack only a caption are compared too: when they get one later, no duplicate of a held-out clip
+    may be among those trained on.
     """
     same: dict[int, int] = {}
     found: _Found = {}
-    rows = _by_preference(clips, captions_follow)
+    rows = _by_preference(clips)
     if settings.duplicates != "keep":
         same = _same_bytes(clips, rows)
     if settings.duplicates == "near":
@@ -47,11 +48,10 @@ def without_twins(clips: pa.Table, settings: ClipsSettings, *, captions_follow: 
     return clips
 
 
-def _by_preference(clips: pa.Table, captions_follow: bool) -> np.ndarray:
+def _by_preference(clips: pa.Table) -> np.ndarray:
     """The rows of the clips that may be kept, the one to be kept of two that are the same first."""
-    good = ok = np.asarray(pc.equal(clips["status"], str(Status.OK)))
-    if captions_follow:
-        good = ok | np.asarray(pc.equal(clips["reason"], str(Reason.NO_CAPTION)).fill_null(False))
+    ok = np.asarray(pc.equal(clips["status"], str(Status.OK)))
+    good = ok | np.asarray(pc.equal(clips["reason"], str(Reason.NO_CAPTION)).fill_null(False))
     train = np.asarray(pc.equal(clips["split"], "train"))
     pixels = np.asarray(clips["width"], np.int64) * np.asarray(clips["height"], np.int64)
     order = np.lexsort((-pixels, ~ok, train))  # stable: rows alike in all stay in their order

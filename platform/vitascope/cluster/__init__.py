@@ -1,6 +1,7 @@
 """Ray clusters: reach one or start a local one, run jobs on it, describe one for a cloud.
 
     local       join a cluster, or start one on this machine
+    private     ... in a folder that other users cannot enter
     placement   which nodes a stage's work goes to
     jobs        submit, follow, list, stop, through Ray's job API
     pipeline    the flow as jobs, one after another

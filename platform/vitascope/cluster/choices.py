@@ -2,13 +2,15 @@
 
 import ipaddress
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from vitascope.config import read_toml
+from vitascope.errors import Mistake
+from vitascope.files import packaged
 from vitascope.section import Section
 
 Cloud = Literal["aws", "gcp", "kubernetes"]
@@ -16,7 +18,7 @@ Cloud = Literal["aws", "gcp", "kubernetes"]
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine type of a cloud; on Kubernetes a pod, its `type` the GPU's name as nodes are labelled."""
+    """A machine type of a cloud; on Kubernetes a pod, without a `type`."""
 
     type: str
     cpus: int
@@ -53,12 +55,12 @@ TRAIN = {
         "h100": Machine("a3-highgpu-8g", 208, 1872, 8),
     },
     "kubernetes": {
-        "l4": Machine("NVIDIA-L4", 40, 160, 4),
-        "l40s": Machine("NVIDIA-L40S", 80, 640, 8),
-        "a100": Machine("NVIDIA-A100-SXM4-40GB", 80, 900, 8),
-        "a100-80gb": Machine("NVIDIA-A100-SXM4-80GB", 80, 900, 8),
-        "h100": Machine("NVIDIA-H100-80GB-HBM3", 160, 1600, 8),
-        "h200": Machine("NVIDIA-H200", 160, 1600, 8),
+        "l4": Machine("", 40, 160, 4),
+        "l40s": Machine("", 80, 640, 8),
+        "a100": Machine("", 80, 600, 8),
+        "a100-80gb": Machine("", 80, 900, 8),
+        "h100": Machine("", 160, 1600, 8),
+        "h200": Machine("", 160, 1600, 8),
     },
 }
 GENERATE = {
@@ -78,15 +80,48 @@ GENERATE = {
         "h100": Machine("a3-highgpu-1g", 26, 234, 1, spot_only=True),
     },
     "kubernetes": {
-        "l4": Machine("NVIDIA-L4", 12, 48, 1),
-        "l40s": Machine("NVIDIA-L40S", 12, 96, 1),
-        "a100": Machine("NVIDIA-A100-SXM4-40GB", 10, 100, 1),
-        "a100-80gb": Machine("NVIDIA-A100-SXM4-80GB", 10, 100, 1),
-        "h100": Machine("NVIDIA-H100-80GB-HBM3", 20, 200, 1),
-        "h200": Machine("NVIDIA-H200", 20, 200, 1),
+        "l4": Machine("", 12, 48, 1),
+        "l40s": Machine("", 12, 96, 1),
+        "a100": Machine("", 10, 70, 1),
+        "a100-80gb": Machine("", 10, 100, 1),
+        "h100": Machine("", 15, 200, 1),
+        "h200": Machine("", 20, 200, 1),
     },
 }
 """GPU -> machine, per cloud: to train as many GPUs as share a fast link, to generate as few as can be had."""
+
+_GKE, _KARPENTER = "cloud.google.com/gke-accelerator", "karpenter.k8s.aws/instance-gpu-name"
+_KARPENTER_MIB, _NVIDIA = "karpenter.k8s.aws/instance-gpu-memory", "nvidia.com/gpu.product"
+GPU_NODES: dict[str, dict[str, dict[str, str]]] = {
+    "gke": {
+        "l4": {_GKE: "nvidia-l4"},
+        "a100": {_GKE: "nvidia-tesla-a100"},
+        "a100-80gb": {_GKE: "nvidia-a100-80gb"},
+        "h100": {_GKE: "nvidia-h100-80gb"},
+        "h200": {_GKE: "nvidia-h200-141gb"},
+    },
+    "karpenter": {
+        "l4": {_KARPENTER: "l4"},
+        "l40s": {_KARPENTER: "l40s"},
+        "a100": {_KARPENTER: "a100", _KARPENTER_MIB: "40960"},
+        "a100-80gb": {_KARPENTER: "a100", _KARPENTER_MIB: "81920"},
+        "h100": {_KARPENTER: "h100"},
+        "h200": {_KARPENTER: "h200"},
+    },
+    "nvidia": {
+        "l4": {_NVIDIA: "NVIDIA-L4"},
+        "l40s": {_NVIDIA: "NVIDIA-L40S"},
+        "a100": {_NVIDIA: "NVIDIA-A100-SXM4-40GB"},
+        "a100-80gb": {_NVIDIA: "NVIDIA-A100-SXM4-80GB"},
+        "h100": {_NVIDIA: "NVIDIA-H100-80GB-HBM3"},
+        "h200": {_NVIDIA: "NVIDIA-H200"},
+    },
+}
+"""kubernetes.gpu_nodes -> GPU -> the labels of nodes that have it.
+
+The first two are known before there is a node, so that one is added for a waiting pod. NVIDIA's is set by a
+program on the node itself: nodes that carry it must be there already.
+"""
 
 MACHINES = {
     cloud: {
@@ -146,6 +181,7 @@ Bucket = Annotated[
 Network = Annotated[str, AfterValidator(_closed)]
 
 
+_GPU_NODES = "'gke' or 'karpenter' if those add the nodes, 'nvidia' if the nodes are always there"
 _SPOT = "Cheaper nodes that the cloud may take back at any time, which costs the work since the last commit."
 
 
@@ -257,8 +293,16 @@ class Kubernetes(Section):
     service_account: dict[str, str] = Field(
         {}, description="Annotations that give the pods' service account the rights to the bucket."
     )
-    train_nodes: dict[str, str] = Field({}, description="Node labels that replace the one of the GPU.")
-    generate_nodes: dict[str, str] = Field({}, description="Node labels that replace the one of the GPU.")
+    operator_namespace: DnsLabel = Field(
+        "kuberay-operator", description="Where the KubeRay operator runs; it alone may reach the dashboard."
+    )
+    gpu_nodes: Literal["gke", "karpenter", "nvidia"] | None = Field(
+        None,
+        description="Who labels GPU nodes: `gke` or `karpenter` if those add them, `nvidia` (its GPU feature "
+        "discovery) if the nodes are always there.",
+    )
+    train_nodes: dict[str, str] = Field({}, description="Node labels that replace those of the GPU.")
+    generate_nodes: dict[str, str] = Field({}, description="Node labels that replace those of the GPU.")
     spot_nodes: dict[str, str] = Field(
         {}, description="Labels of spot nodes, which are their taints as well."
     )
@@ -279,6 +323,29 @@ class Choices(Section):
     aws: Aws | None = None
     gcp: Gcp | None = None
     kubernetes: Kubernetes | None = None
+
+    def gpu_labels(self, kind: Literal["train", "generate"]) -> dict[str, str]:
+        """The labels of the Kubernetes nodes with the GPU of `kind`.
+
+        Raises:
+            ValueError: they cannot be told from the choices.
+        """
+        where, gpu = self.kubernetes, getattr(self, kind).gpu
+        if where is None:
+            return {}
+        if own := getattr(where, f"{kind}_nodes"):
+            return dict(own)
+        if where.gpu_nodes is None:
+            raise ValueError(
+                f"kubernetes.gpu_nodes is missing, so GPU nodes cannot be named; expected {_GPU_NODES}; "
+                f"or name their labels in kubernetes.{kind}_nodes"
+            )
+        if gpu not in GPU_NODES[where.gpu_nodes]:
+            raise ValueError(
+                f"{kind}.gpu = {gpu!r} is not known for kubernetes.gpu_nodes = {where.gpu_nodes!r}; it has "
+                f"{', '.join(GPU_NODES[where.gpu_nodes])}; or name the labels in kubernetes.{kind}_nodes"
+            )
+        return GPU_NODES[where.gpu_nodes][gpu]
 
     @property
     def cloud(self) -> Cloud:
@@ -309,6 +376,8 @@ class Choices(Section):
                 f"{GENERATE[self.cloud][self.generate.gpu].type} is to be had on spot only; "
                 "set generate.spot = true, or take another generate.gpu"
             )
+        self.gpu_labels("train")
+        self.gpu_labels("generate")
         if self.kubernetes and (self.decode.spot or self.generate.spot) and not self.kubernetes.spot_nodes:
             raise ValueError(
                 "spot = true on Kubernetes needs kubernetes.spot_nodes, the labels of your spot nodes, "
@@ -323,18 +392,15 @@ def load(source: str) -> Choices:
     Raises:
         ValueError: naming each wrong key or value, what was got and what was expected.
     """
-    try:
-        document = tomllib.loads(Path(source).read_text())
-    except FileNotFoundError:
-        raise ValueError(
-            f"no file of choices at {source}; copy cluster/choices.toml and fill it in"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not valid TOML: {error}") from None
+    if not Path(source).exists():
+        raise Mistake(
+            f"no file of choices at {source}; copy {packaged('cluster', 'choices.toml')} and fill it in"
+        )
+    document = read_toml(source)
     try:
         return Choices.model_validate(document)
     except ValidationError as error:
-        raise ValueError(f"{source}: " + "\n".join(_explain(e) for e in error.errors())) from None
+        raise Mistake(f"{source}: " + "\n".join(_explain(e) for e in error.errors())) from None
 
 
 def _explain(error: Any) -> str:

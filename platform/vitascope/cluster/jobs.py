@@ -31,6 +31,7 @@ from vitascope import config
 from vitascope.cluster.local import IN_A_JOB, TOKEN_HINT, answers_strangers, storage_environment, use_token
 from vitascope.cluster.placement import entrypoint_resources
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.progress import say
 from vitascope.records import stable_id
 
@@ -45,7 +46,7 @@ Show = Callable[[str], Any]
 """Takes a piece of a job's log."""
 
 
-class Refused(ValueError):
+class Refused(Mistake):
     """The cluster does not do what was asked of it; the text says why and what to do."""
 
 
@@ -159,7 +160,7 @@ def _runtime_env(folder: str, settings: Settings) -> dict[str, Any]:
     return {
         "working_dir": folder,
         "py_modules": [str(Path(vitascope.__file__).parent)],
-        "excludes": ["__pycache__"],
+        "excludes": ["__pycache__", "files/*/"],  # which no stage reads; in a checkout, they are your folders
         "env_vars": storage_environment() | {"RAY_JOB_STOP_WAIT_TIME_S": str(settings.cluster.stop_wait_s)},
     }
 
@@ -193,9 +194,17 @@ def _metadata(submission: Submission) -> dict[str, str]:
     return {
         "command": submission.command,
         "run": submission.settings.run.folder,
-        "user": own.get("user") or getpass.getuser(),
+        "user": own.get("user") or _user(),
         "git_revision": own.get("git_revision") or _revision(),
     }
+
+
+def _user() -> str:
+    """Who runs this process; a number for a user that the system has no name for, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        return f"uid {os.getuid()}"
 
 
 def _revision() -> str:

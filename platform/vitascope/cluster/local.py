@@ -1,18 +1,24 @@
 """Join a Ray cluster, or start a local one."""
 
+import contextlib
 import logging
 import os
 import re
+import secrets
 import socket
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import ray
 import ray.data
-from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.authentication.authentication_token_setup import _enable_token_auth
 from ray._private.ray_logging import stdout_deduplicator
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
+from vitascope.cluster.private import ray_folder, write_token
 from vitascope.cluster.settings import ClusterSettings
+from vitascope.errors import Failed, Mistake
 from vitascope.progress import say
 
 # What every worker needs to reach storage and collector, where the driver was given it. No credentials: Ray
@@ -32,6 +38,7 @@ TOKEN_HINT = (
     "start it with RAY_AUTH_MODE=token (cluster/SECURITY.md), or say cluster.allow_open=true where nobody "
     "else can reach it"
 )
+AUTH_MODE = "RAY_AUTH_MODE"
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
 
 
@@ -65,7 +72,7 @@ def storage_environment() -> dict[str, str]:
     found = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     for name, value in found.items():
         if "@" in value:
-            raise ValueError(f"{name} holds credentials, and would be shown on the cluster; leave them out")
+            raise Mistake(f"{name} holds credentials, and would be shown on the cluster; leave them out")
     return found
 
 
@@ -98,7 +105,7 @@ def check_room(
     if address_of(settings):
         say("cluster", f"{short}; waiting for it to grow")
     else:
-        raise ValueError(f"{short}; ask for less, or raise cluster.local_cpus where it is CPUs that lack")
+        raise Mistake(f"{short}; ask for less, or raise cluster.local_cpus where it is CPUs that lack")
 
 
 def _join(address: str) -> None:
@@ -136,7 +143,7 @@ def _refuse_open(settings: ClusterSettings) -> None:
     if settings.allow_open or not url or not answers_strangers(f"http://{url}"):
         return
     ray.shutdown()
-    raise ValueError(f"this cluster does work for anybody who reaches it; {TOKEN_HINT}")
+    raise Mistake(f"this cluster does work for anybody who reaches it; {TOKEN_HINT}")
 
 
 def answers_strangers(dashboard: str) -> bool:
@@ -151,45 +158,112 @@ def answers_strangers(dashboard: str) -> bool:
 def _start(settings: ClusterSettings) -> None:
     """Starts a cluster with `local_cpus` slots on this machine; its workers inherit this environment.
 
-    Ray turns on its token authentication for it and makes the token. Its ports are open to the network, so
-    that it is not to be had without.
+    Ray turns on its token authentication for it. Its ports are open to the network, and its files to every
+    user of the machine: hence no cluster without a token, nor outside of a private folder.
     """
-    if os.environ.get("RAY_AUTH_MODE") == "disabled" and not settings.allow_open:
-        raise ValueError(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
-    ray.init(
-        address="local",
-        num_cpus=settings.local_cpus,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=False,
-    )
-    _hide_token()
+    if os.environ.get(AUTH_MODE) != "disabled":
+        _ask_for_token()
+    elif not settings.allow_open:
+        raise Mistake(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
+    folder = ray_folder(alone=settings.allow_open)
+    with _slow_start_told(folder):
+        ray.init(
+            address="local",
+            num_cpus=settings.local_cpus,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+            _temp_dir=str(folder),
+        )
+
+
+@contextlib.contextmanager
+def _slow_start_told(folder: Path) -> Iterator[None]:
+    """Has it said in a sentence if Ray's processes take longer to start than Ray waits."""
+    try:
+        yield
+    except Exception as error:  # Ray raises no class of its own here
+        if "timed out during startup" not in str(error):
+            raise
+        raise Failed(
+            "Ray did not start on this machine within 30 s, which may be busy or short of memory: "
+            f"run this again, or look into {folder}/session_latest/logs"
+        ) from None
+
+
+def _ask_for_token() -> None:
+    """Has the local cluster ask for the user's token, or for one of its own if none can be kept in HOME."""
+    if not (_is_given_token() or _keeps_token()):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this process and the workers it starts
+        AuthenticationTokenLoader.instance().reset_cache()
+    if AUTH_MODE not in os.environ:
+        _enable_token_auth()  # Ray would do so too, with a warning
 
 
 def use_token() -> None:
     """Has Ray's clients in this process show the user's token, which Ray does not do by itself on joining."""
     _hide_token()
-    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    may_have = _is_given_token() or "HOME" in os.environ  # else Ray only warns that it has no place to look
+    has = may_have and AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    if has and AUTH_MODE not in os.environ:
+        _enable_token_auth()
+
+
+def _is_given_token() -> bool:
+    return bool({"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}.intersection(os.environ))
+
+
+def _token_file() -> Path | None:
+    """Where Ray keeps the user's token; None for a user without a home."""
+    home = os.path.expanduser("~")
+    return None if home == "~" else Path(home) / ".ray" / "auth_token"
+
+
+def _keeps_token() -> bool:
+    """Whether the user has a token file, which is made unless there is one.
+
+    Ray would make it too, but readable for everyone until it is hidden.
+    """
+    file = _token_file()
+    if file is None or "HOME" not in os.environ:  # Ray's C++ part asks the environment alone
+        return False
+    try:
+        if not file.exists():
+            write_token(file)
+    except OSError:
+        return False
+    _hide_token()
+    AuthenticationTokenLoader.instance().reset_cache()
+    return file.is_file() and os.access(file, os.R_OK)
 
 
 def _hide_token() -> None:
     """Ray leaves the file that it makes readable for everyone on the machine."""
-    token = Path.home() / ".ray" / "auth_token"
-    if token.is_file() and token.stat().st_uid == os.getuid():
-        token.chmod(0o600)
+    token = _token_file()
+    with contextlib.suppress(OSError):  # another user's, or a folder that cannot be looked into
+        if token and token.is_file() and token.stat().st_uid == os.getuid():
+            token.chmod(0o600)
 
 
 def _quiet() -> None:
     """Keeps Ray's own account of its progress off the terminal, where ours is; its log files have it."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # wrapped in Ray Data's own, its class would be lost
     for name in ("ray._private.authentication", "ray.data._internal.progress"):
         logging.getLogger(name).setLevel(logging.ERROR)  # they warn of choices made here on purpose
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)
+            handler.addFilter(_is_news)
     # A filter, since importing Serve sets the level again.
     logging.getLogger("ray.serve").addFilter(_is_warning)
     stdout_deduplicator.skip_re = _MANY_WORKERS
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what Ray Data logs about the error that it raises next."""
+    return record.levelno < logging.ERROR or record.module not in ("exceptions", "streaming_executor_state")
 
 
 def _is_warning(record: logging.LogRecord) -> bool:

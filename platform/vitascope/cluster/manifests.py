@@ -14,7 +14,10 @@ from vitascope.cluster.checks import KINDS
 from vitascope.cluster.choices import DECODE, GENERATE, HEAD, TRAIN, Aws, Choices, Gcp, Kubernetes, Machine
 from vitascope.cluster.pods import cluster_of
 from vitascope.cluster.validate import BASE, documents, validate
+from vitascope.errors import Mistake
 
+OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}
+"""The label of the KubeRay operator's pods."""
 _OBJECT_STORE = 0.3  # the share of a machine's memory that Ray gives to the object store
 _TLS_FOLDER = "~/.ray/tls"
 # Each node gets a certificate for its own addresses, signed by the key that is shipped with the token.
@@ -48,8 +51,28 @@ def render(choices: Choices, to: str) -> list[str]:
         written.append(str(path))
     problems = validate([path for path in written if path.endswith(".yaml")])
     if problems:
-        raise ValueError("the rendered manifests cannot be used:\n" + "\n".join(str(p) for p in problems))
+        raise Mistake("the rendered manifests cannot be used:\n" + "\n".join(str(p) for p in problems))
     return written
+
+
+def notes(choices: Choices) -> list[str]:
+    """What the manifests do not do though one might expect it, a sentence each."""
+    machine = _machines(choices)["train"]
+    if choices.train.max == 0:
+        return []
+    if choices.aws and not choices.aws.private and machine.cards > 1:
+        return [
+            f"train nodes use 1 of the {machine.cards} network cards of a {machine.type}, since a node with "
+            "a public address has no more; with aws.private = true (subnets behind a NAT gateway) it uses all"
+        ]
+    if choices.gcp and choices.train.max > 1:
+        return ["train nodes have one network card and no GPUDirect: many of them wait for each other"]
+    if choices.kubernetes and choices.kubernetes.gpu_nodes == "nvidia":
+        return [
+            "no autoscaler adds nodes by the label nvidia.com/gpu.product, which they get once they run: "
+            "keep as many as you want used, or choose another kubernetes.gpu_nodes"
+        ]
+    return []
 
 
 def _machines(choices: Choices) -> dict[str, Machine]:
@@ -166,17 +189,14 @@ def _gcp(choices: Choices) -> dict[str, str]:
     }
     for kind, machine in _machines(choices).items():
         _gcp_node(config["available_node_types"][kind]["node_config"], choices, where, (kind, machine))
-    script = (BASE / "gcp-setup.sh").read_text()
-    for key, value in (
-        ("NAME", choices.name),
-        ("PROJECT", where.project),
-        ("REGION", where.region),
-        ("BUCKET", where.bucket),
-        ("SSH_FROM", ",".join(where.ssh_from)),
-        ("TRAIN_NODES", str(max(choices.train.max, 1))),
-    ):
-        script = re.sub(rf"(?m)^{key}=.*$", f"{key}={value}", script)
-    return {"gcp-setup.sh": script, "gcp.yaml": _dump([config], "gcp.yaml")}
+    values = {
+        "NAME": choices.name,
+        "PROJECT": where.project,
+        "REGION": where.region,
+        "BUCKET": where.bucket,
+        "SSH_FROM": ",".join(where.ssh_from),
+    }
+    return {"gcp-setup.sh": _script("gcp-setup.sh", values), "gcp.yaml": _dump([config], "gcp.yaml")}
 
 
 def _gcp_node(node: dict[str, Any], choices: Choices, where: Gcp, what: tuple[str, Machine]) -> None:
@@ -209,6 +229,7 @@ def _kubernetes(choices: Choices) -> dict[str, str]:
         for part in parts:
             _kubernetes_part(part, choices, where)
         rendered[path.name] = _dump(parts, f"kuberay/{path.name}")
+    rendered["remove.sh"] = _script("kuberay/remove.sh", {"NAMESPACE": where.namespace})
     return rendered
 
 
@@ -217,6 +238,8 @@ def _kubernetes_part(part: dict[str, Any], choices: Choices, where: Kubernetes) 
         part["metadata"]["name"] = where.namespace
         return
     part["metadata"]["namespace"] = where.namespace
+    if part["kind"] == "NetworkPolicy":
+        _admit_operator(part, where.operator_namespace)
     if part["kind"] == "ServiceAccount" and where.service_account:
         part["metadata"]["annotations"] = dict(where.service_account)
     if part["kind"] == "PersistentVolumeClaim" and where.storage_class:
@@ -224,6 +247,12 @@ def _kubernetes_part(part: dict[str, Any], choices: Choices, where: Kubernetes) 
     if part["kind"].startswith("Ray"):
         part["metadata"]["name"] = part["metadata"]["name"].replace("vitascope", choices.name, 1)
         _ray_cluster(cluster_of(part), choices, where)
+
+
+def _admit_operator(policy: dict[str, Any], namespace: str) -> None:
+    for source in (source for rule in policy["spec"].get("ingress", []) for source in rule["from"]):
+        if source.get("podSelector", {}).get("matchLabels") == OPERATOR:
+            source["namespaceSelector"]["matchLabels"] = {"kubernetes.io/metadata.name": namespace}
 
 
 def _ray_cluster(cluster: dict[str, Any], choices: Choices, where: Kubernetes) -> None:
@@ -245,7 +274,7 @@ def _ray_cluster(cluster: dict[str, Any], choices: Choices, where: Kubernetes) -
         shm["emptyDir"]["sizeLimit"] = f"{int(machine.memory_gib * _OBJECT_STORE) + 1}Gi"
         selector: dict[str, str] = {}
         if machine.gpus:
-            selector = getattr(where, f"{kind}_nodes") or {"nvidia.com/gpu.product": machine.type}
+            selector = choices.gpu_labels(kind)
         if kind != "train" and nodes.spot:
             selector = selector | where.spot_nodes
             pod["tolerations"] = pod.get("tolerations", []) + [
@@ -269,6 +298,14 @@ class _Plain(yaml.SafeDumper):
 def _read(name: str) -> dict[str, Any]:
     (document,) = documents(BASE / name)
     return document
+
+
+def _script(source: str, values: dict[str, str]) -> str:
+    """A base script with its variables set."""
+    script = (BASE / source).read_text()
+    for key, value in values.items():
+        script = re.sub(rf"(?m)^{key}=.*$", f"{key}={value}", script)
+    return script
 
 
 def _dump(parts: list[dict[str, Any]], source: str) -> str:

@@ -29,6 +29,12 @@ def kubernetes(part: dict[str, Any]) -> Iterator[Found]:
             networks = [(s.get("ipBlock") or {}).get("cidr", "") for s in sources]
             if not sources or any(is_open(n) for n in networks) or {"namespaceSelector": {}} in sources:
                 yield f"spec.ingress[{index}]", "lets everyone in; name in `from` which pods may come"
+            elif any(source.get("namespaceSelector") == {} for source in sources):
+                yield (
+                    f"spec.ingress[{index}]",
+                    "goes by the pods' labels in any namespace, which anyone can give to a pod of theirs; "
+                    "name the namespace: namespaceSelector with kubernetes.io/metadata.name",
+                )
 
 
 def kuberay(part: dict[str, Any]) -> Iterator[Found]:

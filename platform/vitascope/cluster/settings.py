@@ -23,5 +23,7 @@ class ClusterSettings(Section):
         600, ge=3, description="Seconds a job that is asked to stop has for its last checkpoint."
     )
     allow_open: bool = Field(
-        False, description="Use a cluster that asks for no token, where no stranger can reach it."
+        False,
+        description="Use a cluster that asks for no token, or whose files others could exchange, where no "
+        "stranger can reach it.",
     )

@@ -12,11 +12,12 @@ from vitascope.encode import pipeline as encode
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_index
 from vitascope.evaluate import losses
+from vitascope.files import packaged
 from vitascope.generate import batch as generate
 from vitascope.observe import data, report
 from vitascope.train import trainer
 
-REQUESTS = config.default_config("demo").replace("demo.toml", "demo_requests.jsonl")
+REQUESTS = str(packaged("configs", "demo_requests.jsonl"))
 """What the demo asks of the model it has trained on its own input; media lie in the run's folder."""
 
 

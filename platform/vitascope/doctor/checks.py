@@ -184,7 +184,7 @@ def _memory(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
             yield (
                 "problem",
                 f"node {node.name} has {_gb(node.free_disk_bytes)} of disk left where Ray spills and logs",
-                "free some, or start Ray with a --temp-dir on a larger disk",
+                "free some, or set RAY_TMPDIR to a folder of yours on a larger disk and start Ray again",
             )
 
 

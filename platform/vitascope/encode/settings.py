@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from vitascope.section import Section
+from vitascope.section import Execution, Section
 
 
 class EncodeSettings(Section):
@@ -50,13 +50,13 @@ class EncodeSettings(Section):
         description="Patches per latent shard, about. A shard is decoded in one piece: with patches of 2, "
         "3 KiB of pixels each.",
     )
-    gpus: float = Field(
+    gpus: Execution[float] = Field(
         0.0,
         ge=0,
         description="GPUs of each process that compresses frames and reads captions, 0.5 for two on one; "
         "0 computes on CPUs.",
     )
-    nvdec_gpus: float = Field(
+    nvdec_gpus: Execution[float] = Field(
         0.0,
         ge=0,
         description="GPUs of each process that decodes, 0.1 for ten on one, whose NVDEC then decodes what it "

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vitascope.section import Section
+from vitascope.section import Execution, Section
 
 
 class EvaluateSettings(Section):
@@ -13,4 +13,4 @@ class EvaluateSettings(Section):
     timesteps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.1, 0.3, 0.5, 0.7, 0.9), min_length=1, description="Noise levels probed; 1 is noise alone."
     )
-    cpus: int = Field(2, ge=1, description="CPUs that a submitted evaluation takes of its node.")
+    cpus: Execution[int] = Field(2, ge=1, description="CPUs that a submitted evaluation takes of its node.")

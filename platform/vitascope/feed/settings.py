@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from vitascope.section import Section
+from vitascope.section import Execution, Section
 
 
 class FeedSettings(Section):
@@ -13,6 +13,6 @@ class FeedSettings(Section):
     window_samples: int = Field(
         131_072, ge=1, description="Samples planned together; bounds the planner's memory."
     )
-    prefetch_packs: int = Field(
+    prefetch_packs: Execution[int] = Field(
         16, ge=1, description="Packs loaded at a time, ahead of need; a rank holds up to twice as many."
     )

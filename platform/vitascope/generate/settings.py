@@ -4,14 +4,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from vitascope.section import Section
+from vitascope.section import Execution, Location, Section
 
 
 class GenerateSettings(Section):
     """The app's limits and the defaults of a request."""
 
-    requests: str | None = Field(None, description="JSON-lines file of requests, local, s3:// or gs://.")
-    media_from: tuple[str, ...] = Field(
+    requests: Location | None = Field(None, description="JSON-lines file of requests, local, s3:// or gs://.")
+    media_from: tuple[Location, ...] = Field(
         (),
         description="Folders and buckets' prefixes that requests may name media in, beside their file's own.",
     )
@@ -20,22 +20,34 @@ class GenerateSettings(Section):
         pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
         description="Name of the batch: letters, digits, `-`, `_`, `.`; outputs go to outputs/<batch>/.",
     )
-    model: str | None = Field(None, description="Folder with model.safetensors; by default the run's own.")
+    model: Location | None = Field(
+        None, description="Folder with model.safetensors; by default the run's own."
+    )
     token_budget: int = Field(16_384, ge=64, description="Most patches in one forward pass.")
-    max_in_flight: int = Field(32, ge=1, description="Requests sent to the app and not yet answered.")
-    denoise_replicas: int = Field(1, ge=1, description="Most replicas that run the model.")
-    denoise_cpus: int = Field(2, ge=1, description="CPUs of each; without a GPU as many threads compute.")
-    use_gpu: bool = Field(False, description="Run each denoise replica on a GPU.")
-    text_replicas: int = Field(1, ge=1, description="Most replicas that encode prompts.")
-    decode_replicas: int = Field(1, ge=1, description="Most replicas that read media, decode and write.")
-    idle_s: float = Field(300, gt=0, description="Seconds after which a replica that is not needed goes.")
-    traces: Literal["off", "files", "otlp"] = Field(
+    max_in_flight: Execution[int] = Field(
+        32, ge=1, description="Requests sent to the app and not yet answered."
+    )
+    denoise_replicas: Execution[int] = Field(1, ge=1, description="Most replicas that run the model.")
+    denoise_cpus: Execution[int] = Field(
+        2, ge=1, description="CPUs of each; without a GPU as many threads compute."
+    )
+    use_gpu: Execution[bool] = Field(False, description="Run each denoise replica on a GPU.")
+    text_replicas: Execution[int] = Field(1, ge=1, description="Most replicas that encode prompts.")
+    decode_replicas: Execution[int] = Field(
+        1, ge=1, description="Most replicas that read media, decode and write."
+    )
+    idle_s: Execution[float] = Field(
+        300, gt=0, description="Seconds after which a replica that is not needed goes."
+    )
+    traces: Execution[Literal["off", "files", "otlp"]] = Field(
         "off",
         description="Traces of requests, from when Serve starts on a cluster: to files beside its logs, or "
         "to the OpenTelemetry collector at OTEL_EXPORTER_OTLP_ENDPOINT. A service has it in its Serve "
         "configuration (cluster/kuberay/rayservice.yaml).",
     )
-    traced_share: float = Field(1.0, gt=0, le=1, description="Share of the requests that are traced.")
+    traced_share: Execution[float] = Field(
+        1.0, gt=0, le=1, description="Share of the requests that are traced."
+    )
     steps: int = Field(30, ge=1, le=1000, description="Default number of sampling steps.")
     guidance: float = Field(4.0, ge=1, description="Default guidance scale; 1 turns guidance off.")
     max_pixels: int = Field(1280 * 720, ge=256, description="Largest frame area a request may ask for.")

@@ -1,9 +1,13 @@
 """What a run trains on, and how."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vitascope import flow as stages
+from vitascope import storage
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
@@ -70,17 +74,47 @@ class Job:
         }
 
 
-def check_identity(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_identity(found: dict[str, Any], wanted: dict[str, Any], changed: Sequence[str] = ()) -> None:
     """Refuses to go on from a checkpoint of another run.
 
+    Args:
+        changed: the settings that have changed since, as `flow.changes` says it.
+
     Raises:
-        ValueError: naming what differs.
+        Mistake: naming what differs.
     """
     differing = [
         f"{k}: checkpoint {found.get(k)!r}, settings {v!r}" for k, v in wanted.items() if found.get(k) != v
     ]
     if differing:
-        raise ValueError(
-            "the run's folder holds a checkpoint made with other settings; "
-            "use them, or another run.folder.\n  " + "\n  ".join(differing)
-        )
+        raise _other_run(changed or differing)
+
+
+def check_settings(settings: Settings) -> None:
+    """Refuses settings with which training would not go on from the run's checkpoints, before any work.
+
+    Raises:
+        Mistake: naming the settings that have changed.
+    """
+    for state in checkpoint_states(settings):
+        if changed := changed_since(state, settings):
+            raise _other_run(changed)
+
+
+def checkpoint_states(settings: Settings) -> Iterator[dict[str, Any]]:
+    """What the run's checkpoints say of themselves."""
+    files = storage.list_files(settings.path("train", "checkpoints"))
+    return (storage.read_json(file) for file in files if file.endswith("/state.json"))
+
+
+def changed_since(state: dict[str, Any], settings: Settings) -> list[str]:
+    """The settings that decide the samples or their order, and have changed since a checkpoint was made."""
+    return stages.changes(state.get("made_with", {}), stages.values_before(settings, "train"))
+
+
+def _other_run(differing: Sequence[str]) -> Mistake:
+    return Mistake(
+        "the run's folder holds checkpoints of training made with other settings or samples, and training "
+        "cannot go on from them:\n  " + "\n  ".join(differing) + "\n"
+        "Set these back, name another run.folder, or delete train/checkpoints in this one to train anew"
+    )

@@ -12,6 +12,7 @@ import ray.train.torch
 import torch
 
 from vitascope import checksum, storage
+from vitascope import flow as stages
 from vitascope.cluster.placement import node_labels
 from vitascope.feed.plan import Position
 from vitascope.feed.source import has_samples
@@ -125,6 +126,7 @@ class Loop:
     def _about(self, state: dict[str, Any]) -> dict[str, bytes]:
         """The small files of a checkpoint, by name."""
         common = {"identity": self.job.identity, "position": asdict(self.position)}
+        common["made_with"] = stages.values_before(self.settings, "train")
         card = self.job.card.model_copy(update={"step": state["step"]})
         return {
             "state.json": storage.json_bytes(state | common),

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from types import FrameType
 
 import ray.train
 
-from vitascope import storage
+from vitascope import signals, storage
+from vitascope.progress import say
 from vitascope.train.engine import Ranks
 from vitascope.train.step import sum_over_ranks
 
@@ -24,20 +26,33 @@ _TAKEN = b"taken"
 _ASK_S = 5.0  # Ray Train looks for nodes that go this often
 
 
-@contextmanager
-def passed_on(request: str) -> Iterator[threading.Event]:
-    """Within it SIGTERM does not end this process but leaves `request` for the ranks; gives whether it came.
+@dataclass
+class Asked:
+    """Whether this process was asked to stop, and whether by Ctrl-C."""
 
-    Where no rank takes the request, KeyboardInterrupt is raised here; Ray Train's controller ends with us.
+    came: bool = False
+    by_keyboard: bool = False
+
+
+@contextmanager
+def passed_on(request: str) -> Iterator[Asked]:
+    """Within it SIGTERM and Ctrl-C do not end this process but leave `request` for the ranks.
+
+    A second Ctrl-C ends it at once. If no rank takes the request, KeyboardInterrupt is raised here, and Ray
+    Train's controller ends with this process.
     """
-    came, nobody, ended = threading.Event(), threading.Event(), threading.Event()
+    asked, nobody, ended = Asked(), threading.Event(), threading.Event()
     storage.delete(request)  # one that an earlier run left
 
     def handle(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         if nobody.is_set():
             raise KeyboardInterrupt
-        if not came.is_set():
-            came.set()
+        if signum == signal.SIGINT and asked.by_keyboard:
+            signals.end_at_once()
+        asked.by_keyboard |= signum == signal.SIGINT
+        if not asked.came:
+            asked.came = True
+            say("train", "stopping after a checkpoint; Ctrl-C again ends at once")
             threading.Thread(target=leave, daemon=True).start()
 
     def leave() -> None:
@@ -46,13 +61,14 @@ def passed_on(request: str) -> Iterator[threading.Event]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     in_main = threading.current_thread() is threading.main_thread()  # signals are its own
-    before = signal.signal(signal.SIGTERM, handle) if in_main else None
+    numbers = (signal.SIGTERM, signal.SIGINT) if in_main else ()
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield came
+        yield asked
     finally:
         ended.set()
-        if in_main:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         storage.delete(request)
 
 

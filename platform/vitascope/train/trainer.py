@@ -18,13 +18,14 @@ from vitascope.cluster.local import check_room, connect
 from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.errors import Mistake
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.feed.stream import TASKS_AT_ONCE
 from vitascope.model.card import ModelCard, load_card, save_model
 from vitascope.progress import Stopped, say, track
 from vitascope.train import log, stopping
 from vitascope.train.engine import ZERO_STAGE
-from vitascope.train.job import Job, check_identity
+from vitascope.train.job import Job, changed_since, check_identity, checkpoint_states
 from vitascope.train.loop import worker
 from vitascope.train.shards import ShardedState
 
@@ -98,7 +99,7 @@ def _check_samples(settings: Settings) -> None:
     for summary in filter(storage.exists, summaries):
         reasons.update(storage.read_json(summary)["dropped_by_reason"])
     dropped = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()) or "nothing"
-    raise ValueError(
+    raise Mistake(
         f"no samples to train on; files and clips dropped: {dropped}. {settings.path('videos')} and "
         f"{settings.path('clips')} say why; each file needs a caption, and not all may be held out"
     )
@@ -106,12 +107,11 @@ def _check_samples(settings: Settings) -> None:
 
 def _check_resumable(job: Job) -> None:
     """Refuses a run folder with checkpoints of another run or a longer one, before any worker starts."""
-    folder, steps = job.settings.path("train", "checkpoints"), job.settings.train.steps
-    for location in (f for f in storage.list_files(folder) if f.endswith("/state.json")):
-        state = storage.read_json(location)
-        check_identity(state["identity"], job.identity)
+    steps = job.settings.train.steps
+    for state in checkpoint_states(job.settings):
+        check_identity(state["identity"], job.identity, changed_since(state, job.settings))
         if state["step"] > steps:
-            raise ValueError(
+            raise Mistake(
                 f"run.folder holds a checkpoint after {state['step']} steps, got train.steps = {steps}; "
                 f"set train.steps to {state['step']} or more, or use another run.folder"
             )
@@ -146,18 +146,20 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
 
     Raises:
         Stopped: once the ranks have checkpointed and left, or where there were none.
+        KeyboardInterrupt: the same after Ctrl-C.
     """
     checkpoint = None
     with stopping.passed_on(job.stop_request) as asked:
         try:
             checkpoint = _fit(job)
         except (KeyboardInterrupt, SystemExit, RayActorError, ray.train.ControllerError):
-            if not asked.is_set():  # else it is how Ray Train ends a controller without ranks
+            if not asked.came:  # else it is how Ray Train ends a controller without ranks
                 raise
     steps, done = job.settings.train.steps, _step_of(checkpoint) if checkpoint else 0
     if checkpoint is None or done < steps:
         after = f" after step {done} of {steps}" if done else ""
-        raise Stopped(f"training was asked to stop and did{after}; run it again to go on")
+        kind = KeyboardInterrupt if asked.by_keyboard else Stopped
+        raise kind(f"training was asked to stop and did{after}; run it again to go on")
     return checkpoint
 
 
@@ -168,10 +170,17 @@ def _step_of(checkpoint: ray.train.Checkpoint) -> int:
         return int(json.loads(file.read())["step"])
 
 
+class _Trainer(ray.train.torch.TorchTrainer):
+    """Ray's, which leaves Ctrl-C to `stopping.passed_on`: Ray would end the ranks without a checkpoint."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
+
+
 def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
     train = job.settings.train
     filesystem, path = storage.arrow_filesystem(job.settings.path("train"))
-    return ray.train.torch.TorchTrainer(
+    return _Trainer(
         worker,
         train_loop_config={"job": job},
         torch_config=ray.train.torch.TorchConfig(
