@@ -42,6 +42,7 @@ class Reason(StrEnum):
     FILTER_SHARPNESS = "filter_sharpness"
     FILTER_MOTION = "filter_motion"
     FILTER_MAX_CHANGE = "filter_max_change"
+    FILTER_COMBING = "filter_combing"
     FILTER_TEXT = "filter_text"
     FILTER_WATERMARK = "filter_watermark"
     FILTER_AESTHETIC = "filter_aesthetic"

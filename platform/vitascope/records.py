@@ -53,7 +53,8 @@ VIDEOS = pa.schema(
         pa.field("codec", pa.string()),
         pa.field("width", pa.int32()),  # after rotation
         pa.field("height", pa.int32()),
-        pa.field("rotation_deg", pa.int32()),  # clockwise turn that makes it upright: 0, 90, 180, 270
+        pa.field("rotation_deg", pa.int32()),  # clockwise turn that its readers apply: 0, 90, 180, 270
+        pa.field("mirrored", pa.bool_()),  # and whether left and right are exchanged after that
         pa.field("fps", pa.float64()),
         pa.field("duration_s", pa.float64()),
         pa.field("n_frames", pa.int64()),
@@ -72,6 +73,7 @@ SCORES = (
     "sharpness",
     "motion",
     "max_change",
+    "combing",
 )
 """What clips are filtered by: clips.filters says what each is, clips.scores how it is computed."""
 
@@ -84,6 +86,8 @@ _SERIES = {
     "bars": pa.float16(),  # 4 a frame
     "phash": pa.int64(),
     "copy_hashes": pa.int64(),  # 7 a frame
+    "combing": pa.float16(),  # NaN of frames that were not looked at
+    "sides": pa.int32(),  # 2 a frame: height and width as displayed
 }
 
 CATALOG = pa.schema(
@@ -110,7 +114,6 @@ CLIPS = pa.schema(
         pa.field("n_frames", pa.int32(), nullable=False),  # frames the span gives at `fps`
         pa.field("width", pa.int32(), nullable=False),  # of the picture within its black bars
         pa.field("height", pa.int32(), nullable=False),
-        pa.field("rotation_deg", pa.int32(), nullable=False),
         pa.field("crop_left", pa.float64(), nullable=False),  # where that is, in shares of the upright frame:
         pa.field("crop_top", pa.float64(), nullable=False),  # 0, 0, 1, 1 where there are no bars
         pa.field("crop_width", pa.float64(), nullable=False),

@@ -19,7 +19,7 @@ from vitascope.clips.tars import list_members
 
 def clip(n_frames: int, **more: Any) -> dict[str, Any]:
     whole = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
-    span = {"start_s": 3.0, "fps": 8.0, "n_frames": n_frames, "rotation_deg": 0}
+    span = {"start_s": 3.0, "fps": 8.0, "n_frames": n_frames}
     return {"uri": "a.mp4", "version": "1"} | span | whole | more
 
 

@@ -1,7 +1,9 @@
 """What the tests have a decoding process do."""
 
+import hashlib
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,29 @@ def hang() -> None:
     time.sleep(600)
 
 
+def spin(seconds: float = 600.0, threads: int = 1) -> float:
+    """Uses so much processor time; with several threads, all together."""
+    begun = time.process_time()
+
+    def work() -> None:
+        while time.process_time() - begun < seconds:
+            hashlib.sha256(bytes(1 << 20))  # without the interpreter's lock
+
+    others = [threading.Thread(target=work) for _ in range(threads - 1)]
+    for thread in others:
+        thread.start()
+    work()
+    for thread in others:
+        thread.join()
+    return time.process_time() - begun
+
+
 def late_once(*, uri: str, **how: Any) -> scan.Series:
-    """Hangs the first time that it is asked for a file."""
+    """Never ends the first time that it is asked for a file."""
     mark = Path(f"{uri}.late")
     if not mark.exists():
         mark.touch()
-        time.sleep(600)
+        spin()
     return scan.stretch(uri=uri, **how)
 
 
@@ -64,7 +83,7 @@ _hoarded: list[np.ndarray] = []
 
 def stretch(**what: Any) -> list[np.ndarray | None]:
     """The frames of a stretch, brought out of the child."""
-    return [None if frame is None else frame.copy() for frame in decode.stream(**what)]
+    return [None if seen is None else seen.views[0].copy() for seen in decode.stream(**what)]
 
 
 def seeks(**what: Any) -> int:

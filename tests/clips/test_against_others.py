@@ -293,7 +293,7 @@ CASES = stills() | profiled() | heics() | hdrs() | animations() | sequences()
 def ours(path: Path) -> np.ndarray:
     """All frames of a file (F H W 3)."""
     row = probe(str(path))
-    how = {key: row[key] for key in ("rotation_deg", "decoder")}
+    how = {"decoder": row["decoder"]}
     frames = read_clip(str(path), n_frames=row["n_frames"], fps=row["fps"] or 1.0, **how)
     assert (row["kind"] == "image") == (row["n_frames"] == 1)
     assert frames.shape[1:3] == (row["height"], row["width"])

@@ -35,8 +35,8 @@ def of(places: Places) -> list[str | None]:
         (1, 5, 1, 1),
         (40, 100, 40, 40),
         (500, 0, 64, 64),
-        (100_000, 100, 390, 392),
-        (100, 2**30, 51, 64),
+        (100_000, 100, 1560, 1565),
+        (100, 2**30, 100, 100),
     ],
 )
 def test_parts_hold_each_file_once_and_are_many_enough(

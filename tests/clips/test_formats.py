@@ -28,7 +28,6 @@ from vitascope.ledger import Reason, Rejected
         (b"\0\0\0\x18ftypmsf1\0\0\0\0msf1hevc", "HEIF image sequence"),
         (b"FUJIFILMCCD-RAW 0201", "Fujifilm RAW (RAF)"),
         (b"IIU\0\x18\0\0\0", "Panasonic RAW (RW2)"),
-        (b"YUV4MPEG2 W64 H64 F8:1\n", "YUV4MPEG (y4m)"),
     ],
 )
 def test_a_format_that_is_not_read_is_named(tmp_path: Path, begin: bytes, name: str) -> None:

@@ -87,7 +87,7 @@ def test_what_is_no_hook_is_told_before_any_work(source: Path, tmp_path: Path) -
 
 def rows_of(source: Path) -> list[dict[str, Any]]:
     whole = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
-    span = {"start_s": 0.0, "fps": 8.0, "n_frames": 5, "rotation_deg": 0, "decoder": "pyav"}
+    span = {"start_s": 0.0, "fps": 8.0, "n_frames": 5, "decoder": "pyav"}
     rows = []
     for i in range(N_COLOURS):
         width, height = (96, 64) if i % 2 else (80, 80)

@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 import pytest
-from called_in_child import be_killed, counting, crash, hang, hoard, pid, reject, zeros
+from called_in_child import be_killed, counting, crash, hang, hoard, pid, reject, spin, zeros
 
 from vitascope.clips import isolate
-from vitascope.clips.isolate import CALLS_PER_CHILD, IDLE_BYTES, MOST_BYTES, ChildDied, isolated
+from vitascope.clips.isolate import CALLS_PER_CHILD, IDLE_BYTES, MOST_BYTES, WALL, ChildDied, isolated
 from vitascope.ledger import Rejected
 
 
@@ -68,13 +68,41 @@ def test_a_small_result_has_nothing_of_a_larger_one_before(monkeypatch: pytest.M
             np.testing.assert_array_equal(array, expected)
 
 
-def test_a_hang_is_killed_in_time_and_the_next_call_works() -> None:
+def test_what_uses_up_its_processor_time_is_killed_and_the_next_call_works() -> None:
+    isolated(pid, timeout_s=30)
+    with pytest.raises(ChildDied, match=r"took longer than 0\.5 s of processor time"):
+        isolated(spin, timeout_s=0.5)
+    assert isolated(pid, timeout_s=30)
+
+
+def test_the_processor_time_of_all_threads_counts() -> None:
+    isolated(spin, timeout_s=30, seconds=0.1, threads=4)
+    with pytest.raises(ChildDied, match="of processor time"):
+        isolated(spin, timeout_s=1, seconds=1.5, threads=4)
+
+
+def test_a_call_has_its_processor_time_to_itself() -> None:
+    for _ in range(4):
+        assert isolated(spin, timeout_s=1, seconds=0.5) >= 0.5
+
+
+def test_a_child_that_waits_for_a_processor_says_nothing_about_the_file() -> None:
+    """It is stopped for longer than its limit, as one of low priority may be on a busy machine."""
+    child, stopped_s = isolated(pid, timeout_s=30), 1.5
+    threading.Timer(0.1, os.kill, (child, signal.SIGSTOP)).start()
+    threading.Timer(0.1 + stopped_s, os.kill, (child, signal.SIGCONT)).start()
+    started = time.monotonic()
+    assert isolated(spin, timeout_s=1, seconds=0.5)
+    assert time.monotonic() - started > stopped_s
+    assert isolated(pid, timeout_s=30) == child
+
+
+def test_a_child_that_sleeps_for_ever_is_killed_by_the_clock() -> None:
     isolated(pid, timeout_s=30)
     started = time.monotonic()
-    with pytest.raises(ChildDied, match=r"took longer than 0\.5 s"):
-        isolated(hang, timeout_s=0.5)
-    assert time.monotonic() - started < 60  # it would hang for ten minutes
-    assert isolated(pid, timeout_s=30)
+    with pytest.raises(ChildDied, match=r"took longer than 2 s, most of it waiting"):
+        isolated(hang, timeout_s=2 / WALL)
+    assert 2 <= time.monotonic() - started < 30
 
 
 def test_a_crash_says_so_and_the_next_call_works() -> None:

@@ -82,7 +82,7 @@ def test_the_clip_table_says_where_the_picture_is(source: Path, tmp_path: Path) 
         assert (crop.top, crop.height) == pytest.approx((19 / 144, 106 / 144), abs=0.002)
         assert row["width"] == rows["plain.mp4"]["width"]
         assert row["height"] == crop.pixels(row["width"], rows["plain.mp4"]["height"])[3]
-        how = {key: row[key] for key in ("start_s", "fps", "n_frames", "rotation_deg", "decoder")}
+        how = {key: row[key] for key in ("start_s", "fps", "n_frames", "decoder")}
         frames = read_clip(row["uri"], crop=crop, **how)
         assert frames.shape == (9, row["height"], row["width"], 3)
         assert frames.min(axis=(0, 2, 3)).max() < 256

@@ -28,7 +28,7 @@ SCENE = files.scene()
 
 def shown(path: Path, n_frames: int = 1, fps: float = 8.0) -> np.ndarray:
     row = probe(str(path))
-    how = {key: row[key] for key in ("rotation_deg", "decoder")}
+    how = {"decoder": row["decoder"]}
     return read_clip(str(path), n_frames=n_frames, fps=fps, **how)
 
 

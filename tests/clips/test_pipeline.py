@@ -100,7 +100,7 @@ def test_clips_are_cut_and_a_truncated_source_keeps_its_beginning(result: dict[s
 
 def test_the_rotated_video_is_upright(result: dict[str, Any]) -> None:
     (clip,) = [row for row in result["clips"] if row["name"] == "turned.mp4"]
-    assert (clip["width"], clip["height"], clip["rotation_deg"], clip["status"]) == (64, 96, 270, "ok")
+    assert (clip["width"], clip["height"], clip["status"]) == (64, 96, "ok")
 
 
 def test_captions(result: dict[str, Any]) -> None:
@@ -255,6 +255,34 @@ def test_a_task_that_ray_does_again_scans_and_commits_nothing_twice(
     monkeypatch.setattr(pipeline, "scan", lambda *_: pytest.fail("a file was scanned again"))
     assert pipeline.scan_part(work, settings=ours.clips, folder=folder) == done
     assert list(storage.listing(folder)) == [committed]
+
+
+def test_a_slow_file_holds_up_no_commit_of_the_others(
+    everything: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes last, being the largest; what is known by then is there if its worker is lost."""
+    ours, folder = settings(str(everything), str(tmp_path / "run")), str(tmp_path / "catalog")
+    media = list_inputs(ours)[0].media
+    work = {"files": storage.stream_bytes(media)}
+    largest = sorted(media.to_pylist(), key=lambda row: row["size_bytes"])[-1]["name"]
+    look, looked = pipeline.scan, list[str]()
+
+    def scan(item: Any, how: Any) -> dict[str, Any]:
+        looked.append(item.name)
+        if item.name == largest and len(looked) == len(media):
+            raise KeyboardInterrupt  # the end of its worker
+        return look(item, how)
+
+    monkeypatch.setattr(pipeline, "scan", scan)
+    monkeypatch.setattr(pipeline, "COMMIT_S", 0)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.scan_part(work, settings=ours.clips, folder=folder)
+    assert looked[-1] == largest
+    looked.clear()
+    outcomes = pipeline.scan_part(work, settings=ours.clips, folder=folder)["outcomes"]
+    assert (looked, len(outcomes)) == ([largest], len(media))
+    (part,) = storage.list_files(folder)
+    assert {row["name"] for row in storage.rows(part)} == set(media["name"].to_pylist())
 
 
 def test_odd_names_cost_their_own_files_at_most(tmp_path: Path) -> None:

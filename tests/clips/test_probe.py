@@ -29,10 +29,11 @@ def test_video_facts(tmp_path: Path) -> None:
         "width": 96,
         "height": 64,
         "rotation_deg": 0,
+        "mirrored": False,
         "fps": pytest.approx(10),
         "duration_s": pytest.approx(2),
         "n_frames": 20,
-        "decoder": "decord",
+        "decoder": "pyav",
     }
 
 

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from media import corners_video, noisy_video, truncated
+from media import corner_names, corners_video, noisy_video, truncated
 
 from vitascope import records, storage
 from vitascope.clips.catalog import Item
+from vitascope.clips.decode import read_clip
+from vitascope.clips.derive import clips_of
 from vitascope.clips.scan import scan, series_of
 from vitascope.clips.settings import ClipsSettings
+from vitascope.ledger import Rejected
 
 
 def item(path: Path) -> Item:
@@ -72,3 +75,20 @@ def test_the_same_content_has_the_same_hash_wherever_it_is(tmp_path: Path, s3: s
     there = scan(Item(f"{s3}/b.mp4", "a.mp4", "etag", 0), ClipsSettings())
     assert (here["content"], here["video_id"]) == (there["content"], there["video_id"])
     np.testing.assert_array_equal(series_of(here)["phash"], series_of(there)["phash"])
+
+
+@pytest.mark.parametrize("second", [(96, 64), (64, 48), (256, 192)])
+def test_a_change_of_size_is_a_cut_and_each_part_has_its_own(tmp_path: Path, second: tuple[int, int]) -> None:
+    """Also if the shape stays."""
+    parts = [corners_video(tmp_path / f"{size[0]}.ts", size=size, seconds=3) for size in ((128, 96), second)]
+    path = tmp_path / "a.ts"
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    settings = ClipsSettings(durations_s=(1.0,), min_side_px=8)
+    good = [clip for clip in clips_of(scan(item(path), settings), settings) if clip["status"] == "ok"]
+    assert {(clip["width"], clip["height"]) for clip in good} == {(128, 96), second}
+    for clip in good:
+        frames = read_clip(str(path), **{k: clip[k] for k in ("start_s", "fps", "n_frames", "decoder")})
+        assert frames.shape == (clip["n_frames"], clip["height"], clip["width"], 3)
+        assert {corner_names(frame) for frame in frames} == {"RGBW"}
+    with pytest.raises(Rejected, match="change size"):
+        read_clip(str(path), fps=1, n_frames=6, size=(48, 64), decoder="pyav")

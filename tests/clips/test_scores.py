@@ -28,17 +28,22 @@ def bunny() -> np.ndarray:
     return joined.footage()[0][::3]
 
 
+def looks(frames: np.ndarray) -> dict[str, np.ndarray]:
+    """Their series, and that they are not combed."""
+    return features(frames) | {"combing": np.zeros(len(frames), np.float16)}
+
+
 def score(frames: np.ndarray, span: Span = SECOND, **filters: Any) -> dict[str, float]:
-    columns = scores(features(frames), [span], Filters(**filters), FPS)
+    columns = scores(looks(frames), [span], Filters(**filters), FPS)
     return {name: float(values[0]) for name, values in columns.items()}
 
 
 def verdict(frames: np.ndarray, span: Span = SECOND) -> tuple[Reason, str] | None:
-    return judge(scores(features(frames), [span], Filters(), FPS), Filters())[0]
+    return judge(scores(looks(frames), [span], Filters(), FPS), Filters())[0]
 
 
 def test_real_footage_passes_the_defaults(bunny: np.ndarray) -> None:
-    series = features(bunny)
+    series = looks(bunny)
     columns = scores(series, spans([(0, len(bunny) - 1)], FPS, (1.0, 2.0)), Filters(), FPS)
     assert set(columns) == set(SCORES)
     assert all(values.dtype == np.float32 and len(values) == 4 for values in columns.values())
@@ -70,7 +75,7 @@ def test_a_clip_is_not_blamed_for_the_cut_before_it(bunny: np.ndarray) -> None:
 
 
 def test_motion_is_per_second(bunny: np.ndarray) -> None:
-    series = features(bunny)
+    series = looks(bunny)
     assert scores(series, [SECOND], Filters(), FPS)["motion"][0] == pytest.approx(
         float(series["motion"][1:9].astype(float).mean()) * FPS, rel=1e-3
     )
@@ -96,7 +101,7 @@ def test_a_score_that_is_off_is_no_column(bunny: np.ndarray) -> None:
 
 def test_the_first_filter_is_the_reason_and_the_detail_names_all() -> None:
     filters = Filters(height={"use": "drop", "min": 480}, motion={"use": "drop"})
-    broken = {"black_share": 0.0, "still_share": 0.0, "contrast": 0.2}
+    broken = {"black_share": 0.0, "still_share": 0.0, "contrast": 0.2, "combing": 0.0}
     columns = {name: np.full(3, value, np.float32) for name, value in broken.items()}
     columns |= {"height": np.array([480, 360, 360]), "motion": np.array([0.5, 0.1, 0.0004])}
     assert judge(columns, filters) == [
@@ -110,8 +115,8 @@ def test_the_first_filter_is_the_reason_and_the_detail_names_all() -> None:
 
 
 def only(**filters: Any) -> Filters:
-    off = {"use": "off"}
-    return Filters(**{"black_share": off, "still_share": off, "contrast": off} | filters)
+    off = {name: {"use": "off"} for name in ("black_share", "still_share", "contrast", "combing")}
+    return Filters(**off | filters)
 
 
 def test_a_table_is_judged_like_arrays_and_null_passes() -> None:

@@ -98,7 +98,7 @@ def test_a_tar_gives_the_clips_of_its_files(
 
 
 def frames(clip: dict[str, Any]) -> np.ndarray:
-    how = {key: clip[key] for key in ("start_s", "fps", "n_frames", "rotation_deg", "decoder")}
+    how = {key: clip[key] for key in ("start_s", "fps", "n_frames", "decoder")}
     return read_clip(clip["uri"], size=(48, 64), crop=crop_of(clip), **how)
 
 

@@ -106,7 +106,7 @@ RNG = np.random.default_rng(0)
 
 def row(name: str, looks: np.ndarray | None, **columns: Any) -> dict[str, Any]:
     same = {"clip_id": name, "video_id": name, "uri": name, "kind": "video", "decoder": "pyav", "fps": 8.0}
-    size = {"start_s": 0.0, "end_s": 1.0, "n_frames": 9, "width": 64, "height": 64, "rotation_deg": 0}
+    size = {"start_s": 0.0, "end_s": 1.0, "n_frames": 9, "width": 64, "height": 64}
     crop = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
     own = {"name": name, "version": name, "content": name, "looks": looks, "split": "train", "status": "ok"}
     return same | size | crop | own | columns

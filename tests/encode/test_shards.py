@@ -43,7 +43,6 @@ def tasks(n: int) -> list[EncodeTask]:
             kind="video",
             start_s=0.0,
             fps=8.0,
-            rotation_deg=0,
             decoder="pyav",
             split="train",
             caption=f"clip {i}",

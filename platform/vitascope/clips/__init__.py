@@ -11,7 +11,7 @@ over more files looks only at those, and other thresholds cost no decoding.
 
     isolate    run risky decoding in a killable child
     probe      what a media file is
-    resize     sizes: displayed, covering, shrunk
+    resize     sizes: displayed, covering, shrunk; turned and mirrored
     colour     any pixels to BT.709 RGB
     tars       members of tar files, read in place
     clock      how exact the times of frames are
@@ -19,7 +19,9 @@ over more files looks only at those, and other thresholds cost no decoding.
     animation  frames of GIF and APNG
     profiles   colours of pictures to sRGB
     pictures   open pictures, still and moving: Pillow, pillow-heif
-    readers    open sources: decord, PyAV, NVDEC; all of them by name
+    containers open a container: the track that is shown (`tracks`: of mp4), its decoder
+    fields     combed frames: how much, and deinterlaced
+    readers    open sources: PyAV, NVDEC, decord; all of them by name
     decode     frames of a clip, and of a whole source
     features   what every frame looks like, in numbers (`phash`, `hashing`: fingerprints)
     scan       one file: what it is, and its features

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 from vitascope import storage
 from vitascope.records import stable_id
 
-PART_BYTES = 2 << 30
-"""Of files in a part: what is done again when a node is lost, and read at once to cut clips."""
+PART_BYTES = 512 << 20
+"""Of files in a part, unless it is one file: some minutes of work, read at once to cut clips."""
 
 FILE_BYTES = 8 << 20
 """What a file counts for besides its bytes: to be opened, decoded at its ends, written down."""
@@ -90,7 +90,10 @@ def part_uri(folder: str, part: pa.Table) -> str:
 
 
 def commit(folder: str, part: pa.Table, table: pa.Table) -> None:
-    """Makes the part about `part` visible; `table` has a row for each. Once more is the same, or better."""
+    """Makes what is known of `part` visible: in `table`, a row for each, or for those looked at so far.
+
+    Once more is the same, or better.
+    """
     storage.put_table(part_uri(folder, part), table)
 
 

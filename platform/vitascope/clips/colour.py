@@ -61,6 +61,23 @@ def to_rgb(swscale: Any, frame: av.VideoFrame, view: View, aspect: float = 1.0) 
     return converted.reformat(format="rgb24", threads=1).to_ndarray()[rows, columns]
 
 
+def over_white(frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame with transparency over white, as RGB of its own size; any other as it is.
+
+    Alpha is straight: neither containers nor codecs say if it is premultiplied. It is applied before any
+    scaling, so that hidden colours do not bleed into edges.
+    """
+    if not any(component.is_alpha for component in frame.format.components):
+        return frame
+    whole, kinds = (65535, ("rgba64le", "rgb48le")) if _wide(frame) else (255, ("rgba", "rgb24"))
+    pixels = frame.reformat(format=kinds[0], src_colorspace=_matrix(frame), threads=1).to_ndarray()
+    colour, alpha = pixels[..., :3].astype(np.uint32), pixels[..., 3:].astype(np.uint32)
+    seen: Any = (colour * alpha + whole * (whole - alpha) + whole // 2) // whole
+    opaque = av.VideoFrame.from_ndarray(seen.astype(pixels.dtype), format=kinds[1])
+    opaque.color_trc, opaque.color_primaries = frame.color_trc, frame.color_primaries
+    return opaque
+
+
 def is_plain(frame: av.VideoFrame) -> bool:
     """Whether it is 8-bit 4:2:0 whose colours need no guess and no mapping: all decoders get it right."""
     limited = frame.color_range != ColorRange.JPEG

@@ -16,7 +16,7 @@ from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.shots import shots
 from vitascope.ledger import Reason, Rejected, Status
 
-_SHARED = ("content", "video_id", "uri", "name", "version", "kind", "rotation_deg", "decoder")
+_SHARED = ("content", "video_id", "uri", "name", "version", "kind", "decoder")
 _Row = dict[str, Any]
 Texts = tuple[dict[str, str], str]
 """A file's captions by field; and why there are none."""
@@ -30,26 +30,27 @@ def clips_of(video: _Row, settings: ClipsSettings) -> list[_Row]:
     if video["status"] != Status.OK:
         return []
     series = series_of(video)
-    bars = letterbox.letterbox(series) if settings.letterbox == "crop" else None
     found = list(_spans(video, series, settings))
     rows = [_row(video, span, settings) | outcome for span, outcome in found]
     good = [i for i, row in enumerate(rows) if row["status"] == Status.OK]
     scored = scores(series, [found[i][0] for i in good], settings.filters, settings.fps)
+    bars = _bars(series) if settings.letterbox == "crop" else {}
     for place, i in enumerate(good):
         looks = _of_span(series, found[i][0], settings.fps)
-        crop = letterbox.letterbox(looks, bars) if bars else Crop()
-        rows[i] |= letterbox.columns(crop, video["width"], video["height"]) | _compared(looks)
+        height, width = looks["sides"][0].tolist()
+        crop = letterbox.letterbox(looks, bars[height, width]) if bars else Crop()
+        rows[i] |= letterbox.columns(crop, width, height) | _compared(looks)
         rows[i] |= {k: float(values[place]) for k, values in scored.items() if np.isfinite(values[place])}
     return rows
 
 
 def _spans(video: _Row, series: Series, settings: ClipsSettings) -> Iterator[tuple[cut.Span, _Row]]:
-    """The spans of every shot; and those of damage, which are dropped."""
+    """The spans of every shot; and those of damage, which are dropped. A change of size is a cut too."""
     lengths = (settings.fps, settings.durations_s, settings.every_s)
-    good = np.isfinite(series["brightness"])
-    edges = np.r_[0, np.flatnonzero(np.diff(good)) + 1, len(good)]
+    sides = series["sides"]  # 0 of damaged frames
+    edges = np.r_[0, np.flatnonzero(np.diff(sides, axis=0).any(axis=1)) + 1, len(sides)]
     for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        if good[begin]:
+        if sides[begin].all():
             part = {name: values[begin:end] for name, values in series.items()}
             found = shots(part, settings.shots, settings.fps)
             moved = [(begin + first, begin + last) for first, last in found]
@@ -57,9 +58,20 @@ def _spans(video: _Row, series: Series, settings: ClipsSettings) -> Iterator[tup
         else:
             yield _lost(begin, end, settings.fps, f"{end - begin} of its frames are damaged")
     expected = cut.steps(video["duration_s"], settings.fps) + 1
-    if expected - len(good) > cut.steps(min(settings.durations_s), settings.fps):
-        what = f"its frames end before {len(good) / settings.fps:.2f} s"
-        yield _lost(len(good), expected, settings.fps, what)
+    if expected - len(sides) > cut.steps(min(settings.durations_s), settings.fps):
+        what = f"its frames end before {len(sides) / settings.fps:.2f} s"
+        yield _lost(len(sides), expected, settings.fps, what)
+
+
+def _bars(series: Series) -> dict[tuple[int, int], Crop]:
+    """The letterbox of all frames of each size (height, width)."""
+    sides = series["sides"]
+    return {
+        (height, width): letterbox.letterbox(
+            {k: v[(sides == (height, width)).all(axis=1)] for k, v in series.items()}
+        )
+        for height, width in np.unique(sides, axis=0).tolist()
+    }
 
 
 def _lost(begin: int, end: int, fps: float, what: str) -> tuple[cut.Span, _Row]:

@@ -28,9 +28,9 @@ _HEIF_SEQUENCES = {
     b"msf1",
 }  # a picture, a track, or both
 
-_READ = (
+READ = (
     "pictures in JPEG, PNG, WebP, AVIF, HEIC, GIF, TIFF, JPEG 2000 and BMP; videos in mp4, mov, Matroska, "
-    "WebM, AVI, MPEG, FLV, ASF, Ogg, MXF and IVF"
+    "WebM, AVI, MPEG, FLV, ASF, Ogg, MXF, IVF, NUT, DV and y4m; and bare H.264, HEVC, AV1, MPEG-4, MPEG-2"
 )
 _NOT_READ = (
     (0, b"\xff\x0a", "JPEG XL"),
@@ -61,14 +61,6 @@ _NOT_READ = (
     (0, b"\0MRM", "Minolta RAW (MRW)"),
     (4, b"ftypcrx ", "Canon RAW (CR3)"),
     (8, b"CR\2\0", "Canon RAW (CR2)"),
-    (0, b"YUV4MPEG2 ", "YUV4MPEG (y4m)"),
-    (0, b"\0\0\0\1\x67", "raw H.264"),
-    (0, b"\0\0\1\x67", "raw H.264"),
-    (0, b"\0\0\0\1\x09", "raw H.264"),
-    (0, b"\0\0\0\1\x40\1", "raw HEVC"),
-    (0, b"\0\0\1\x40\1", "raw HEVC"),
-    (0, b"\0\0\0\1\x46\1", "raw HEVC"),
-    (0, b"\x12\0\x0a", "raw AV1"),
     (0, b".RMF", "RealMedia"),
     (0, b"PK\3\4", "ZIP"),
     (0, b"\x1f\x8b", "gzip"),
@@ -107,7 +99,7 @@ def refusal(head: bytes) -> Rejected | None:
 
 def unread(name: str) -> Rejected:
     """The refusal of a format."""
-    return Rejected(Reason.UNREADABLE, f"format {name} is not read; these are: {_READ}")
+    return Rejected(Reason.UNREADABLE, f"format {name} is not read; these are: {READ}")
 
 
 def _is_pnm(head: bytes) -> bool:

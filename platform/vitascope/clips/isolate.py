@@ -1,12 +1,15 @@
 """Run risky decoding in a killable child.
 
 Media libraries hang and crash on some files. Each thread keeps one child process that decodes for it; a
-child that outlives its time limit is killed by the kernel (SIGALRM), one that crashes takes nothing along,
-and the next call gets a new one. A call costs 0.06 ms; arrays come back through memory that both share, 6 MB
-in 2 ms (through the pipe: 20).
+child that uses up its time limit is killed by the kernel, one that crashes takes nothing along, and the next
+call gets a new one. A call costs 0.06 ms; arrays come back through memory that both share, 6 MB in 2 ms
+(through the pipe: 20).
 
-What a child waits for a store does not count: that says nothing about the file. Nor does a store that is
-given up, so that the call and its child end then at once, before a library takes it for the file's end.
+The limit is of processor time (SIGPROF), of all threads of the child: a child that waits for a processor, as
+niced ones do on a busy machine, or is stopped for a while, says nothing about the file. A child that sleeps
+for ever ends too, after `WALL` times as long by the clock (SIGALRM). Waits for a store do not count.
+Nor does a store that is given up, so that the call and its child end then at once, before a library takes it
+for the file's end.
 """
 
 import os
@@ -38,6 +41,9 @@ KEPT_BYTES = 64 << 20
 MOST_BYTES = 8 * 2**30
 # A child that somebody else killed (the system, short of memory; an operator) says nothing about the file.
 KILLS_FORGIVEN = 2
+# So many times its processor time may pass by the clock: a worker at nice 19 gets a 70th of a busy core, but
+# hundreds of frames decode in seconds of processor time.
+WALL = 20
 _children = threading.local()
 _Result = TypeVar("_Result")
 
@@ -47,7 +53,7 @@ class ChildDied(RuntimeError):
 
 
 def isolated(function: Callable[..., _Result], *, timeout_s: float, **arguments: Any) -> _Result:
-    """`function(**arguments)`, computed in this thread's child process within `timeout_s` seconds of its own.
+    """`function(**arguments)`, computed in this thread's child process within `timeout_s` of processor time.
 
     The function must be importable by name, and what goes in and out picklable. An exception it raises is
     raised here.
@@ -90,8 +96,10 @@ def _child() -> "_Child":
 
 
 def _cause(code: int, timeout_s: float) -> str:
+    if code == -signal.SIGPROF:
+        return f"took longer than {timeout_s:g} s of processor time"
     if code == -signal.SIGALRM:
-        return f"took longer than {timeout_s:g} s"
+        return f"took longer than {WALL * timeout_s:g} s, most of it waiting"
     return f"crashed the decoder ({signal.Signals(-code).name if code < 0 else f'exit {code}'})"
 
 
@@ -166,8 +174,9 @@ class _Child:
 def serve(fd: int, shared: int) -> None:
     """The child's side: answers calls from the pipe at `fd` until it closes, arrays in the file `shared`."""
     pipe = Connection(fd)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the default ends the process, even within C code
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])
+    for limit in (signal.SIGALRM, signal.SIGPROF):
+        signal.signal(limit, signal.SIG_DFL)  # the default ends the process, even within C code
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM, signal.SIGPROF])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, resource.RLIM_INFINITY))
     patience.while_waiting = _Clock(pipe, shared).stopped
@@ -178,17 +187,19 @@ def serve(fd: int, shared: int) -> None:
             function, arguments, timeout_s = pipe.recv()
         except EOFError:
             return
-        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        signal.setitimer(signal.ITIMER_PROF, timeout_s)
+        signal.setitimer(signal.ITIMER_REAL, WALL * timeout_s)
         try:
             answer = (True, function(**arguments))
         except Exception as error:
             answer = (False, error)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         pipe.send(_laid_out(answer, shared))
 
 
 class _Clock:
-    """The child's timer, used by the thread of the stores' clients."""
+    """The child's timer of the clock, used by the thread of the stores' clients."""
 
     def __init__(self, pipe: Connection, shared: int) -> None:
         self._pipe, self._shared = pipe, shared

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vitascope.clips import animation, formats, profiles, tars
 from vitascope.clips.clock import HOLD_S, LONGEST_S, TIME_TOLERANCE_S
-from vitascope.clips.resize import Size, View
+from vitascope.clips.resize import Seen, Size, View
 from vitascope.ledger import Reason, Rejected
 
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
@@ -234,14 +234,15 @@ class PillowReader:
         self._starts_s, self._end_s = np.concatenate([[0.0], ends_s[:-1]]), ends_s[-1]
         self._damaged_from = len(ends_s)
 
-    def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[list[np.ndarray] | None]:
-        last, pictures = -1, None  # type: int, list[np.ndarray] | None
+    def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[Seen | None]:
+        last, seen = -1, None  # type: int, Seen | None
         for time_s in times_s[times_s <= self._end_s + HOLD_S]:
             number = int(np.searchsorted(self._starts_s, time_s + TIME_TOLERANCE_S, side="right")) - 1
             if number != last:
-                image = self._frame(number)
-                last, pictures = number, None if image is None else [_seen(image, v) for v in views]
-            yield pictures
+                last, image, seen = number, self._frame(number), None
+                if image is not None:
+                    seen = Seen([_seen(image, view) for view in views], (image.height, image.width))
+            yield seen
 
     def _frame(self, number: int) -> Image.Image | None:
         """A frame; of a moving picture, None from the first damaged one on."""

@@ -36,6 +36,9 @@ from vitascope.observe.metrics import Publisher
 _FOLDERS = 64
 """Folders are opened on the driver's side until there are so many, which tasks then list to their ends."""
 
+COMMIT_S = 30.0
+"""So often a task commits what it knows of its part."""
+
 _CAPTIONS = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
@@ -67,7 +70,8 @@ def run(settings: Settings) -> dict[str, Any]:
     local.connect(settings.cluster)
     found, n_tars = list_inputs(settings)
     wanted = _wanted(found.media, settings.clips)
-    looks = _folder(settings, records.CATALOG, settings.clips.fps, SIDE_PX, CROP_RULE)
+    how = (settings.clips.fps, SIDE_PX, CROP_RULE, settings.clips.decoder)
+    looks = _folder(settings, records.CATALOG, *how)
     texts = _folder(settings, _CAPTIONS, *settings.clips.caption_fields)
     places, n_scanned = _looked_at(found.media, looks, scan_part, settings)
     captioned, n_read = _looked_at(found.captioned, texts, read_captions, settings)
@@ -208,12 +212,20 @@ def list_tars(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:  # n
 
 
 def _committed(work: _Row, folder: str, schema: pa.Schema, look: Callable[[Item], _Row]) -> _Row:
+    """Looks at what is not committed, small files first, and commits it: at the end, and now and then before.
+
+    So files that are quickly looked at do not wait for a film that takes long, nor are lost with it.
+    """
     part = storage.read_stream(work["files"])
-    there = catalog.committed_rows(folder, part)
-    rows = [there.get(item.name) or look(item) for item in catalog.items(part)]
-    if len(there) < len(rows):
-        catalog.commit(folder, part, pa.Table.from_pylist(rows, schema=schema))
-    return {"outcomes": [row.get("reason") or str(Status.OK) for row in rows]}
+    rows = catalog.committed_rows(folder, part)
+    left = [item for item in catalog.items(part) if item.name not in rows]
+    committed = time.monotonic()
+    for n_left, item in enumerate(sorted(left, key=lambda item: item.size_bytes), 1 - len(left)):
+        rows[item.name] = look(item)
+        if n_left == 0 or time.monotonic() - committed > COMMIT_S:
+            catalog.commit(folder, part, pa.Table.from_pylist(list(rows.values()), schema=schema))
+            committed = time.monotonic()
+    return {"outcomes": [row.get("reason") or str(Status.OK) for row in rows.values()]}
 
 
 def _texts(item: Item, settings: ClipsSettings) -> _Row:
@@ -290,7 +302,10 @@ def cut_part(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
 
 def _judged(video: _Row, settings: ClipsSettings) -> _Row:
     """What the settings say of a video that could be read."""
-    if video["status"] != Status.OK or min(video["width"], video["height"]) >= settings.min_side_px:
+    if (
+        video["status"] != Status.OK
+        or np.reshape(video["sides"], (-1, 2)).min(axis=1).max() >= settings.min_side_px
+    ):
         return {}
     size = f"{video['width']}x{video['height']}"
     return records.dropped(Reason.TOO_SMALL, f"{size}, clips.min_side_px is {settings.min_side_px}")

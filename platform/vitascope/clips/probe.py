@@ -1,26 +1,28 @@
 """What a media file is."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from vitascope import storage
 from vitascope.clips import tars
-from vitascope.clips.colour import is_plain, to_rgb
+from vitascope.clips.clock import HOLD_S, LAST_STANDS_S
+from vitascope.clips.colour import is_plain
+from vitascope.clips.containers import INDEXED, Source, open_container, words
 from vitascope.clips.isolate import ChildDied, isolated
 from vitascope.clips.pictures import open_picture
-from vitascope.clips.readers import HOLD_S, INDEXED, READERS, open_container
-from vitascope.clips.resize import View, displayed
+from vitascope.clips.readers import READERS, turn_of
+from vitascope.clips.resize import displayed
 from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
 
 _LONGEST_S = 100 * 86_400.0  # a header that says more lies
+_LAST_UNSAID_S = 1.0  # so much may a header leave out; a larger difference is a gap in the timestamps
 _DECORD_LATEST_S = 3 * 3600.0  # its timestamps are float32, and there 1 ms coarse
 
 
-def probe(uri: str, *, timeout_s: float = 60.0, may_be_decords: bool = True) -> dict[str, Any]:
+def probe(uri: str, *, timeout_s: float = 60.0, decord: bool = False) -> dict[str, Any]:
     """The media columns of records.VIDEOS, kind to decoder, after decoding a video's first frame.
 
     Of a picture also `detail`: what is wrong with it although it can be used, or None.
@@ -29,13 +31,13 @@ def probe(uri: str, *, timeout_s: float = 60.0, may_be_decords: bool = True) -> 
     beginning to the last one's end.
 
     Args:
-        may_be_decords: decord is tried, which reads remote files whole; else the decoder is another.
+        decord: it is tried, and is the decoder if it shows the same frames; it reads remote files whole.
 
     Raises:
         Rejected: UNREADABLE, EMPTY_FILE, NO_VIDEO_STREAM or DECODE_FAILED.
         Unavailable: the store does not answer.
     """
-    for with_decord in (True, False) if may_be_decords else (False,):
+    for with_decord in (True, False) if decord else (False,):
         try:
             return isolated(_probe, timeout_s=timeout_s, uri=uri, with_decord=with_decord)
         except ChildDied as death:
@@ -53,7 +55,7 @@ def _probe(uri: str, with_decord: bool) -> dict[str, Any]:
     except (Rejected, Unavailable):
         raise
     except Exception as error:
-        raise Rejected(Reason.UNREADABLE, f"{type(error).__name__}: {error}") from None
+        raise Rejected(Reason.UNREADABLE, words(error)) from None
 
 
 def _probe_image(uri: str) -> dict[str, Any] | None:
@@ -77,58 +79,98 @@ def _probe_image(uri: str) -> dict[str, Any] | None:
 
 
 def _probe_video(uri: str, with_decord: bool) -> dict[str, Any]:
-    container, stream = open_container(uri)
+    source = open_container(uri)
+    container, stream = source.container, source.stream
     with container:
-        frame = _first_frame(container, stream)
-        turn = _clockwise_deg(frame.rotation)
-        coded = frame.height, frame.width
-        shown = displayed(coded, float(stream.sample_aspect_ratio or 1))
-        height, width = shown if turn % 180 == 0 else shown[::-1]
-        fps = float(stream.average_rate or stream.guessed_rate or 0) or None
-        duration_s = _duration_s(container, stream)
+        frame = _first_frame(source)
+        turn = turn_of(frame)
+        shown = displayed((frame.height, frame.width), float(stream.sample_aspect_ratio or 1))
+        height, width = turn.size(shown)
+        length = _length(source, uri)
         row = {
             "kind": "video",
             "codec": stream.codec_context.name,
             "width": width,
             "height": height,
-            "rotation_deg": turn,
-            "fps": fps,
-            "duration_s": duration_s,
-            "n_frames": stream.frames or (round(duration_s * fps) if fps else None),
+            "rotation_deg": turn.clockwise_deg,
+            "mirrored": turn.mirrors,
+            "fps": length.fps,
+            "duration_s": length.duration_s,
+            "n_frames": length.n_frames,
         }
-        may = with_decord and container.format.name in INDEXED
-        may = may and turn == 0 and shown == coded and is_plain(frame)
-        longest_s = max(duration_s, (container.duration or 0) / av.time_base)
+        may = with_decord and container.format.name in INDEXED and is_plain(frame)
+        longest_s = max(length.duration_s, (container.duration or 0) / av.time_base)
         may = may and (frame.time or 0) + longest_s <= _DECORD_LATEST_S
-        may = may and not _damaged_end(container, stream, duration_s)
-    first = to_rgb(VideoReformatter(), frame, View(1, coded))
-    return row | {"decoder": "decord" if may and _decord_agrees(uri, first, duration_s) else "pyav"}
+        may = may and not _damaged_end(container, stream, length.duration_s)
+    return row | {"decoder": "decord" if may and _decord_agrees(uri, length.duration_s) else "pyav"}
 
 
-def _first_frame(container: Any, stream: Any) -> av.VideoFrame:
+def _first_frame(source: Source) -> av.VideoFrame:
+    why = "it ends before the first"
     try:
-        return next(container.decode(stream))
-    except (StopIteration, av.error.FFmpegError) as error:
-        why = str(error) or "it ends before the first"
-        raise Rejected(Reason.DECODE_FAILED, f"no frame can be decoded ({why})") from None
+        for packet in source.container.demux(source.stream):
+            for frame in source.decoder.decode(packet):
+                return frame
+    except av.error.FFmpegError as error:
+        why = words(error)
+    raise Rejected(Reason.DECODE_FAILED, f"no frame of {source.about} can be decoded: {why}") from None
 
 
-def _clockwise_deg(rotation: int) -> int:
-    """PyAV's counter-clockwise display rotation as clockwise quarter turns; none for a matrix of nonsense."""
-    return -round(rotation / 90) * 90 % 360 if abs(rotation) <= 360 else 0
+class _Length(NamedTuple):
+    duration_s: float
+    n_frames: int | None
+    fps: float | None
 
 
-def _duration_s(container: Any, stream: Any) -> float:
-    """What the headers say where it can be, else what the packets do."""
+def _length(source: Source, uri: str) -> _Length:
+    """How long a video is. Headers are believed if they count frames; else the packets are counted.
+
+    Rates that are only estimated are wrong for live recordings and screen captures. Remote files are read
+    whole only if nothing else says how long they are.
+    """
+    container, stream = source.container, source.stream
+    said_s = _said_s(container, stream)
+    if said_s and stream.frames:
+        return _Length(said_s, stream.frames, _rate(stream) or stream.frames / said_s)
+    if said_s and storage.is_remote(uri):
+        fps = _rate(stream)
+        return _Length(said_s, round(said_s * fps) if fps else None, fps)
+    return _counted(uri, stream, said_s)
+
+
+def _rate(stream: Any) -> float | None:
+    return float(stream.average_rate or stream.guessed_rate or 0) or None
+
+
+def _said_s(container: Any, stream: Any) -> float:
+    """What the headers say; 0 if they say nothing, or nonsense."""
     said_s = float(stream.duration * stream.time_base) if stream.duration else 0.0
     if not said_s and container.duration:
         counted_s = container.start_time or 0 if container.format.name == "matroska,webm" else 0
         said_s = (container.duration - counted_s) / av.time_base  # Matroska's duration counts from 0
-    if 0 < said_s <= _LONGEST_S:
-        return said_s
-    ends = [p.pts + (p.duration or 0) for p in container.demux(stream) if p.pts is not None]
-    shown_s = float((max(ends, default=0) - (stream.start_time or 0)) * stream.time_base)
-    return min(max(shown_s, 0.0), _LONGEST_S)
+    return said_s if 0 < said_s <= _LONGEST_S else 0.0
+
+
+def _counted(uri: str, stream: Any, said_s: float) -> _Length:
+    """The same from the packets: headers may not know the end of the last one, nor a rate."""
+    source = open_container(uri)
+    with source.container as container:
+        by_order = container.format.name == "avi"  # its timestamps are those of decoding
+        packets = [p for p in container.demux(source.stream) if p.size]
+        times = [p.dts if by_order else p.pts for p in packets]
+        lengths = [p.duration or 0 for p in packets]
+    base = source.stream.time_base
+    ticks = np.unique([tick for tick in times if tick is not None])
+    n_frames = len(packets)
+    if len(ticks) < 2:
+        duration_s = said_s or float(sum(lengths) * base)
+        return _Length(duration_s, n_frames or None, n_frames / duration_s if duration_s else _rate(stream))
+    last_s = max(float(lengths[-1] * base), min(float((ticks[-1] - ticks[-2]) * base), LAST_STANDS_S))
+    counted_s = float((ticks[-1] - ticks[0]) * base) + last_s
+    if not said_s or abs(counted_s - said_s) < _LAST_UNSAID_S:
+        said_s = min(counted_s, _LONGEST_S)
+    fps, header = (len(ticks) - 1) / float((ticks[-1] - ticks[0]) * base), _rate(stream)
+    return _Length(said_s, len(ticks), header if header and abs(fps / header - 1) < 0.02 else fps)
 
 
 def _damaged_end(container: Any, stream: Any, duration_s: float) -> bool:
@@ -140,11 +182,9 @@ def _damaged_end(container: Any, stream: Any, duration_s: float) -> bool:
         return True
 
 
-def _decord_agrees(uri: str, first: np.ndarray, duration_s: float) -> bool:
-    """Whether decord opens the whole file and shows its first frame (H W 3) as PyAV does, to the last bit."""
+def _decord_agrees(uri: str, duration_s: float) -> bool:
+    """Whether decord opens the whole file and shows the same frames as PyAV."""
     try:
-        reader = READERS["decord"](uri)
-        same = np.array_equal(next(reader.pictures(np.zeros(1), [View(1)]))[0], first)
-        return same and reader.end_s + HOLD_S >= duration_s
+        return READERS["decord"](uri).end_s + HOLD_S >= duration_s
     except Exception:  # whatever it was, PyAV has opened the file
         return False

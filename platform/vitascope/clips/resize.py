@@ -1,18 +1,65 @@
-"""Sizes of pictures: displayed, covering, shrunk.
+"""Sizes of pictures: displayed, covering, shrunk; and which way up they are.
 
 All sizes are (height, width) in pixels.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
 
 CROP_RULE = (
-    "swscale bilinear to cover, in gbrp, centre crop, BT.709; HDR of 1000 nits, white at 203; "
+    "mirrored and turned by the display matrix, combed frames by bwdif, alpha over white, swscale bilinear "
+    "to cover, in gbrp, centre crop, BT.709; HDR of 1000 nits, white at 203; "
     "pictures in sRGB by their profiles, animations as browsers compose them"
 )
 """Names the pixels that frames become; part of the latents' fingerprint, and of the catalog's folder."""
 
 Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One of the eight ways to lay a picture down: rows and columns exchanged or not, then flipped or not."""
+
+    transposed: bool = False
+    flipped_x: bool = False  # left and right exchanged, after the transposition
+    flipped_y: bool = False
+
+    @classmethod
+    def of_matrix(cls, a: int, b: int, c: int, d: int) -> "Turn | None":
+        """The turn that a display matrix asks for (ISO/IEC 14496-12, 8.3.2); None if it is another angle.
+
+        It shows the pixel (x, y) at (a x + c y, b x + d y). Within 1 degree of a quarter turn counts as one,
+        as in ffmpeg. A matrix that shows nothing (rank below 2) is none.
+        """
+        if a * d == b * c:
+            return cls()
+        transposed = abs(b) + abs(c) > abs(a) + abs(d)
+        along, across = ((b, c), (a, d)) if transposed else ((a, d), (b, c))
+        if max(map(abs, across)) > math.tan(math.radians(1)) * min(map(abs, along)):
+            return None
+        return cls(True, c < 0, b < 0) if transposed else cls(False, a < 0, d < 0)
+
+    @property
+    def clockwise_deg(self) -> int:
+        """The turn, before the picture is mirrored if it `mirrors`: 0, 90, 180 or 270."""
+        return (270 if self.flipped_y else 90) if self.transposed else 180 * self.flipped_y
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether left and right are exchanged after turning."""
+        return self.transposed ^ self.flipped_x ^ self.flipped_y
+
+    def upright(self, picture: np.ndarray) -> np.ndarray:
+        """A view of a coded picture (H W …) as it is displayed."""
+        picture = picture.swapaxes(0, 1) if self.transposed else picture
+        return picture[:: -1 if self.flipped_y else 1, :: -1 if self.flipped_x else 1]
+
+    def size(self, size: Size) -> Size:
+        """The displayed size of a coded one, and the other way round."""
+        return size[::-1] if self.transposed else size
 
 
 @dataclass(frozen=True)
@@ -30,9 +77,13 @@ class Crop:
         right, bottom = round((self.left + self.width) * width), round((self.top + self.height) * height)
         return left, top, max(min(right, width) - left, 1), max(min(bottom, height) - top, 1)
 
-    def turned(self) -> "Crop":
-        """The same part of the frame that a clockwise quarter turn makes upright."""
-        return Crop(self.top, 1 - self.left - self.width, self.height, self.width)
+    def lying(self, turn: Turn) -> "Crop":
+        """The same part of the coded frame, which `turn` makes upright."""
+        left = 1 - self.left - self.width if turn.flipped_x else self.left
+        top = 1 - self.top - self.height if turn.flipped_y else self.top
+        if turn.transposed:
+            return Crop(top, left, self.height, self.width)
+        return Crop(left, top, self.width, self.height)
 
 
 @dataclass(frozen=True)
@@ -40,12 +91,13 @@ class View:
     """A way to see a clip: its first frames, at a size, of a part of the picture.
 
     Frames are scaled, antialiased, so that the part covers `size`, and cropped around the part's centre.
-    Without a size the part is as large as displayed.
+    Without a size the part is as large as displayed; whole frames may be `shrunk` to a long side instead.
     """
 
     n_frames: int
     size: Size | None = None
     crop: Crop = Crop()
+    long_side: int | None = None
 
     def __post_init__(self) -> None:
         if self.n_frames < 1 or min(self.size or (1,)) < 1:
@@ -54,20 +106,17 @@ class View:
     @property
     def is_plain(self) -> bool:
         """Whether frames are seen as they are."""
-        return self.size is None and self.crop == Crop()
+        return self.size is None and self.crop == Crop() and self.long_side is None
 
-    def turned(self, quarters: int) -> "View":
-        """The view of frames that so many clockwise quarter turns make upright."""
-        view = self
-        for _ in range(quarters % 4):
-            view = View(view.n_frames, view.size and view.size[::-1], view.crop.turned())
-        return view
+    def lying(self, turn: Turn) -> "View":
+        """The same view of coded frames, which `turn` makes upright."""
+        return replace(self, size=self.size and turn.size(self.size), crop=self.crop.lying(turn))
 
     def placed(self, frame: Size) -> tuple[Size, slice, slice]:
         """The size to scale a frame of this displayed size to, and the rows and columns to keep of it."""
         shares = (self.crop.height, self.crop.width)
-        if self.size:
-            target = self.size
+        if size := self.size or (self.long_side and shrunk(frame, self.long_side)):
+            target = size
             scale = max(t / (share * n) for t, share, n in zip(target, shares, frame, strict=True))
             height, width = (
                 max(math.ceil(t / share - 1e-6), round(n * scale))
@@ -82,6 +131,15 @@ class View:
             for begin, share, n, t in zip(begins, shares, (height, width), target, strict=True)
         )
         return (height, width), slice(top, top + target[0]), slice(left, left + target[1])
+
+
+class Seen(NamedTuple):
+    """What is on screen at a time, upright: as each view has it, uint8 (H, W, 3); and its displayed size."""
+
+    views: list[np.ndarray]
+    size: Size
+    frame: Any = None
+    """PyAV's, as decoded or deinterlaced, if it is a video's."""
 
 
 def displayed(size: Size, aspect: float) -> Size:

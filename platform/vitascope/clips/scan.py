@@ -5,20 +5,21 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vitascope import records, storage
 from vitascope.clips import tars
 from vitascope.clips.catalog import Item
+from vitascope.clips.clock import HOLD_S
 from vitascope.clips.decode import stream
 from vitascope.clips.features import DTYPES, SIDE_PX, features
+from vitascope.clips.fields import combing
 from vitascope.clips.hashing import BOXES, copy_hashes
 from vitascope.clips.isolate import ChildDied, isolated
 from vitascope.clips.probe import probe
-from vitascope.clips.readers import HOLD_S
-from vitascope.clips.resize import shrunk
+from vitascope.clips.resize import Seen, Size
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected
 
@@ -28,6 +29,9 @@ STRETCH_FRAMES = 64
 FRUITLESS = 2
 """Stretches in a row without a frame after which a file is left: the rest of it is not there."""
 
+COMBING_EVERY = 4
+"""Frames of the grid, of which one is looked at for combs: in all, it would take a tenth of a scan."""
+
 DECORD_REMOTE_BYTES = 64 << 20
 """decord reads remote files whole, for every clip that another child reads; larger ones are PyAV's."""
 
@@ -35,7 +39,8 @@ PROBED_FIRST_BYTES = 64 << 20
 """Larger ones are fetched only once a few ranges of them have shown that they hold a video."""
 
 _COPIES = "copy_hashes"
-WIDTHS = dict.fromkeys(DTYPES, 1) | {"bars": 4, _COPIES: len(BOXES)}
+_DTYPES = DTYPES | {_COPIES: np.int64, "combing": np.float16, "sides": np.int32}
+WIDTHS = dict.fromkeys(_DTYPES, 1) | {"bars": 4, _COPIES: len(BOXES), "sides": 2}
 """The series of a row, each with its numbers a frame."""
 
 Series = dict[str, np.ndarray]
@@ -71,10 +76,10 @@ def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> bool:
     a file a worker.
     """
     if _is_away(item.uri) and item.size_bytes > PROBED_FIRST_BYTES:
-        probe(item.uri, timeout_s=settings.decode_timeout_s, may_be_decords=False)
+        probe(item.uri, timeout_s=settings.decode_timeout_s)
     with _at_hand(item.uri) as (path, content):
         facts["content"] = content
-        facts |= probe(path, timeout_s=settings.decode_timeout_s)
+        facts |= probe(path, timeout_s=settings.decode_timeout_s, decord=settings.decoder == "decord")
         if facts["decoder"] == "decord" and _is_away(item.uri) and item.size_bytes > DECORD_REMOTE_BYTES:
             facts["decoder"] = "pyav"
         series, doubtful = _series(path, facts, settings)
@@ -111,8 +116,8 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[S
     Raises:
         Rejected: DECODE_FAILED where no frame decodes.
     """
-    size, moves = shrunk((facts["height"], facts["width"]), SIDE_PX), facts["kind"] == "video"
-    how = {"uri": uri, "fps": settings.fps, "size": size} | {k: facts[k] for k in ("rotation_deg", "decoder")}
+    moves = facts["kind"] == "video"
+    how = {"uri": uri, "fps": settings.fps, "long_side": SIDE_PX, "decoder": facts["decoder"]}
     how["n_frames"] = STRETCH_FRAMES if moves else 1
     stretches: list[Series] = []
     fruitless, cause, ended, doubtful = 0, "no frame decodes", False, False
@@ -140,29 +145,48 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[S
 def stretch(*, uri: str, first: int, n_frames: int, **how: Any) -> Series:
     """The series of frames first <= k < first + n_frames, or of as many as there are; runs in the child."""
     before = max(first - 1, 0)
-    frames = list(stream(uri, first=before, n_frames=n_frames + first - before, **how))
-    return _around_damage(frames, first - before)
+    frames = stream(uri, first=before, n_frames=n_frames + first - before, **how)
+    return _in_runs([_looked_at(seen, number) for number, seen in enumerate(frames, before)], first - before)
 
 
-def _around_damage(frames: list[np.ndarray | None], skip: int) -> Series:
-    """The series of the frames after the first `skip`; each run of good frames begins anew."""
-    series = _nothing(len(frames))
-    good = np.array([frame is not None for frame in frames], bool)
-    edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
-    for begin, end in zip(edges[::2], edges[1::2], strict=True):
-        run = [np.ascontiguousarray(frame) for frame in frames[begin:end] if frame is not None]
-        for name, values in features(np.stack(run)).items():
+class _Look(NamedTuple):
+    """A frame as it is analysed, and what is known of it at its own size."""
+
+    picture: np.ndarray
+    sides: Size
+    combing: float
+
+
+def _looked_at(seen: Seen | None, number: int) -> _Look | None:
+    if seen is None:
+        return None
+    combed = combing(seen.frame) if seen.frame and number % COMBING_EVERY == 0 else np.nan
+    return _Look(np.ascontiguousarray(seen.views[0]), seen.size, combed)
+
+
+def _in_runs(looks: list[_Look | None], skip: int) -> Series:
+    """The series of the frames after the first `skip`; each run of good frames of one size begins anew."""
+    series = _nothing(len(looks))
+    end = 0
+    for sides, group in itertools.groupby(looks, lambda look: look and look.sides):
+        run = list(group)
+        begin, end = end, end + len(run)
+        if sides is None:
+            continue
+        pictures = [look.picture for look in run if look]
+        series["sides"][begin:end] = sides
+        series["combing"][begin:end] = [look.combing for look in run if look]
+        series[_COPIES][begin:end] = [copy_hashes(picture) for picture in pictures]
+        for name, values in features(np.stack(pictures)).items():
             series[name][begin:end] = values
-        series[_COPIES][begin:end] = [copy_hashes(frame) for frame in run]
     return {name: values[skip:] for name, values in series.items()}
 
 
 def _nothing(n_frames: int) -> Series:
-    dtypes = DTYPES | {_COPIES: np.int64}
     shapes = {name: (n_frames, width) if width > 1 else (n_frames,) for name, width in WIDTHS.items()}
     return {
-        name: np.full(shapes[name], 0 if dtype == np.int64 else np.nan, dtype)
-        for name, dtype in dtypes.items()
+        name: np.full(shapes[name], 0 if np.issubdtype(dtype, np.integer) else np.nan, dtype)
+        for name, dtype in _DTYPES.items()
     }
 
 
@@ -178,6 +202,5 @@ def _kept(series: Series) -> Series:
 
 def series_of(row: dict[str, Any]) -> Series:
     """The inverse: the series (F, …) of a catalog row."""
-    dtypes = DTYPES | {_COPIES: np.int64}
-    flat = {name: np.asarray(row[name], dtypes[name]) for name in WIDTHS}
+    flat = {name: np.asarray(row[name], dtype) for name, dtype in _DTYPES.items()}
     return {name: v.reshape(-1, WIDTHS[name]) if WIDTHS[name] > 1 else v for name, v in flat.items()}

@@ -40,6 +40,7 @@ def scores(
 def _scores(series: Mapping[str, np.ndarray], jumps: np.ndarray, first: int, n: int) -> dict[str, float]:
     clip = {name: values[first : first + n].astype(np.float32) for name, values in series.items()}
     steps = jumps[first + 1 : first + n]
+    looked_at = clip["combing"][np.isfinite(clip["combing"])]
     return {
         "black_share": is_black(clip).mean(),
         "still_share": (clip["peak_change"][1:] <= STILL).mean() if n > 1 else np.nan,
@@ -49,6 +50,7 @@ def _scores(series: Mapping[str, np.ndarray], jumps: np.ndarray, first: int, n: 
         "sharpness": np.quantile(clip["sharpness"], _BLURRED),
         "motion": clip["motion"][1:].mean() if n > 1 else np.nan,
         "max_change": steps.max() if n > 1 else np.nan,
+        "combing": looked_at.mean() if len(looked_at) else np.nan,
     }
 
 

@@ -78,7 +78,6 @@ def _frames(tasks: list[EncodeTask], timeout_s: float) -> list[np.ndarray | Reje
                 [task.view for task in tasks],
                 start_s=clip.start_s,
                 fps=clip.fps,
-                rotation_deg=clip.rotation_deg,
                 decoder=clip.decoder,
                 version=clip.version,
                 timeout_s=timeout_s,

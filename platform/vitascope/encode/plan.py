@@ -32,7 +32,6 @@ class EncodeTask:
     kind: str
     start_s: float
     fps: float
-    rotation_deg: int
     decoder: str
     split: str
     caption: str
@@ -161,7 +160,7 @@ def _task(clip: dict[str, Any], size: VideoSize, limits: Limits) -> EncodeTask:
         width=size.width,
         n_tokens=n_tokens,
         **crop,
-        **{key: clip[key] for key in ("clip_id", "start_s", "fps", "rotation_deg")},
+        **{key: clip[key] for key in ("clip_id", "start_s", "fps")},
         **shared,
     )
 

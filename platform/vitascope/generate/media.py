@@ -41,7 +41,6 @@ class _Source:
 
     uri: str
     n_frames: int
-    rotation_deg: int
     decoder: str
 
     @classmethod
@@ -60,7 +59,7 @@ class _Source:
             )
         # A container rounds its duration: 0.9999 s at 8 fps are 8 frames.
         n_frames = max(1, int(facts["duration_s"] * request.fps + 0.01))
-        return cls(uri, n_frames, facts["rotation_deg"], facts["decoder"])
+        return cls(uri, n_frames, facts["decoder"])
 
     def read(self, first: int, n_frames: int, request: Request) -> np.ndarray:
         """Frames `first` to `first + n_frames` at the request's fps, in its size."""
@@ -70,6 +69,5 @@ class _Source:
             fps=request.fps,
             n_frames=n_frames,
             size=(request.height, request.width),
-            rotation_deg=self.rotation_deg,
             decoder=self.decoder,
         )

@@ -168,8 +168,7 @@ def _sources(results: Results) -> Iterator[str]:
     by_video = {row["video_id"]: row for row in results.clips if row["status"] == Status.OK}
     for clip in list(by_video.values())[:MOST_SOURCES]:
         middle_s = (clip["start_s"] + clip["end_s"]) / 2
-        where = {"rotation_deg": clip["rotation_deg"], "decoder": clip["decoder"]}
-        frame = read_clip(clip["uri"], start_s=middle_s, **where)[0]
+        frame = read_clip(clip["uri"], start_s=middle_s, decoder=clip["decoder"])[0]
         caption = f"{page.text(clip['caption'])}<small>{page.text(clip['name'])}</small>"
         yield page.figure(page.medium(_jpeg(frame), ".jpg"), caption)
 
