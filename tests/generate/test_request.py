@@ -71,12 +71,16 @@ def test_a_wrong_request_is_refused_with_its_reason(fields: dict, reason: Reason
 
 
 @pytest.mark.parametrize(
-    "text",
-    [b"{", b"[1]", b"null", b'"text"', b"{}", b"\xff\xfe{", b'{"custom_id": "\\ud800"}', b"[" * 100_000],
+    "text", [b"{", b"[1]", b"null", b'"text"', b"\xff\xfe{", b'{"custom_id": "\\ud800"}', b"[" * 100_000]
 )
-def test_a_line_that_is_no_request_is_refused(text: bytes) -> None:
-    with pytest.raises(Rejected, match=r"JSON|custom_id"):
+def test_a_line_that_is_no_object_is_refused(text: bytes) -> None:
+    with pytest.raises(Rejected, match="JSON"):
         parse(text, LIMITS)
+
+
+def test_a_line_without_an_id_is_refused() -> None:
+    with pytest.raises(Rejected, match="custom_id"):
+        parse(b"{}", LIMITS)
 
 
 def test_an_image_may_have_odd_sides() -> None:
