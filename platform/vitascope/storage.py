@@ -33,6 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from vitascope import credentials
 from vitascope.stores.patience import Unavailable as Unavailable
 
 # Those with an atomic put that can be made to fail where something is there already.
@@ -80,6 +81,8 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """
     if not is_remote(uri):
         return fsspec.filesystem("file"), absolute(uri)
+    if what := credentials.in_uri(uri.partition("?")[0]):
+        raise ValueError(f"a location holds {what}; set the store's environment variables instead")
     scheme, path = uri.split("://", 1)
     if scheme not in OBJECT_STORES:
         known = " or ".join(f"{s}://" for s in OBJECT_STORES)

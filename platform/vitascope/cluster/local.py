@@ -12,6 +12,7 @@ import ray.data
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.ray_logging import stdout_deduplicator
 
+from vitascope import credentials
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.progress import say
 
@@ -64,7 +65,7 @@ def storage_environment() -> dict[str, str]:
     """
     found = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     for name, value in found.items():
-        if "@" in value:
+        if "@" in value or credentials.in_uri(value):
             raise ValueError(f"{name} holds credentials, and would be shown on the cluster; leave them out")
     return found
 
