@@ -188,7 +188,7 @@ def test_a_table_of_other_files_is_told(tmp_path: Path, in_table: str, file: str
     with pytest.raises(ValueError, match="is a file of the input") as refused:
         of_table(str(tmp_path / "t.csv"), names(file), ["caption"])
     text = str(refused.value)
-    assert "none of the 2 names in" in text
+    assert "none of 2 names in" in text
     assert f"the table has {in_table!r}, the input has {file!r}" in text
     assert said in text
 

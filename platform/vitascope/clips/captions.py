@@ -194,7 +194,7 @@ def _names_of(table: pa.Table, uri: str) -> pa.ChunkedArray:
 def _none_matches(uri: str, found: CaptionTable) -> str:
     """Says that the table is of other files, and how names differ if that can be seen."""
     said = (
-        f"none of the {count(found.n_names, 'name')} in {uri} is a file of the input: the table has "
+        f"none of {count(found.n_names, 'name')} in {uri} is a file of the input: the table has "
         f"{found.unused[0]!r}, the input has {found.without[0]!r}"
     )
     return f"{said}; {hint(found) or 'names are paths relative to clips.input'}"

@@ -33,6 +33,10 @@ class TextEncoder(Protocol):
         """Per caption float32 (n_tokens, dim): its real tokens only, (0, dim) for an empty caption."""
         ...
 
+    def n_tokens(self, caption: str) -> int:
+        """Tokens of the whole caption, of which `encode` may read only the first."""
+        ...
+
 
 class MiniLm:
     """all-MiniLM-L6-v2: the states of each token of its last layer, 384 wide.
@@ -74,6 +78,12 @@ class MiniLm:
             return []
         tokenizer, _ = self._tokenizer_and_model
         return list(tokenizer(caption, truncation=True, max_length=self._max_tokens)["input_ids"])
+
+    def n_tokens(self, caption: str) -> int:
+        """Tokens of the whole caption, start and end among them."""
+        tokenizer, _ = self._tokenizer_and_model
+        with _quiet_transformers():  # it warns of texts that are longer than the model's
+            return len(tokenizer(caption)["input_ids"]) if caption.strip() else 0
 
     @torch.no_grad()
     def _encode_batch(self, tokens: list[list[int]]) -> torch.Tensor:

@@ -112,7 +112,7 @@ def _overview(data: Dataset, samples: Samples) -> tuple[str, ...]:
         "What is left": page.table(("", "number", "of those before", "film"), rows),
         "Training and held out": content.split(data, samples),
     }
-    return about, page.tiles(tiles), page.panels(panels)
+    return about, page.tiles(tiles), page.notes(data.notes), page.panels(panels)
 
 
 def _dropped(data: Dataset, chosen: Chosen, pictures: Pictures) -> tuple[str, ...]:

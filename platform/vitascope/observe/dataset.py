@@ -1,6 +1,7 @@
 """The tables of a run's data, as columns."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,6 +33,7 @@ class Dataset:
     clips: with the captions that the caption stage found. answers: what became of each of its questions about
     them, as answers.CAPTIONS. samples, drops: empty where `encoded` is false, as the encode stage has not
     been run with these settings. missing: by file, why it cannot be read; the page does without it.
+    notes: what the stages chose in silence.
     """
 
     settings: Settings
@@ -42,6 +44,7 @@ class Dataset:
     drops: pa.Table
     encoded: bool
     missing: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def good_videos(self) -> Bools:
@@ -110,7 +113,17 @@ def read(settings: Settings) -> Dataset:
         drops=DROPS.empty_table() if drop_rows is None else drop_rows,
         encoded=samples is not None,
         missing=missing,
+        notes=tuple(_notes(settings)),
     )
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    """The notes in the summaries of the stages that have made the tables."""
+    for stage in ("clips", "caption", "encode"):
+        location = settings.path("summaries", f"{stage}.json")
+        if storage.exists(location):
+            summary = _or({}, location, functools.partial(storage.read_json, location), {})
+            yield from (f"{stage}: {note}" for note in summary.get("notes", ()))
 
 
 def _or(missing: dict[str, str], location: str, read: Callable[[], Any], nothing: Any) -> Any:

@@ -54,6 +54,7 @@ figcaption { padding: 9px 12px 11px; font-size: 13.5px; }
 figcaption small { display: block; color: var(--soft); font-size: 12px; }
 figure > small { display: block; padding: 8px 12px 0; color: var(--soft); font-size: 12px; }
 .words { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4; overflow: hidden; }
+.notes { margin: 4px 0 14px; padding-left: 20px; color: var(--soft); font-size: 13.5px; }
 .tag { color: var(--accent); font-weight: 600; }
 .scroll { overflow: auto; max-height: 380px; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
@@ -135,6 +136,12 @@ def guarded(label: str, title: str, make: Callable[[], str]) -> str:
         why = short(f"{type(error).__name__}: {error}", MOST_SHOWN)
         say(label, f"the part {title!r} is missing from the page ({why})")
         return section(title, "", absent(f"This part cannot be shown. {why}"))
+
+
+def notes(lines: Iterable[str]) -> str:
+    """What a stage chose in silence, a line each; nothing for none."""
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f'<ul class="notes">{items}</ul>' if items else ""
 
 
 def absent(why: str) -> str:

@@ -301,7 +301,13 @@ def _ledger(results: Results, figures: dict[str, Any]) -> str:
         lost_title: page.table(heads[0], lost[:MOST_ROWS]) if results.videos else "",
         refused_title: page.table(heads[1], refused[:MOST_ROWS]) if results.manifest else "",
     }
-    return page.section("The ledger", _accounts(figures), page.panels({k: v for k, v in tables.items() if v}))
+    notes = [f"{stage}: {note}" for stage, s in results.summaries.items() for note in s.get("notes", ())]
+    return page.section(
+        "The ledger",
+        _accounts(figures),
+        page.notes(notes),
+        page.panels({k: v for k, v in tables.items() if v}),
+    )
 
 
 def _accounts(figures: dict[str, Any]) -> str:
