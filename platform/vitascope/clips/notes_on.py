@@ -33,7 +33,7 @@ def table(uri: str, found: CaptionTable) -> list[str]:
     if not found.unused and not found.without:
         return []
     n_used, n_files = found.n_names - len(found.unused), len(found.without)
-    said = f"{uri}: {n_used:,} of {count(found.n_names, 'name')} matched a file"
+    said = f"{short(uri, _MOST_OF_NAME)}: {n_used:,} of {count(found.n_names, 'name')} matched a file"
     if found.unused:
         said += f", {len(found.unused):,} did not (such as {_quoted(found.unused[0])})"
     if found.without:

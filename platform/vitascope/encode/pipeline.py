@@ -39,6 +39,7 @@ from vitascope.ledger import Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import say_dropped, say_notes, track
 from vitascope.records import DROPS, SAMPLES
+from vitascope.wording import count
 
 DROPS_FILE = "drops.parquet"
 
@@ -80,7 +81,8 @@ def run(settings: Settings) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 2),
     }
     storage.put_json(settings.path("summaries", "encode.json"), summary)
-    say_dropped("encode", f"{len(samples)} samples, {len(drops)} dropped", summary["dropped_by_reason"])
+    left = f"{count(len(samples), 'sample')}, {len(drops):,} dropped"
+    say_dropped("encode", left, summary["dropped_by_reason"])
     say_notes("encode", notes_said)
     return summary
 
