@@ -446,4 +446,4 @@ def test_a_large_table_is_sampled_where_that_is_said(
     monkeypatch.setattr(words, "SAMPLE", 10)
     html = shown(mixed)
     assert "Languages in a sample of 10" in html
-    assert re.search(r"Of 33 clips that are kept 33 \(100.0%\) have a caption", html)
+    assert re.search(r"Clips that are kept: 33; with a caption: 33 \(100.0%\)", html)
