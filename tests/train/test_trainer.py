@@ -60,11 +60,16 @@ def test_the_model_is_published_with_its_card(undisturbed: tuple[Settings, dict]
     assert any(p.abs().max() > 0 for p in [model.out.weight])  # it begins at zero
 
 
-def test_running_again_trains_nothing_twice(undisturbed: tuple[Settings, dict]) -> None:
+def test_running_again_trains_nothing_twice_and_says_where_the_results_are(
+    undisturbed: tuple[Settings, dict], capsys: pytest.CaptureFixture[str]
+) -> None:
     settings, _ = undisturbed
     before = losses(settings)
     assert trainer.run(settings)["steps"] == STEPS
     assert losses(settings) == before
+    said = capsys.readouterr().out
+    assert f"the model is in {settings.path('model')}" in said
+    assert f"the log of its steps in {settings.path('train', 'metrics')}" in said
 
 
 def test_other_settings_do_not_go_on_from_a_checkpoint(undisturbed: tuple[Settings, dict]) -> None:
