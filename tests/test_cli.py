@@ -1,15 +1,24 @@
 """Every command checks its settings first, and a user's mistake is one clear message."""
 
+import errno
 import json
+import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
+import ray.data
+from safetensors import SafetensorError
 
 from vitascope import cli, config
+from vitascope.caption import answers
 from vitascope.config import Settings
+from vitascope.errors import Failed, Mistake
+from vitascope.progress import Stopped
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -90,10 +99,123 @@ def test_missing_input_is_a_message_and_not_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cli, "load_stage", lambda _: lambda _: json.loads("{"))
-    with pytest.raises(json.JSONDecodeError):
+def raised_below_our_frames(error: str) -> None:
+    """Errors of C code: their innermost frame is ours."""
+    {
+        "zip": lambda: list(zip([1], [], strict=True)),
+        "int": lambda: int("x"),
+        "decode": lambda: b"\xff".decode(),
+        "json": lambda: json.loads("{"),
+        "open": lambda: open("/nowhere/of/ours"),  # noqa: SIM115
+        "call": lambda: len(1),  # type: ignore[arg-type]
+    }[error]()
+
+
+BUGS = ["zip", "int", "decode", "json", "open", "call"]
+
+
+def staged(monkeypatch: pytest.MonkeyPatch, stage: Callable[[], Any]) -> None:
+    monkeypatch.setattr(cli, "load_stage", lambda _: lambda _: stage())
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_bug_keeps_its_traceback(bug: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(raised_below_our_frames.__globals__, "__name__", "vitascope.of.ours")
+    staged(monkeypatch, lambda: raised_below_our_frames(bug))
+    with pytest.raises((ValueError, OSError, TypeError)):
         cli.main(["train", "--set", f"run.folder={tmp_path}"])
+
+
+@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_bug_on_ray_keeps_its_traceback(bug: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    task = ray.remote(raised_below_our_frames)
+    staged(monkeypatch, lambda: ray.get(task.remote(bug)))
+    with pytest.raises((ValueError, OSError, TypeError), match="raised_below_our_frames"):
+        cli.main(["train", "--set", f"run.folder={tmp_path}"])
+
+
+def mistaken(row: Any = None) -> Any:  # noqa: ARG001
+    raise answers.Unusable("the folder /m holds no model; set caption.folder")
+
+
+def of_a_task() -> Any:
+    return ray.get(ray.remote(mistaken).remote())
+
+
+def of_ray_data() -> Any:
+    return list(ray.data.from_items([1]).map(mistaken).iter_rows())
+
+
+def full(row: Any) -> Any:  # noqa: ARG001
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_disk_that_is_full_on_a_worker_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    staged(monkeypatch, lambda: list(ray.data.from_items([1]).map(full).iter_rows()))
+    assert cli.main(["clips", "--set", f"run.folder={tmp_path}"]) == cli.FAILED
+    said = capsys.readouterr().err
+    assert said.startswith("vitascope clips: the disk is full; what is committed so far is kept")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("raising", [mistaken, of_a_task, of_ray_data])
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_mistake_is_one_sentence_wherever_it_is_noticed(
+    raising: Callable[[], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    staged(monkeypatch, raising)
+    assert cli.main(["train", "--set", f"run.folder={tmp_path}"]) == cli.MISTAKE
+    said = capsys.readouterr().err
+    assert said == "vitascope train: the folder /m holds no model; set caption.folder\n"
+
+
+def subclasses(of: type) -> list[type]:
+    return [of, *(c for direct in of.__subclasses__() for c in subclasses(direct))]
+
+
+@pytest.mark.parametrize("kind", [*subclasses(Mistake), *subclasses(Failed), Stopped])
+def test_what_is_told_keeps_its_class_and_text_in_other_processes(kind: type) -> None:
+    error = pickle.loads(pickle.dumps(kind("what to do")))
+    assert (type(error), str(error)) == (kind, "what to do")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Failed("the shards were deleted; run it again"), cli.FAILED, "run it again"),
+        (ConnectionError("nothing answers"), cli.FAILED, "nothing answers"),
+        (Stopped("after step 3"), cli.STOPPED, "after step 3"),
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), cli.FAILED, "/data/x"),
+        (OSError(errno.EROFS, "Read-only file system"), cli.FAILED, "the disk is read-only"),
+        (SafetensorError("I/O error: No space left (os error 28)"), cli.FAILED, "the disk is full"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "RUN/a"), cli.MISTAKE, "RUN/a"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_fails_outside_is_a_sentence_too(
+    error: Exception,
+    status: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    if isinstance(error, OSError) and error.filename:
+        error.filename = error.filename.replace("RUN", str(tmp_path))
+
+    def stage() -> None:
+        raise error
+
+    staged(monkeypatch, stage)
+    assert cli.main(["train", "--set", f"run.folder={tmp_path}"]) == status
+    assert said.replace("RUN", str(tmp_path)) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", cli.STAGES)

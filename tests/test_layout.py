@@ -48,6 +48,8 @@ PLANNERS = [
 # Lower layers first; a module may import from its own layer and from the ones before it.
 LAYERS = [
     [
+        "errors.py",
+        "signals.py",
         "section.py",
         "ledger.py",
         "records.py",

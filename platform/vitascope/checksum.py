@@ -6,6 +6,7 @@
 import hashlib
 
 from vitascope import storage
+from vitascope.errors import Mistake
 
 _PART_BYTES = 8 * 2**20
 
@@ -23,7 +24,7 @@ def recorded(uri: str) -> str:
     """
     words = storage.read_bytes(_beside(uri)).split() if storage.exists(_beside(uri)) else []
     if not words:
-        raise ValueError(
+        raise Mistake(
             f"{uri} has no checksum; where you trust the file, write one: sha256sum FILE > FILE.sha256"
         )
     return words[0].decode(errors="replace")
@@ -48,7 +49,7 @@ def read(uri: str) -> bytes:
 def _compare(uri: str, found: str) -> None:
     expected = recorded(uri)
     if found != expected:
-        raise ValueError(f"{uri} is damaged or was changed: its SHA-256 is {found}, expected {expected}")
+        raise Mistake(f"{uri} is damaged or was changed: its SHA-256 is {found}, expected {expected}")
 
 
 def _digest(uri: str) -> str:

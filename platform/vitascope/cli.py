@@ -12,15 +12,17 @@ vitascope dashboards <diff|push> --url URL
 import argparse
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFound
 
-from vitascope import config, storage
+from vitascope import config, signals, storage
 from vitascope.config import Settings
 from vitascope.encode.buckets import check_table
+from vitascope.errors import Failed, Mistake, about_disk
 from vitascope.progress import Stopped
 from vitascope.wording import count
 
@@ -53,37 +55,70 @@ _HELP = {
     "demo": "the whole flow on real video, with a report",
 }
 _FROM_ELSEWHERE = [stage for stage in STAGES if stage != "demo"]
-_TOLD = (
-    ValueError,
-    FileNotFoundError,
-    PermissionError,
-    ConnectionError,
-    BotoCoreError,
-    storage.Unavailable,
-)
-"""What is told in a sentence; other errors are bugs, and show where."""
 FAILED, MISTAKE, STOPPED = 1, 2, 3
-"""Exit statuses beside 0."""
+"""Exit statuses beside 0 and signals.INTERRUPTED."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, FAILED, MISTAKE or STOPPED."""
+    """Runs one command and returns its exit status: 0, FAILED, MISTAKE, STOPPED or INTERRUPTED.
+
+    A user's mistake and what has failed outside are one sentence; any other error is a bug, and raised.
+    """
     options = _parser().parse_args(arguments)
-    try:
-        return int(options.run(options) or 0)
-    except (*_TOLD, Stopped) as error:
-        if isinstance(error, ValueError) and not _is_ours(error):
-            raise
-        print(f"vitascope {options.command}: {error}", file=sys.stderr)
-        return _status(error)
+    with signals.handled():
+        try:
+            return int(options.run(options) or 0)
+        except KeyboardInterrupt as error:
+            return _ended(options.command, str(error) or _AGAIN, signals.INTERRUPTED)
+        except SystemExit as error:
+            if error.code != signal.SIGTERM:
+                raise
+            return _ended(options.command, _AGAIN, STOPPED)
+        except Exception as error:
+            cause = _cause(error)
+            if (status := _status(cause, _named(options))) is None:
+                raise
+            return _ended(options.command, about_disk(cause) or str(cause), status)
 
 
-def _status(error: Exception) -> int:
-    """Whether trying again may help: not with a mistake, nor where it was asked to stop."""
+_AGAIN = "stopped; run it again to continue"
+
+
+def _ended(command: str, said: str, status: int) -> int:
+    """Says how a command ended, and ends a local Ray with it, whose own account would follow else."""
+    print(f"vitascope {command}: {said}", file=sys.stderr, flush=True)
+    if "ray" in sys.modules and status in (signals.INTERRUPTED, STOPPED):
+        sys.modules["ray"].shutdown()
+    return status
+
+
+def _cause(error: Exception) -> BaseException:
+    """What was raised first, if it was raised on Ray."""
+    if "ray" not in sys.modules:
+        return error
+    from vitascope.cluster.failures import cause_of
+
+    return cause_of(error)
+
+
+def _status(error: BaseException, named: Iterable[str]) -> int | None:
+    """The exit status that tells whether trying again may help; None of a bug, which shows where it is."""
     if isinstance(error, Stopped):
         return STOPPED
-    away = isinstance(error, ConnectionError | BotoCoreError | storage.Unavailable)
-    return FAILED if away and not isinstance(error, NoCredentialsError | ProfileNotFound) else MISTAKE
+    if isinstance(error, Mistake | NoCredentialsError | ProfileNotFound):
+        return MISTAKE
+    if isinstance(error, Failed | ConnectionError | BotoCoreError | storage.Unavailable) or about_disk(error):
+        return FAILED
+    path = getattr(error, "filename", None) if isinstance(error, OSError) else None
+    theirs = isinstance(path, str) and any(storage.is_within(path, folder) for folder in named)
+    return MISTAKE if theirs else None
+
+
+def _named(options: argparse.Namespace) -> list[str]:
+    """The files and folders that the user named, in the command or in the settings."""
+    words = [getattr(options, name, None) for name in ("settings", "to")]
+    found = [word for word in words if isinstance(word, str)] + list(getattr(options, "files", None) or ())
+    return found + list(getattr(options, "locations", ()))
 
 
 def run_stage(name: str, settings: Settings, **more: Any) -> dict[str, Any]:
@@ -98,14 +133,6 @@ def load_stage(name: str) -> Callable[..., dict[str, Any]]:
     module, _, function = STAGES[name].partition(":")
     entry: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
     return entry
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether our own code raised `error`, to say what the user should change; else it is a bug."""
-    step = error.__traceback__
-    while step is not None and step.tb_next is not None:
-        step = step.tb_next
-    return step is not None and str(step.tb_frame.f_globals.get("__name__")).startswith("vitascope.")
 
 
 def _stage(options: argparse.Namespace) -> int:
@@ -159,7 +186,7 @@ def _jobs(options: argparse.Namespace) -> int:
     if options.action == "list":
         print("\n".join(jobs.table(client.list_jobs())))
     elif not options.id:
-        raise ValueError(f"vitascope jobs {options.action} takes an id; `vitascope jobs list` names them")
+        raise Mistake(f"vitascope jobs {options.action} takes an id; `vitascope jobs list` names them")
     elif options.action == "logs":
         return _follow(client, options.id)
     else:
@@ -173,7 +200,7 @@ def _cluster(options: argparse.Namespace) -> int:
 
     if options.action == "render":
         if not options.to or len(options.files) != 1:
-            raise ValueError("vitascope cluster render takes one file of choices, and --to FOLDER")
+            raise Mistake("vitascope cluster render takes one file of choices, and --to FOLDER")
         print("\n".join(manifests.render(choices.load(options.files[0]), options.to)))
         return 0
     problems = validate.validate(options.files)
@@ -223,7 +250,9 @@ def _settings(options: argparse.Namespace) -> Settings:
     """The settings, the same for every command: their locations shape ids, and workers have other folders."""
     demo = options.command == "demo" and not options.settings
     file = config.default_config("demo") if demo else options.settings
-    return config.absolute(config.load(file, options.set))
+    settings = config.absolute(config.load(file, options.set))
+    options.locations = [place for place in config.locations(settings).values() if place]
+    return settings
 
 
 def _checked(options: argparse.Namespace) -> Settings:

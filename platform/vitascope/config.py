@@ -19,6 +19,7 @@ from vitascope.caption.settings import CaptionSettings
 from vitascope.clips.settings import ClipsSettings
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.encode.settings import EncodeSettings
+from vitascope.errors import Mistake
 from vitascope.evaluate.settings import EvaluateSettings
 from vitascope.feed.settings import FeedSettings
 from vitascope.generate.settings import GenerateSettings
@@ -66,7 +67,7 @@ class Settings(Section):
         return storage.join(storage.absolute(self.run.folder), *parts)
 
 
-class SettingsError(ValueError):
+class SettingsError(Mistake):
     """The settings cannot be used; the text lists every mistake, one a line."""
 
 
@@ -143,7 +144,8 @@ _LOCATIONS = {
 }
 
 
-def _locations(settings: Settings) -> dict[str, str | None]:
+def locations(settings: Settings) -> dict[str, str | None]:
+    """The files and folders that the settings name, by their keys."""
     names = ((section, key) for section, keys in _LOCATIONS.items() for key in keys)
     media = {f"generate.media_from[{i}]": place for i, place in enumerate(settings.generate.media_from)}
     return {f"{section}.{key}": getattr(getattr(settings, section), key) for section, key in names} | media

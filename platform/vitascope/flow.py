@@ -9,6 +9,7 @@ from typing import Any
 
 from vitascope import storage
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.records import stable_id
 
 STAGES = ("clips", "caption", "encode", "data", "train", "generate", "evaluate", "report")
@@ -58,7 +59,7 @@ def unfinished(settings: Settings, marks: Mapping[str, str], start: str | None =
         ValueError: where `start` is no stage.
     """
     if start is not None and start not in STAGES:
-        raise ValueError(f"no stage {start!r}; the flow has {', '.join(STAGES)}")
+        raise Mistake(f"no stage {start!r}; the flow has {', '.join(STAGES)}")
     todo = stages(settings)
     while todo and todo[0] != start and marks.get(todo[0]) == digest(settings, todo[0]):
         del todo[0]

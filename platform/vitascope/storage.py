@@ -34,6 +34,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from vitascope import credentials
+from vitascope.errors import Missing, Mistake
 from vitascope.stores.patience import Unavailable as Unavailable
 
 # Those with an atomic put that can be made to fail where something is there already.
@@ -82,15 +83,15 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if not is_remote(uri):
         return fsspec.filesystem("file"), absolute(uri)
     if what := credentials.in_uri(uri.partition("?")[0]):
-        raise ValueError(f"a location holds {what}; set the store's environment variables instead")
+        raise Mistake(f"a location holds {what}; set the store's environment variables instead")
     scheme, path = uri.split("://", 1)
     if scheme not in OBJECT_STORES:
         known = " or ".join(f"{s}://" for s in OBJECT_STORES)
-        raise ValueError(f"{uri} is on a store that Vitascope does not know; use a local path, {known}")
+        raise Mistake(f"{uri} is on a store that Vitascope does not know; use a local path, {known}")
     try:
         return importlib.import_module(f"vitascope.stores.{scheme}").connect(), path.rstrip("/")
     except ImportError as error:
-        raise ValueError(f"{scheme}:// needs a package; pip install 'vitascope[gcp]' ({error})") from error
+        raise Mistake(f"{scheme}:// needs a package; pip install 'vitascope[gcp]' ({error})") from error
 
 
 def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
@@ -368,7 +369,7 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """
     files = [uri] if is_parquet(uri) else [file for file in list_files(uri) if is_parquet(file)]
     if not files:
-        raise FileNotFoundError(f"no Parquet file under {uri}; has the stage that writes it been run?")
+        raise Missing(f"no Parquet file under {uri}; has the stage that writes it been run?")
     return pa.concat_tables(_read_parquet(file, columns) for file in files)
 
 
@@ -385,7 +386,7 @@ def _damage_told(uri: str) -> Iterator[None]:
     except (FileNotFoundError, PermissionError, Unavailable):
         raise
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(
+        raise Mistake(
             f"{uri} is no whole Parquet file ({error}); where a stage wrote it, delete it and run that again"
         ) from None
 
@@ -395,7 +396,7 @@ def _read_parquet(uri: str, columns: list[str] | None) -> pa.Table:
     with _damage_told(uri), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
         there = file.schema_arrow.names
         if missing := [name for name in columns or () if name not in there]:
-            raise ValueError(
+            raise Mistake(
                 f"{uri} has no column {missing[0]!r}; where an earlier release wrote it, run the stage that "
                 f"writes it again. It has {', '.join(there)}"
             )

@@ -10,6 +10,7 @@ from vitascope import records, storage
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips.captions import draw, text_of
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.records import OK, dropped, stable_id
 
@@ -37,7 +38,7 @@ Asked = tuple[str, str]
 _FINAL = (None, Reason.CAPTION_REFUSED)
 
 
-class Unusable(ValueError):
+class Unusable(Mistake):
     """The model that the settings name cannot be asked; the text says why, and what to change."""
 
 

@@ -18,6 +18,7 @@ from vitascope.clips.decode import SOURCE
 from vitascope.cluster.local import check_room, connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import track
@@ -70,7 +71,7 @@ def run(settings: Settings) -> dict[str, Any]:
     started = time.monotonic()
     caption = settings.caption
     if caption.source == "off":
-        raise ValueError('caption.source is off; set it to "folder" or "endpoint", or leave this stage out')
+        raise Mistake('caption.source is off; set it to "folder" or "endpoint", or leave this stage out')
     folder = settings.path("captions")
     clips = answers.wanted(storage.rows(settings.path("clips"), _COLUMNS), caption)
     todo = answers.still_to_ask(clips, answers.read(folder, caption), list(caption.prompts))

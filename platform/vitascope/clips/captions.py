@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from vitascope import storage
-from vitascope.clips import encodings, tars
+from vitascope.clips import tars, utf8
+from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import stable_int
 from vitascope.wording import a, count
@@ -110,8 +111,8 @@ def text_of(value: Any) -> str:
 
 def _decoded(content: bytes) -> str:
     try:
-        return encodings.decoded(content)
-    except encodings.NotText as error:
+        return utf8.decoded(content)
+    except utf8.NotText as error:
         raise Rejected(Reason.NO_CAPTION, str(error)) from None
 
 
@@ -147,16 +148,16 @@ def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> Caption
     table = _load(uri, columns)
     for column in ("name", *columns):
         if table.column_names.count(column) > 1:
-            raise ValueError(f"{uri} has the column {column!r} more than once; keep one")
+            raise Mistake(f"{uri} has the column {column!r} more than once; keep one")
     there = [column for column in columns if column in table.column_names]
     if "name" not in table.column_names or not there:
         expected = " and ".join(("name", " or ".join(columns)))
-        raise ValueError(f"{uri}: expected the columns {expected}, got {', '.join(table.column_names)}")
+        raise Mistake(f"{uri}: expected the columns {expected}, got {', '.join(table.column_names)}")
     keys = _names_of(table, uri)
     counts = pc.value_counts(keys.drop_null())
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(twice):
-        raise ValueError(f"{uri}: two captions for {twice[0].as_py()!r}; keep one")
+        raise Mistake(f"{uri}: two captions for {twice[0].as_py()!r}; keep one")
     at = same_name(names, keys)
     used = pc.is_in(pa.array(np.arange(len(keys))), value_set=pc.unique(at.drop_null()))
     unused = keys.filter(pc.and_(pc.invert(used), pc.is_valid(keys)))
@@ -167,7 +168,7 @@ def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> Caption
         without=names.filter(pc.is_null(at)).to_pylist(),
     )
     if len(names) and found.n_names and at.null_count == len(at):
-        raise ValueError(_none_matches(uri, found))
+        raise Mistake(_none_matches(uri, found))
     return found
 
 
@@ -188,7 +189,7 @@ def _names_of(table: pa.Table, uri: str) -> pa.ChunkedArray:
         return pc.cast(table["name"], pa.string())
     except pa.ArrowInvalid:
         kind = table.schema.field("name").type
-        raise ValueError(f"{uri}: the column name holds {kind} that is not UTF-8; write it as text") from None
+        raise Mistake(f"{uri}: the column name holds {kind} that is not UTF-8; write it as text") from None
 
 
 def _none_matches(uri: str, found: CaptionTable) -> str:
@@ -221,7 +222,7 @@ def _load(uri: str, columns: list[str]) -> pa.Table:
     try:
         return _load_csv(uri, columns) if kind == ".csv" else storage.read_table(_files_of(uri))
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{uri} is no {kind} table: {error}") from None
+        raise Mistake(f"{uri} is no {kind} table: {error}") from None
 
 
 def _files_of(uri: str) -> str:
@@ -233,9 +234,9 @@ def _files_of(uri: str) -> str:
 def _load_csv(uri: str, columns: list[str]) -> pa.Table:
     """A CSV table, read as text."""
     try:
-        content = encodings.decoded(storage.read_bytes(uri)).encode()
-    except encodings.NotText as error:
-        raise ValueError(f"{uri} {error}; save it as UTF-8") from None
+        content = utf8.decoded(storage.read_bytes(uri)).encode()
+    except utf8.NotText as error:
+        raise Mistake(f"{uri} {error}; save it as UTF-8") from None
     as_text = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(["name", *columns], pa.string()),
         strings_can_be_null=True,

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vitascope.clips.hashing import FRAMES, WORDS, Measure
+from vitascope.errors import Mistake
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -65,7 +66,7 @@ class ClipHashes:
                 f"frames nor {sorted(lengths)} sources and times; give n + 1 offsets, and n of the others"
             )
         if n_frames * self.measure.n_keyed > _LOW:
-            raise ValueError(
+            raise Mistake(
                 f"{n_frames:,} frames of {n:,} clips are too many to find twins among at once, which is done "
                 f"for {int(_LOW) // self.measure.n_keyed:,}; set clips.duplicates to exact"
             )

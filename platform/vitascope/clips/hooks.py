@@ -25,6 +25,7 @@ from vitascope import storage
 from vitascope.clips.filters import HookFilter
 from vitascope.clips.hashing import embedding_hashes
 from vitascope.clips.settings import ClipsSettings
+from vitascope.errors import Mistake
 
 
 def load(function: str) -> Callable[..., Any]:
@@ -37,9 +38,9 @@ def load(function: str) -> Callable[..., Any]:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot load the function {function}: {error}; give module:function") from error
+        raise Mistake(f"cannot load the function {function}: {error}; give module:function") from error
     if not callable(found):
-        raise ValueError(f"{function} is a {type(found).__name__}, expected a function")
+        raise Mistake(f"{function} is a {type(found).__name__}, expected a function")
     return found
 
 
@@ -56,11 +57,11 @@ def check(settings: ClipsSettings) -> None:
             try:
                 function = load(str(rule.function))
             except ValueError as error:
-                raise ValueError(f"{where}.function: {error}") from error
+                raise Mistake(f"{where}.function: {error}") from error
             try:
                 inspect.signature(function).bind(np.empty(0), **rule.options)
             except TypeError as error:
-                raise ValueError(f"{where}.options do not fit {rule.function}: {error}") from error
+                raise Mistake(f"{where}.options do not fit {rule.function}: {error}") from error
             if function is aesthetic:
                 _check_files(rule.options, f"{where}.options")
     if settings.duplicates == "near" and settings.duplicates_model:
@@ -72,9 +73,7 @@ def _check_files(options: dict[str, Any], setting: str) -> None:
     for key, look in (("model", _check_model), ("head", _check_head)):
         look(str(options[key]), f"{setting}.{key}")
         if not os.path.isabs(str(options[key])):
-            raise ValueError(
-                f"{setting}.{key} is relative; give the whole path, which is the same on workers"
-            )
+            raise Mistake(f"{setting}.{key} is relative; give the whole path, which is the same on workers")
 
 
 def _check_model(folder: str, setting: str) -> None:
@@ -85,12 +84,12 @@ def _check_model(folder: str, setting: str) -> None:
         for kind in (AutoConfig, AutoImageProcessor):
             _pretrained(kind, folder)
     except ValueError as error:
-        raise ValueError(f"{setting}: {error}") from error
+        raise Mistake(f"{setting}: {error}") from error
 
 
 def _check_head(file: str, setting: str) -> None:
     if not os.path.isfile(file):
-        raise ValueError(f"{setting}: {file} is no local file; give safetensors with linear layers")
+        raise Mistake(f"{setting}: {file} is no local file; give safetensors with linear layers")
 
 
 def score(frames: np.ndarray, hook: HookFilter) -> np.ndarray:
@@ -102,7 +101,7 @@ def score(frames: np.ndarray, hook: HookFilter) -> np.ndarray:
     function = load(str(hook.function))
     scores = np.asarray(function(frames, **hook.options), np.float32)
     if scores.shape != (len(frames),):
-        raise ValueError(
+        raise Mistake(
             f"{hook.function} gave {scores.shape}, expected a score for each of {len(frames)} frames"
         )
     return scores
@@ -164,12 +163,12 @@ def _pretrained(kind: Any, folder: str) -> Any:
     expected = "give a local folder with what save_pretrained of an image model and of its processor writes"
     if not os.path.isdir(folder):
         what = "is remote; copy it to a disk" if storage.is_remote(folder) else "is no folder"
-        raise ValueError(f"the model {folder} {what}; {expected}")
+        raise Mistake(f"the model {folder} {what}; {expected}")
     try:
         return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # of whatever kind the broken file leads to
         what = f"{type(error).__name__}: {error}"
-        raise ValueError(f"the model {folder} does not load ({what}); {expected}") from error
+        raise Mistake(f"the model {folder} does not load ({what}); {expected}") from error
 
 
 @functools.lru_cache(maxsize=1)
@@ -186,5 +185,5 @@ def _layers(head: str) -> list[tuple[Any, Any]]:
     layers = [(tensors[name], tensors.get(name.removesuffix("weight") + "bias")) for name in names]
     if not layers or layers[-1][0].shape[0] != 1:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        raise ValueError(f"{head} holds {shapes}, expected linear layers of which the last gives one score")
+        raise Mistake(f"{head} holds {shapes}, expected linear layers of which the last gives one score")
     return layers

@@ -19,6 +19,7 @@ from vitascope.clips.catalog import FILES, Item, items
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.tars import TARS
 from vitascope.clips.tars import row as tar_row
+from vitascope.errors import Mistake
 from vitascope.ledger import Reason
 
 LISTED = pa.schema(
@@ -57,15 +58,15 @@ def root_of(settings: ClipsSettings) -> str:
         ValueError: it is not set, or on a store that is not known.
     """
     if not settings.input:
-        raise ValueError("clips.input is not set; set clips.input to a folder or a bucket's prefix of videos")
+        raise Mistake("clips.input is not set; set clips.input to a folder or a bucket's prefix of videos")
     root = storage.absolute(settings.input)
     storage.filesystem(root)
     return root
 
 
-def nothing_under(root: str) -> ValueError:
+def nothing_under(root: str) -> Mistake:
     """The error that there is no input."""
-    return ValueError(f"no media files under {root}; set clips.input to a folder or prefix that has some")
+    return Mistake(f"no media files under {root}; set clips.input to a folder or prefix that has some")
 
 
 def some(settings: ClipsSettings, n: int) -> list[Item]:

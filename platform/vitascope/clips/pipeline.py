@@ -28,6 +28,7 @@ from vitascope.clips.twins import FOUND_BY, without_twins
 from vitascope.cluster import local
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.observe.metrics import Publisher
 
@@ -98,7 +99,7 @@ def run(settings: Settings) -> dict[str, Any]:
 def _refuse_own_output(root: str, settings: Settings) -> None:
     """What a run writes, videos among it, would be the next run's input."""
     if (settings.path() + "/").startswith(root.rstrip("/") + "/"):
-        raise ValueError(
+        raise Mistake(
             f"run.folder {settings.path()} lies in clips.input {root}, and what the run writes would be its "
             "input; set run.folder to a place outside"
         )

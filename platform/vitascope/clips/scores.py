@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from vitascope.clips.cut import Span
 from vitascope.clips.filters import Filter, Filters
 from vitascope.clips.shots import change_beyond_motion, is_black
+from vitascope.errors import Mistake
 from vitascope.ledger import Reason
 from vitascope.records import SCORES
 
@@ -88,7 +89,7 @@ def _column(columns: Columns, name: str) -> np.ndarray:
     if name == "duration_s":
         start_s, end_s, n_frames = (_column(columns, n) for n in ("start_s", "end_s", "n_frames"))
         return np.where(n_frames > 1, end_s - start_s, np.float32(np.nan))
-    raise ValueError(
+    raise Mistake(
         f"clips.filters.{name} drops, but the table has no column {name}; compute it with "
         f'clips.filters.{name}.use = "score", or set it to "off"'
     )

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from vitascope.errors import Mistake
 from vitascope.section import Section
 
 Cloud = Literal["aws", "gcp", "kubernetes"]
@@ -326,15 +327,13 @@ def load(source: str) -> Choices:
     try:
         document = tomllib.loads(Path(source).read_text())
     except FileNotFoundError:
-        raise ValueError(
-            f"no file of choices at {source}; copy cluster/choices.toml and fill it in"
-        ) from None
+        raise Mistake(f"no file of choices at {source}; copy cluster/choices.toml and fill it in") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not valid TOML: {error}") from None
+        raise Mistake(f"{source} is not valid TOML: {error}") from None
     try:
         return Choices.model_validate(document)
     except ValidationError as error:
-        raise ValueError(f"{source}: " + "\n".join(_explain(e) for e in error.errors())) from None
+        raise Mistake(f"{source}: " + "\n".join(_explain(e) for e in error.errors())) from None
 
 
 def _explain(error: Any) -> str:

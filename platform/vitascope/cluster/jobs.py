@@ -31,6 +31,7 @@ from vitascope import config, credentials
 from vitascope.cluster.local import IN_A_JOB, TOKEN_HINT, answers_strangers, storage_environment, use_token
 from vitascope.cluster.placement import entrypoint_resources
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.progress import say
 from vitascope.records import stable_id
 
@@ -45,7 +46,7 @@ Show = Callable[[str], Any]
 """Takes a piece of a job's log."""
 
 
-class Refused(ValueError):
+class Refused(Mistake):
     """The cluster does not do what was asked of it; the text says why and what to do."""
 
 
@@ -77,7 +78,7 @@ def client_of(address: str | None, *, allow_open: bool = False) -> JobSubmission
     """
     address = (address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
     if what := credentials.in_uri(address):
-        raise ValueError(f"the cluster's address holds {what}; leave it out, and set RAY_AUTH_TOKEN_PATH")
+        raise Mistake(f"the cluster's address holds {what}; leave it out, and set RAY_AUTH_TOKEN_PATH")
     if "://" not in address:
         address = f"http://{address}"
     _refuse_open(address, allow_open=allow_open)

@@ -14,6 +14,7 @@ from ray._private.ray_logging import stdout_deduplicator
 
 from vitascope import credentials
 from vitascope.cluster.settings import ClusterSettings
+from vitascope.errors import Mistake
 from vitascope.progress import say
 
 # What every worker needs to reach storage and collector, where the driver was given it. No credentials: Ray
@@ -66,7 +67,7 @@ def storage_environment() -> dict[str, str]:
     found = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     for name, value in found.items():
         if "@" in value or credentials.in_uri(value):
-            raise ValueError(f"{name} holds credentials, and would be shown on the cluster; leave them out")
+            raise Mistake(f"{name} holds credentials, and would be shown on the cluster; leave them out")
     return found
 
 
@@ -99,7 +100,7 @@ def check_room(
     if address_of(settings):
         say("cluster", f"{short}; waiting for it to grow")
     else:
-        raise ValueError(f"{short}; ask for less, or raise cluster.local_cpus where it is CPUs that lack")
+        raise Mistake(f"{short}; ask for less, or raise cluster.local_cpus where it is CPUs that lack")
 
 
 def _join(address: str) -> None:
@@ -137,7 +138,7 @@ def _refuse_open(settings: ClusterSettings) -> None:
     if settings.allow_open or not url or not answers_strangers(f"http://{url}"):
         return
     ray.shutdown()
-    raise ValueError(f"this cluster does work for anybody who reaches it; {TOKEN_HINT}")
+    raise Mistake(f"this cluster does work for anybody who reaches it; {TOKEN_HINT}")
 
 
 def answers_strangers(dashboard: str) -> bool:
@@ -156,7 +157,7 @@ def _start(settings: ClusterSettings) -> None:
     that it is not to be had without.
     """
     if os.environ.get("RAY_AUTH_MODE") == "disabled" and not settings.allow_open:
-        raise ValueError(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
+        raise Mistake(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
     ray.init(
         address="local",
         num_cpus=settings.local_cpus,
@@ -182,15 +183,23 @@ def _hide_token() -> None:
 
 def _quiet() -> None:
     """Keeps Ray's own account of its progress off the terminal, where ours is; its log files have it."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.raise_original_map_exception = True  # wrapped in Ray Data's own, its class would be lost
     for name in ("ray._private.authentication", "ray.data._internal.progress"):
         logging.getLogger(name).setLevel(logging.ERROR)  # they warn of choices made here on purpose
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)
+            handler.addFilter(_is_news)
     # A filter, since importing Serve sets the level again.
     logging.getLogger("ray.serve").addFilter(_is_warning)
     stdout_deduplicator.skip_re = _MANY_WORKERS
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Not what Ray Data logs about the error that it raises next."""
+    return record.levelno < logging.ERROR or record.module not in ("exceptions", "streaming_executor_state")
 
 
 def _is_warning(record: logging.LogRecord) -> bool:

@@ -14,6 +14,7 @@ from vitascope.cluster.checks import KINDS
 from vitascope.cluster.choices import DECODE, GENERATE, HEAD, TRAIN, Aws, Choices, Gcp, Kubernetes, Machine
 from vitascope.cluster.pods import cluster_of
 from vitascope.cluster.validate import BASE, documents, validate
+from vitascope.errors import Mistake
 
 _OBJECT_STORE = 0.3  # the share of a machine's memory that Ray gives to the object store
 _TLS_FOLDER = "~/.ray/tls"
@@ -48,7 +49,7 @@ def render(choices: Choices, to: str) -> list[str]:
         written.append(str(path))
     problems = validate([path for path in written if path.endswith(".yaml")])
     if problems:
-        raise ValueError("the rendered manifests cannot be used:\n" + "\n".join(str(p) for p in problems))
+        raise Mistake("the rendered manifests cannot be used:\n" + "\n".join(str(p) for p in problems))
     return written
 
 

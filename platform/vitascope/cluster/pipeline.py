@@ -13,6 +13,7 @@ from vitascope import flow
 from vitascope.cluster import jobs
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
+from vitascope.errors import Failed
 from vitascope.progress import say
 
 _TRIES = 3  # of a stage whose job dies; what it has committed stays
@@ -27,7 +28,7 @@ def run(settings: Settings, start: str | None = None) -> dict[str, Any]:
     this job is passed on to the one that runs. Returns the stages done, and how long each took.
 
     Raises:
-        RuntimeError: where a stage has failed for good; the job's own log says why.
+        Failed: where a stage has failed for good; the job's own log says why.
     """
     connect(settings.cluster)
     client = jobs.client_of(ray._private.worker.get_dashboard_url(), allow_open=settings.cluster.allow_open)
@@ -54,7 +55,7 @@ def _run_stage(client: JobSubmissionClient, submission: jobs.Submission) -> None
         said = f"job {submission_id} ended as {details.status}: {' '.join(reason)}"
         final = details.status == JobStatus.STOPPED or details.driver_exit_code in _FINAL
         if final or not tries_left:
-            raise RuntimeError(f"{said}\n  its log: vitascope jobs logs {submission_id}")
+            raise Failed(f"{said}\n  its log: vitascope jobs logs {submission_id}")
         say(submission.command, f"{said}; trying again")
 
 

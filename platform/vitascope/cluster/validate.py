@@ -23,6 +23,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from vitascope.cluster import checks, pods
 from vitascope.cluster.checks import Found
+from vitascope.errors import Mistake
 
 BASE = Path(__file__).resolve().parents[3] / "cluster"
 """The base manifests."""
@@ -61,11 +62,11 @@ def documents(path: Path) -> list[dict[str, Any]]:
     try:
         parts = [part for part in yaml.safe_load_all(path.read_text()) if part is not None]
     except FileNotFoundError:
-        raise ValueError(f"no file {path}") from None
+        raise Mistake(f"no file {path}") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from None
+        raise Mistake(f"not valid YAML: {error}") from None
     if not parts or not all(isinstance(part, dict) for part in parts):
-        raise ValueError("expected YAML mappings, got something else or nothing")
+        raise Mistake("expected YAML mappings, got something else or nothing")
     unshared: list[dict[str, Any]] = json.loads(json.dumps(parts, default=str))
     return unshared
 
@@ -242,6 +243,6 @@ def _needed(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError:
-        raise ValueError(
+        raise Mistake(
             f"validating this needs the package {package}; install it with: pip install 'vitascope[cluster]'"
         ) from None

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from vitascope import storage
+from vitascope.errors import Mistake
 
 CAPTIONS = Path(__file__).resolve().parents[3] / "jobs" / "configs" / "demo_captions.csv"
 BROKEN = "broken_upload.mp4"
@@ -119,7 +120,7 @@ def _shipped(package: str, file: str) -> Path:
         path = Path(str(entry.locate()))
         if path.name == file and path.is_file():
             return path
-    raise ValueError(
+    raise Mistake(
         f"the demo's {file} comes with the package {package}, which is not installed; "
         'pip install "vitascope[demo]", or give videos of your own'
     )

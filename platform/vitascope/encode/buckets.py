@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitascope.encode.settings import EncodeSettings
+from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
 from vitascope.wording import count
@@ -137,12 +138,12 @@ def check_table(buckets: Iterable[tuple[int, int, int]], patch: int, token_budge
     stride = SPACE_STRIDE * patch
     for size in (VideoSize(*bucket) for bucket in buckets):
         if size.height % stride or size.width % stride:
-            raise ValueError(
+            raise Mistake(
                 f"encode.buckets: {size} has a side that is no multiple of {stride} px "
                 f"({SPACE_STRIDE} x model.patch); change it"
             )
         if (n_tokens := count_tokens(size, patch)) > token_budget:
-            raise ValueError(
+            raise Mistake(
                 f"encode.buckets: {size} makes {n_tokens} tokens, a pack holds {token_budget}; make it "
                 "smaller, or raise feed.token_budget"
             )

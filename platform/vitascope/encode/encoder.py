@@ -14,6 +14,7 @@ from vitascope.encode.plan import EncodeTask, tasks_of
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import Moments, ShardNote, digest, latent_row, read_note, shard_uri, write_shard
 from vitascope.encode.text import TextStates, make_text_encoder
+from vitascope.errors import Failed, Mistake
 from vitascope.records import SAMPLES
 
 
@@ -26,7 +27,7 @@ class ShardEncoder:
 
     def __init__(self, settings: EncodeSettings, latents: str) -> None:
         if settings.gpus and not torch.cuda.is_available():
-            raise ValueError(f"encode.gpus is {settings.gpus:g}, and CUDA is not to be had here; set it to 0")
+            raise Mistake(f"encode.gpus is {settings.gpus:g}, and CUDA is not to be had here; set it to 0")
         self._device = torch.device("cuda" if settings.gpus else "cpu")
         self._codec = make_codec(settings)
         self._text = TextStates(make_text_encoder(settings, self._device))
@@ -40,7 +41,7 @@ class ShardEncoder:
 
         Raises:
             DamagedShard: what is there is damaged.
-            RuntimeError: what is there was planned otherwise.
+            Failed: what is there was planned otherwise.
         """
         uri, key = shard_uri(self._latents, decoded["shard"][0].as_py()), decoded["key"][0].as_py()
         note = read_note(uri)
@@ -49,7 +50,7 @@ class ShardEncoder:
             if not write_shard(uri, rows, note):
                 note = read_note(uri)
         if note is None or note.key != key:
-            raise RuntimeError(
+            raise Failed(
                 f"{uri} has been written by another run meanwhile; let one run of vitascope encode at a time "
                 "write into the folder, and run this one again"
             )

@@ -35,6 +35,7 @@ from vitascope.encode.shards import (
     write_index,
 )
 from vitascope.encode.text import make_text_encoder
+from vitascope.errors import Failed, Mistake
 from vitascope.ledger import Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
 from vitascope.progress import say_dropped, say_notes, track
@@ -110,7 +111,7 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
             advance(done["samples"] + len(done["drops"]), note=f"{n_dropped} dropped" if n_dropped else "")
     notes = [note for note in read_notes(latents, numbers) if note is not None]
     if [note.key for note in notes] != [shard.key for shard in plan]:
-        raise RuntimeError(
+        raise Failed(
             f"shards in {latents} are not those just written: they were deleted, or another run wrote its "
             "own; let one run of vitascope encode at a time write into the folder, and run this one again"
         )
@@ -194,7 +195,7 @@ def _commit(
     shards = {number: notes[number] for number in pc.unique(samples["shard"]).to_pylist()}
     lost = [number for number, note in shards.items() if note is None]
     if lost:
-        raise ValueError(
+        raise Mistake(
             f"shards {lost} of {latents} are damaged or not there, and the index names them; run vitascope "
             "shards verify --forget, and encode again"
         )

@@ -20,6 +20,7 @@ import torch
 
 from vitascope import storage
 from vitascope.encode.plan import EncodeTask
+from vitascope.errors import Missing, Mistake
 from vitascope.records import LATENTS, SAMPLES
 
 GROUP_ROWS = 32
@@ -38,7 +39,7 @@ _TAIL_BYTES = 1 << 18
 """Read first of a shard: more than the footer of most."""
 
 
-class DamagedShard(ValueError):
+class DamagedShard(Mistake):
     """What lies where a shard should be is not what was written; the finding is the error's cause."""
 
 
@@ -198,9 +199,7 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
     try:
         return storage.read_table(storage.join(latents, INDEX), columns)
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"no latents at {latents}; run `vitascope encode` with these settings first"
-        ) from None
+        raise Missing(f"no latents at {latents}; run `vitascope encode` with these settings first") from None
 
 
 def read_note(uri: str, *, damaged_is_absent: bool = False) -> ShardNote | None:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from vitascope import storage
 from vitascope.encode.buckets import SPACE_STRIDE, Floats, Ints, count_tokens, kept, near_native
+from vitascope.errors import Mistake
 from vitascope.ledger import Status
 from vitascope.records import VideoSize
 
@@ -57,7 +58,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.count < 1:
-            raise ValueError(
+            raise Mistake(
                 f"give 1 token and 1 bucket or more, got {self.max_tokens} tokens and {self.count} buckets"
             )
 
@@ -128,14 +129,14 @@ def propose(clips: Clips, limits: Limits) -> list[VideoSize]:
         ValueError: there is no clip, or none fits any such size.
     """
     if not len(clips.sizes):
-        raise ValueError(
+        raise Mistake(
             "the run has no usable clip to suggest buckets for; vitascope data shows what was dropped and why"
         )
     binned = _binned(clips)
     tried = candidates(binned, limits)
     worth = worths(binned, tried, limits.max_crop)
     if not worth.any():
-        raise ValueError(
+        raise Mistake(
             f"none of {clips.count.sum()} usable clips has a bucket of {limits.max_tokens} tokens or fewer; "
             f"allow more tokens, or clips with sides of {limits.stride_px} px and more"
         )

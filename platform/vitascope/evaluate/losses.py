@@ -12,6 +12,7 @@ from vitascope import storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_index, read_samples
+from vitascope.errors import Mistake
 from vitascope.feed.packs import Pack, Segment, collate
 from vitascope.feed.patches import grid_of, patchify
 from vitascope.model import flow
@@ -39,7 +40,7 @@ def run(settings: Settings) -> Row:
     device = "cuda" if settings.train.use_gpu else "cpu"
     model, card = load_model(settings.generate.model or settings.path("model"), device)
     if card.fingerprint != latents.rpartition("/")[2]:
-        raise ValueError(
+        raise Mistake(
             f"the model was trained on latents {card.fingerprint}, the settings' are {latents}; "
             "evaluate with the encode settings it was trained with"
         )

@@ -18,6 +18,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from vitascope.errors import Mistake
 from vitascope.feed.packing import Floats, Ints, equal_cost_budget, pack
 from vitascope.records import stable_int
 
@@ -57,7 +58,7 @@ class Lengths:
                 f"sample_id, shard, tokens and costs must be vectors of one length, got {shapes}"
             )
         if not len(self):
-            raise ValueError("no samples to plan: the index is empty. Does the split hold any clips?")
+            raise Mistake("no samples to plan: the index is empty. Does the split hold any clips?")
         if self.tokens.min() < 1:
             raise ValueError(f"every sample has 1 token or more, got {self.tokens.min()}")
         if not (self.costs.min() > 0 and self.costs.max() < np.inf):
@@ -167,7 +168,7 @@ class Planner:
         largest = int(self.lengths.tokens.argmax())
         n_tokens = int(self.lengths.tokens[largest])
         if n_tokens > self.token_budget:
-            raise ValueError(
+            raise Mistake(
                 f"sample {self.lengths.sample_id[largest]} has {n_tokens} tokens, more than the budget of "
                 f"{self.token_budget}: set feed.token_budget to that or more, or encode at smaller sizes"
             )

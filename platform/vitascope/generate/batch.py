@@ -15,6 +15,7 @@ from ray.serve.exceptions import RayServeException
 from vitascope import checksum, storage
 from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
+from vitascope.errors import Missing, Mistake
 from vitascope.generate import app
 from vitascope.generate.request import Limits, Request, document_of, parse
 from vitascope.generate.tracing import tracing
@@ -59,12 +60,12 @@ class Batch:
             FileNotFoundError: where the model or the request file is not there.
         """
         if settings.generate.requests is None:
-            raise ValueError(
+            raise Mistake(
                 "no request file; set generate.requests to a JSON-lines file, local, s3:// or gs://"
             )
         requests = storage.absolute(settings.generate.requests)
         if not storage.exists(requests):
-            raise FileNotFoundError(f"no request file at {requests}; set generate.requests")
+            raise Missing(f"no request file at {requests}; set generate.requests")
         card, about = described(settings)
         limits = Limits(settings.generate, card.model.patch, requests.rpartition("/")[0])
         return cls(

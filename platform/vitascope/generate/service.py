@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse
 
 from vitascope import config, storage
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.generate.app import Target, build, deployed
 from vitascope.generate.batch import described
 from vitascope.generate.request import Limits, parse
@@ -41,7 +42,7 @@ def app(arguments: Arguments) -> serve.Application:
     settings = config.load(arguments.settings)
     if settings.generate.traces != "off":
         trace = tracing(settings.generate).model_dump_json()
-        raise ValueError(
+        raise Mistake(
             f"generate.traces = {settings.generate.traces!r} is for batches; a service is traced as its "
             f"Serve configuration says: leave it out, and beside `applications` put tracing_config: {trace}"
         )

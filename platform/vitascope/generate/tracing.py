@@ -5,6 +5,7 @@ from typing import Any
 
 from ray.serve.schema import TracingConfig
 
+from vitascope.errors import Mistake
 from vitascope.generate.settings import GenerateSettings
 
 _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
@@ -29,9 +30,7 @@ def _check_installed() -> None:
     try:
         importlib.import_module(_EXPORTER)
     except ImportError:
-        raise ValueError(
-            "generate.traces = 'otlp' needs an exporter; pip install 'vitascope[traces]'"
-        ) from None
+        raise Mistake("generate.traces = 'otlp' needs an exporter; pip install 'vitascope[traces]'") from None
 
 
 def otlp() -> list[Any]:

@@ -11,6 +11,7 @@ import torch
 
 from vitascope import checksum, storage
 from vitascope.encode.settings import EncodeSettings
+from vitascope.errors import Missing
 from vitascope.model.dit import DiT
 from vitascope.model.settings import ModelSettings
 from vitascope.section import Section
@@ -54,9 +55,7 @@ def load_card(folder: str) -> ModelCard:
     """
     location = storage.join(folder, CARD)
     if not storage.exists(location):
-        raise FileNotFoundError(
-            f"no model at {folder}: expected {location}; train one first, or set generate.model"
-        )
+        raise Missing(f"no model at {folder}: expected {location}; train one first, or set generate.model")
     return ModelCard.model_validate_json(checksum.read(location))
 
 

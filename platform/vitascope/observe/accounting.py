@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from vitascope.errors import Failed
 from vitascope.ledger import Status, dropped_by_reason
 from vitascope.observe.results import Results, Row
 from vitascope.wording import count
@@ -33,7 +34,7 @@ FROM_TRAIN = (
 """Figures taken as training's summary has them."""
 
 
-class NotAccounted(RuntimeError):
+class NotAccounted(Failed):
     """Something went in and neither came out nor was dropped: a stage has lost or doubled it."""
 
 

@@ -12,6 +12,7 @@ from grafana_api.grafana_api import GrafanaClientError, GrafanaException
 from grafana_api.grafana_face import GrafanaFace
 
 from vitascope.credentials import in_uri
+from vitascope.errors import Forbidden, Missing, Mistake
 
 DASHBOARDS = Path(__file__).resolve().parents[3] / "dashboards" / "json"
 DATASOURCE = "Prometheus"
@@ -34,7 +35,7 @@ def credentials(environment: Mapping[str, str]) -> Auth:
     user, password = environment.get("GRAFANA_USER"), environment.get("GRAFANA_PASSWORD")
     if user and password:
         return user, password
-    raise ValueError("no credentials for Grafana; set GRAFANA_TOKEN, or GRAFANA_USER and GRAFANA_PASSWORD")
+    raise Mistake("no credentials for Grafana; set GRAFANA_TOKEN, or GRAFANA_USER and GRAFANA_PASSWORD")
 
 
 def push(
@@ -61,7 +62,7 @@ def push(
         ConnectionError: it does not answer.
     """
     if datasource_url and (what := in_uri(datasource_url)):
-        raise ValueError(f"the address of Prometheus holds {what}, and Grafana would show it; leave it out")
+        raise Mistake(f"the address of Prometheus holds {what}, and Grafana would show it; leave it out")
     address = _address(url, allow_http)
     with _explained(str(address.hostname), auth):
         grafana = _connect(address, auth)
@@ -79,12 +80,12 @@ def _address(url: str, allow_http: bool) -> SplitResult:
         address = SplitResult("", "", "", "", "")
     named = address.scheme in ("http", "https") and address.hostname and address.username is None
     if not named or address.query:
-        raise ValueError(
+        raise Mistake(
             "a Grafana address is http(s)://host[:port][/path], and credentials are no part of it; "
             "set GRAFANA_TOKEN, or GRAFANA_USER and GRAFANA_PASSWORD"
         )
     if address.scheme == "http" and address.hostname not in _LOCAL and not allow_http:
-        raise ValueError(
+        raise Mistake(
             f"http://{address.hostname} would send the credentials in clear; use https://, forward its port "
             "to this machine and use http://localhost, or allow it"
         )
@@ -94,7 +95,7 @@ def _address(url: str, allow_http: bool) -> SplitResult:
 def _connect(url: SplitResult, auth: Auth) -> GrafanaFace:
     host, prefix = str(url.hostname), url.path.strip("/")
     if not all(part.isascii() and part.isprintable() for part in ([auth] if isinstance(auth, str) else auth)):
-        raise ValueError("the credentials for Grafana hold characters that cannot be sent; copy them again")
+        raise Mistake("the credentials for Grafana hold characters that cannot be sent; copy them again")
     grafana = GrafanaFace(
         auth,
         host=f"[{host}]" if ":" in host else host,
@@ -112,7 +113,7 @@ def _connect(url: SplitResult, auth: Auth) -> GrafanaFace:
             raise
         health = {}
     if "database" not in health:
-        raise ValueError(f"what answers at {host} is not Grafana; check the address, its port and its path")
+        raise Mistake(f"what answers at {host} is not Grafana; check the address, its port and its path")
     return grafana
 
 
@@ -125,8 +126,8 @@ def _explained(host: str, auth: Auth) -> Iterator[None]:
         said = f"{host} answers {error.status_code}: {_without(auth, str(error.message))[:300]}"
         if error.status_code in (401, 403):
             what = "password" if isinstance(auth, tuple) else "token"
-            raise PermissionError(f"{said}; check the {what}, and that it may edit dashboards") from None
-        raise ValueError(said) from None
+            raise Forbidden(f"{said}; check the {what}, and that it may edit dashboards") from None
+        raise Mistake(said) from None
     except requests.Timeout:
         raise ConnectionError(f"{host} did not answer within {TIMEOUT_S:g} s; is it up?") from None
     except requests.RequestException as error:
@@ -152,7 +153,7 @@ def _found(look_up: Callable[[str], Any], name: str) -> dict[str, Any] | None:
 def _changes(grafana: GrafanaFace, folder: str, datasource_url: str | None) -> list[_Change]:
     documents = [json.loads(path.read_bytes()) for path in sorted(DASHBOARDS.glob("*.json"))]
     if not documents:
-        raise FileNotFoundError(f"no dashboards in {DASHBOARDS}; run this from a checkout of the project")
+        raise Missing(f"no dashboards in {DASHBOARDS}; run this from a checkout of the project")
     source = _source(grafana, datasource_url) if datasource_url else []
     uid, place = _folder(grafana, folder)
     return [*source, *place, *(c for document in documents for c in _dashboard(grafana, document, uid))]
@@ -173,7 +174,7 @@ def _source(grafana: GrafanaFace, url: str) -> list[_Change]:
     if _holds(old, wanted):
         return []
     if old["type"] != "prometheus" or old.get("readOnly"):
-        raise ValueError(
+        raise Mistake(
             f"the data source {DATASOURCE!r} is of type {old['type']} at {old['url']}, and "
             f"{'a file of the server says so' if old.get('readOnly') else 'no Prometheus'}; "
             "change or rename it there, or leave the data source out"

@@ -10,6 +10,7 @@ from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.pipeline import DROPS_FILE
 from vitascope.encode.shards import read_index
+from vitascope.errors import Missing
 from vitascope.model.card import ModelCard, load_card
 from vitascope.train import log
 from vitascope.wording import short
@@ -90,7 +91,7 @@ class _Reader:
             if storage.exists(location):
                 self.summaries[stage] = self.part(stage, location, storage.read_json, {})
         if not self.summaries:
-            raise FileNotFoundError(
+            raise Missing(
                 f"no stage has ended in {settings.path()}; run one first, or set run.folder to another run's"
             )
 

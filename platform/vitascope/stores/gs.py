@@ -13,6 +13,7 @@ import gcsfs
 from fsspec.asyn import sync_wrapper
 from gcsfs.retry import HttpError, is_retriable
 
+from vitascope.errors import Forbidden
 from vitascope.stores import patience
 
 
@@ -33,7 +34,7 @@ class Store(gcsfs.GCSFileSystem):
                 return await super(Store, self)._request(method, path, *args, **kwargs)
             except (HttpError, OSError) as error:  # gcsfs gives 403 as an OSError without a code
                 if getattr(error, "code", None) in (401, 403) or str(error).startswith("Forbidden"):
-                    raise PermissionError(f"Google's storage refuses {what}: {error}") from None
+                    raise Forbidden(f"Google's storage refuses {what}: {error}") from None
                 raise
 
         what = f"{method} {self._format_path(path, args)}"

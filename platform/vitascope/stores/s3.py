@@ -17,6 +17,7 @@ from botocore.parsers import ResponseParserError
 from fsspec.asyn import sync_wrapper
 from s3fs.errors import translate_boto_error
 
+from vitascope.errors import Forbidden, Missing, Mistake
 from vitascope.stores import patience
 
 # Beside answers of 500 and above: what is to be sent again, later or because it was damaged on the way.
@@ -75,7 +76,10 @@ class Store(s3fs.S3FileSystem):
 
         where = "/".join(str(kwargs[k]) for k in ("Bucket", "Key", "Prefix") if kwargs.get(k))
         n_sent = len(kwargs["Body"]) if "Body" in kwargs else None
-        return await patience.persist(attempt, f"{method} s3://{where}", _may_pass, n_sent)
+        try:
+            return await patience.persist(attempt, f"{method} s3://{where}", _may_pass, n_sent)
+        except (PermissionError, FileNotFoundError) as error:
+            raise _named(error, f"s3://{where}") from error.__cause__
 
     call_s3 = sync_wrapper(_call_s3)
 
@@ -102,7 +106,7 @@ class Store(s3fs.S3FileSystem):
         name of the writer, kept with the object, then tells whose.
         """
         if len(data) >= _LARGEST_PUT_BYTES:
-            raise ValueError(f"s3://{path} would be {len(data)} bytes; S3 creates files of less than 5 GiB")
+            raise Mistake(f"s3://{path} would be {len(data)} bytes; S3 creates files of less than 5 GiB")
         try:
             metadata = {"writer": writer}
             await self._pipe_file(path, data, _LARGEST_PUT_BYTES, mode="create", Metadata=metadata)
@@ -128,6 +132,15 @@ def _code(error: BaseException | None) -> str:
     """S3's name of an error, also of one that s3fs has translated; "" where it is none of S3's."""
     answered = error if isinstance(error, ClientError) else getattr(error, "__cause__", None)
     return str(answered.response["Error"].get("Code")) if isinstance(answered, ClientError) else ""
+
+
+def _named(error: OSError, where: str) -> OSError:
+    """The error saying what it is about, if that is for the user to change: a bucket, or permissions."""
+    if isinstance(error, PermissionError):
+        return Forbidden(f"S3 refuses {where}: {error}")
+    if _code(error) == "NoSuchBucket":
+        return Missing(f"no bucket {where.split('/')[2]}: {error}")
+    return error
 
 
 def _may_pass(error: Exception) -> bool:

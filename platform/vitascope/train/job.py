@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vitascope.config import Settings
+from vitascope.errors import Mistake
 from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
@@ -80,7 +81,7 @@ def check_identity(found: dict[str, Any], wanted: dict[str, Any]) -> None:
         f"{k}: checkpoint {found.get(k)!r}, settings {v!r}" for k, v in wanted.items() if found.get(k) != v
     ]
     if differing:
-        raise ValueError(
+        raise Mistake(
             "the run's folder holds a checkpoint made with other settings; "
             "use them, or another run.folder.\n  " + "\n  ".join(differing)
         )

@@ -18,6 +18,7 @@ from vitascope.cluster.local import check_room, connect
 from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.errors import Mistake
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.feed.stream import TASKS_AT_ONCE
 from vitascope.model.card import ModelCard, load_card, save_model
@@ -99,7 +100,7 @@ def _check_samples(settings: Settings) -> None:
     for summary in filter(storage.exists, summaries):
         reasons.update(storage.read_json(summary)["dropped_by_reason"])
     dropped = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()) or "nothing"
-    raise ValueError(
+    raise Mistake(
         f"no samples to train on; files and clips dropped: {dropped}. {settings.path('videos')} and "
         f"{settings.path('clips')} say why; each file needs a caption, and not all may be held out"
     )
@@ -112,7 +113,7 @@ def _check_resumable(job: Job) -> None:
         state = storage.read_json(location)
         check_identity(state["identity"], job.identity)
         if state["step"] > steps:
-            raise ValueError(
+            raise Mistake(
                 f"run.folder holds a checkpoint after {state['step']} steps, got train.steps = {steps}; "
                 f"set train.steps to {state['step']} or more, or use another run.folder"
             )

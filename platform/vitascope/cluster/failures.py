@@ -1,0 +1,36 @@
+"""The cause of an error that crossed Ray."""
+
+from ray.exceptions import OutOfDiskError, RayTaskError, UserCodeException
+from ray.train import ControllerError, WorkerGroupError
+
+from vitascope.errors import Failed
+
+_ADVICE = "Failed to apply UDF"  # Ray Data adds it to an error's arguments, as the file's name of an OSError
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """What was raised first, in a task, an actor or a training rank, in the class it had there.
+
+    Of training ranks that failed together, the lowest one's.
+    """
+    seen: set[int] = set()
+    while (inner := _inner(error)) is not None and id(inner) not in seen:
+        seen.add(id(inner))
+        error = inner
+    if isinstance(error, OSError) and str(error.filename).startswith(_ADVICE):
+        error = type(error)(error.errno, error.strerror)
+    if isinstance(error, OutOfDiskError):
+        return Failed("the disk of Ray's temporary files is full; make room, then run this again to continue")
+    return error
+
+
+def _inner(error: BaseException) -> BaseException | None:
+    if isinstance(error, RayTaskError):
+        return error.cause if isinstance(error.cause, BaseException) else None
+    if isinstance(error, WorkerGroupError):
+        return error.worker_failures[min(error.worker_failures)] if error.worker_failures else None
+    if isinstance(error, ControllerError):
+        return error.controller_failure
+    if isinstance(error, UserCodeException):
+        return error.__cause__
+    return None

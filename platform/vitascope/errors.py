@@ -1,0 +1,59 @@
+"""What an error says to the user.
+
+Errors of these classes are shown as one sentence; every other one is a bug and keeps its traceback. Contracts
+between our own functions are plain ValueErrors.
+"""
+
+import errno
+import re
+
+
+class _Sentence(Exception):
+    """Keeps its text as it was written: Ray Data adds advice of its own to an error's arguments."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+class Mistake(_Sentence, ValueError):
+    """The user has to change something, a setting or a file; running again as it is cannot help.
+
+    The text says what was received, what was expected and what to do.
+    """
+
+
+class Missing(Mistake, FileNotFoundError):
+    """A file or folder does not exist that the user names, or that an earlier stage makes."""
+
+
+class Forbidden(Mistake, PermissionError):
+    """A store, a service or the system does not allow what the settings ask for."""
+
+
+class Failed(_Sentence, RuntimeError):
+    """Something outside our code failed; the text says what, and running again may help."""
+
+
+_DISK = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file would be larger than this system allows",
+    errno.EROFS: "the disk is read-only",
+}
+_OF_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors' own, which are no OSErrors
+
+
+def about_disk(error: BaseException) -> str | None:
+    """The sentence about a disk that took no more; None if `error` is about something else."""
+    found = _OF_RUST.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    if number not in _DISK:
+        return None
+    path = getattr(error, "filename", None)
+    where = f" ({path})" if path else ""
+    kept = "what is committed so far is kept; make room, then run this again to continue"
+    return f"{_DISK[number]}{where}; {kept}"

@@ -1,0 +1,47 @@
+"""Ctrl-C, and requests to end."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
+
+
+@contextmanager
+def handled() -> Iterator[None]:
+    """Within it Ctrl-C raises KeyboardInterrupt, and a second one ends the process.
+
+    SIGTERM raises SystemExit(SIGTERM), as Ray has it. Only the main thread gets signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = False
+
+    def interrupt(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal came
+        if came:
+            end_at_once()
+        came = True
+        raise KeyboardInterrupt
+
+    def end(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        sys.exit(signum)
+
+    ours = {signal.SIGINT: interrupt, signal.SIGTERM: end}
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_at_once() -> None:
+    """Ends this process without cleaning up; a local Ray, and what it runs, ends with it."""
+    os._exit(INTERRUPTED)
