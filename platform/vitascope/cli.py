@@ -24,6 +24,7 @@ from vitascope.config import Settings
 from vitascope.encode.buckets import check_table
 from vitascope.errors import Failed, Mistake, about_disk, sentence
 from vitascope.progress import Stopped, say
+from vitascope.wording import count
 
 STAGES = {
     "clips": "vitascope.clips.pipeline:run",
@@ -242,7 +243,7 @@ def _cluster(options: argparse.Namespace) -> int:
             print(f"note: {note}", file=sys.stderr)
         return 0
     problems = validate.validate(options.files)
-    print("\n".join(map(str, problems)) or f"{len(options.files)} files are valid")
+    print("\n".join(map(str, problems)) or f"{count(len(options.files), 'valid file')}")
     return MISTAKE * bool(problems)
 
 
@@ -277,10 +278,10 @@ def _shards(options: argparse.Namespace) -> int:
         print(f"shard {shard} {problem}")
     if verdict.problems and options.forget:
         n_samples = verify.forget(settings, list(verdict.problems))
-        print(f"{n_samples} samples are out of the index; vitascope encode makes them again")
+        print(f"{count(n_samples, 'sample')} out of the index; vitascope encode makes them again")
     elif verdict.problems:
         print("with --forget they leave the index, and vitascope encode makes their samples again")
-    print(f"{verdict.shards - len(verdict.problems)} of {verdict.shards} shards are as they were written")
+    print(f"{verdict.shards - len(verdict.problems)} of {count(verdict.shards, 'shard')} as written")
     return FAILED * bool(verdict.problems)
 
 

@@ -18,7 +18,7 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
-from vitascope import storage
+from vitascope import credentials, storage
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips.settings import ClipsSettings
 from vitascope.cluster.settings import ClusterSettings
@@ -89,6 +89,7 @@ def load(source: str | None, overrides: list[str] | None = None) -> Settings:
     document = read_toml(source) if source else {}
     for override in overrides or []:
         _apply(document, override)
+    _refuse_credentials(document)
     try:
         settings = Settings.model_validate(document)
     except ValidationError as error:
@@ -97,7 +98,6 @@ def load(source: str | None, overrides: list[str] | None = None) -> Settings:
         inside = {e["loc"][:n] for e in wrong for n in range(len(e["loc"]))}
         lines = [_explain(e) for e in wrong if e["type"] != "too_short" or e["loc"] not in inside]
         raise SettingsError(f"{source or 'settings'}: " + "\n".join(lines)) from None
-    _refuse_credentials(settings)
     return settings
 
 
@@ -138,13 +138,13 @@ def _apply(document: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     section, *tables, key = name.strip().split(".") if "." in name else ("", "")
     if not (equals and section and key):
-        raise SettingsError(f"--set takes section.key=value, got {override!r}")
+        raise SettingsError(f"--set takes section.key=value, got {credentials.redacted(override)!r}")
     if section not in Settings.model_fields:
-        raise SettingsError(f"--set {override}: {unknown_key(section, list(Settings.model_fields))}")
+        raise SettingsError(f"--set {name.strip()}: {unknown_key(section, list(Settings.model_fields))}")
     for part in (section, *tables):
         document = document.setdefault(part, {})
         if not isinstance(document, dict):
-            raise SettingsError(f"--set {override}: {part} has a value, and no keys")
+            raise SettingsError(f"--set {name.strip()}: {part} has a value, and no keys")
     try:
         document[key] = _value(text.strip())
     except (ValueError, RecursionError) as error:
@@ -204,14 +204,31 @@ def locations(settings: Settings) -> dict[str, str]:
     return found
 
 
-def _refuse_credentials(settings: Settings) -> None:
-    """Settings are saved with the run and shown in reports."""
-    for name, location in locations(settings).items():
-        if "@" in location.partition("://")[2].partition("/")[0]:
-            raise SettingsError(
-                f"{name} holds credentials before the @; leave them out, and set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, a profile, or Google's default credentials, where the work is done"
-            )
+_INSTEAD = {
+    "caption": "set OPENAI_API_KEY where the work is done",
+    "caption.folder": "set the store's own variables (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)",
+    "cluster": "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH",
+    "clips.filters": "have the function read an environment variable",
+}
+_OF_STORES = (
+    "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or Google's default credentials, where the "
+    "work is done"
+)
+_PROMPTS = ("prompts", "refusal")
+"""Of the caption section: free text, which is no address."""
+
+
+def _refuse_credentials(document: dict[str, Any]) -> None:
+    """Settings are printed, saved and shown; and before they are validated, since its errors print them."""
+    asked = document.get("caption")
+    if isinstance(asked, dict):
+        document = document | {"caption": {k: v for k, v in asked.items() if k not in _PROMPTS}}
+    for place, what in credentials.found_in(document):
+        known = [key for key in _INSTEAD if f"{place}.".startswith(f"{key}.")]
+        instead = _INSTEAD[max(known, key=len)] if known else _OF_STORES
+        raise SettingsError(
+            f"{place} holds {what}, and settings are saved and shown; leave it out, and {instead}"
+        )
 
 
 def absolute(settings: Settings) -> Settings:
@@ -256,11 +273,11 @@ def check_folder(settings: Settings) -> None:
     if not storage.is_remote(folder) and folder in ("/", os.path.expanduser("~")):
         own = storage.join(folder, "runs", "first")
         raise SettingsError(f"run.folder is {folder}; a run needs a folder of its own, such as {own}")
-    files, folders = storage.level(folder)
-    names = {_name(place) for place in (*(file.uri for file in files), *folders)}
+    level = storage.level(folder)
+    names = {_name(place) for place in (*(file.uri for file in level.files), *level.folders)}
     foreign = [page for page in _PAGES if page in names and names.isdisjoint(_OF_RUNS)]
     for table in names.intersection(_TABLES):
-        inside, _ = storage.level(storage.join(folder, table))
+        inside = storage.level(storage.join(folder, table)).files
         foreign += [f"{table}/{_name(file.uri)}" for file in inside if not storage.is_parquet(file.uri)]
     if foreign:
         raise SettingsError(

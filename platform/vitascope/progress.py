@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -59,6 +59,12 @@ def say_dropped(label: str, left: str, by_reason: Mapping[str, int]) -> None:
     """Prints what is left and why the rest was dropped; nothing where nothing was."""
     if by_reason:
         say(label, f"{left}: " + ", ".join(f"{reason} {n}" for reason, n in by_reason.items()))
+
+
+def say_notes(label: str, notes: Iterable[str]) -> None:
+    """Prints what a stage chose in silence, a line each."""
+    for note in notes:
+        say(label, f"note: {note}")
 
 
 def _line(label: str, done: str, seconds: float, note: str) -> str:

@@ -34,6 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from vitascope import credentials
 from vitascope.errors import Missing, Mistake
 from vitascope.stores.patience import Unavailable as Unavailable
 
@@ -82,6 +83,8 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """
     if not is_remote(uri):
         return fsspec.filesystem("file"), absolute(uri)
+    if what := credentials.in_uri(uri.partition("?")[0]):
+        raise Mistake(f"a location holds {what}; set the store's environment variables instead")
     scheme, path = uri.split("://", 1)
     if scheme not in OBJECT_STORES:
         known = " or ".join(f"{s}://" for s in OBJECT_STORES)
@@ -136,21 +139,49 @@ def listing(uri: str) -> list[Listed]:
     return _listed(uri, path, fs.find(path, detail=True))
 
 
-def level(uri: str) -> tuple[list[Listed], list[str]]:
-    """The files right in a folder, as `listing` has them, and the folders in it, whose files these are not.
+@dataclass(frozen=True)
+class Level:
+    """The direct children of a folder: its files, and its subfolders, which are not descended into.
 
-    Where keys have empty parts (`a//b`), which no folder can be asked for, all files below and no folders.
+    loops: links to folders that are not followed, since they lead to where they lie, or to where another path
+    leads. n_hidden: children with a leading dot, which are passed over.
+    """
+
+    files: list[Listed]
+    folders: list[str]
+    loops: list[str]
+    n_hidden: int
+
+
+def level(uri: str, root: str | None = None) -> Level:
+    """The children of a folder. Where keys have empty parts (`a//b`), all files below and no folders.
+
+    A local link to a folder is one of the folders, unless it leads into `root`, whose files are found without
+    it, or to a folder that the link itself lies in.
     """
     fs, path = filesystem(uri)
     try:
         found = {about["name"]: about for about in fs.ls(path, detail=True)}
     except FileNotFoundError:
-        return [], []
-    folders = {p for p, about in found.items() if about["type"] == "directory"}
+        return Level([], [], [], 0)
+    n_hidden = sum(_hidden(p[len(path) :]) for p in found)
+    links = {p for p, about in found.items() if about.get("islink") and os.path.isdir(p)}
+    loops = {p for p in links if _leads_back(p, absolute(root or uri))}
+    folders = {p for p, about in found.items() if about["type"] == "directory"} | links
     if any(p.endswith("/") for p in folders):
-        return listing(uri), []
+        return Level(listing(uri), [], [], n_hidden)
     files = _listed(uri, path, {p: about for p, about in found.items() if p not in folders})
-    return files, [_scheme(uri) + p for p in sorted(folders) if not _hidden(p[len(path) :])]
+    seen = [_scheme(uri) + p for p in sorted(folders - loops) if not _hidden(p[len(path) :])]
+    return Level(files, seen, sorted(p for p in loops if not _hidden(p[len(path) :])), n_hidden)
+
+
+def _leads_back(link: str, root: str) -> bool:
+    """Whether what a link to a folder leads to is found without it, or holds the link itself."""
+    target, real_root = Path(os.path.realpath(link)), os.path.realpath(root)
+    if target.is_relative_to(real_root) and not _hidden(os.path.relpath(target, real_root)):
+        return True
+    above = {os.path.realpath(folder) for folder in Path(link).parents}
+    return str(target) in above or Path(real_root).is_relative_to(target)
 
 
 def _listed(uri: str, path: str, found: dict[str, dict[str, Any]]) -> list[Listed]:

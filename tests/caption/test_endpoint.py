@@ -174,6 +174,13 @@ def test_a_mistake_stops_and_says_what_to_check(reply: Reply, monkeypatch: pytes
     assert "k-secret" not in str(error.value)
 
 
+def test_a_key_that_the_endpoint_repeats_is_not_repeated_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k-secret")
+    with pytest.raises(Unusable, match="unknown key …") as error:
+        outcome(lambda *_: fails(401, "unknown key k-secret"), retries=0)
+    assert "k-secret" not in str(error.value)
+
+
 def test_an_endpoint_that_is_gone_stops() -> None:
     with serving(lambda *_: says("A wall.")) as server:
         pass

@@ -1,5 +1,6 @@
 """Captions from sidecars and tables."""
 
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,25 @@ def test_a_bad_field_does_not_cost_the_good_one(tmp_path: Path) -> None:
     ("name", "content", "why"),
     [
         ("a.txt", b" \n", "holds no text in caption"),
-        ("a.txt", b"\xff\xfe\x00", "is not UTF-8 text"),
-        ("a.txt", b"caf\xe9 au lait", "is not UTF-8 text (invalid continuation byte, byte 3)"),
+        ("a.txt", b"\xff\xfe\x00", "is not UTF-16 text (truncated data, byte 2)"),
+        (
+            "a.txt",
+            b"caf\xe9 au lait",
+            "is not UTF-8 text (invalid continuation byte, byte 3; it may be cp1252)",
+        ),
+        ("a.txt", "a cat sleeps".encode("utf-16-le"), "is not UTF-8 text (zero, byte 1; it may be UTF-16"),
+        (
+            "a.json",
+            '{"caption": "猫がソファで寝ている"}'.encode("shift_jis"),
+            "is not UTF-8 text (invalid start byte",
+        ),
         ("a.txt", b"x" * (MAX_CHARACTERS + 1), "caption has 20001 characters, a caption at most 20000"),
         ("a.txt", b"x" * (5 << 20), "is larger than"),
         ("a.json", b"{", "cannot be read: JSONDecodeError"),
         ("a.json", b"[" * 100_000, "cannot be read: RecursionError"),
         ("a.json", b"{}", "holds no text in caption"),
         ("a.json", b"[1]", "holds a list, not fields"),
-        ("a.json", b'{"caption": 3}', "caption holds a int, not text"),
+        ("a.json", b'{"caption": 3}', "caption holds an int, not text"),
         ("a.json", b'{"caption": [1, "a"]}', "caption holds a list, not text"),
         ("a.json", b'{"caption": {"en": "a"}}', "caption holds a dict, not text"),
         ("b.txt", None, "cannot be read: FileNotFoundError"),
@@ -72,6 +83,7 @@ def test_a_bad_sidecar_says_what_is_wrong(tmp_path: Path, name: str, content: by
         ("zwei\u00a0Hasen\u2028", "zwei Hasen"),
         (b"bytes", "bytes"),
         ("a".encode("utf-16"), "a"),
+        ("a".encode("utf-32"), "a"),
         (["one", "two"], "one, two"),
         ([], ""),
         (None, ""),
@@ -95,9 +107,10 @@ def test_tables(tmp_path: Path) -> None:
     csv = 'name,caption,tags,other\na.mp4,"a dog","dog, park",1\nx/b.jpg,12,,2\nc.mp4,,,3\n,nobody\'s,,4\n'
     (tmp_path / "t.csv").write_text(csv)
     for kind in ("t.parquet", "t.csv"):
-        asked = of_table(
-            str(tmp_path / kind), names("x/b.jpg", "a.mp4", "c.mp4", "new.mp4"), ["tags", "caption", "long"]
-        )
+        files = names("x/b.jpg", "a.mp4", "c.mp4", "new.mp4")
+        matched = of_table(str(tmp_path / kind), files, ["tags", "caption", "long"])
+        assert (matched.n_names, matched.unused, matched.without) == (3, [], ["new.mp4"])
+        asked = matched.rows
         assert asked.column_names == ["tags", "caption"]
         *found, empty, missing = asked.to_pylist()
         expected = [{"caption": "12"}, {"tags": "dog, park", "caption": "a dog"}]
@@ -112,14 +125,83 @@ def test_a_table_may_be_a_folder_or_have_a_loud_name(tmp_path: Path, name: str) 
     row = pa.table({"name": ["a.mp4"], "caption": ["a dog"]})
     location = tmp_path / name / "part-0.parquet" if name.islower() else tmp_path / name
     storage.put(str(location), storage.parquet_bytes(row))
-    assert of_table(str(tmp_path / name), names("a.mp4"), ["caption"]).to_pylist() == [{"caption": "a dog"}]
+    found = of_table(str(tmp_path / name), names("a.mp4"), ["caption"]).rows
+    assert found.to_pylist() == [{"caption": "a dog"}]
 
 
-def test_a_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
-    content = b'\xef\xbb\xbfname,caption\r\na.mp4,"one\r\ntwo, ""three"""\r\nb.mp4,caf\xe9\r\n'
-    (tmp_path / "t.csv").write_bytes(content)
-    rows = of_table(str(tmp_path / "t.csv"), names("a.mp4", "b.mp4"), ["caption"]).to_pylist()
-    assert [text_of(row["caption"]) for row in rows] == ['one two, "three"', "caf\ufffd"]
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_csv_as_spreadsheets_write_it(tmp_path: Path, encoding: str) -> None:
+    text = 'name,caption\r\na.mp4,"one\r\ntwo, ""three"""\r\nb.mp4,café\r\n'
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    rows = of_table(str(tmp_path / "t.csv"), names("a.mp4", "b.mp4"), ["caption"]).rows.to_pylist()
+    assert [text_of(row["caption"]) for row in rows] == ['one two, "three"', "café"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "caption"),
+    [
+        ("cp1252", "un café au lait – déjà vu"),
+        ("gb18030", "一只猫在沙发上睡觉"),
+        ("shift_jis", "猫がソファで寝ている"),
+        ("cp1251", "Кошка спит на диване"),
+        ("euc_kr", "고양이가 소파에서 잔다"),
+        ("utf-16-le", "a cat sleeps"),
+    ],
+)
+def test_a_csv_that_is_not_utf8_is_refused_with_what_it_looks_like(
+    tmp_path: Path, encoding: str, caption: str
+) -> None:
+    (tmp_path / "t.csv").write_bytes(f"name,caption\na.mp4,{caption}\n".encode(encoding))
+    looks = "UTF-16 without" if encoding == "utf-16-le" else encoding
+    with pytest.raises(
+        ValueError, match=rf"t\.csv is not UTF-8 text \(.*it may be {looks}.*save it as UTF-8"
+    ):
+        of_table(str(tmp_path / "t.csv"), names("a.mp4"), ["caption"])
+
+
+def test_bytes_in_a_parquet_table_are_text_or_told(tmp_path: Path) -> None:
+    good, bad = "déjà vu".encode(), "déjà vu".encode("cp1252")
+    table = pa.table({"name": [b"a.mp4", b"b.mp4"], "caption": [good, bad]})
+    storage.put_table(str(tmp_path / "t.parquet"), table)
+    first, second = of_table(
+        str(tmp_path / "t.parquet"), names("a.mp4", "b.mp4"), ["caption"]
+    ).rows.to_pylist()
+    assert of_document(first, ["caption"]) == {"caption": "déjà vu"}
+    with pytest.raises(Rejected, match=r"caption is not UTF-8 text \(.*it may be cp1252"):
+        of_document(second, ["caption"])
+    storage.put_table(str(tmp_path / "n.parquet"), pa.table({"name": [bad], "caption": ["x"]}))
+    with pytest.raises(ValueError, match="the column name holds binary that is not UTF-8"):
+        of_table(str(tmp_path / "n.parquet"), names("a.mp4"), ["caption"])
+
+
+@pytest.mark.parametrize(
+    ("in_table", "file", "said"),
+    [
+        ("one.mp4", "two.mp4", "names are paths relative to clips.input"),
+        ("A.MP4", "a.mp4", "they differ in case alone ('A.MP4', 'a.mp4')"),
+        ("a", "a.mp4", "they differ in the suffix ('a', 'a.mp4')"),
+        ("/data/x/a.mp4", "a.mp4", "they differ in the folder; names are relative to clips.input"),
+    ],
+)
+def test_a_table_of_other_files_is_told(tmp_path: Path, in_table: str, file: str, said: str) -> None:
+    (tmp_path / "t.csv").write_text(f"name,caption\n{in_table},x\nother.mp4,y\n")
+    with pytest.raises(ValueError, match="is a file of the input") as refused:
+        of_table(str(tmp_path / "t.csv"), names(file), ["caption"])
+    text = str(refused.value)
+    assert "none of 2 names in" in text
+    assert f"the table has {in_table!r}, the input has {file!r}" in text
+    assert said in text
+
+
+def test_names_of_another_unicode_form_match_and_the_very_same_comes_first(tmp_path: Path) -> None:
+    composed, apart = (unicodedata.normalize(form, "é.mp4") for form in ("NFC", "NFD"))
+    (tmp_path / "t.csv").write_text(f"name,caption\n{composed},whole\nx.mp4,x\n")
+    found = of_table(str(tmp_path / "t.csv"), names(apart, "x.mp4"), ["caption"])
+    assert found.rows["caption"].to_pylist() == ["whole", "x"]
+    assert (found.unused, found.without) == ([], [])
+    (tmp_path / "t.csv").write_text(f"name,caption\n{composed},whole\n{apart},apart\n")
+    both = of_table(str(tmp_path / "t.csv"), names(apart, composed), ["caption"])
+    assert both.rows["caption"].to_pylist() == ["apart", "whole"]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +227,7 @@ def test_a_large_table_is_matched_at_once(tmp_path: Path) -> None:
     table = pa.table({"name": there, "caption": [f"caption {name}" for name in there]})
     storage.put_table(str(tmp_path / "t.parquet"), table)
     asked = there[::-7]
-    found = of_table(str(tmp_path / "t.parquet"), names(*asked), ["caption"])["caption"].to_pylist()
+    found = of_table(str(tmp_path / "t.parquet"), names(*asked), ["caption"]).rows["caption"].to_pylist()
     assert found == [f"caption {name}" for name in asked]
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,40 @@ def test_a_slow_file_holds_up_no_commit_of_the_others(
     assert (looked, len(outcomes)) == ([largest], len(media))
     (part,) = storage.list_files(folder)
     assert {row["name"] for row in storage.rows(part)} == set(media["name"].to_pylist())
+
+
+def test_what_is_chosen_in_silence_is_said_and_stands_in_the_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names in two Unicode forms, a table that matches in part, a linked folder, a hidden file, few files."""
+    source, away = tmp_path / "in", tmp_path / "away"
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    for folder in (source, away):
+        folder.mkdir()
+    for path, colour in ((source / f"{apart}.png", 40), (source / ".hidden.png", 80), (away / "b.png", 120)):
+        Image.fromarray(corners_frame(64 + colour, 96)).save(path)
+    (source / f"{composed}.txt").write_text("a cup of coffee")
+    (source / "link").symlink_to(away)
+    (tmp_path / "t.csv").write_text("name,caption\nlink/b.png,linked\nLINK/B.png,of no file\n")
+    summary = run(settings(str(source), str(tmp_path / "run"), captions=str(tmp_path / "t.csv")))
+    clips = {row["name"]: row["caption"] for row in storage.rows(f"{tmp_path}/run/clips")}
+    assert clips == {f"{apart}.png": "a cup of coffee", "link/b.png": "linked"}
+    hidden, table, held_out = summary["notes"]
+    assert hidden == "passed over in the input: hidden 1"
+    assert "1 of 2 names matched a file, 1 did not (such as 'LINK/B.png')" in table
+    assert held_out.startswith("held out: 1 of 2 files (50.0%), clips.val_share asks for 5.0%")
+    printed = capsys.readouterr().out
+    assert all(f"clips  note: {note}" in printed for note in summary["notes"])
+    assert storage.read_json(f"{tmp_path}/run/summaries/clips.json")["notes"] == summary["notes"]
+
+
+def test_a_table_of_other_files_is_told_before_anything_is_scanned(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    corners_video(tmp_path / "in" / "a.mp4", seconds=1)
+    (tmp_path / "t.csv").write_text("name,caption\n/data/a.mp4,corners\n")
+    with pytest.raises(ValueError, match=r"none of 1 name in .*'/data/a\.mp4', the input has 'a\.mp4'"):
+        run(settings(str(tmp_path / "in"), str(tmp_path / "run"), captions=str(tmp_path / "t.csv")))
+    assert not (tmp_path / "run" / "catalog").exists()
 
 
 def test_odd_names_cost_their_own_files_at_most(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_tar_damaged_in_the_middle_gives_what_comes_before_and_a_row(
     run(settings(str(tmp_path / "in"), str(tmp_path / "run")))
     videos, clips = tables(str(tmp_path / "run"))
     details = {row["name"]: row["detail"] for row in videos if row["status"] == "dropped"}
-    assert details["cut.tar"] == "ends within 001.mkv; 3 files were found in it"
+    assert details["cut.tar"] == "ends within 001.mkv; 3 files in it can be read"
     assert details["shard.tar"].startswith("is damaged")
     assert details["none.tar"].startswith("is no plain tar")
     assert {row["reason"] for row in videos if row["name"].endswith(".tar")} == {"unreadable"}

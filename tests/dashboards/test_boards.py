@@ -64,11 +64,13 @@ def test_every_metric_is_looked_at_and_every_one_looked_at_is_declared() -> None
 
 
 def test_every_label_of_our_metrics_that_is_asked_for_is_declared() -> None:
-    everywhere = {"run", "SessionName"}
+    everywhere, n_selectors = {"run", "SessionName"}, 0
     for expression in expressions():
         for name, selector in re.findall(rf"{PREFIX}(\w+?)(?:_total)?{{([^}}]*)}}", expression.text):
             asked = set(re.findall(r"(\w+)(?:=~|!~|!=|=)", selector))
             assert asked <= everywhere | set(METRICS[name].labels), expression
+            n_selectors += 1
+    assert n_selectors > len(METRICS)
 
 
 @pytest.mark.parametrize("uid", BOARDS)

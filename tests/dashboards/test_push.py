@@ -159,12 +159,20 @@ def test_a_server_that_is_not_there_or_does_not_answer(monkeypatch: pytest.Monke
         "http://",
         "http://user:secret@localhost",
         "http://localhost:port",
+        "http://localhost:3000?api_key=secret",
         "http://[::",
     ],
 )
 def test_an_address_that_is_none_is_refused_and_its_secrets_not_shown(url: str) -> None:
     with pytest.raises(ValueError, match="a Grafana address is") as refused:
         push(url, TOKEN)
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["http://user:secret@prometheus:9090", "http://prometheus?token=secret"])
+def test_an_address_of_prometheus_with_credentials_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ValueError, match="the address of Prometheus holds") as refused:
+        push("http://localhost", TOKEN, datasource_url=url)
     assert "secret" not in str(refused.value)
 
 

@@ -128,6 +128,11 @@ def test_what_checking_a_line_raises_is_that_lines_reason(monkeypatch: pytest.Mo
     assert len(refused.value.detail) < 300
 
 
+def test_a_line_without_an_id_is_refused() -> None:
+    with pytest.raises(Rejected, match="custom_id"):
+        parse(b"{}", LIMITS)
+
+
 def test_an_image_may_have_odd_sides() -> None:
     assert parse(line(width=101, height=67, seconds=0), LIMITS).size == VideoSize(1, 67, 101)
 

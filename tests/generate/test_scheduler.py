@@ -38,7 +38,7 @@ def workload(seed: int) -> list[tuple[int, Load]]:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_everybody_starts_within_the_budget(seed: int) -> None:
-    simulate(workload(seed))
+    assert all(start >= 0 for start in simulate(workload(seed)))
 
 
 @pytest.mark.parametrize("seed", range(20))

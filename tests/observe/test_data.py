@@ -230,6 +230,39 @@ def test_tables_without_much_in_them_make_a_page(
     assert page.row("overview", "clips cut of them")[0] == str(len(clips))
 
 
+def test_a_damaged_index_is_told_and_its_samples_are_planned(mixed: Settings) -> None:
+    index = f"{latents_folder(mixed)}/index.parquet"
+    storage.put(index, b"<html>")
+    html = shown(mixed)
+    assert f"{index} cannot be read" in html
+    assert Page(html).row("overview", "samples planned")[0] == "33"
+
+
+def test_a_part_that_fails_costs_itself_alone(
+    mixed: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("a column of another release")
+
+    monkeypatch.setattr(words, "terms", fails)
+    page = Page(shown(mixed))
+    assert "captions" not in page.rows
+    assert page.row("sources", "a")[:2] == ["3", "10"]
+    assert "the part 'Captions' is missing from the page (KeyError" in capsys.readouterr().out
+
+
+def test_long_names_details_and_captions_are_shown_in_part(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    path, long = "deep/" * 800 + "a.mp4", "because " * 2_000
+    videos = [video(0, name=path), video(1, name="x" * 4000) | records.dropped(Reason.UNREADABLE, long)]
+    clips = [clip(i, videos[0], caption=long) for i in range(3)]
+    clips.append(clip(3, videos[0], caption=long) | records.dropped(Reason.FILTER_MOTION, long))
+    write(settings, videos, clips)
+    html = shown(settings)
+    assert max(map(len, re.findall(r">([^<]+)<", html[html.index("<main>") :]))) < 1_000
+    assert max(map(len, re.findall(r'title="([^"]+)"', html))) < 1_000
+
+
 def test_without_the_clips_stage_it_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="has the stage that writes it been run"):
         data.run(settings_in(tmp_path))
@@ -413,4 +446,4 @@ def test_a_large_table_is_sampled_where_that_is_said(
     monkeypatch.setattr(words, "SAMPLE", 10)
     html = shown(mixed)
     assert "Languages in a sample of 10" in html
-    assert re.search(r"Of 33 clips that are kept 33 \(100.0%\) have a caption", html)
+    assert re.search(r"Clips that are kept: 33; with a caption: 33 \(100.0%\)", html)

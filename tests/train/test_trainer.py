@@ -84,11 +84,16 @@ def test_the_first_held_out_loss_is_that_of_one_rank_with_another_seed(
     assert rows[0]["val_loss"] == pytest.approx(expected.mean(), rel=1e-5)
 
 
-def test_running_again_trains_nothing_twice(undisturbed: tuple[Settings, dict]) -> None:
+def test_running_again_trains_nothing_twice_and_says_where_the_results_are(
+    undisturbed: tuple[Settings, dict], capsys: pytest.CaptureFixture[str]
+) -> None:
     settings, _ = undisturbed
     before = losses(settings)
     assert trainer.run(settings)["steps"] == STEPS
     assert losses(settings) == before
+    said = capsys.readouterr().out
+    assert f"the model is in {settings.path('model')}" in said
+    assert f"the log of its steps in {settings.path('train', 'metrics')}" in said
 
 
 def test_other_settings_do_not_go_on_from_a_checkpoint(undisturbed: tuple[Settings, dict]) -> None:

@@ -14,6 +14,7 @@ from vitascope.ledger import Reason, Rejected
 
 # The openai package waits as a Retry-After says, up to this, or else half a second, doubled up to 8 s.
 _LONGEST_PAUSE_S = 120.0
+_KEY = "OPENAI_API_KEY"
 _FILTERED = ("content_filter", "content_policy_violation", "moderation_blocked", "safety")
 
 
@@ -62,7 +63,7 @@ class Endpoint:
     def _client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
             base_url=self._settings.endpoint,
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",  # many an endpoint wants none
+            api_key=os.environ.get(_KEY) or "none",  # many an endpoint wants none
             max_retries=self._settings.retries,
             timeout=self._settings.timeout_s,
         )
@@ -148,4 +149,6 @@ def _mistake(settings: CaptionSettings, error: openai.APIStatusError) -> str:
 
 def _told(error: openai.APIStatusError) -> str:
     body = error.body if isinstance(error.body, dict) else {}
-    return f"HTTP {error.status_code} {body.get('message') or error.message}"[:300]
+    said = f"HTTP {error.status_code} {body.get('message') or error.message}"
+    key = os.environ.get(_KEY)  # which some servers repeat
+    return (said.replace(key, "…") if key else said)[:300]

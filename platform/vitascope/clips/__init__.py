@@ -32,9 +32,10 @@ over more files looks only at those, and other thresholds cost no decoding.
     scores     a clip's scores, and what is dropped for them (`filters`: the settings, `hooks`: your own)
     hooked     hooks' scores, kept
     letterbox  the picture inside black bars
-    captions   sidecar files and caption tables
+    captions   sidecar files and caption tables (`utf8`: their text)
     derive     the clips of a file, from its catalog row
     dedup      twins among clips
     twins      what of the clip table is dropped as one
+    notes_on   what was chosen in silence, in words
     pipeline   the stage, on Ray Data
 """

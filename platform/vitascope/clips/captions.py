@@ -6,26 +6,30 @@ fields and give each a weight, and `draw` says which one a sample uses. A text f
 
 import json
 import math
+import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
 from vitascope import storage
-from vitascope.clips import tars
+from vitascope.clips import tars, utf8
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import stable_int
+from vitascope.wording import a, count
 
 SIDECARS = (".txt", ".json")  # where both have a field, the first wins
 MAX_CHARACTERS = 20_000  # some 3,000 words; text encoders read 512 tokens, and what is longer is no caption
+_COMPARED = 100_000  # names, to say how they differ
 _MAX_SIDECAR_BYTES = 4 << 20  # JSON sidecars hold much besides the caption
 _NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff]+")  # control characters, halves of characters
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def _suffix(name: str) -> str:
@@ -107,22 +111,38 @@ def text_of(value: Any) -> str:
 
 def _decoded(content: bytes) -> str:
     try:
-        return content.decode("utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise Rejected(Reason.NO_CAPTION, f"is not UTF-8 text ({error.reason}, byte {error.start})") from None
+        return utf8.decoded(content)
+    except utf8.NotText as error:
+        raise Rejected(Reason.NO_CAPTION, str(error)) from None
 
 
 def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}"
+    return a(type(value).__name__)
 
 
-def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> pa.Table:
-    """What a Parquet or CSV table says of `names`: a row for each, in their order, nulls where it has none.
+@dataclass(frozen=True, eq=False)
+class CaptionTable:
+    """What a table says of an input's files.
 
-    The columns are those of `fields` that the table has, as they are in it; `of_document` reads a row.
+    rows: a row for each file, nulls if the table has none; the columns are the caption fields, as they are in
+    the table. n_names: names in the table. unused, without: names that are no file's, and files without a
+    row, as indices into the table and the files.
+    """
+
+    rows: pa.Table
+    n_names: int
+    unused: list[str]
+    without: list[str]
+
+
+def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> CaptionTable:
+    """What a Parquet or CSV table says of the files called `names`; `of_document` reads a row.
+
+    Names match if they are the same text, in whatever form Unicode writes it.
 
     Raises:
-        ValueError: it is no such table, has no column `name` or no field, or two rows caption one file.
+        ValueError: it is no such table, has no column `name` or no field, two rows caption one file, or none
+            of its names is a file's.
     """
     columns = list(fields)
     table = _load(uri, columns)
@@ -133,12 +153,68 @@ def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> pa.Tabl
     if "name" not in table.column_names or not there:
         expected = " and ".join(("name", " or ".join(columns)))
         raise Mistake(f"{uri}: expected the columns {expected}, got {', '.join(table.column_names)}")
-    keys = pc.cast(table["name"], pa.string())
+    keys = _names_of(table, uri)
     counts = pc.value_counts(keys.drop_null())
     twice = counts.filter(pc.greater(counts.field("counts"), 1)).field("values")
     if len(twice):
         raise Mistake(f"{uri}: two captions for {twice[0].as_py()!r}; keep one")
-    return storage.large_texts(table.select(there)).take(pc.index_in(names, value_set=keys))
+    at = same_name(names, keys)
+    used = pc.is_in(pa.array(np.arange(len(keys))), value_set=pc.unique(at.drop_null()))
+    unused = keys.filter(pc.and_(pc.invert(used), pc.is_valid(keys)))
+    found = CaptionTable(
+        rows=storage.large_texts(table.select(there)).take(at),
+        n_names=len(keys) - keys.null_count,
+        unused=unused.to_pylist(),
+        without=names.filter(pc.is_null(at)).to_pylist(),
+    )
+    if len(names) and found.n_names and at.null_count == len(at):
+        raise Mistake(_none_matches(uri, found))
+    return found
+
+
+def same_name(names: pa.ChunkedArray, keys: pa.ChunkedArray) -> pa.Array:
+    """Where each of `names` stands in `keys`, null if nowhere: the very same, else the same in Unicode's NFC.
+
+    A name that macOS has decomposed (`e` and an accent) is the one that was typed (`é`).
+    """
+    exact = pc.index_in(names, value_set=keys)
+    if exact.null_count:
+        nfc = (pc.utf8_normalize(column, form="NFC") for column in (names, keys))
+        exact = pc.coalesce(exact, pc.index_in(next(nfc), value_set=next(nfc)))
+    return exact.combine_chunks() if isinstance(exact, pa.ChunkedArray) else exact
+
+
+def _names_of(table: pa.Table, uri: str) -> pa.ChunkedArray:
+    try:
+        return pc.cast(table["name"], pa.string())
+    except pa.ArrowInvalid:
+        kind = table.schema.field("name").type
+        raise Mistake(f"{uri}: the column name holds {kind} that is not UTF-8; write it as text") from None
+
+
+def _none_matches(uri: str, found: CaptionTable) -> str:
+    """Says that the table is of other files, and how names differ if that can be seen."""
+    said = (
+        f"none of {count(found.n_names, 'name')} in {uri} is a file of the input: the table has "
+        f"{found.unused[0]!r}, the input has {found.without[0]!r}"
+    )
+    return f"{said}; {hint(found) or 'names are paths relative to clips.input'}"
+
+
+def hint(found: CaptionTable) -> str:
+    """How names that match nothing differ from files' names, if it is by one of the usual mistakes."""
+    files = found.without[:_COMPARED]
+    rules: dict[str, Callable[[str], str]] = {
+        "they differ in case alone": str.casefold,
+        "they differ in the suffix": lambda name: posixpath.splitext(name)[0],
+        "they differ in the folder; names are relative to clips.input": posixpath.basename,
+    }
+    for said, key in rules.items():
+        known = {key(file): file for file in files}
+        for name in found.unused[:_COMPARED]:
+            if key(name) in known:
+                return f"{said} ({name!r}, {known[key(name)]!r})"
+    return ""
 
 
 def _load(uri: str, columns: list[str]) -> pa.Table:
@@ -156,8 +232,11 @@ def _files_of(uri: str) -> str:
 
 
 def _load_csv(uri: str, columns: list[str]) -> pa.Table:
-    """A CSV table, read as text; bytes that are not UTF-8 become U+FFFD and cost no more than themselves."""
-    content = storage.read_bytes(uri).decode("utf-8-sig", errors="replace").encode()
+    """A CSV table, read as text."""
+    try:
+        content = utf8.decoded(storage.read_bytes(uri)).encode()
+    except utf8.NotText as error:
+        raise Mistake(f"{uri} {error}; save it as UTF-8") from None
     as_text = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(["name", *columns], pa.string()),
         strings_can_be_null=True,

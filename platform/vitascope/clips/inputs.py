@@ -4,8 +4,9 @@ Everything is a table with a row a file, so that a million of them take some 150
 """
 
 import posixpath
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitascope import records, storage
-from vitascope.clips.captions import SIDECARS
+from vitascope.clips.captions import SIDECARS, same_name
 from vitascope.clips.catalog import FILES, Item, items
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.tars import TARS
@@ -25,7 +26,7 @@ LISTED = pa.schema(
     [
         *(FILES.field(name) for name in ("name", "version", "size_bytes", "uri")),
         pa.field("in_tar", pa.bool_(), nullable=False),
-        pa.field("can_open", pa.bool_(), nullable=False),
+        pa.field("closed", pa.string()),  # why it cannot be looked at
     ]
 )
 """Files as a listing, or a tar's headers, show them."""
@@ -33,16 +34,21 @@ LISTED = pa.schema(
 _STEM = r"\.[^./]*$"  # a/b.c of a/b.c.mp4, for files of a folder
 _TAR_STEM = r"\.[^/]*$"  # a/b of a/b.c.mp4, for members of a tar: WebDataset's rule
 _NOT_UTF8 = "its name is not UTF-8; rename the file, or the folder it is in"
+_LOOP = "a link to a folder whose files are found without it, or that it lies in itself; it is not followed"
 _Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is under the input: media, what captions them, and what cannot be looked at. Each by name."""
+    """What is under the input: media, what captions them, and what cannot be looked at. Each by name.
+
+    passed: what was passed over and has no row, by kind: `hidden`, of tars also `named pipe` and the like.
+    """
 
     media: pa.Table  # FILES
     captioned: pa.Table  # FILES: those of the media that have sidecars, with the sidecars' versions
     unreadable: list[_Row]  # rows of records.VIDEOS
+    passed: Mapping[str, int] = field(default_factory=dict)
 
 
 def root_of(settings: ClipsSettings) -> str:
@@ -72,30 +78,38 @@ def some(settings: ClipsSettings, n: int) -> list[Item]:
     root = root_of(settings)
     files, folders = LISTED.empty_table(), [root]
     while folders and len(files) < n:
-        found, below = of_level(folders.pop(), root)
+        found, below, _ = of_level(folders.pop(), root)
         files, folders = pa.concat_tables([files, without_captions(found, settings)]), folders + below
     archives, files = tars_among(files)
     if not len(files) and len(archives):
         first = archives.slice(0, 1)
-        files, _ = of_tars(first, [pa.Table.from_pylist([tar_row(*items(first))], schema=TARS)])
+        files, _, _ = of_tars(first, [pa.Table.from_pylist([tar_row(*items(first))], schema=TARS)])
     media = of_files(files).media
     if not len(media):
         raise nothing_under(root)
     return items(media.slice(0, n))
 
 
-def of_level(folder: str, root: str) -> tuple[pa.Table, list[str]]:
-    """The files right in a folder, as LISTED, and the folders in it."""
-    files, folders = storage.level(folder)
-    return _listed(files, root), folders
+def of_level(folder: str, root: str) -> tuple[pa.Table, list[str], int]:
+    """The files right in a folder, as LISTED, the folders in it, and how many hidden children it has."""
+    level = storage.level(folder, root)
+    loops = [storage.Listed(link, 0, "link") for link in level.loops]
+    files = pa.concat_tables([_listed(level.files, root), _listed(loops, root, _LOOP)])
+    return files, level.folders, level.n_hidden
 
 
-def of_folder(folder: str, root: str) -> pa.Table:
-    """All files below a folder, as LISTED."""
-    return _listed(storage.listing(folder), root)
+def of_folder(folder: str, root: str) -> tuple[pa.Table, int]:
+    """All files below a folder, as LISTED, and how many hidden files or folders are passed over."""
+    if storage.is_remote(folder):
+        return _listed(storage.listing(folder), root), 0
+    tables, folders, n_hidden = [LISTED.empty_table()], [folder], 0
+    while folders:
+        files, below, hidden = of_level(folders.pop(), root)
+        tables, folders, n_hidden = [*tables, files], folders + below, n_hidden + hidden
+    return pa.concat_tables(tables).sort_by("uri"), n_hidden
 
 
-def _listed(files: Sequence[storage.Listed], root: str) -> pa.Table:
+def _listed(files: Sequence[storage.Listed], root: str, closed: str | None = None) -> pa.Table:
     """A name that is not UTF-8 is shown with backslashes (`caf\\xe9.mp4`), and its file cannot be opened."""
     uris = [_utf8(file.uri) for file in files]
     names = pa.array([_name(uri, root) for uri in uris], pa.string())
@@ -105,7 +119,10 @@ def _listed(files: Sequence[storage.Listed], root: str) -> pa.Table:
         "size_bytes": pa.array([file.size_bytes for file in files], pa.int64()),
         "uri": pa.array(uris, pa.string()),
         "in_tar": pa.array(np.zeros(len(files), bool)),
-        "can_open": pa.array([uri == file.uri for uri, file in zip(uris, files, strict=True)], pa.bool_()),
+        "closed": pa.array(
+            [closed if uri == file.uri else _NOT_UTF8 for uri, file in zip(uris, files, strict=True)],
+            pa.string(),
+        ),
     }
     return pa.table(columns, schema=LISTED)
 
@@ -130,22 +147,24 @@ def without_captions(files: pa.Table, settings: ClipsSettings) -> pa.Table:
 
 def tars_among(files: pa.Table) -> tuple[pa.Table, pa.Table]:
     """The tars, as FILES, and all other files. Compressed tars are none: they have no bytes to point at."""
-    is_tar = pc.and_(pc.match_substring_regex(files["name"], r"(?i)\.tar$"), files["can_open"])
+    is_tar = pc.and_(pc.match_substring_regex(files["name"], r"(?i)\.tar$"), pc.is_null(files["closed"]))
     return _as_files(files.filter(is_tar)), files.filter(pc.invert(is_tar))
 
 
-def of_tars(tars: pa.Table, told: Iterable[pa.Table]) -> tuple[pa.Table, list[_Row]]:
-    """The members of all tars, as LISTED; and rows of records.VIDEOS about what is wrong with tars.
+def of_tars(tars: pa.Table, told: Iterable[pa.Table]) -> tuple[pa.Table, list[_Row], Counter[str]]:
+    """The members of all tars, as LISTED; rows of records.VIDEOS about damage; how much was passed over.
 
     `told` are rows of tars.TARS about `tars`. A member is called as its tar, and by its name within it:
     `a.tar/000123.mp4`. It changes when its tar does.
     """
-    members, damaged = [LISTED.empty_table()], []
+    members, damaged, passed = [LISTED.empty_table()], [], Counter[str]()
     for rows in told:
         own = tars.take(pc.index_in(rows["name"], value_set=tars["name"]))
         members.append(_members(own, rows["members"].combine_chunks()))
         damaged += _damaged(own, rows)
-    return pa.concat_tables(members), damaged
+        for kinds in rows["passed"].to_pylist():
+            passed.update(dict(kinds or ()))
+    return pa.concat_tables(members), damaged, passed
 
 
 def _members(tars: pa.Table, lists: pa.ListArray) -> pa.Table:
@@ -160,7 +179,7 @@ def _members(tars: pa.Table, lists: pa.ListArray) -> pa.Table:
         "size_bytes": size,
         "uri": pc.binary_join_element_wise(pc.binary_join_element_wise(of_tar["uri"], name, "#"), where, "@"),
         "in_tar": pa.array(np.ones(len(names), bool)),
-        "can_open": pa.array(np.ones(len(names), bool)),
+        "closed": pa.nulls(len(names), pa.string()),
     }
     return pa.table(columns, schema=LISTED)
 
@@ -185,12 +204,12 @@ def of_files(files: pa.Table, unreadable: Sequence[_Row] = ()) -> Inputs:
     input like any other.
     """
     files = files.sort_by("name")
-    key, suffix, can_open = _key(files), _suffix(files), np.asarray(files["can_open"])
+    key, suffix, can_open = _key(files), _suffix(files), np.asarray(pc.is_null(files["closed"]))
     media = np.flatnonzero(pc.invert(pc.is_in(suffix, pa.array(SIDECARS))))
     is_input, beside = np.ones(len(files), bool), []
     for kind in SIDECARS:
         texts = np.flatnonzero(pc.is_in(suffix, pa.array([kind])))
-        at = pc.index_in(key.take(media), value_set=key.take(texts))
+        at = same_name(key.take(media), key.take(texts))
         found = np.r_[texts, -1][pc.fill_null(at, len(texts))]
         is_input[found[found >= 0]] = False
         beside.append(found)
@@ -199,7 +218,7 @@ def of_files(files: pa.Table, unreadable: Sequence[_Row] = ()) -> Inputs:
     return Inputs(
         _as_files(files.filter(pa.array(is_input & can_open))),
         _captioned(files, media[captioned], np.array(beside)[:, captioned]),
-        [*unreadable, *(_unreadable(row, _NOT_UTF8) for row in lost)],
+        [*unreadable, *(_unreadable(row, row["closed"]) for row in lost)],
     )
 
 

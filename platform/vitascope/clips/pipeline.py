@@ -6,6 +6,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from botocore.exceptions import BotoCoreError
 from ray.exceptions import RayTaskError
 
 from vitascope import progress, records, storage
-from vitascope.clips import captions, catalog, cut, hooked, hooks, inputs, tars
+from vitascope.clips import captions, catalog, cut, hooked, hooks, inputs, notes_on, tars
 from vitascope.clips.catalog import Item, Places
 from vitascope.clips.derive import Texts, clips_of, settle
 from vitascope.clips.features import SIDE_PX
@@ -69,7 +70,7 @@ def run(settings: Settings) -> dict[str, Any]:
         _check_exist(root, settings.clips)
     local.connect(settings.cluster)
     found, n_tars = list_inputs(settings)
-    wanted = _wanted(found.media, settings.clips)
+    wanted, table_notes = _wanted(found.media, settings.clips)
     how = (settings.clips.fps, SIDE_PX, CROP_RULE, settings.clips.decoder)
     looks = _folder(settings, records.CATALOG, *how)
     texts = _folder(settings, _CAPTIONS, *settings.clips.caption_fields)
@@ -82,7 +83,9 @@ def run(settings: Settings) -> dict[str, Any]:
         storage.in_order(videos, "name"),
         _settled(storage.in_order(clips, "name", "start_s"), settings),
     )
+    notes = [*notes_on.passed(found.passed), *table_notes, *notes_on.clips(videos, clips, settings.clips)]
     summary = _summary(videos, clips) | {
+        "notes": notes,
         "tars_listed": n_tars,
         "scanned": n_scanned,
         "captions_read": n_read,
@@ -94,6 +97,7 @@ def run(settings: Settings) -> dict[str, Any]:
     storage.put_json(settings.path("summaries", "clips.json"), summary)
     left = "{videos_ok} of {videos_in} files used, {clips_ok} of {clips} clips kept".format_map(summary)
     progress.say_dropped("clips", left, summary["dropped_by_reason"])
+    progress.say_notes("clips", notes)
     return summary
 
 
@@ -139,28 +143,36 @@ def list_inputs(settings: Settings) -> tuple[Inputs, int]:
         ValueError: there is no input.
     """
     root = inputs.root_of(settings.clips)
-    files = inputs.without_captions(_listed(root, settings), settings.clips)
+    listed, n_hidden = _listed(root, settings)
+    files = inputs.without_captions(listed, settings.clips)
     of_tars, files = inputs.tars_among(files)
     places, n_listed = _looked_at(of_tars, _folder(settings, tars.TARS), list_tars, settings)
-    members, damaged = inputs.of_tars(of_tars, catalog.told(places, of_tars))
-    found = inputs.of_files(pa.concat_tables([files, members]), damaged)
+    members, damaged, passed = inputs.of_tars(of_tars, catalog.told(places, of_tars))
+    passed.update({"hidden": n_hidden})
+    found = replace(inputs.of_files(pa.concat_tables([files, members]), damaged), passed=passed)
     if not len(found.media) + len(found.unreadable):
         raise inputs.nothing_under(root)
     return found, n_listed
 
 
-def _listed(root: str, settings: Settings) -> pa.Table:
-    """Every file under `root`, as inputs.LISTED, listed by tasks: a folder each, once there are some."""
+def _listed(root: str, settings: Settings) -> tuple[pa.Table, int]:
+    """Every file under `root`, as inputs.LISTED, and how many hidden ones are passed over.
+
+    They are listed by tasks: a folder each, once there are some.
+    """
     how: _Row = {"num_cpus": 1, "label_selector": node_labels(settings, "clips") or {}}
     of_level = ray.remote(inputs.of_level).options(**how)
     of_folder = ray.remote(inputs.of_folder).options(**how)
-    tables, folders = [inputs.LISTED.empty_table()], [root]
+    tables, folders, n_hidden = [inputs.LISTED.empty_table()], [root], 0
     try:
         while folders and len(folders) < _FOLDERS:
             levels = ray.get([of_level.remote(folder, root) for folder in folders])
-            tables += [files for files, _ in levels]
-            folders = list(itertools.chain.from_iterable(below for _, below in levels))
-        return pa.concat_tables(tables + ray.get([of_folder.remote(folder, root) for folder in folders]))
+            tables += [files for files, _, _ in levels]
+            n_hidden += sum(hidden for _, _, hidden in levels)
+            folders = list(itertools.chain.from_iterable(below for _, below, _ in levels))
+        whole = ray.get([of_folder.remote(folder, root) for folder in folders])
+        tables += [files for files, _ in whole]
+        return pa.concat_tables(tables), n_hidden + sum(hidden for _, hidden in whole)
     except RayTaskError as error:
         raise error.cause from None
 
@@ -238,15 +250,16 @@ def _texts(item: Item, settings: ClipsSettings) -> _Row:
         return row | {"detail": f"{type(error).__name__}: {error}", "again": True}
 
 
-def _wanted(media: pa.Table, settings: ClipsSettings) -> pa.Table:
-    """Name, version and location of all media, and what the captions table says of them."""
+def _wanted(media: pa.Table, settings: ClipsSettings) -> tuple[pa.Table, list[str]]:
+    """Name, version and location of all media, and what the captions table says of them; and notes on it."""
     wanted = media.select(["name", "version", "uri"])
-    if settings.captions:
-        uri = storage.absolute(settings.captions)
-        of_table = captions.of_table(uri, wanted["name"], settings.caption_fields)
-        for name in of_table.column_names:
-            wanted = wanted.append_column(_FIELD + name, of_table[name])
-    return wanted
+    if not settings.captions:
+        return wanted, []
+    uri = storage.absolute(settings.captions)
+    table = captions.of_table(uri, wanted["name"], settings.caption_fields)
+    for name in table.rows.column_names:
+        wanted = wanted.append_column(_FIELD + name, table.rows[name])
+    return wanted, notes_on.table(uri, table)
 
 
 def _cut_work(wanted: pa.Table, with_sidecars: pa.Array, places: Places, captioned: Places) -> list[_Row]:
@@ -331,6 +344,8 @@ def _of_table(row: _Row, settings: ClipsSettings) -> Texts:
     fields = {name.removeprefix(_FIELD): row[name] for name in row if name.startswith(_FIELD)}
     if not fields:
         return {}, "no sidecar and no captions table"
+    if all(text is None for text in fields.values()):
+        return {}, "no sidecar, and the captions table has no text for this name"
     try:
         return captions.of_document(fields, settings.caption_fields), ""
     except Rejected as rejected:

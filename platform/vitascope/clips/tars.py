@@ -11,7 +11,9 @@ import posixpath
 import re
 import stat
 import tarfile
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -19,6 +21,7 @@ import pyarrow as pa
 
 from vitascope import storage
 from vitascope.clips.catalog import Item
+from vitascope.wording import count
 
 _LOCATION = re.compile(
     r"(?P<tar>.+\.tar)#(?P<name>.+)@(?P<start>\d+)\+(?P<size>\d+)", re.DOTALL | re.IGNORECASE
@@ -49,9 +52,16 @@ TARS = pa.schema(
             nullable=False,
         ),
         pa.field("damage", pa.string()),
+        pa.field("passed", pa.map_(pa.string(), pa.int64())),
     ]
 )
-"""A row for every tar: what it holds, and what is wrong with it."""
+"""A row for every tar: what it holds, what is wrong with it, and how much of what kind was passed over."""
+
+_KINDS = {
+    tarfile.FIFOTYPE: "named pipe",
+    tarfile.CHRTYPE: "device",
+    tarfile.BLKTYPE: "device",
+}
 
 
 @dataclass(frozen=True)
@@ -80,10 +90,14 @@ class _Link:
 
 @dataclass(frozen=True)
 class Index:
-    """What a tar holds; where it is damaged, what was found before, and a word on the damage."""
+    """What a tar holds; if it is damaged, what comes before, and a word on the damage.
+
+    passed: how many members were passed over, by kind.
+    """
 
     members: tuple[Member, ...]
     damage: str | None = None
+    passed: Mapping[str, int] = field(default_factory=dict)
 
 
 def locate(uri: str) -> Member | None:
@@ -104,39 +118,46 @@ def row(item: Item) -> dict[str, Any]:
     try:
         index = list_members(item.uri)
     except OSError as error:
-        return origin | {"again": True, "members": [], "damage": f"{type(error).__name__}: {error}"}
+        failure = f"{type(error).__name__}: {error}"
+        return origin | {"again": True, "members": [], "damage": failure, "passed": {}}
     damage = index.damage or (None if index.members else "holds no files")
     if damage and index.members:
-        damage = f"{damage}; {len(index.members)} files were found in it"
-    return origin | {"again": False, "members": [asdict(m) for m in index.members], "damage": damage}
+        damage = f"{damage}; {count(len(index.members), 'file')} in it can be read"
+    members = [asdict(member) for member in index.members]
+    return origin | {"again": False, "members": members, "damage": damage, "passed": dict(index.passed)}
 
 
 def list_members(uri: str) -> Index:
     """The plain files in a tar, in its order, from its headers alone; what they hold is skipped over.
 
     A link, hard or symbolic, is the file in the tar that it leads to, under its own name; the damage tells
-    of those that cannot be followed. Folders, links to those with files, devices and what has a hidden name
-    (a leading dot) are passed over. Of two with one name the later counts, as for who unpacks the tar, and
-    the damage says so.
+    of those that cannot be followed. Of two with one name the later counts, as for who unpacks the tar, and
+    the damage says so. Passed over and counted are pipes, devices, sparse files, what has a hidden name (a
+    leading dot), what would be unpacked outside of the folder (`..`), and links to folders.
     """
+    passed: Counter[str] = Counter()
     fs, path = storage.filesystem(uri)
     with fs.open(path, "rb", block_size=_HEADERS_AT_ONCE, cache_type="readahead") as file:
         size_bytes = int(fs.size(path))
-        found, damage = _found(uri, file, size_bytes)
+        found, damage = _found(uri, file, size_bytes, passed)
     by_name, n_twice = _by_name(found)
+    passed.update(kind for kind in map(_hidden_kind, by_name) if kind)
     ends = {name: _end(by_name, name) for name in by_name if not _is_hidden(name)}
     files = {name: file for name, end in ends.items() if isinstance(file := by_name.get(end), Member)}
     lost = [name for name in ends if name not in files]
     if lost:
         folders = {str(folder) for name in by_name for folder in PurePosixPath(name).parents}
+        to_folders = [name for name in lost if ends[name] in folders]
+        passed.update({"link to a folder": len(to_folders)} if to_folders else {})
         lost = [name for name in lost if ends[name] not in folders]
     damages = [damage] if damage else []
     if n_twice:
-        damages.append(f"holds {n_twice} names twice, of which the later counts")
+        damages.append(f"holds {count(n_twice, 'name')} twice, of which the later counts")
     if lost:
-        damages.append(f"{len(lost)} links cannot be followed: {lost[0]}{', …' if lost[1:] else ''}")
+        links = count(len(lost), "link")
+        damages.append(f"{links} cannot be followed: {lost[0]}{', …' if lost[1:] else ''}")
     members = tuple(replace(member, name=name) for name, member in files.items())
-    return Index(members, "; ".join(damages) or None)
+    return Index(members, "; ".join(damages) or None, passed)
 
 
 def _by_name(found: list[Member | _Link]) -> tuple[dict[str, Member | _Link | None], int]:
@@ -160,8 +181,13 @@ def _end(by_name: dict[str, Member | _Link | None], name: str) -> str:
     return name
 
 
-def _found(uri: str, file: IO[bytes], size_bytes: int) -> tuple[list[Member | _Link], str | None]:
-    """The files and the links in a tar, in its order, hidden ones too; and what is wrong with it."""
+def _found(
+    uri: str, file: IO[bytes], size_bytes: int, passed: Counter[str]
+) -> tuple[list[Member | _Link], str | None]:
+    """The files and the links in a tar, in its order, hidden ones too; and what is wrong with it.
+
+    Others are counted in `passed` by their kind, but for folders.
+    """
     members: list[Member | _Link] = []
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
@@ -171,6 +197,8 @@ def _found(uri: str, file: IO[bytes], size_bytes: int) -> tuple[list[Member | _L
                     members.append(_link(entry))
                     continue
                 if not entry.isreg() or entry.issparse():
+                    if not entry.isdir():
+                        passed["sparse file" if entry.issparse() else _KINDS.get(entry.type, "special")] += 1
                     continue
                 if entry.offset_data + entry.size > size_bytes:
                     return members, f"ends within {_shown(entry.name)}"
@@ -200,6 +228,13 @@ def _shown(name: str) -> str:
 
 def _is_hidden(name: str) -> bool:
     return not name or any(part.startswith(".") for part in name.split("/"))
+
+
+def _hidden_kind(name: str) -> str | None:
+    """Why a name is passed over; None if it is not."""
+    if not _is_hidden(name):
+        return None
+    return "outside the folder (..)" if name.startswith("..") and name.split("/")[0] == ".." else "hidden"
 
 
 def _damage_at(file: IO[bytes], offset: int) -> str | None:

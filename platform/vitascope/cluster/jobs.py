@@ -27,7 +27,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import vitascope
-from vitascope import config
+from vitascope import config, credentials
 from vitascope.cluster.local import IN_A_JOB, TOKEN_HINT, answers_strangers, storage_environment, use_token
 from vitascope.cluster.placement import entrypoint_resources
 from vitascope.config import Settings
@@ -77,6 +77,8 @@ def client_of(address: str | None, *, allow_open: bool = False) -> JobSubmission
         Refused: where the cluster wants another token, or takes work from anybody.
     """
     address = (address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
+    if what := credentials.in_uri(address):
+        raise Mistake(f"the cluster's address holds {what}; leave it out, and set RAY_AUTH_TOKEN_PATH")
     if "://" not in address:
         address = f"http://{address}"
     _refuse_open(address, allow_open=allow_open)

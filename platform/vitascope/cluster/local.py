@@ -18,6 +18,7 @@ from ray._private.authentication.authentication_token_setup import _enable_token
 from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
+from vitascope import credentials
 from vitascope.cluster.private import ray_folder, write_token
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.errors import Failed, Mistake
@@ -83,7 +84,7 @@ def storage_environment() -> dict[str, str]:
     """
     found = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     for name, value in found.items():
-        if "@" in value:
+        if "@" in value or credentials.in_uri(value):
             raise Mistake(f"{name} holds credentials, and would be shown on the cluster; leave them out")
     return found
 

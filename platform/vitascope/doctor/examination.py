@@ -7,6 +7,7 @@ from vitascope.cluster.local import connect
 from vitascope.config import Settings
 from vitascope.doctor.checks import Finding, check
 from vitascope.doctor.facts import gather
+from vitascope.wording import count
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def run(settings: Settings) -> dict[str, Any]:
     for finding in findings:
         print(_line(finding), flush=True)
     problems = [finding for finding in findings if finding.level == "problem"]
-    print(f"{len(problems)} problems" if problems else "nothing stands in the way", flush=True)
+    print(count(len(problems), "problem") if problems else "nothing stands in the way", flush=True)
     return {"healthy": not problems, "findings": [asdict(finding) for finding in findings]}
 
 

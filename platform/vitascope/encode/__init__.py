@@ -20,6 +20,7 @@ In the order the data flows:
     frames          one shard's clips, decoded once for all their sizes
     encoder         one shard: frames and captions to a committed file
     shards          the files: written here, read by the feed
+    notes_on        what was cut in silence, in words
     pipeline        all of it on Ray Data
     verify          whether shards are still as they were written
 """

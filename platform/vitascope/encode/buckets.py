@@ -12,6 +12,7 @@ from vitascope.encode.settings import EncodeSettings
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
+from vitascope.wording import count
 
 TIME_STRIDE = 4
 """Frames to a latent frame, after the first frame, which is coded alone."""
@@ -50,7 +51,8 @@ def choose(
     if not fitting:
         shortest = settings.frame_counts[0]
         raise Rejected(
-            Reason.NO_BUCKET, f"{n_frames} frames; the shortest bucket has {shortest} (encode.frame_counts)"
+            Reason.NO_BUCKET,
+            f"{count(n_frames, 'frame')}; the shortest bucket has {shortest} (encode.frame_counts)",
         )
     sides: list[tuple[int, int]] = []
     max_pixels = settings.max_pixels
@@ -122,7 +124,7 @@ def _of_table(clip: VideoSize, settings: EncodeSettings) -> list[VideoSize]:
 def _why_none(clip: VideoSize, filled: Ints, view: Floats, max_crop: float) -> str:
     """Why none of the buckets that the clip fills, (K, 3) with the share in view of each, may have it."""
     if not len(filled):
-        return f"{clip.n_frames} frames; every bucket of encode.buckets has more"
+        return f"{count(clip.n_frames, 'frame')}; every bucket of encode.buckets has more"
     size = f"{clip.width}x{clip.height} px"
     large_enough = np.maximum(filled[:, 1] / clip.height, filled[:, 2] / clip.width) <= MAX_UPSCALE
     if not large_enough.any():

@@ -18,6 +18,7 @@ from vitascope.caption.answers import clip_rows
 from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
+from vitascope.encode import notes_on
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.encoder import ShardEncoder, encode_shard
 from vitascope.encode.fingerprint import latents_folder
@@ -37,8 +38,9 @@ from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Failed, Mistake
 from vitascope.ledger import Status, dropped_by_reason
 from vitascope.observe.metrics import Publisher
-from vitascope.progress import say_dropped, track
+from vitascope.progress import say_dropped, say_notes, track
 from vitascope.records import DROPS, SAMPLES
+from vitascope.wording import count
 
 DROPS_FILE = "drops.parquet"
 
@@ -69,12 +71,20 @@ def run(settings: Settings) -> dict[str, Any]:
     for number, note in enumerate(notes, len(there)):
         if not len(note.samples):  # nobody's: what failed is a drop, and is tried again by the next run
             storage.delete(shard_uri(latents, number))
+    spans = storage.read_table(settings.path("clips"), ["clip_id", "n_frames", "fps"])
+    notes_said = [
+        *notes_on.shortened(samples, spans),
+        *notes_on.captions_cut(samples, settings.encode, make_text_encoder(settings.encode)),
+    ]
     summary = summarise(samples, drops) | {
+        "notes": notes_said,
         "fingerprint": latents.rpartition("/")[2],
         "seconds": round(time.monotonic() - started, 2),
     }
     storage.put_json(settings.path("summaries", "encode.json"), summary)
-    say_dropped("encode", f"{len(samples)} samples, {len(drops)} dropped", summary["dropped_by_reason"])
+    left = f"{count(len(samples), 'sample')}, {len(drops):,} dropped"
+    say_dropped("encode", left, summary["dropped_by_reason"])
+    say_notes("encode", notes_said)
     return summary
 
 

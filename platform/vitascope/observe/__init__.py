@@ -1,4 +1,4 @@
-"""Is it healthy, and what came of it.
+"""Metrics, and pages about runs and their data.
 
 In: the tables and summaries of every stage. Out: live metrics, `summary.json`, `report.html`, `data.html`.
 

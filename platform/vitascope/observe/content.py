@@ -12,9 +12,13 @@ from vitascope.observe import charts, page, words
 from vitascope.observe.dataset import Dataset, Floats, is_in, labels, numbers
 from vitascope.observe.fill import Samples, fills
 from vitascope.observe.packing import packing
-from vitascope.observe.page import Share
+from vitascope.observe.page import Html, Share
 from vitascope.observe.sources import Sources, sources
 from vitascope.observe.spread import aspects, histogram, share
+from vitascope.wording import count, short
+
+MOST_OF_NAME = 40
+"""Characters of a file's name under its picture, and beside a bar."""
 
 _MOST_BARS, _MOST_ROWS, _MOST_NAMED = 10, 24, 5
 _TEXT_LENGTHS = (0.0, 0.5, 1.0)  # quantiles of the captions that are shown whole
@@ -26,11 +30,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:,.1f} {unit}"
     return f"{seconds:.1f} s"
-
-
-def short(text: str, most: int = 40) -> str:
-    """A name or a detail with its middle left out where it is long."""
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[-most // 2 :]}"
 
 
 def facts(data: Dataset) -> tuple[str, ...]:
@@ -49,7 +48,7 @@ def facts(data: Dataset) -> tuple[str, ...]:
             aspects(data.numbers("width"), data.numbers("height")), "ratio", "clips"
         ),
     }
-    made = ", ".join(f"{n:,} {kind}s" for kind, n in kinds.items()) or "none"
+    made = ", ".join(count(n, kind) for kind, n in kinds.items()) or "none"
     about = f"Files that can be used: {made}. Clips are those cut of them, kept or not."
     return about, page.panels({title: plot for title, plot in plots.items() if plot})
 
@@ -88,7 +87,7 @@ def shares(data: Dataset, samples: Samples) -> tuple[str, ...]:
     about = (
         f"A source is a {what}; there are {len(found.names):,}. An equal share is "
         f"{100 * found.equal:.2g} %. The input is counted in seconds of the files that can be used, or in "
-        "files where those have none. Tokens are what is trained on."
+        "files where those have none. Tokens are those of all samples, held-out ones too."
     )
     rows = [
         (
@@ -125,7 +124,7 @@ def _standing_out(found: Sources) -> str:
 
 
 def _source(name: str) -> str:
-    return short(name) or "(no folder)"
+    return short(name, MOST_OF_NAME) or "(no folder)"
 
 
 def captions(data: Dataset) -> tuple[str, ...]:
@@ -141,8 +140,8 @@ def captions(data: Dataset) -> tuple[str, ...]:
     repeated = words.repeated(clips["caption"], clips["video_id"])
     distinct = pc.count_distinct(clips["caption"]).as_py()
     about = (
-        f"Of {len(clips):,} clips that are kept {there:,} ({share(there, len(clips)):.1%}) have a caption; "
-        f"{distinct:,} captions are different."
+        f"Clips that are kept: {len(clips):,}; with a caption: {there:,} ({share(there, len(clips)):.1%}); "
+        f"different captions: {distinct:,}."
     )
     panels = {
         "Words a caption": _spread(n_words[n_words > 0], "words", "clips"),
@@ -154,9 +153,7 @@ def captions(data: Dataset) -> tuple[str, ...]:
         if told is not None
         else '<p>Not told: pip install "vitascope[languages]".</p>',
         "Shortest, median and longest": _whole(clips["caption"], n_words),
-        "Captions of several files": page.table(
-            ("caption", "files"), [(short(c, 160), n) for c, n in repeated.items()]
-        )
+        "Captions of several files": page.table(("caption", "files"), list(repeated.items()))
         if repeated
         else "",
     }
@@ -177,7 +174,7 @@ def _whole(column: pa.ChunkedArray, n_words: npt.NDArray) -> str:
     order = np.argsort(np.where(n_words > 0, n_words, np.inf), kind="stable")[: (n_words > 0).sum()]
     rows = [order[round(q * (len(order) - 1))] for q in _TEXT_LENGTHS]
     return page.table(
-        ("words", "caption"), [(int(n_words[row]), short(column[row].as_py(), 600)) for row in rows]
+        ("words", "caption"), [(int(n_words[row]), Html(page.text(column[row].as_py()))) for row in rows]
     )
 
 
@@ -201,7 +198,7 @@ def buckets(data: Dataset, samples: Samples) -> tuple[str, ...]:
         "their area. Sides: how long they are, of the clips'. Film: of the clips' time."
     )
     if samples.planned:
-        about += f" Planned, as these settings give them; {samples.unfit:,} clips find no bucket."
+        about += f" Planned, as these settings give them; clips without a bucket: {samples.unfit:,}."
     if not found:
         return (about,)
     *each, whole = found
@@ -233,5 +230,6 @@ def _packs(data: Dataset) -> dict[str, str]:
     cost = cost_of(data.settings.model, facts["channels"], facts["text_dim"])
     packed, budget = packing(data.settings, data.samples, cost), data.settings.feed.token_budget
     full = packed.tokens.sum() / (packed.tokens.size * budget)
-    about = f"<p>Full to {full:.1%}. A step is {packed.tokens.shape[1]} packs of {budget:,} tokens.</p>"
+    packs = count(packed.tokens.shape[1], "pack")
+    about = f"<p>Full to {full:.1%}. A step is {packs} of {count(budget, 'token')}.</p>"
     return {"Packs of the first steps": charts.pack_tokens(packed.tokens, budget) + about}

@@ -4,8 +4,9 @@ In: the tables that the clips and the encode stage have committed; what the enco
 planned from the settings. Out: `{run}/data.html`, which opens offline.
 """
 
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from vitascope.observe.page import Share
 from vitascope.observe.spread import beyond, histogram, limits_of, share
 from vitascope.observe.thumbnails import Thumbnail, thumbnails
 from vitascope.progress import say
+from vitascope.wording import short
 
 FILE = "data.html"
 _DUPLICATES = {
@@ -30,6 +32,7 @@ _DUPLICATES = {
     "near": "Of clips that show the same one is kept, whatever their compression, size, crop and timing",
 }
 _NONE = Thumbnail(detail="no picture")
+_MOST_OF_PATH, _MOST_OF_DETAIL = 120, 90
 
 Pictures = Mapping[str, Thumbnail]
 
@@ -60,20 +63,26 @@ def render(data: Dataset, chosen: Chosen, pictures: Pictures) -> bytes:
         pictures: of the rows of `chosen.wanted`, by `chosen.key`.
     """
     samples = samples_of(data)
-    parts = {
-        "Overview": _overview(data, samples),
-        "What was dropped": _dropped(data, chosen, pictures),
-        "Scores and limits": _scores(data, chosen, pictures),
-        "Files and clips": content.facts(data),
-        "Sources": content.shares(data, samples),
-        "Duplicates": _duplicates(data, chosen, pictures),
-        "Captions": content.captions(data),
-        "Buckets": content.buckets(data, samples),
+    parts: dict[str, Callable[[], tuple[str, ...]]] = {
+        "Overview": lambda: _overview(data, samples),
+        "What was dropped": lambda: _dropped(data, chosen, pictures),
+        "Scores and limits": lambda: _scores(data, chosen, pictures),
+        "Files and clips": lambda: content.facts(data),
+        "Sources": lambda: content.shares(data, samples),
+        "Duplicates": lambda: _duplicates(data, chosen, pictures),
+        "Captions": lambda: content.captions(data),
+        "Buckets": lambda: content.buckets(data, samples),
     }
-    folder = data.settings.run.folder
-    body = [f"<h1>The data of {page.text(folder)}</h1>", page.contents(parts)]
-    body += [page.section(title, *part) for title, part in parts.items()]
+    folder = short(data.settings.run.folder, _MOST_OF_PATH)
+    missing = (page.absent(f"{location} {why}") for location, why in data.missing.items())
+    body = [f"<h1>The data of {page.text(folder)}</h1>", *missing, page.contents(parts)]
+    for title, make in parts.items():
+        body.append(page.guarded("data", title, functools.partial(_part, title, make)))
     return page.page(f"Vitascope, data of {folder}", body).encode()
+
+
+def _part(title: str, make: Callable[[], tuple[str, ...]]) -> str:
+    return page.section(title, *make())
 
 
 def _overview(data: Dataset, samples: Samples) -> tuple[str, ...]:
@@ -103,7 +112,7 @@ def _overview(data: Dataset, samples: Samples) -> tuple[str, ...]:
         "What is left": page.table(("", "number", "of those before", "film"), rows),
         "Training and held out": content.split(data, samples),
     }
-    return about, page.tiles(tiles), page.panels(panels)
+    return about, page.tiles(tiles), page.notes(data.notes), page.panels(panels)
 
 
 def _dropped(data: Dataset, chosen: Chosen, pictures: Pictures) -> tuple[str, ...]:
@@ -134,9 +143,8 @@ def _group(data: Dataset, group: Group, rows: list[int], pictures: Pictures) -> 
     shown = []
     for row in rows:
         name, detail = table["name"][row].as_py(), group.details[where[row]].as_py()
-        caption = (
-            f"{page.text(content.short(name))}<small>{page.text(content.short(detail or '', 90))}</small>"
-        )
+        shown_name = page.text(short(name, content.MOST_OF_NAME))
+        caption = f"{shown_name}<small>{page.text(detail, _MOST_OF_DETAIL)}</small>"
         media = _picture(pictures.get(key(group.table, row), _NONE))
         shown.append(page.example(media, caption, about=f"{name}: {detail}"))
     return page.examples(shown)
@@ -230,7 +238,7 @@ def _duplicates(data: Dataset, chosen: Chosen, pictures: Pictures) -> tuple[str,
             for row, label in ((copy, "dropped"), (twin, "kept"))
         )
         detail = data.clips["detail"][copy].as_py()
-        caption = f"{page.text(content.short(names[0]))}<small>{page.text(detail)}</small>"
+        caption = f"{page.text(short(names[0], content.MOST_OF_NAME))}<small>{page.text(detail)}</small>"
         shown.append(page.example("".join(media), caption, about=f"{names[0]}: {detail}"))
     panels = {
         "Examples": page.examples(shown, pairs=True),

@@ -1,6 +1,8 @@
 """The tables of a run's data, as columns."""
 
-from dataclasses import dataclass
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +19,7 @@ from vitascope.encode.pipeline import DROPS_FILE
 from vitascope.encode.shards import INDEX, read_index
 from vitascope.ledger import Status
 from vitascope.records import DROPS, SAMPLES
+from vitascope.wording import short
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -29,7 +32,8 @@ class Dataset:
 
     clips: with the captions that the caption stage found. answers: what became of each of its questions about
     them, as answers.CAPTIONS. samples, drops: empty where `encoded` is false, as the encode stage has not
-    been run with these settings.
+    been run with these settings. missing: by file, why it cannot be read; the page does without it.
+    notes: what the stages chose in silence.
     """
 
     settings: Settings
@@ -39,6 +43,8 @@ class Dataset:
     samples: pa.Table
     drops: pa.Table
     encoded: bool
+    missing: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def good_videos(self) -> Bools:
@@ -89,19 +95,44 @@ def read(settings: Settings) -> Dataset:
     Raises:
         FileNotFoundError: the clips stage has not been run.
     """
-    latents = latents_folder(settings)
-    encoded = storage.exists(storage.join(latents, INDEX))
-    answered = answers.read(settings.path("captions"), settings.caption)
+    latents, captions = latents_folder(settings), settings.path("captions")
+    missing: dict[str, str] = {}
+    answered = _or(missing, captions, lambda: answers.read(captions, settings.caption), [])
     clips = answers.clip_table(settings, answered)
+    index, drops = (storage.join(latents, name) for name in (INDEX, DROPS_FILE))
+    samples = drop_rows = None
+    if storage.exists(index):
+        samples = _or(missing, index, lambda: read_index(latents), None)
+        drop_rows = _or(missing, drops, lambda: storage.read_table(drops), None)
     return Dataset(
         settings=settings,
         videos=storage.read_table(settings.path("videos")),
         clips=clips,
         answers=_answers_of(clips["clip_id"], answered),
-        samples=read_index(latents) if encoded else SAMPLES.empty_table(),
-        drops=storage.read_table(storage.join(latents, DROPS_FILE)) if encoded else DROPS.empty_table(),
-        encoded=encoded,
+        samples=SAMPLES.empty_table() if samples is None else samples,
+        drops=DROPS.empty_table() if drop_rows is None else drop_rows,
+        encoded=samples is not None,
+        missing=missing,
+        notes=tuple(_notes(settings)),
     )
+
+
+def _notes(settings: Settings) -> Iterator[str]:
+    """The notes in the summaries of the stages that have made the tables."""
+    for stage in ("clips", "caption", "encode"):
+        location = settings.path("summaries", f"{stage}.json")
+        if storage.exists(location):
+            summary = _or({}, location, functools.partial(storage.read_json, location), {})
+            yield from (f"{stage}: {note}" for note in summary.get("notes", ()))
+
+
+def _or(missing: dict[str, str], location: str, read: Callable[[], Any], nothing: Any) -> Any:
+    """What `read` gives; if a file is damaged or gone, `nothing`, and a word on it in `missing`."""
+    try:
+        return read()
+    except (ValueError, FileNotFoundError) as error:
+        missing[location] = short(f"cannot be read ({error})", 400)
+        return nothing
 
 
 def _answers_of(clip_ids: pa.ChunkedArray, rows: list[dict[str, Any]]) -> pa.Table:

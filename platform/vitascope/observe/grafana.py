@@ -10,6 +10,7 @@ import requests
 from grafana_api.grafana_api import GrafanaClientError, GrafanaException
 from grafana_api.grafana_face import GrafanaFace
 
+from vitascope.credentials import in_uri
 from vitascope.errors import Forbidden, Mistake
 from vitascope.files import packaged
 
@@ -59,6 +60,8 @@ def push(
         PermissionError: it does not accept the credentials, or they may not do this.
         ConnectionError: it does not answer.
     """
+    if datasource_url and (what := in_uri(datasource_url)):
+        raise Mistake(f"the address of Prometheus holds {what}, and Grafana would show it; leave it out")
     address = _address(url, allow_http)
     with _explained(str(address.hostname), auth):
         grafana = _connect(address, auth)
@@ -74,7 +77,8 @@ def _address(url: str, allow_http: bool) -> SplitResult:
         address, _ = urlsplit(url), urlsplit(url).port
     except ValueError:
         address = SplitResult("", "", "", "", "")
-    if address.scheme not in ("http", "https") or not address.hostname or address.username is not None:
+    named = address.scheme in ("http", "https") and address.hostname and address.username is None
+    if not named or address.query:
         raise Mistake(
             "a Grafana address is http(s)://host[:port][/path], and credentials are no part of it; "
             "set GRAFANA_TOKEN, or GRAFANA_USER and GRAFANA_PASSWORD"

@@ -1,8 +1,17 @@
 """The report's HTML pieces and its style."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+
+from vitascope.progress import say
+from vitascope.wording import short
+
+MOST_SHOWN = 600
+"""Characters of a prompt, a caption or a path that a page shows; a prompt may have a million."""
+
+MOST_IN_CELL = 200
+_MOST_ABOUT, _MOST_TITLE, _MOST_ON_A_LINE = 4_000, 120, 16
 
 STYLE = """
 :root { color-scheme: light dark; --bg: #fbfbfa; --card: #fff; --ink: #1d2127; --soft: #667080;
@@ -11,7 +20,9 @@ STYLE = """
   --line: #2b313a; --accent: #7aa7ff; --bad: #ff9a76; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--bg); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+body { overflow-wrap: anywhere; }
 main { max-width: 1160px; margin: 0 auto; padding: 28px 24px 60px; }
+@media (max-width: 600px) { main { padding: 20px 14px 40px; } table.wide { min-width: 540px; } }
 h1 { font-size: 26px; margin: 0; letter-spacing: -.01em; }
 h2 { font-size: 19px; margin: 44px 0 4px; }
 p { margin: 4px 0 12px; color: var(--soft); max-width: 78ch; }
@@ -29,6 +40,7 @@ p { margin: 4px 0 12px; color: var(--soft); max-width: 78ch; }
 .gallery.small { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); }
 figure { margin: 0; overflow: hidden; }
 @media (min-width: 600px) { figure.wide { grid-column: span 2; } }
+@media (max-width: 600px) { .gallery:not(.small) { grid-template-columns: 1fr; } }
 .media { display: flex; height: 190px; background: #0b0d10; gap: 2px; justify-content: center; }
 .small .media { height: 104px; }
 .media > div { position: relative; display: flex; min-width: 0; flex: 0 1 auto; }
@@ -40,6 +52,9 @@ figure { margin: 0; overflow: hidden; }
 .strip u { flex: 1; }
 figcaption { padding: 9px 12px 11px; font-size: 13.5px; }
 figcaption small { display: block; color: var(--soft); font-size: 12px; }
+figure > small { display: block; padding: 8px 12px 0; color: var(--soft); font-size: 12px; }
+.words { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 4; overflow: hidden; }
+.notes { margin: 4px 0 14px; padding-left: 20px; color: var(--soft); font-size: 13.5px; }
 .tag { color: var(--accent); font-weight: 600; }
 .scroll { overflow: auto; max-height: 380px; }
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
@@ -47,10 +62,12 @@ th { text-align: left; color: var(--soft); font-weight: 500; }
 th { position: sticky; top: 0; background: var(--card); }
 th, td { padding: 4px 14px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.bad { color: var(--bad); white-space: nowrap; }
+td.s { white-space: nowrap; }
+.bad, .absent { color: var(--bad); }
 pre { overflow: auto; font-size: 12.5px; margin: 8px 0 0; }
 summary { cursor: pointer; color: var(--soft); }
-td { overflow-wrap: anywhere; min-width: 7ch; }
+td { min-width: 7ch; }
+td:has(.bad) { min-width: 15ch; }
 td:has(.bar) { width: 34%; vertical-align: middle; }
 .bar { display: block; height: 9px; border-radius: 2px; background: var(--accent); opacity: .75; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 14px 0 0; font-size: 14px; }
@@ -87,9 +104,9 @@ class Share(float):
     """A part of 1, shown in per cent."""
 
 
-def text(value: object) -> str:
-    """`value` as it may stand in HTML; nothing for None."""
-    return value if isinstance(value, Html) else "" if value is None else escape(str(value))
+def text(value: object, most: int = MOST_SHOWN) -> str:
+    """`value` as it may stand in HTML, cut short beyond `most` characters; nothing for None."""
+    return value if isinstance(value, Html) else "" if value is None else escape(short(str(value), most))
 
 
 def page(title: str, body: Iterable[str]) -> str:
@@ -97,14 +114,39 @@ def page(title: str, body: Iterable[str]) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>{''.join(body)}</main></body></html>\n"
+        f"<title>{text(title, _MOST_TITLE)}</title><style>{STYLE}</style></head>\n"
+        f"<body><main>{''.join(body)}</main></body></html>\n"
     )
 
 
 def section(title: str, about: str, *parts: str) -> str:
     """A headed part of the page, which `contents` links to."""
-    top = f'<section id="{_anchor(title)}"><h2>{text(title)}</h2><p>{text(about)}</p>'
+    top = f'<section id="{_anchor(title)}"><h2>{text(title)}</h2><p>{text(about, _MOST_ABOUT)}</p>'
     return f"{top}{''.join(parts)}</section>\n"
+
+
+def guarded(label: str, title: str, make: Callable[[], str]) -> str:
+    """What `make` gives; if it fails, a section that says why, since one damaged file must not cost the page.
+
+    The failure is printed under `label`, too.
+    """
+    try:
+        return make()
+    except Exception as error:
+        why = short(f"{type(error).__name__}: {error}", MOST_SHOWN)
+        say(label, f"the part {title!r} is missing from the page ({why})")
+        return section(title, "", absent(f"This part cannot be shown. {why}"))
+
+
+def notes(lines: Iterable[str]) -> str:
+    """What a stage chose in silence, a line each; nothing for none."""
+    items = "".join(f"<li>{text(line)}</li>" for line in lines)
+    return f'<ul class="notes">{items}</ul>' if items else ""
+
+
+def absent(why: str) -> str:
+    """A paragraph in place of something that cannot be shown."""
+    return f'<p class="absent">{text(why)}</p>'
 
 
 def contents(titles: Iterable[str]) -> str:
@@ -130,16 +172,26 @@ def panels(contents: Mapping[str, str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table that scrolls within itself; numbers stand to the right."""
+    """A table that scrolls within itself; numbers stand to the right, and short texts on one line."""
     lines = [list(row) for row in rows]
-    numeric = [_is_numeric([row[i] for row in lines]) for i in range(len(head))]
-    marks = [' class="n"' if n else "" for n in numeric]
+    marks = [_mark([row[i] for row in lines]) for i in range(len(head))]
     top = "".join(f"<th{mark}>{text(name)}</th>" for name, mark in zip(head, marks, strict=True))
     body = "".join(
         "<tr>" + "".join(f"<td{mark}>{_cell(v)}</td>" for v, mark in zip(row, marks, strict=True)) + "</tr>"
         for row in lines
     )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    wide = ' class="wide"' if len(head) >= 4 and head[-1] else ""
+    return (
+        f'<div class="scroll"><table{wide}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _mark(column: Sequence[object]) -> str:
+    """How a column is set."""
+    if _is_numeric(column):
+        return ' class="n"'
+    is_short = all(not isinstance(v, Html) and len(str(v)) <= _MOST_ON_A_LINE for v in column)
+    return ' class="s"' if is_short else ""
 
 
 def _is_numeric(column: Sequence[object]) -> bool:
@@ -152,7 +204,14 @@ def _cell(value: object) -> str:
         return f"{value:.1%}" if value >= 0.0005 or not value else "&lt;0.1%"
     if isinstance(value, float):
         return f"{value:,.2f}".rstrip("0").rstrip(".")
-    return f"{value:,}" if isinstance(value, int) else text(value)
+    return f"{value:,}" if isinstance(value, int) else _words(value)
+
+
+def _words(value: object) -> str:
+    """Text in a cell; if it is long, more of it is shown to whoever points at it."""
+    if isinstance(value, Html) or len(str(value)) <= MOST_IN_CELL:
+        return text(value)
+    return f'<span title="{text(value)}">{text(value, MOST_IN_CELL)}</span>'
 
 
 def bar(part: float) -> Html:
@@ -171,7 +230,7 @@ def bars(counts: Mapping[str, float], what: str, unit: str, whole: float | None 
 
 def bad(reason: str) -> Html:
     """A reason for a drop, marked."""
-    return Html(f'<span class="bad">{escape(reason)}</span>')
+    return Html(f'<span class="bad">{text(reason, MOST_IN_CELL)}</span>')
 
 
 def gallery(figures: Iterable[str], *, small: bool = False) -> str:
@@ -179,9 +238,13 @@ def gallery(figures: Iterable[str], *, small: bool = False) -> str:
     return f'<div class="gallery{" small" if small else ""}">{"".join(figures)}</div>'
 
 
-def figure(media: str, caption: str, strip: str = "") -> str:
-    """Media over its caption, both HTML, and between them a strip, which makes it wide."""
-    top = f'<figure{" class=wide" if strip else ""}><div class="media">{media}</div>'
+def figure(media: str, caption: str, strip: str = "", *, about: str = "") -> str:
+    """Media over its caption, both HTML, and between them a strip, which makes it wide.
+
+    `about` is shown to whoever points at it.
+    """
+    wide = ' class="wide"' if strip else ""
+    top = f'<figure{wide} title="{text(about)}"><div class="media">{media}</div>'
     return f"{top}{strip}<figcaption>{caption}</figcaption></figure>"
 
 
@@ -201,14 +264,12 @@ def nothing(why: str) -> str:
     return f'<div class="none">{text(why)}</div>'
 
 
+_MIME = {".png": "image/png", ".jpg": "image/jpeg", ".webp": "image/webp", ".mp4": "video/mp4"}
+
+
 def medium(content: bytes, suffix: str, label: str = "") -> str:
     """A picture, or a video that plays by itself, carried within the page."""
-    mime = {
-        ".png": "image/png",
-        ".jpg": "image/jpeg",
-        ".webp": "image/webp",
-        ".mp4": "video/mp4",
-    }[suffix]
+    mime = _MIME[suffix]
     data = f"data:{mime};base64,{base64.b64encode(content).decode()}"
     tag = (
         f'<video src="{data}" autoplay loop muted playsinline></video>'

@@ -1,7 +1,8 @@
-"""Everything a finished run left behind, read."""
+"""Everything that a run has left behind, read."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from vitascope import storage
 from vitascope.caption.answers import clip_rows
@@ -9,17 +10,26 @@ from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.pipeline import DROPS_FILE
 from vitascope.encode.shards import read_index
+from vitascope.errors import Missing
+from vitascope.model.card import ModelCard, load_card
 from vitascope.train import log
+from vitascope.wording import short
 
 Row = dict[str, Any]
+STAGES = ("clips", "caption", "encode", "train", "generate", "evaluate")
+"""The stages whose summaries are read, in their order."""
+
+_MOST_SAID = 400  # characters of an error
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
 class Results:
-    """The tables, logs and summaries of a run, as its stages wrote them.
+    """The tables, logs and summaries of a run, as its stages wrote them; empty if a stage has not run.
 
     videos, clips, samples, drops, manifest: rows of the tables of `records`. steps, held_out: training's log,
-    split. losses: what evaluation found. summaries: by stage.
+    split. losses: what evaluation measured. card: of the model that generates. summaries: by stage, of those
+    that have ended. missing: by file, why something that such a stage wrote cannot be read.
     """
 
     settings: Settings
@@ -31,23 +41,69 @@ class Results:
     held_out: list[Row]
     losses: Row
     manifest: list[Row]
+    card: ModelCard | None
     summaries: dict[str, Row]
+    missing: dict[str, str]
 
 
 def read(settings: Settings) -> Results:
-    """Reads a run in which every stage is finished; FileNotFoundError naming what is missing."""
-    latents = latents_folder(settings)
-    rows = log.read(settings.path("train", "metrics"))
-    stages = ("clips", "encode", "train", "generate", "evaluate")
+    """Reads what the stages that have run have left.
+
+    Raises:
+        FileNotFoundError: no stage has run.
+    """
+    reader = _Reader(settings)
+    latents, path = latents_folder(settings), settings.path
+    outputs = path("outputs", settings.generate.batch, "manifest.parquet")
+    losses = path("evaluate", "losses.json")
+    rows: list[Row] = reader.part("train", path("train", "metrics"), _log, [])
     return Results(
         settings=settings,
-        videos=storage.rows(settings.path("videos")),
-        clips=list(clip_rows(settings)),
-        samples=read_index(latents).to_pylist(),
-        drops=storage.rows(storage.join(latents, DROPS_FILE)),
+        videos=reader.part("clips", path("videos"), storage.rows, []),
+        clips=reader.part("clips", path("clips"), lambda _: list(clip_rows(settings)), []),
+        samples=reader.part("encode", latents, lambda folder: read_index(folder).to_pylist(), []),
+        drops=reader.part("encode", storage.join(latents, DROPS_FILE), storage.rows, []),
         steps=[row for row in rows if "loss" in row],
         held_out=[row for row in rows if row.get("val_loss") is not None],
-        losses=storage.read_json(settings.path("evaluate", "losses.json")),
-        manifest=storage.rows(settings.path("outputs", settings.generate.batch, "manifest.parquet")),
-        summaries={stage: storage.read_json(settings.path("summaries", f"{stage}.json")) for stage in stages},
+        losses=reader.part("evaluate", losses, storage.read_json, {}),
+        manifest=reader.part("generate", outputs, storage.rows, []),
+        card=reader.part("train", settings.generate.model or path("model"), load_card, None),
+        summaries=reader.summaries,
+        missing=reader.missing,
     )
+
+
+def _log(folder: str) -> list[Row]:
+    rows = log.read(folder)
+    if not rows:
+        raise FileNotFoundError(f"no step in {folder}")
+    return rows
+
+
+class _Reader:
+    """Reads files one by one, and notes which of those that must be there cannot be read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.missing: dict[str, str] = {}
+        self.summaries: dict[str, Row] = {}
+        for stage in STAGES:
+            location = settings.path("summaries", f"{stage}.json")
+            if storage.exists(location):
+                self.summaries[stage] = self.part(stage, location, storage.read_json, {})
+        if not self.summaries:
+            raise Missing(
+                f"no stage has ended in {settings.path()}; run one first, or set run.folder to another run's"
+            )
+
+    def part(self, stage: str, location: str, read: Callable[[str], _Part], nothing: _Part) -> _Part:
+        """What `read` makes of a location, or `nothing`."""
+        try:
+            return read(location)
+        except storage.Unavailable:
+            raise
+        except FileNotFoundError as error:
+            if stage in self.summaries:
+                self.missing[location] = short(f"is gone ({error})", _MOST_SAID)
+        except Exception as error:  # whatever a damaged file leads to
+            self.missing[location] = short(f"cannot be read ({type(error).__name__}: {error})", _MOST_SAID)
+        return nothing

@@ -1,8 +1,8 @@
 """Small pictures of clips, made by Ray."""
 
 import io
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,14 +35,39 @@ _Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """WebP files of a clip: its middle frame, and all of it moving where that was asked for.
+    """WebP files of a clip: its middle frame, and the whole clip moving if that was asked for.
 
-    No `still` where it cannot be decoded; `detail` then says why.
+    No `still` if the clip cannot be read; `detail` then says why.
     """
 
     still: bytes | None = None
     moving: bytes | None = None
     detail: str = ""
+
+
+def looks(clips: Iterable[tuple[_Row, bool]], timeout_s: float) -> Iterator[Thumbnail]:
+    """A picture of each clip, a row of records.CLIPS with whether it is to move; as encode reads it.
+
+    Whatever a file does costs its own picture and no more. Once the store has not answered, the clips that
+    follow are not asked for, since each would wait for minutes.
+    """
+    away = ""
+    for clip, moving in clips:
+        try:
+            yield Thumbnail(detail=away) if away else _look(clip, moving, timeout_s)
+        except Unavailable as error:
+            away = f"the store does not answer: {error}"
+            yield Thumbnail(detail=away)
+        except Rejected as rejected:
+            yield Thumbnail(detail=f"{rejected.reason.replace('_', ' ')}: {rejected.detail}")
+        except Exception as error:
+            yield Thumbnail(detail=f"{type(error).__name__}: {error}")
+
+
+def _look(clip: _Row, moving: bool, timeout_s: float) -> Thumbnail:
+    frames = _frames(clip, MOVING_FRAMES if moving else 1, timeout_s)
+    seconds = clip["end_s"] - clip["start_s"]
+    return Thumbnail(webp(frames[len(frames) // 2 :][:1]), webp(frames, seconds) if moving else None)
 
 
 def thumbnails(wanted: Mapping[str, tuple[_Row, bool]], settings: Settings) -> dict[str, Thumbnail]:
@@ -74,17 +99,10 @@ def _place(wanted: _Row) -> tuple[str, float]:
 
 
 def _decode(work: dict[str, Any], *, timeout_s: float) -> Iterator[dict[str, Any]]:
-    for wanted in work["todo"]:
-        row = {"key": wanted["key"], "still": None, "moving": None, "detail": ""}
-        try:
-            frames = _frames(wanted["clip"], MOVING_FRAMES if wanted["moving"] else 1, timeout_s)
-        except (Rejected, Unavailable, OSError) as error:
-            yield row | {"detail": getattr(error, "detail", str(error))}
-            continue
-        row["still"] = webp(frames[len(frames) // 2 :][:1])
-        if wanted["moving"]:
-            row["moving"] = webp(frames, wanted["clip"]["end_s"] - wanted["clip"]["start_s"])
-        yield row
+    todo = work["todo"]
+    found = looks([(wanted["clip"], wanted["moving"]) for wanted in todo], timeout_s)
+    for wanted, picture in zip(todo, found, strict=True):
+        yield {"key": wanted["key"], **asdict(picture)}
 
 
 def _frames(clip: _Row, n_frames: int, timeout_s: float) -> np.ndarray:

@@ -65,6 +65,7 @@ def run(settings: Settings) -> dict[str, Any]:
         "seconds": round(time.monotonic() - started, 1),
     }
     storage.put_json(settings.path("summaries", "train.json"), summary)
+    say("train", f"the model is in {settings.path('model')}, the log of its steps in {job.metrics}")
     return summary
 
 

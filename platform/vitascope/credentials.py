@@ -1,0 +1,82 @@
+"""Find credentials where none may be.
+
+Settings are printed, saved with every run, sent with jobs and shown in reports, so a password or a key in
+them would be public. What is found is named by its place and never repeated.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_BEFORE_HOST = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#\s]*@")
+_IN_QUERY = re.compile(
+    r"://\S*[?&;](?:[\w-]*[_-])?(?:key|token|secret|password|passwd|pwd|sig|signature|credential|auth"
+    r"|apikey|awsaccesskeyid)=",
+    re.IGNORECASE,
+)
+_KEY_ITSELF = re.compile(
+    r"(?:sk-|sk_|hf_|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AIza|AKIA|ASIA|eyJ)[A-Za-z0-9_.-]{12,}"
+    r"|(?:bearer|basic)\s+\S{8,}",
+    re.IGNORECASE,
+)
+_SECRET_WORDS = {"secret", "password", "passwd", "pwd", "passphrase", "credential", "credentials"}
+_SECRET_WORDS |= {
+    "apikey",
+    "authorization",
+    "auth",
+    "bearer",
+    "cookie",
+    "signature",
+    "accesskey",
+    "authtoken",
+}
+_BEFORE_KEY = {"api", "access", "secret", "private", "auth", "account", "subscription", "service", "signing"}
+_BEFORE_TOKEN = {"access", "auth", "api", "bearer", "session", "refresh", "id", "hf", "security"}
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+def in_uri(uri: str) -> str | None:
+    """What a URI holds that is a credential, in words; None if there is none."""
+    if _BEFORE_HOST.match(uri):
+        return "credentials before the @"
+    return "a key among its parameters" if _IN_QUERY.search(uri) else None
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a field of this name holds a credential: `api_key`, `X-Auth-Token`, `password`."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    last, before = (words or [""])[-1], (words or [""])[:-1][-1:]
+    if last in ("key", "token"):
+        return not before or before[0] in (_BEFORE_KEY if last == "key" else _BEFORE_TOKEN)
+    return bool(_SECRET_WORDS.intersection(words))
+
+
+def found_in(value: Any, place: str = "", *, of_user: bool = False) -> Iterator[tuple[str, str]]:
+    """Every credential in nested settings: its place (`caption.endpoint`), and what it is, in words.
+
+    Args:
+        of_user: whether the names within `value` are the user's own choice, and may be those of credentials.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            inside = f"{place}.{name}" if place else str(name)
+            if of_user and inner is not None and is_secret_name(str(name)):
+                yield inside, "a credential"
+            else:
+                yield from found_in(inner, inside, of_user=of_user or str(name) in FREE)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from found_in(inner, f"{place}[{i}]", of_user=of_user)
+    elif isinstance(value, str):
+        what = in_uri(value) or ("a key" if _KEY_ITSELF.fullmatch(value.strip()) else None)
+        if what:
+            yield place, what
+
+
+FREE = ("endpoint_options", "options")
+"""Settings whose keys are not ours: fields of a request, arguments of a function."""
+
+
+def redacted(text: str) -> str:
+    """`text` for a message about what a user wrote: credentials in URIs, and keys, as `…`."""
+    return _KEY_ITSELF.sub("…", re.sub(r"(://)[^/?#\s]*@", r"\1…@", _IN_QUERY.sub("://…=", text)))

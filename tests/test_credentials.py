@@ -1,0 +1,80 @@
+"""Passwords and keys are found wherever settings may hold them, and nothing else is taken for one."""
+
+import pytest
+
+from vitascope import config, storage
+from vitascope.config import SettingsError
+from vitascope.credentials import in_uri, is_secret_name, redacted
+
+SECRET = "hunter2secret9999"
+WHERE = "clips.filters.aesthetic.options"
+
+
+@pytest.mark.parametrize(
+    ("override", "place", "instead"),
+    [
+        (f"caption.endpoint=https://user:{SECRET}@host/v1", "caption.endpoint", "OPENAI_API_KEY"),
+        (f"caption.endpoint=https://{SECRET}@host/v1", "caption.endpoint", "OPENAI_API_KEY"),
+        (f"caption.endpoint=https://host/v1?api_key={SECRET}", "caption.endpoint", "OPENAI_API_KEY"),
+        (f"caption.endpoint=https://host/v1?v=1&X-Token={SECRET}", "caption.endpoint", "OPENAI_API_KEY"),
+        (f"caption.endpoint_options.api_key={SECRET}", "caption.endpoint_options.api_key", "OPENAI_API_KEY"),
+        (f"caption.endpoint_options={{apiKey = '{SECRET}'}}", "endpoint_options.apiKey", "OPENAI_API_KEY"),
+        (f"caption.endpoint_options.Authorization=Bearer {SECRET}", "Authorization", "OPENAI_API_KEY"),
+        (f"caption.endpoint_options.extra=sk-{SECRET}", "caption.endpoint_options.extra", "OPENAI_API_KEY"),
+        (f"caption.endpoint_model=sk-{SECRET}", "caption.endpoint_model", "OPENAI_API_KEY"),
+        (f"{WHERE}.password={SECRET}", f"{WHERE}.password", "environment variable"),
+        (f"{WHERE}.model=s3://key:{SECRET}@b/m", f"{WHERE}.model", "environment variable"),
+        (f"clips.input=s3://AKIA:{SECRET}@bucket/in", "clips.input", "AWS_SECRET_ACCESS_KEY"),
+        (f"clips.catalog=https://b/x?X-Amz-Signature={SECRET}", "clips.catalog", "AWS_SECRET_ACCESS_KEY"),
+        (f"generate.media_from=['s3://a', 's3://k:{SECRET}@b']", "generate.media_from[1]", "AWS_SECRET"),
+        (f"cluster.address=ray://u:{SECRET}@head:10001", "cluster.address", "RAY_AUTH_TOKEN"),
+        (f"evaluate.nothing.password={SECRET}", "evaluate", "nothing"),
+        (f"nosection.endpoint=https://u:{SECRET}@host", "nosection", "unknown key"),
+        (f"https://u:{SECRET}@host", "--set", "section.key=value"),
+    ],
+)
+def test_a_credential_is_refused_and_not_repeated(override: str, place: str, instead: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        config.load(None, [override])
+    assert place in str(refused.value)
+    assert instead in str(refused.value)
+    assert SECRET not in str(refused.value)
+    assert SECRET not in repr(refused.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "caption.endpoint=https://host:8000/v1",
+        "caption.endpoint=https://host/v1?api-version=2024-06-01",
+        "caption.endpoint_options={temperature = 0.2, prompt_cache_key = 'clips', max_tokens = 9}",
+        "caption.endpoint_options={stop_token = '</s>', keyframes = 3, tokenizer = 'x', top_k = 5}",
+        "caption.prompts.caption=Who is at https://example.com/@user?",
+        "clips.input=s3://bucket/name@home",
+        "clips.input=videos/what?key=c",
+        f"{WHERE}={{model = '/models/clip', head = '/models/head.safetensors'}}",
+    ],
+)
+def test_what_is_no_credential_is_taken(override: str) -> None:
+    assert config.load(None, [override])
+
+
+@pytest.mark.parametrize(
+    "name", ["api_key", "API-KEY", "apiKey", "key", "x-auth-token", "db_password", "cookie"]
+)
+def test_names_of_credentials(name: str) -> None:
+    assert is_secret_name(name)
+
+
+@pytest.mark.parametrize("name", ["sort_key", "tokens", "max_tokens", "keyboard", "eos_token", "secretary"])
+def test_other_names(name: str) -> None:
+    assert not is_secret_name(name)
+
+
+def test_a_location_with_credentials_is_not_repeated_by_the_storage() -> None:
+    for uri in (f"s3://key:{SECRET}@bucket/a", f"ftp://u:{SECRET}@host/a"):
+        with pytest.raises(ValueError, match="credentials before the @") as refused:
+            storage.exists(uri)
+        assert SECRET not in str(refused.value)
+    assert in_uri("s3://bucket/a@b") is None
+    assert SECRET not in redacted(f"see https://u:{SECRET}@h/x and sk-{SECRET}")
