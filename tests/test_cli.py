@@ -16,11 +16,18 @@ from safetensors import SafetensorError
 
 from vitascope import cli, config, flow, storage
 from vitascope.caption import answers
+from vitascope.cluster import local
 from vitascope.config import Settings
 from vitascope.errors import Failed, Mistake
 from vitascope.progress import Stopped
 
 REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def this_process_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that was stopped ends its Ray, which here is that of all tests."""
+    monkeypatch.setattr(local, "end", lambda: None)
 
 
 @pytest.fixture

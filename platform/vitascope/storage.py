@@ -416,28 +416,14 @@ def _damage_told(uri: str) -> Iterator[None]:
         ) from None
 
 
-def count_rows(uri: str) -> int:
-    """The rows of a Parquet file; raises as `read_table` does."""
-    with _open_parquet(uri, None) as file:
-        return int(file.metadata.num_rows)
-
-
-def row_groups(uri: str, columns: list[str]) -> Iterator[pa.Table]:
-    """A Parquet file part by part, for files that are too large for memory; raises as `read_table` does."""
-    with _open_parquet(uri, columns) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns).select(columns)
-
-
 def _read_parquet(uri: str, columns: list[str] | None) -> pa.Table:
-    with _open_parquet(uri, columns) as file:
-        table = file.read(columns)
-        return table.select(columns) if columns else table
+    with open_parquet(uri, columns) as file:
+        return file.read(columns).select(columns) if columns else file.read()
 
 
 @contextmanager
-def _open_parquet(uri: str, columns: list[str] | None) -> Iterator[pq.ParquetFile]:
-    """Open a file that has these columns."""
+def open_parquet(uri: str, columns: list[str] | None) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that has these columns, open; raises as `read_table` does."""
     fs, path = arrow_filesystem(uri)
     with _damage_told(uri), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
         there = file.schema_arrow.names

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from synthetic import tiny_card
 from vitascope import checksum
 from vitascope.errors import Mistake
-from vitascope.model.card import load_card, save_model
+from vitascope.model.card import load_card, load_model, save_model
 from vitascope.model.check import check_model
 
 CARD = tiny_card()
@@ -90,6 +90,7 @@ DAMAGE = {
 
 def test_a_whole_one_is_fine(folder: Path) -> None:
     check_model(str(folder), load_card(str(folder)))
+    assert not load_model(str(folder))[0].training
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGE.values(), ids=DAMAGE)

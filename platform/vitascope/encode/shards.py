@@ -204,15 +204,16 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
 
 def index_rows(latents: str) -> int:
     """How many samples the index names; raises as `read_index` does."""
-    with _absence_told(latents):
-        return storage.count_rows(storage.join(latents, INDEX))
+    with _absence_told(latents), storage.open_parquet(storage.join(latents, INDEX), None) as file:
+        return int(file.metadata.num_rows)
 
 
 def index_parts(latents: str, split: str, columns: list[str]) -> Iterator[pa.Table]:
     """The samples of a split as `read_index` has them, part by part; raises as it does."""
-    with _absence_told(latents):
-        for part in storage.row_groups(storage.join(latents, INDEX), [*columns, "split"]):
-            yield part.filter(pc.field("split") == split)
+    columns = [*columns, "split"]
+    with _absence_told(latents), storage.open_parquet(storage.join(latents, INDEX), columns) as file:
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns).filter(pc.field("split") == split)
 
 
 @contextmanager

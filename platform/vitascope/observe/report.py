@@ -278,7 +278,8 @@ def _model(results: Results, figures: dict[str, Any]) -> str:
     more = f" {count(skipped, 'step')} skipped because loss or gradient was not finite." if skipped else ""
     return (
         f"{size}{shape}, on {count(figures['ranks'], 'rank')} with ZeRO stage {figures['zero_stage']}, in "
-        f"{figures['precision']}.{more} {figures['data_wait_share']:.2%} of the time was spent waiting for data."
+        f"{figures['precision']}.{more} {figures['data_wait_share']:.2%} of the time was spent waiting for "
+        "data."
     )
 
 
