@@ -9,7 +9,6 @@ contradict another's.
 import codecs
 import json
 import os
-import re
 import tomllib
 from collections.abc import Iterator
 from typing import Annotated, Any, cast
@@ -29,7 +28,7 @@ from vitascope.feed.settings import FeedSettings
 from vitascope.files import packaged
 from vitascope.generate.settings import GenerateSettings
 from vitascope.model.settings import ModelSettings
-from vitascope.section import Location, Section, is_location, unknown_key
+from vitascope.section import Location, Section, is_location, shown, unknown_key
 from vitascope.train.settings import TrainSettings
 
 
@@ -165,20 +164,7 @@ def _explain(error: Any) -> str:
         return message
     if message.startswith("unknown key"):
         return f"[{where}] {message}"
-    return f"{where}: {message}, got {_shown(error['input'])}"
-
-
-def _shown(value: Any) -> str:
-    """A value as an error repeats it: not whole if it is long, and without credentials."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integer of more than 4,300 digits
-        return "a number of thousands of digits"
-    text = re.sub(r"://[^/@]*@", "://…@", text)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]} … ({len(text)} characters)"
-
-
-_LONGEST_SHOWN = 200
+    return f"{where}: {message}, got {credentials.redacted(shown(error['input']))}"
 
 
 def location_keys() -> Iterator[tuple[str, str]]:

@@ -7,6 +7,8 @@ between our own functions are plain ValueErrors.
 import errno
 import re
 
+from vitascope.wording import short
+
 
 class _Sentence(Exception):
     """Keeps its text as it was written: Ray Data adds advice of its own to an error's arguments."""
@@ -43,7 +45,7 @@ def in_a_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, Mistake | Failed):
         text = f"{type(error).__name__}: {text}"
-    return text if len(text) <= 500 else f"{text[:499]}…"
+    return short(text, 500)
 
 
 _DISK = {
