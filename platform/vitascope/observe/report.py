@@ -241,9 +241,10 @@ def _packed(results: Results, figures: dict[str, Any]) -> str:
     samples = pa.Table.from_pylist(results.samples, SAMPLES)
     packed = packing(results.settings, samples, cost_of(card.model, card.channels, card.text_dim))
     about = (
-        f"A step is {count(feed.packs_per_step, 'pack')} of at most {count(feed.token_budget, 'patch')}: "
-        f"samples of any size, end to end. {figures['useful_token_share']:.2%} of the tokens computed are "
-        f"real. Packs of a step cost the same, so {count(figures['ranks'], 'rank')} "
+        f"A step is {count(feed.packs_per_step, 'pack')} of at most {count(feed.token_budget, 'patch')}, on "
+        f"average {packed.tokens.mean() / feed.token_budget:.0%} full: samples of any size, end to end. "
+        f"{figures['useful_token_share']:.2%} of the tokens computed are real. "
+        f"Packs of a step cost the same, so {count(figures['ranks'], 'rank')} "
         f"{'finishes' if figures['ranks'] == 1 else 'finish'} together: the busiest is "
         f"{figures['cost_spread_p99']:.2%} above the mean in the worst steps (99th percentile)."
     )

@@ -57,7 +57,10 @@ def run(settings: Settings) -> dict[str, Any]:
         with _progress(job):
             _publish_on_node(settings, _fit_or_stop(job))
     card = load_card(settings.path("model"))
-    summary = summarize(log.read(job.metrics)) | {
+    rows, feed = log.read(job.metrics), settings.feed
+    step_tokens = np.mean([row["tokens"] for row in rows if "tokens" in row])
+    summary = summarize(rows) | {
+        "pack_fill": float(step_tokens) / (feed.packs_per_step * feed.token_budget),
         "ranks": settings.train.ranks,
         "zero_stage": ZERO_STAGE,
         "precision": card.precision,
@@ -251,6 +254,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "tokens_per_s": float(sum(row["tokens"] for row in steps) / seconds.sum()),
         "useful_token_share": float(np.average([row["useful_token_share"] for row in steps])),
         "cost_spread_p99": float(np.quantile([row["cost_spread"] for row in steps], 0.99)),
+        "planned_busy_share": float(np.mean([1 / (1 + row["cost_spread"]) for row in steps])),
         "data_wait_share": float(np.average([row["data_wait_share"] for row in steps], weights=seconds)),
         "flops_per_s": float(np.median([row["flops_per_s"] for row in steps])),
     }
