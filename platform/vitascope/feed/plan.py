@@ -12,7 +12,7 @@ numpy.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
@@ -33,6 +33,7 @@ NO_PACK = -1
 
 _FULLEST = 0.975  # of a window, which is cut between samples and so not quite at 0.97
 _FEWER = 1.05  # windows that need more steps than this times the fewest are packed as full as they can be
+_TRIED = 4  # of a window's samples, a fourth is planned to choose between two ways
 _WORTH_A_WORD = 0.97  # of the ranks' time: less is worth a word
 
 
@@ -134,7 +135,8 @@ class Planner:
         ways = [Windows(*rule, cost_limit=limit) for limit in limits]
         if len(ways) == 1:
             return ways[0]
-        firsts = [_window(way, 0, 0) for way in ways]
+        part = max(1, self.window_samples // _TRIED)
+        firsts = [_window(replace(way, window_samples=part), 0, 0) for way in ways]
         return ways[int(np.argmax([_busy(first.costs) * first.tokens.mean() for first in firsts]))]
 
     def windows(self, epoch: int) -> int:
