@@ -216,7 +216,10 @@ def hostile(n: int, seed: int) -> dict[str, Ints]:
         "256 (90 %) and 16,384": np.where(rng.random(n) < 0.9, 256, 16_384),
         "1,024 (90 %) and 12,000": np.where(rng.random(n) < 0.9, 1024, 12_000),
         "Pareto 1.1 from 64, capped": pareto.astype(np.int64),
-        "one shape a shard": np.repeat(rng.choice([256, 920, 1590, 3600, 7950, 16_384], n // 128), 128),
+        "one shape a shard": np.repeat(rng.choice([256, 920, 1590, 3600, 7950, 16_384], -(-n // 128)), 128),
+        "half the budget, 300 more or less": rng.integers(
+            HOSTILE_BUDGET // 2 - 300, HOSTILE_BUDGET // 2 + 301, n
+        ),
         "uniform from 1 to the budget": rng.integers(1, HOSTILE_BUDGET + 1, n),
         "one token": np.ones(n, np.int64),
         "5 samples": rng.choice([256, 920, 1590], 5),

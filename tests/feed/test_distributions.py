@@ -36,6 +36,7 @@ NAMES = [
     "1,024 (90 %) and 12,000",
     "Pareto 1.1 from 64, capped",
     "one shape a shard",
+    "half the budget, 300 more or less",
     "uniform from 1 to the budget",
     "one token",
     "5 samples",
@@ -95,6 +96,37 @@ def test_costly_samples_are_spread_over_windows_and_steps() -> None:
         )
         steps_with += int((per_step > 0).any())
     assert steps_with >= min(len(windows), (tokens == BUDGET).sum() // 4) * 0.8, "in most windows"
+
+
+@pytest.mark.parametrize("n", [3, 70, 1250])
+@pytest.mark.parametrize("packs_per_step", [1, 2, 8])
+def test_no_step_is_empty(n: int, packs_per_step: int) -> None:
+    """One would be a step without a loss."""
+    for tokens in (np.full(n, BUDGET), np.full(n, BUDGET * 49 // 50), np.full(n, BUDGET // 2 + 1)):
+        lengths = Lengths(np.arange(n) // 16, tokens, 1.0 * tokens)
+        planner = Planner(lengths, 0, BUDGET, packs_per_step, 50)
+        steps = [planner.window(0, number).tokens.sum(axis=1) for number in range(planner.windows(0))]
+        assert np.concatenate(steps).min() > 0
+
+
+def test_windows_hold_whole_steps_however_small_they_are_asked_to_be() -> None:
+    tokens = np.random.default_rng(0).integers(1, BUDGET, 30_000)
+    lengths = Lengths(np.arange(30_000), tokens, 1.0 * tokens**2)
+    for packs_per_step in (64, 1024):
+        planner = Planner(lengths, 0, BUDGET, packs_per_step, 1)
+        fewest = -(-tokens.sum() // (BUDGET * packs_per_step))
+        assert planner.steps_in_epoch(0) <= 1.2 * fewest + 1
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int16, np.int64, np.uint32])
+def test_the_plan_does_not_depend_on_the_columns_types(kind: type) -> None:
+    tokens = np.random.default_rng(0).integers(1, BUDGET, 3000)
+    planners = [
+        Planner(Lengths(np.arange(3000) // 9, tokens.astype(k), np.float32(tokens)), 0, BUDGET, 4, 900)
+        for k in (np.int32, kind)
+    ]
+    one, other = (planner.window(0, 1) for planner in planners)
+    assert np.array_equal(one.samples, other.samples)
 
 
 def test_every_position_resumes_and_epochs_differ() -> None:

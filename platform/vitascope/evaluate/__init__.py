@@ -1,4 +1,4 @@
-"""Is it good.
+"""Held-out losses.
 
 In: a trained model and the held-out samples. Out: `evaluate/losses.json` in the run's folder.
 

@@ -42,11 +42,11 @@ def cost_limits(lengths: Lengths, *, token_budget: int, packs_per_step: int) -> 
         return _busy(tokens[part], costs[part], packs_per_step, token_budget) >= _BUSY
 
     number = bisect_left(range(len(limits)), True, key=levelled)
-    found = float(limits[number]) if number < len(limits) else 0.0
+    limit = float(limits[number]) if number < len(limits) else 0.0
     beyond = sums[2].sum() - np.cumsum(sums[2])
     few = int(np.flatnonzero(beyond <= _ALONE * sums[1].sum() / token_budget)[0])
     alone = float(_edges(np.array([few]))[0])
-    return [found, alone] if found < alone and packs_per_step > 1 else [found]
+    return [limit, alone] if limit < alone and packs_per_step > 1 else [limit]
 
 
 def costly_packs(
@@ -70,15 +70,15 @@ def best_fit(tokens: Ints, token_budget: int) -> npt.NDArray[np.int64]:
     """(H,) the pack of each sample, in their order: one of the fullest with room for it, or a new one."""
     stacks: list[list[int]] = [[] for _ in range(_ROOMS + 1)]  # packs by their room
     rooms: list[int] = []
-    packs, there = [], 0  # there: a bit for each stack that holds a pack
+    packs, stacked = [], 0  # stacked: a bit for each stack that holds a pack
     for size in tokens.tolist():
         kind = size * _ROOMS // token_budget
         if stacks[kind] and rooms[stacks[kind][-1]] < size:
             kind += 1
-        if fitting := there >> kind:
+        if fitting := stacked >> kind:
             kind += (fitting & -fitting).bit_length() - 1
             number = stacks[kind].pop()
-            there ^= (not stacks[kind]) << kind
+            stacked ^= (not stacks[kind]) << kind
         else:
             number = len(rooms)
             rooms.append(token_budget)
@@ -86,7 +86,7 @@ def best_fit(tokens: Ints, token_budget: int) -> npt.NDArray[np.int64]:
         rooms[number] -= size
         kind = rooms[number] * _ROOMS // token_budget
         stacks[kind].append(number)
-        there |= 1 << kind
+        stacked |= 1 << kind
     return np.array(packs, np.int64)
 
 
@@ -105,22 +105,23 @@ def _highest(sums: Floats, cheapest_token: float, token_budget: int) -> float:
 
     A sample's excess over the cheapest tokens may be as much as the mean excess of a full pack.
     """
-    there = np.flatnonzero(sums[2])
-    cost, tokens, count = sums[:, there]
+    kinds = np.flatnonzero(sums[2])
+    cost, tokens, count = sums[:, kinds]
     excess = np.maximum(cost - cheapest_token * tokens, 0)
     n_packs = np.cumsum(tokens) / token_budget
     waits = np.maximum(excess / count * n_packs - np.cumsum(excess) / _MARGIN, 0)
     fits = waits <= (1 - _BUSY) / 2 * np.cumsum(cost)
-    return float(_edges(there[fits][-1:])[0])
+    return float(_edges(kinds[fits][-1:])[0])
 
 
 def _busy(tokens: Ints, costs: Floats, packs_per_step: int, token_budget: int) -> float:
     """How busy ranks are with packs of a sample of these, the costliest first; 0 if it does not fit."""
+    packs_per_step = min(packs_per_step, _TRIAL_PACKS)
     full = _TRIAL_FILL * token_budget * packs_per_step
     total = float(tokens.sum(dtype=np.float64))
     if total <= full:
         return 1.0  # of one step: nothing is more level
-    n_steps = min(max(1, _TRIAL_PACKS // packs_per_step), int(total / full))
+    n_steps = min(_TRIAL_PACKS // packs_per_step, int(total / full))
     count = round(len(tokens) * n_steps * full / total)
     part = np.linspace(0, len(tokens) - 1, count).astype(np.int64)
     empty = np.zeros((n_steps, packs_per_step))

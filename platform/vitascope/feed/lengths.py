@@ -87,7 +87,9 @@ class Lengths:
     @cached_property
     def cheapest_token(self) -> float:
         """The least cost of a token, in any sample."""
-        return min(float((self.costs[part] / self.tokens[part]).min()) for part in blocks(len(self)))
+        return min(
+            float((self.costs[part] / self.tokens[part].astype(float)).min()) for part in blocks(len(self))
+        )
 
     def between(self, shards: Ints, skip: int = 0, last: int | None = None) -> npt.NDArray[np.int64]:
         """(n,) numbers of the samples of `shards`, one shard after the other.

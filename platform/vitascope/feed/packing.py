@@ -87,7 +87,7 @@ def _bundles(tokens: Ints, n_packs: int) -> npt.NDArray[np.int64]:
     """
     left = np.cumsum(tokens[::-1], dtype=np.float64)[::-1]
     count = np.maximum(left / (float(_BUNDLE * n_packs) * tokens), 1)
-    share = np.exp2(-np.floor(np.log2(count)))
+    share = np.ldexp(1.0, 1 - np.frexp(count)[1])  # exact, unlike a logarithm
     return np.floor(np.cumsum(share) - share).astype(np.int64)
 
 

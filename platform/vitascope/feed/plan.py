@@ -213,6 +213,9 @@ def _window(windows: Windows, epoch: int, number: int) -> WindowPlan:
     assignment, n_steps = _fewest_steps(windows, content)
     samples = np.concatenate([content.costly, content.others])
     assignment = np.concatenate([content.packs, assignment])
+    steps = np.flatnonzero(np.bincount(assignment // n_packs))  # those that hold anything
+    assignment = np.searchsorted(steps, assignment // n_packs) * n_packs + assignment % n_packs
+    n_steps = len(steps)
     tokens, costs = lengths.tokens[samples], lengths.costs[samples]
     shape = (n_steps, n_packs)
     pack_costs = np.bincount(assignment, costs, n_steps * n_packs).reshape(shape)
@@ -246,23 +249,25 @@ def _fewest_steps(windows: Windows, content: Content) -> tuple[npt.NDArray[np.in
     )
     if n_steps > _FEWER * fewest:
         n_steps = fewest
+    n_steps = max(1, min(n_steps, len(held) + len(others)))  # no step is empty
+    orders = [np.arange(len(others)), np.argsort(-tokens.astype(np.int64), kind="stable")]
     while True:
         empty = np.zeros((n_steps - len(held), n_packs))
-        assignment = pack(
-            tokens,
-            costs,
-            held=np.concatenate([held, empty]),
-            spent=np.concatenate([spent, empty]),
-            token_budget=budget,
-        )
-        if assignment is not None:
-            return assignment, n_steps
+        filled = {"held": np.concatenate([held, empty]), "spent": np.concatenate([spent, empty])}
+        for order in orders:
+            packs = pack(tokens[order], costs[order], **filled, token_budget=budget)
+            if packs is not None:
+                return packs[np.argsort(order, kind="stable")], n_steps
+        orders = orders[-1:]  # samples of which few fit a pack need their exact order
         n_steps += max(1, n_steps // 50)
 
 
 def _needed(tokens: Floats, budget: int, n_packs: int) -> int:
     """Steps that large samples need: a pack holds one of over half the budget, two of over a third, …"""
-    return max(-(-int(np.count_nonzero(tokens * (k + 1) > budget)) // (k * n_packs)) for k in range(1, 5))
+    return max(
+        -(-int(np.count_nonzero(tokens.astype(np.int64) * (k + 1) > budget)) // (k * n_packs))
+        for k in range(1, 5)
+    )
 
 
 def _stable_order(packs: Ints) -> npt.NDArray[np.int64]:

@@ -139,7 +139,7 @@ class _Region:
 @lru_cache(maxsize=2)
 def _epoch(windows: Windows, epoch: int) -> _Epoch:
     """Cuts regions between shards, with about as many costly samples each, a window's number at most."""
-    lengths, many = windows.lengths, windows.window_samples
+    lengths, many = windows.lengths, max(windows.window_samples, _LEAST_STEPS * windows.packs_per_step)
     order = np.argsort(random_numbers(lengths.n_shards, "shards", windows.seed, epoch), kind="stable")
     costly = np.cumsum(windows.shards.costly[order])
     n_regions = min(max(1, -(-int(costly[-1]) // many)), lengths.n_shards)
@@ -150,7 +150,8 @@ def _epoch(windows: Windows, epoch: int) -> _Epoch:
         for values in (np.diff(lengths.shard_offsets), lengths.shard_tokens)
     )
     n_steps = n_tokens / (_FILL * windows.token_budget * windows.packs_per_step)
-    counts = np.maximum(1, np.minimum(np.round(n_samples / many), n_steps // _LEAST_STEPS))
+    wanted = np.round(n_samples / windows.window_samples)
+    counts = np.maximum(1, np.minimum(wanted, n_steps // _LEAST_STEPS))
     return _Epoch(order, begins, np.concatenate([[0], np.cumsum(counts.astype(np.int64))]))
 
 

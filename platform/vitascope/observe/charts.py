@@ -44,8 +44,9 @@ def losses(steps: Sequence[Mapping], held_out: Sequence[Mapping]) -> str:
             (row["step"], row["loss"]) for row in steps if row["loss"] is not None
         ]  # else it was skipped
         at, loss = np.array(known).reshape(-1, 2).T
-        axes.plot(at, loss, color=BLUE, alpha=0.25, linewidth=0.8)
-        axes.plot(at, _smooth(loss), color=BLUE, linewidth=1.6, label="train, running mean")
+        if known:
+            axes.plot(at, loss, color=BLUE, alpha=0.25, linewidth=0.8)
+            axes.plot(at, _smooth(loss), color=BLUE, linewidth=1.6, label="train, running mean")
         if held_out:
             points = [(row["step"], row["val_loss"]) for row in held_out]
             axes.plot(

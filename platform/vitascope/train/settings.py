@@ -15,7 +15,9 @@ class TrainSettings(Section):
     """Optimisation, checkpoints and workers."""
 
     renamed: ClassVar[dict[str, Any]] = {
-        "bf16": lambda on: f'precision; write precision = "{"bf16" if on else "float32"}", or "auto"'
+        "bf16": lambda on: (
+            f'precision; write precision = "{"bf16" if on in (True, "true") else "float32"}", or "auto"'
+        )
     }
 
     ranks: Execution[int] = Field(

@@ -156,14 +156,15 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
         KeyboardInterrupt: the same after Ctrl-C.
         Mistake: the run had to end because values were not finite.
     """
-    checkpoint = None
+    checkpoint, interrupted = None, False
     with stopping.passed_on(job.stop_request) as asked:
         try:
             checkpoint = _fit(job)
         except (KeyboardInterrupt, SystemExit, RayActorError, ray.train.ControllerError):
             if not asked.came:  # else it is how Ray Train ends a controller without ranks
                 raise
-    if failed := log.failure(job.metrics):
+            interrupted = True
+    if not interrupted and (failed := log.failure(job.metrics)):  # else an earlier try's
         raise Mistake(failed)
     steps, done = job.settings.train.steps, _step_of(checkpoint) if checkpoint else 0
     if checkpoint is None or done < steps:
