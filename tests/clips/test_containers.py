@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from media import corner_names, corners_frame, corners_video, encoding
+from PIL import Image
 
 from vitascope.clips.containers import words
 from vitascope.clips.decode import read_clip
@@ -232,3 +233,61 @@ def test_another_angle_is_refused(tmp_path: Path) -> None:
     path = corners_video(tmp_path / "a.mp4", rotation=30)
     with pytest.raises(Rejected, match=r"turns it by -?30 degrees"):
         probe(str(path))
+
+
+def pictures_in(path: Path, codec: str, pictures: Sequence[bytes], size: tuple[int, int]) -> Path:
+    """Encoded pictures as the packets of a video of 8 frames a second."""
+    with encoding(path) as container:
+        stream = container.add_stream(codec, rate=8)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "rgb24"
+        for k, content in enumerate(pictures):
+            packet = av.Packet(content)
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, k, k, Fraction(1, 8)
+            packet.is_keyframe, packet.duration = True, 1
+            container.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mov", ".mkv"])
+def test_frames_with_kinds_of_side_data_that_pyav_does_not_know_are_read(tmp_path: Path, suffix: str) -> None:
+    """JPEG pictures with EXIF, as cameras write Motion JPEG."""
+    sink, exif = io.BytesIO(), Image.Exif()
+    exif[0x010F] = "a camera"
+    Image.fromarray(corners_frame(128, 96)).save(sink, "JPEG", exif=exif, quality=95, subsampling=2)
+    path = pictures_in(tmp_path / f"a{suffix}", "mjpeg", [sink.getvalue()] * 8, (128, 96))
+    facts = probe(str(path))
+    assert (facts["kind"], facts["width"], facts["height"]) == ("video", 128, 96)
+    assert corner_names(read_clip(str(path), decoder="pyav")[0]) == corner_names(corners_frame(128, 96))
+
+
+def test_transparent_palette_colours_are_over_white(tmp_path: Path) -> None:
+    picture = Image.new("P", (128, 96), 1)
+    picture.putpalette([255, 0, 255, 30, 200, 30])
+    picture.paste(0, (32, 24, 96, 72))
+    sink = io.BytesIO()
+    picture.save(sink, "PNG", transparency=bytes([0, 255]))
+    path = pictures_in(tmp_path / "a.mov", "png", [sink.getvalue()] * 8, (128, 96))
+    frame = read_clip(str(path), decoder="pyav")[0]
+    assert frame[48, 64].tolist() == [255, 255, 255]
+    assert frame[5, 5].tolist() == [30, 200, 30]
+
+
+def test_a_damaged_first_packet_costs_its_own_frames_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with encoding(path) as container:
+        stream = container.add_stream("libx264", rate=8, options={"g": "4", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for k in range(16):
+            frame = av.VideoFrame.from_ndarray(corners_frame(128, 96), "rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 8)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        first = next(packet for packet in container.demux(video=0) if packet.size)
+        at, size = first.pos, first.size
+    content = bytearray(path.read_bytes())
+    content[at : at + size] = b"\xff" * size
+    path.write_bytes(content)
+    facts = probe(str(path))
+    assert (facts["kind"], facts["width"], facts["height"]) == ("video", 128, 96)

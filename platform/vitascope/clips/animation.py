@@ -15,6 +15,8 @@ from enum import Enum
 
 from PIL import Image
 
+from vitascope.clips import profiles
+
 _MAX_PIXELS = 2**26  # as of a video's frame
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -64,7 +66,7 @@ class Animation:
         base = self._disposed()
         part = self._parts[self._number + 1]
         with Image.open(io.BytesIO(part.content), formats=("GIF", "PNG")) as image:
-            picture = image.convert("RGBA")
+            picture = profiles.eight_bit(image).convert("RGBA")
         shown = base.copy()
         if part.replaces:
             shown.paste(picture, part.left_top)

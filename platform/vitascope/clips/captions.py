@@ -237,6 +237,8 @@ def _load_csv(uri: str, columns: list[str]) -> pa.Table:
         content = utf8.decoded(storage.read_bytes(uri)).encode()
     except utf8.NotText as error:
         raise Mistake(f"{uri} {error}; save it as UTF-8") from None
+    if content.count(b'"') % 2:
+        raise Mistake(f"{uri} has a quotation mark that is not closed; quotes within a field are doubled")
     as_text = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(["name", *columns], pa.string()),
         strings_can_be_null=True,
@@ -245,6 +247,7 @@ def _load_csv(uri: str, columns: list[str]) -> pa.Table:
     )
     return pyarrow.csv.read_csv(
         pa.BufferReader(content),
+        read_options=pyarrow.csv.ReadOptions(block_size=min(max(len(content), 1 << 20), 2**31 - 1)),
         convert_options=as_text,
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
     )

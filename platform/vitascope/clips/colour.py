@@ -67,7 +67,8 @@ def over_white(frame: av.VideoFrame) -> av.VideoFrame:
     Alpha is straight: neither containers nor codecs say if it is premultiplied. It is applied before any
     scaling, so that hidden colours do not bleed into edges.
     """
-    if not any(component.is_alpha for component in frame.format.components):
+    palette = frame.format.name == "pal8"  # whose colours may be transparent
+    if not palette and not any(component.is_alpha for component in frame.format.components):
         return frame
     whole, kinds = (65535, ("rgba64le", "rgb48le")) if _wide(frame) else (255, ("rgba", "rgb24"))
     pixels = frame.reformat(format=kinds[0], src_colorspace=_matrix(frame), threads=1).to_ndarray()

@@ -44,7 +44,6 @@ _NOT_READ = (
     (0, b"#?RADIANCE", "Radiance HDR"),
     (0, b"#?RGBE", "Radiance HDR"),
     (0, b"qoif", "QOI"),
-    (0, b"\0\0\1\0", "ICO"),
     (0, b"icns", "ICNS"),
     (0, b"DDS ", "DDS"),
     (0, b"SDPX", "DPX"),
@@ -92,8 +91,8 @@ def refusal(head: bytes) -> Rejected | None:
     name = next((name for at, start, name in _NOT_READ if head[at : at + len(start)] == start), None)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_SEQUENCES and picture(head) is None:
         name = "HEIF image sequence"
-    if name is None and (_is_pnm(head) or _is_svg(head)):
-        name = "PNM (PPM, PGM, PBM, PAM, PFM)" if _is_pnm(head) else "SVG"
+    by_structure = {_is_pnm: "PNM (PPM, PGM, PBM, PAM, PFM)", _is_svg: "SVG", _is_ico: "ICO"}
+    name = name or next((format for is_so, format in by_structure.items() if is_so(head)), None)
     return unread(name) if name else None
 
 
@@ -104,6 +103,11 @@ def unread(name: str) -> Rejected:
 
 def _is_pnm(head: bytes) -> bool:
     return head[:1] == b"P" and head[1:2] in b"1234567Ff" and head[2:3] in b"\n\r\t #" and len(head) > 3
+
+
+def _is_ico(head: bytes) -> bool:
+    """Not only by its first bytes, with which MPEG-4's video objects begin too."""
+    return head[:4] == b"\0\0\1\0" and head[4:5] != b"\0" and head[5:6] == b"\0" and not any(head[9:10])
 
 
 def _is_svg(head: bytes) -> bool:

@@ -107,12 +107,18 @@ def _probe_video(uri: str, with_decord: bool) -> dict[str, Any]:
 
 def _first_frame(source: Source) -> av.VideoFrame:
     why = "it ends before the first"
-    try:
-        for packet in source.container.demux(source.stream):
+    packets = source.container.demux(source.stream)
+    while True:
+        try:  # a reader goes on after a packet that does not decode
+            packet = next(packets, None)
+            if packet is None:
+                break
             for frame in source.decoder.decode(packet):
                 return frame
-    except av.error.FFmpegError as error:
-        why = words(error)
+        except av.error.EOFError:
+            break
+        except av.error.FFmpegError as error:
+            why = words(error)
     raise Rejected(Reason.DECODE_FAILED, f"no frame of {source.about} can be decoded: {why}") from None
 
 

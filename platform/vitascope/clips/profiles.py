@@ -131,7 +131,7 @@ def srgb(image: Image.Image, colours: Colours, deep: np.ndarray | None = None) -
     Args:
         deep: its colours (H W 3) uint16, if `image` holds them with fewer bits.
     """
-    image = _eight_bit(image)
+    image = eight_bit(image)
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     shown = _converted(_without_alpha(image), colours, deep)
     if alpha is None:
@@ -160,7 +160,7 @@ def _converted(image: Image.Image, colours: Colours, deep: np.ndarray | None) ->
     return image.convert("RGB")
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def eight_bit(image: Image.Image) -> Image.Image:
     """16-bit grey scaled down to 8; others as they are."""
     if not image.mode.startswith("I;16"):
         return image

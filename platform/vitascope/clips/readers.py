@@ -44,6 +44,9 @@ _KEYS_COMPARED = 4  # key frames around which decord and PyAV have to agree, at 
 _SMALL_BYTES, _MPEG_MARGIN_S = 16 << 20, 1.0
 _MAX_REORDERED = 16  # frames that H.264 and HEVC may hold back
 
+# PyAV 18 knows FFmpeg's kinds of side data up to 27, and fails on a frame with a later one, such as EXIF.
+SideDataType._missing_ = classmethod(lambda cls, _: cls.VIDEO_HINT)  # type: ignore[method-assign,assignment]
+
 
 class NoDevice(RuntimeError):
     """A decoder was asked for that this machine has no hardware for."""
