@@ -44,7 +44,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
 
 
 @pytest.mark.parametrize(
-    ("summary", "status"), [({}, 0), ({"succeeded": True}, 0), ({"succeeded": False}, 1)]
+    ("summary", "status"), [({}, 0), ({"succeeded": True}, 0), ({"succeeded": False}, 4)]
 )
 def test_a_stage_that_did_not_succeed_has_an_exit_status_that_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, summary: dict, status: int

@@ -22,8 +22,9 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFou
 from vitascope import config, flow, signals, storage
 from vitascope.config import Settings
 from vitascope.encode.buckets import check_table
-from vitascope.errors import Failed, Mistake, about_disk, sentence
+from vitascope.errors import FAILED, INCOMPLETE, MISTAKE, STOPPED, Failed, Mistake, about_disk, sentence
 from vitascope.progress import Stopped, say
+from vitascope.section import located
 from vitascope.wording import count
 
 STAGES = {
@@ -47,7 +48,7 @@ _HELP = {
     "encode": "encode clips into latent shards",
     "data": "data.html: what is in the tables so far, with pictures",
     "train": "train on the latents; run again to continue",
-    "generate": "generate a file of requests; exit status 1 if a valid one failed or none has an output",
+    "generate": "generate a file of requests; exit status 4 if a valid one failed or none has an output",
     "evaluate": "held-out loss per size and noise level",
     "report": "summary.json and report.html of a finished run",
     "flow": "all of these from the first unfinished one; on a cluster as jobs",
@@ -55,12 +56,10 @@ _HELP = {
     "demo": "the whole flow on real video, with a report",
 }
 _FROM_ELSEWHERE = [stage for stage in STAGES if stage != "demo"]
-FAILED, MISTAKE, STOPPED = 1, 2, 3
-"""Exit statuses beside 0 and signals.INTERRUPTED."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0, FAILED, MISTAKE, STOPPED or INTERRUPTED.
+    """Runs one command and returns its exit status: 0, INTERRUPTED, or one of `errors`.
 
     A user's mistake and what has failed outside are one sentence; any other error is a bug, and raised.
     """
@@ -136,7 +135,8 @@ def run_stage(name: str, settings: Settings, **more: Any) -> dict[str, Any]:
             say("", line)
     flow.begin(settings, name)
     summary = stage(settings, **more)
-    flow.mark(settings, name)
+    if summary.get("succeeded", True):
+        flow.mark(settings, name)
     return summary
 
 
@@ -149,7 +149,7 @@ def load_stage(name: str) -> Callable[..., dict[str, Any]]:
 
 def _stage(options: argparse.Namespace) -> int:
     summary = run_stage(options.command, _checked(options), **_more(options))
-    return FAILED * (not summary.get("succeeded", True))
+    return INCOMPLETE * (not summary.get("succeeded", True))
 
 
 def _more(options: argparse.Namespace) -> dict[str, str]:
@@ -167,15 +167,16 @@ def _flow(options: argparse.Namespace) -> int:
     todo = flow.unfinished(settings, marks, start)
     for line in flow.plan_lines(settings, todo, marks):
         say("flow", line)
-    if "train" in todo and start is None:
+    if "train" in todo:
         check_settings(settings)
     flow.check_inputs(settings, todo)
     if local.address_of(settings.cluster):
-        run_stage("flow", settings, **_more(options))
+        complete = run_stage("flow", settings, **_more(options))["succeeded"]
     else:
         config.check_folder(settings)
-        flow.run(settings, lambda stage: run_stage(stage, settings), start)
-    return 0
+        execute = lambda stage: run_stage(stage, settings).get("succeeded", True)  # noqa: E731
+        complete = not flow.run(settings, execute, start)
+    return INCOMPLETE * (not complete)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -210,7 +211,7 @@ def _follow(client: Any, submission_id: str) -> int:
         details = jobs.follow(client, submission_id, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         print(f"\nthe job goes on; to follow it again: vitascope jobs logs {submission_id}")
-        return FAILED
+        return signals.INTERRUPTED
     print(f"job {submission_id}: {details.status.value}")
     return 0 if details.status.value == "SUCCEEDED" else FAILED
 
@@ -290,7 +291,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     demo = options.command == "demo" and not options.settings
     file = config.default_config("demo") if demo else options.settings
     settings = config.absolute(config.load(file, options.set))
-    if getattr(options, "videos", None):
+    if getattr(options, "videos", None) is not None:
         own_folder = not any(override.startswith("run.folder=") for override in options.set)
         settings = config.with_videos(settings, options.videos, own_folder=own_folder)
     options.locations = list(config.locations(settings).values())
@@ -324,7 +325,7 @@ def _parser() -> argparse.ArgumentParser:
     _takes_settings(command)
     command.add_argument("--max-tokens", type=int, help="patches of a bucket; by default feed.token_budget")
     command.add_argument("--count", type=int, default=12, help="buckets at most")
-    command.add_argument("--to", metavar="FILE", help="write them there as TOML, to paste into settings")
+    command.add_argument("--to", metavar="FILE", type=_place, help="write them there as TOML, to paste")
     command = _command(commands, "shards", "read every latent shard, and say what is damaged", _shards)
     command.add_argument("action", choices=["verify"])
     _takes_settings(command)
@@ -342,7 +343,7 @@ def _parser() -> argparse.ArgumentParser:
     command = _command(commands, "cluster", "manifests for AWS, GCP and Kubernetes", _cluster)
     command.add_argument("action", choices=["render", "validate"])
     command.add_argument("files", nargs="+", help="choices.toml to render, or manifests to validate")
-    command.add_argument("--to", metavar="FOLDER", help="of render: where the manifests go")
+    command.add_argument("--to", metavar="FOLDER", type=_place, help="of render: where the manifests go")
     command = _command(commands, "dashboards", "bring the dashboards into Grafana", _dashboards)
     command.add_argument("action", choices=["diff", "push"], help="push shows the difference first")
     command.add_argument("--url", required=True, help="Grafana's; GRAFANA_TOKEN holds the token")
@@ -356,6 +357,14 @@ def _command(commands: Any, name: str, text: str, run: Callable) -> argparse.Arg
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.set_defaults(run=run)
     return command
+
+
+def _place(text: str) -> str:
+    """A file or folder named in a command, as settings name them."""
+    try:
+        return located(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
 def _takes_settings(command: argparse.ArgumentParser) -> None:

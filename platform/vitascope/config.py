@@ -106,12 +106,16 @@ def read_toml(source: str) -> dict[str, Any]:
     Raises:
         SettingsError: no such file, or it is not TOML.
     """
+    if what := credentials.in_uri(source):
+        raise SettingsError(f"the address of the settings holds {what}; leave it out, and {_OF_STORES}")
     try:
-        return tomllib.loads(_text(storage.read_bytes(source)))
+        content = storage.read_bytes(source)
     except FileNotFoundError:
         raise SettingsError(f"no settings file at {source}") from None
     except IsADirectoryError:
         raise SettingsError(f"{source} is a folder; name a TOML file") from None
+    try:
+        return tomllib.loads(_text(content))
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{source} is not valid TOML: {_why(error)}") from None
 
@@ -234,7 +238,10 @@ def absolute(settings: Settings) -> Settings:
 
 def with_videos(settings: Settings, videos: str, *, own_folder: bool) -> Settings:
     """The settings with other input, literally as it is named; `own_folder`: for a run named after it."""
-    place = storage.absolute(videos)
+    if not videos.strip():
+        raise SettingsError("--videos is empty; name a file, a folder or a bucket, or leave it out")
+    home = os.path.expanduser("~")
+    place = storage.absolute(f"{home}{videos[1:]}" if videos.split("/")[0] == "~" != home else videos)
     changed: dict[str, Section] = {"clips": settings.clips.model_copy(update={"input": place})}
     if own_folder:
         name = place.rstrip("/").rpartition("/")[2] or "videos"

@@ -9,6 +9,10 @@ import re
 
 from vitascope.wording import short
 
+FAILED, MISTAKE, STOPPED, INCOMPLETE = 1, 2, 3, 4
+"""Exit statuses of commands, next to 0 and signals.INTERRUPTED. INCOMPLETE: a stage has ended, and
+not everything that was asked of it is done."""
+
 
 class _Sentence(Exception):
     """Keeps its text as it was written: Ray Data adds advice of its own to an error's arguments."""

@@ -121,15 +121,21 @@ def check_inputs(settings: Settings, todo: Collection[str]) -> None:
                 raise Missing(f"nothing is at {place}; set {key}")
 
 
-def run(settings: Settings, execute: Callable[[str], Any], start: str | None = None) -> list[str]:
-    """Has `execute` do every unfinished stage in turn, and marks each as it ends; returns those done."""
+def run(settings: Settings, execute: Callable[[str], bool | None], start: str | None = None) -> list[str]:
+    """Has `execute` do every unfinished stage in turn, and marks it as it ends.
+
+    Returns those that `execute` says are not complete (False), which the next run does again.
+    """
     todo = unfinished(settings, read_marks(settings), start)
     if todo:
         begin(settings, todo[0])
+    left = []
     for stage in todo:
-        execute(stage)
-        mark(settings, stage)
-    return todo
+        if execute(stage) is False:
+            left.append(stage)
+        else:
+            mark(settings, stage)
+    return left
 
 
 def begin(settings: Settings, stage: str) -> None:

@@ -79,6 +79,8 @@ def located(place: str) -> str:
     Raises:
         ValueError: it is empty, or names a user or a variable that is not known here.
     """
+    if "\0" in place:
+        raise ValueError("holds a NUL character; no file has such a name")
     if not place.strip():
         raise ValueError("is empty; name a file or folder, or leave the key out")
     home = place.partition("/")[0] == "~"

@@ -281,16 +281,16 @@ def create(uri: str, content: bytes) -> bool:
 def _written_beside(path: str, content: bytes) -> Iterator[str]:
     """A hidden file with `content` beside `path`, to be renamed within one disk; it goes in any case."""
     folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
     try:
+        os.makedirs(folder, exist_ok=True)
         Path(temporary).write_bytes(content)
         yield temporary
     except OSError as error:
         error.filename, error.filename2 = path, None  # not the hidden one
         raise
     finally:
-        with contextlib.suppress(FileNotFoundError):  # it was renamed
+        with contextlib.suppress(OSError):  # it was renamed, or never made
             os.unlink(temporary)
 
 

@@ -45,7 +45,7 @@ def test_the_end_of_a_batch_names_reasons_changes_and_places(tmp_path: Path) -> 
     said = list(manifest.account("/out", "/out/manifest.parquet"))
     text = "\n".join(said)
     assert said[0].startswith("size_cropped, 2 outputs: made in the next larger size")
-    assert "3 requests have no output: invalid_request 2, generation_failed 1" in text
+    assert "3 requests without an output: invalid_request 2, generation_failed 1" in text
     assert "line 2 ('r2'): invalid_request: xxx" in text
     assert "line 4 ('r4'): generation_failed: no memory" in text
     assert "run it again" in text

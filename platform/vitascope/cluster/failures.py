@@ -1,8 +1,8 @@
 """The cause of an error that crossed Ray."""
 
+import sys
+
 from ray.exceptions import OutOfDiskError, RayTaskError, UserCodeException
-from ray.train import ControllerError, WorkerGroupError
-from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
 from vitascope.errors import Failed
 
@@ -28,12 +28,20 @@ def cause_of(error: BaseException) -> BaseException:
 def _inner(error: BaseException) -> BaseException | None:
     if isinstance(error, RayTaskError):
         return error.cause if isinstance(error.cause, BaseException) else None
+    if isinstance(error, UserCodeException):
+        return error.__cause__
+    return _inner_of_train(error) if "ray.train" in sys.modules else None
+
+
+def _inner_of_train(error: BaseException) -> BaseException | None:
+    """Imported only if it has been before: without a home folder it cannot be."""
+    from ray.train import ControllerError, WorkerGroupError
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
     if isinstance(error, WorkerGroupError):
         return error.worker_failures[min(error.worker_failures)] if error.worker_failures else None
     if isinstance(error, ControllerError):
         return error.controller_failure
     if isinstance(error, UserExceptionWithTraceback):
         return error._base_exc
-    if isinstance(error, UserCodeException):
-        return error.__cause__
     return None

@@ -98,7 +98,7 @@ def _refuse_open(address: str, *, allow_open: bool) -> None:
     """Whoever reaches an open cluster can run anything on it; of one elsewhere we want no part."""
     if allow_open or not answers_strangers(address):
         return
-    said = f"the cluster at {address} does work for anybody who reaches it; {TOKEN_HINT}"
+    said = f"the cluster at {address} accepts unauthenticated requests; {TOKEN_HINT}"
     if not _is_loopback(urlsplit(address).hostname or ""):
         raise Refused(said)
     say("cluster", said)

@@ -9,6 +9,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import ray
@@ -151,12 +152,12 @@ def _knock(address: str) -> None:
 
 
 def _refuse_open(settings: ClusterSettings) -> None:
-    """Leaves a cluster that does work for anybody who reaches it."""
+    """Leaves a cluster that accepts unauthenticated requests."""
     url = ray._private.worker.get_dashboard_url()
     if settings.allow_open or not url or not answers_strangers(f"http://{url}"):
         return
     ray.shutdown()
-    raise Mistake(f"this cluster does work for anybody who reaches it; {TOKEN_HINT}")
+    raise Mistake(f"this cluster accepts unauthenticated requests; {TOKEN_HINT}")
 
 
 def answers_strangers(dashboard: str) -> bool:
@@ -164,7 +165,7 @@ def answers_strangers(dashboard: str) -> bool:
     try:
         with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=15) as answer:
             return bool(answer.status == 200)
-    except (OSError, ValueError):  # refused, among them
+    except (OSError, ValueError, HTTPException):  # refused, among them
         return False
 
 

@@ -13,12 +13,12 @@ from vitascope import flow
 from vitascope.cluster import jobs
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
-from vitascope.errors import Failed
+from vitascope.errors import INCOMPLETE, MISTAKE, STOPPED, Failed
 from vitascope.progress import say
 
 _TRIES = 3  # of a stage whose job dies; what it has committed stays
 _LOOK_S = 2.0
-_FINAL = (2, 3)  # exit statuses of `vitascope` where trying again does not help: a mistake, asked to stop
+_FINAL = (MISTAKE, STOPPED)  # exit statuses after which trying again does not help
 
 
 def run(settings: Settings, start: str | None = None) -> dict[str, Any]:
@@ -34,28 +34,31 @@ def run(settings: Settings, start: str | None = None) -> dict[str, Any]:
     client = jobs.client_of(ray._private.worker.get_dashboard_url(), allow_open=settings.cluster.allow_open)
     seconds: dict[str, float] = {}
 
-    def execute(stage: str) -> None:
+    def execute(stage: str) -> bool:
         started = time.monotonic()
-        _run_stage(client, jobs.Submission(stage, settings))
+        complete = _run_stage(client, jobs.Submission(stage, settings))
         seconds[stage] = round(time.monotonic() - started, 1)
         say(stage, f"done in {seconds[stage]:.0f} s")
+        return complete
 
-    flow.run(settings, execute, start)
-    return {"seconds_by_stage": seconds}
+    left = flow.run(settings, execute, start)
+    return {"seconds_by_stage": seconds, "succeeded": not left}
 
 
-def _run_stage(client: JobSubmissionClient, submission: jobs.Submission) -> None:
+def _run_stage(client: JobSubmissionClient, submission: jobs.Submission) -> bool:
+    """Whether the stage did all that was asked of it."""
     for tries_left in reversed(range(_TRIES)):
         submission_id = jobs.submit(client, submission)
         say(submission.command, f"job {submission_id}")
         details = _wait(client, submission_id)
-        if details.status == JobStatus.SUCCEEDED:
-            return
+        if details.status == JobStatus.SUCCEEDED or details.driver_exit_code == INCOMPLETE:
+            return details.status == JobStatus.SUCCEEDED
         said = f"job {submission_id} ended as {details.status}{_why(details)}"
         final = details.status == JobStatus.STOPPED or details.driver_exit_code in _FINAL
         if final or not tries_left:
             raise Failed(f"{said}\n  its log: vitascope jobs logs {submission_id}")
         say(submission.command, f"{said}; trying again")
+    raise AssertionError("the last try returns or raises")
 
 
 def _why(details: JobDetails) -> str:

@@ -38,9 +38,9 @@ def run(settings: Settings) -> dict[str, Any]:
         stage.run(settings)
     if settings.generate.requests is None:
         settings = _saved_with(settings, "generate", requests=_put_requests(settings, own_input))
-    for stage in (generate, losses):
-        stage.run(settings)
-    return report.run(settings)
+    generated = generate.run(settings)
+    losses.run(settings)
+    return report.run(settings) | {"succeeded": generated["succeeded"]}
 
 
 def _saved_with(settings: Settings, section: str, **values: Any) -> Settings:

@@ -44,7 +44,7 @@ def _authentication(settings: Settings, facts: Facts) -> Told:
         level: Literal["warning", "problem"] = "warning" if settings.cluster.allow_open else "problem"
         yield (
             level,
-            "the cluster does work for anybody who reaches it",
+            "the cluster accepts unauthenticated requests",
             "start its nodes with RAY_AUTH_MODE=token and one token (cluster/SECURITY.md)",
         )
 

@@ -11,6 +11,7 @@ from vitascope import storage
 from vitascope.generate.changes import MEANING, Change
 from vitascope.ledger import Reason
 from vitascope.records import MANIFEST
+from vitascope.wording import count, short
 
 _ROWS_PER_TABLE = 10_000
 _MOST_EXAMPLES, _MOST_SHOWN = 5, 300
@@ -62,15 +63,16 @@ class Manifest:
     def account(self, folder: str, uri: str) -> Iterator[str]:
         """Sentences for the end of the job: what is not as requested, what failed, and where it is."""
         for change, n in self.changed.most_common():
-            yield f"{change}, {n} outputs: {MEANING[Change(change)]}"
+            yield f"{change}, {count(n, 'output')}: {MEANING[Change(change)]}"
         if n_failed := sum(self.failed.values()):
             reasons = ", ".join(f"{reason} {n}" for reason, n in self.failed.most_common())
-            yield f"{n_failed} requests have no output: {reasons}; for example"
+            yield f"{count(n_failed, 'request')} without an output: {reasons}; for example"
         for reason, _ in self.failed.most_common(_MOST_EXAMPLES):
             yield f"  {self.examples[reason]}"
         if self.failed[Reason.GENERATION_FAILED]:
             yield "run it again to try those that failed once more; what is finished is kept"
-        yield f"{sum(self.outputs.values())} outputs in {folder}; all requests, with reasons, in {uri}"
+        n_outputs = count(sum(self.outputs.values()), "output")
+        yield f"{n_outputs} in {folder}; all requests, with reasons, in {uri}"
 
     def _pack(self) -> None:
         self._tables.append(pa.Table.from_pylist(self._rows, MANIFEST))
@@ -80,4 +82,4 @@ class Manifest:
 def _example(row: dict[str, Any]) -> str:
     name = f" ({row['custom_id']!r})" if row.get("custom_id") else ""
     text = f"line {row['line']}{name}: {row['reason']}: {row['detail']}"
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
+    return short(text, _MOST_SHOWN)

@@ -31,7 +31,5 @@ def reason(messages: Iterable[str]) -> str:
         if found := _REASON.findall(text):
             return str(found[-1])
         if "ActorDied" in text:
-            return (
-                "the process of a replica died at its start, perhaps for lack of memory; Ray's logs say more"
-            )
+            return _DIED
     return "; ".join(text.splitlines()[-1] for text in texts) or "Ray Serve gives no reason"
