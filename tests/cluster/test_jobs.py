@@ -186,6 +186,8 @@ def test_an_open_cluster_elsewhere_is_left_alone(tmp_path: Path) -> None:
         status, said = done("jobs", "list", *elsewhere)
         assert (status, said.count("accepts unauthenticated requests")) == (2, 1)
         assert done("submit", "train", *elsewhere)[0] == 2
+        (tmp_path / "videos").mkdir()
+        (tmp_path / "videos" / "a.mp4").touch()
         status, said = done(
             "clips",
             "--set",
@@ -223,7 +225,7 @@ def test_what_is_told_of_a_job_holds_no_secret_and_who_submitted_what(head: Head
     }
     status, said = head.done("submit", "report", str(tmp_path / "settings.toml"), **env)
     assert status == 1  # nothing has been run
-    assert "has the stage that writes it been run?" in said
+    assert "run one first, or set run.folder" in said
     show = "import json, sys; from vitascope.cluster import jobs; print(json.dumps("
     show += "[j.__dict__ for j in jobs.client_of(None).list_jobs()], default=str))"
     told = json.loads(head.python("-c", show))

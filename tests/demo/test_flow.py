@@ -18,7 +18,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Stages that only note the settings they are given, the report's last."""
     seen: list[Settings] = []
     for stage in (flow.clips, flow.encode, flow.data, flow.trainer, flow.generate, flow.losses, flow.report):
-        monkeypatch.setattr(stage, "run", seen.append)
+        monkeypatch.setattr(stage, "run", lambda settings: seen.append(settings) or {"succeeded": True})
     monkeypatch.setattr(inputs, "gather_stills", lambda folder: storage.put(f"{folder}/still.png", b"-"))
     monkeypatch.setattr(inputs, "gather", lambda folder: storage.put(f"{folder}/{inputs.BROKEN}", b"-"))
     return seen
@@ -107,7 +107,7 @@ def test_the_users_videos_get_a_run_of_their_own(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     seen: list[Settings] = []
-    monkeypatch.setattr(cli, "load_stage", lambda _: seen.append)
+    monkeypatch.setattr(cli, "load_stage", lambda _: lambda settings: seen.append(settings) or {})
     assert cli.main(["demo", f"--videos={videos}"]) == 0
     assert cli.main(["demo", f"--videos={videos}", "--set", "run.folder=other"]) == 0
     assert {own.clips.input for own in seen} == {storage.absolute(videos)}

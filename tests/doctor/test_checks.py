@@ -48,7 +48,7 @@ def test_where_all_is_well_every_check_says_so() -> None:
 
 
 PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
-    "open cluster": ({"needs_token": False}, [], "work for anybody", "RAY_AUTH_MODE=token"),
+    "open cluster": ({"needs_token": False}, [], "unauthenticated requests", "RAY_AUTH_MODE=token"),
     "dead node": (
         {"nodes": (node("10.0.0.1"), node("10.0.0.9", error="GetTimeoutError: Get timed out"))},
         [],
@@ -139,7 +139,7 @@ PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
         {"nodes": (node("10.0.0.8", free_disk_bytes=GB),)},
         [],
         "10.0.0.8 has 1.0 GB of disk left",
-        "--temp-dir",
+        "RAY_TMPDIR",
     ),
     "no input": ({"input_error": "ValueError: no media files under /x"}, [], "under /x", "clips.input"),
     "input is no video": (
