@@ -253,7 +253,7 @@ def test_what_is_told_of_a_job_holds_no_secret_and_who_submitted_what(head: Head
 )
 def test_mistakes_are_sentences(head: Head, env: dict, words: tuple, expected: str) -> None:
     status, said = head.done(*words, **env)
-    assert status == 2
+    assert status == 2, said
     assert expected in said
     assert "Traceback" not in said
     assert (head.folder / "token").read_text() not in said

@@ -82,11 +82,11 @@ def client_of(address: str | None, *, allow_open: bool = False) -> JobSubmission
     if "://" not in address:
         address = f"http://{address}"
     _refuse_open(address, allow_open=allow_open)
-    use_token()
     for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray lets it and RAY_ADDRESS overrule the argument
     try:
+        use_token()
         client = JobSubmissionClient(address)
         client.list_jobs()
     except (RuntimeError, ConnectionError, ValueError, AuthenticationError) as error:
