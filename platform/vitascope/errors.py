@@ -49,7 +49,7 @@ def in_a_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, Mistake | Failed):
         text = f"{type(error).__name__}: {text}"
-    return short(text, 500)
+    return short(text, 499)  # and the mark of what is left out
 
 
 _DISK = {

@@ -13,6 +13,7 @@ from vitascope.clips.catalog import Item
 from vitascope.clips.decode import read_clip
 from vitascope.clips.derive import clips_of
 from vitascope.clips.fields import combing
+from vitascope.clips.filters import Filters
 from vitascope.clips.scan import scan
 from vitascope.clips.scores import judge
 from vitascope.clips.settings import ClipsSettings
@@ -88,7 +89,8 @@ def test_flagged_but_progressive_frames_lose_nothing(tmp_path: Path) -> None:
 
 
 def test_combed_footage_that_is_not_flagged_is_dropped_by_its_score(tmp_path: Path) -> None:
-    settings = ClipsSettings(fps=25, durations_s=(0.5,), min_side_px=8)
+    drop = Filters(combing={"use": "drop", "max": 0.003})
+    settings = ClipsSettings(fps=25, durations_s=(0.5,), min_side_px=8, filters=drop)
     for frames, reason in ((woven(), Reason.FILTER_COMBING), (moments(N), None)):
         path = write(tmp_path / "a.mp4", frames, flagged=False)
         (clip, *_) = clips_of(scan(Item(str(path), "a.mp4", "1", 1), settings), settings)

@@ -98,9 +98,10 @@ class Filters(Section):
         description="Largest jump from frame to frame, motion aside, in shares of the picture's contrast.",
     )
     combing: Filter = Field(
-        _drop(max=0.003),
+        _score(max=0.003),
         description="Share of the pixels that look like a comb: interlaced footage that does not say so. "
-        "Footage that does is deinterlaced. Progressive footage stays below 0.0001.",
+        "Footage that does is deinterlaced. Progressive footage stays below 0.0001, but for fine horizontal "
+        'lines, such as a facade\'s: hence a score, and only with use = "drop" a reason to drop.',
     )
     text: HookFilter = Field(HookFilter(), description="How much text lies over the picture.")
     watermark: HookFilter = Field(HookFilter(), description="How likely it bears a watermark.")

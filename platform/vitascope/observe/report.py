@@ -149,7 +149,7 @@ def _medium(row: Row) -> str:
             is_now = f"{facts['width']}×{facts['height']}"
             return page.nothing(f"The file has been replaced: it is {is_now} now.")
         at_s = (row["n_frames"] - 1) / row["fps"] if row["n_frames"] > 1 else 0.0
-        read_clip(row["uri"], start_s=at_s, decoder=facts["decoder"], rotation_deg=facts["rotation_deg"])
+        read_clip(row["uri"], start_s=at_s, decoder=facts["decoder"])
         if (n_bytes := storage.size_bytes(row["uri"])) > MOST_MEDIUM_BYTES:
             return page.nothing(f"{n_bytes / 1e6:,.0f} MB are too many for this page.")
         return page.medium(storage.read_bytes(row["uri"]), posixpath.splitext(row["uri"])[1])
