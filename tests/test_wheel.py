@@ -162,7 +162,7 @@ def test_cluster_render_writes_the_manifests(installed: Installed) -> None:
     assert yaml.safe_load(rendered) == yaml.safe_load(base)
     manifests = sorted(map(str, installed.packaged("cluster", "kuberay").glob("*.yaml")))
     valid = installed.run("vitascope", "cluster", "validate", *manifests)
-    assert valid == f"{len(manifests)} files are valid\n"
+    assert valid == f"{len(manifests)} valid files\n"
 
 
 def test_dashboards_are_compared_with_grafanas(installed: Installed) -> None:
