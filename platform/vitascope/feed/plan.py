@@ -210,9 +210,8 @@ def _busy(costs: Floats) -> float:
 def _window(windows: Windows, epoch: int, number: int) -> WindowPlan:
     lengths, n_packs = windows.lengths, windows.packs_per_step
     content = windows.content(epoch, number)
-    assignment, n_steps = _fewest_steps(windows, content)
     samples = np.concatenate([content.costly, content.others])
-    assignment = np.concatenate([content.packs, assignment])
+    assignment = np.concatenate([content.packs, _fewest_steps(windows, content)])
     steps = np.flatnonzero(np.bincount(assignment // n_packs))  # those that hold anything
     assignment = np.searchsorted(steps, assignment // n_packs) * n_packs + assignment % n_packs
     n_steps = len(steps)
@@ -233,8 +232,8 @@ def _window(windows: Windows, epoch: int, number: int) -> WindowPlan:
     )
 
 
-def _fewest_steps(windows: Windows, content: Content) -> tuple[npt.NDArray[np.int32], int]:
-    """Packs a window's other samples into as few steps as hold all; returns their packs and the steps."""
+def _fewest_steps(windows: Windows, content: Content) -> npt.NDArray[np.int32]:
+    """(n,) the packs of a window's other samples, in as few steps as hold all."""
     lengths, budget, n_packs = windows.lengths, windows.token_budget, windows.packs_per_step
     costly, others = content.costly, content.others
     held, spent = (
@@ -250,16 +249,18 @@ def _fewest_steps(windows: Windows, content: Content) -> tuple[npt.NDArray[np.in
     if n_steps > _FEWER * fewest:
         n_steps = fewest
     n_steps = max(1, min(n_steps, len(held) + len(others)))  # no step is empty
-    orders = [np.arange(len(others)), np.argsort(-tokens.astype(np.int64), kind="stable")]
+    exact: npt.NDArray[np.int64] | None = None  # the order by size, needed if few samples fit a pack
     while True:
         empty = np.zeros((n_steps - len(held), n_packs))
         filled = {"held": np.concatenate([held, empty]), "spent": np.concatenate([spent, empty])}
-        for order in orders:
-            packs = pack(tokens[order], costs[order], **filled, token_budget=budget)
-            if packs is not None:
-                return packs[np.argsort(order, kind="stable")], n_steps
-        orders = orders[-1:]  # samples of which few fit a pack need their exact order
-        n_steps += max(1, n_steps // 50)
+        packs = pack(tokens, costs, **filled, token_budget=budget)
+        if packs is not None:
+            return packs if exact is None else packs[np.argsort(exact, kind="stable")]
+        if exact is None:
+            exact = np.argsort(-tokens.astype(np.int64), kind="stable")
+            tokens, costs = tokens[exact], costs[exact]
+        else:
+            n_steps += max(1, n_steps // 50)
 
 
 def _needed(tokens: Floats, budget: int, n_packs: int) -> int:
