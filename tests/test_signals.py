@@ -43,15 +43,46 @@ def interrupted(command: subprocess.Popen, number: int, seen: Path) -> tuple[int
     return command.returncode, out, err
 
 
-@pytest.mark.parametrize(
+BOTH = pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, signals.INTERRUPTED), (signal.SIGTERM, cli.STOPPED)]
 )
+
+
+@BOTH
 def test_a_stage_that_is_interrupted_says_how_to_go_on(number: int, status: int, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     corners_video(tmp_path / "in" / "a.mp4", size=(96, 64), seconds=1)
     places = ("--set", f"run.folder={tmp_path / 'run'}", "--set", f"clips.input={tmp_path / 'in'}")
     found = interrupted(started("clips", *places), number, tmp_path / "run" / config.RESOLVED)
     assert found == (status, "", "vitascope clips: stopped; run it again to continue\n")
+
+
+def test_a_stop_while_ray_works_prints_nothing_of_rays(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys, time\n"
+        "from vitascope import cli\n"
+        "from vitascope.cluster import local\n"
+        "from vitascope.config import Settings\n"
+        "def stage(settings):\n"
+        "    local.connect(Settings().cluster)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+        "cli.load_stage = lambda name: stage\n"
+        "folder = sys.argv[1]\n"
+        "places = ['--set', f'run.folder={folder}', '--set', f'clips.input={folder}']\n"
+        "sys.exit(cli.main(['clips', *places]))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    found = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = "vitascope clips: stopped; run it again to continue\n"
+    assert (found.returncode, found.stdout, found.stderr) == (cli.STOPPED, "", said)
 
 
 def test_training_that_is_interrupted_leaves_a_checkpoint_first(tmp_path: Path) -> None:

@@ -42,6 +42,12 @@ def handled() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def install_again() -> None:
+    """Puts Python's SIGTERM handler back in front of that of Ray's C++ part, which prints a stack."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+
+
 def end_at_once() -> None:
     """Ends this process without cleaning up; a local Ray, and what it runs, ends with it."""
     os._exit(INTERRUPTED)

@@ -19,7 +19,7 @@ from ray._private.authentication.authentication_token_setup import _enable_token
 from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
-from vitascope import credentials
+from vitascope import credentials, signals
 from vitascope.cluster.private import ray_folder, write_token
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.errors import Failed, Mistake
@@ -65,15 +65,18 @@ def connect(settings: ClusterSettings) -> None:
         _refuse_open(settings)
     else:
         _start(settings)
+    signals.install_again()
 
 
 def end() -> None:
     """Ends a local Ray, or leaves a cluster, in a process that is about to end.
 
-    Threads that still wait for Ray start no other one, as Ray would have them do, and fail in silence.
+    Threads and event loops that still wait for Ray start no other one, as Ray would have them do, and fail in
+    silence.
     """
     auto_init_hook.enable_auto_connect = False
     threading.excepthook = lambda _: None
+    logging.disable()
     ray.shutdown()
 
 
