@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -329,3 +330,17 @@ def test_a_stage_done_again_leaves_what_follows_unfinished(noting: list[str], gi
 def test_every_stage_has_an_entry_point_and_a_job_of_its_name(stage: str) -> None:
     assert callable(cli.load_stage(stage))
     assert f'main(["{stage}", *sys.argv[1:]])' in (REPO / "jobs" / f"{stage}.py").read_text()
+
+
+def test_a_user_of_whom_no_home_is_known_gets_sentences_too(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; os.path.expanduser = lambda place: place if 'HOME' not in os.environ else "
+        "place.replace('~', os.environ['HOME'], 1)\n"  # a uid without a passwd entry
+        "from vitascope.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, "-c", code, "train", "--set", f"run.folder={tmp_path}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (cli.MISTAKE, 1), done.stderr
+    assert "run `vitascope encode` with these settings first" in done.stderr

@@ -48,6 +48,28 @@ def test_unknown_section_names_the_nearest(tmp_path: Path) -> None:
         config.load(None, ["trian.lr=1"])
 
 
+def test_every_unknown_key_is_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("[train]\nstep = 1\nbf16 = true\n[clips]\nfsp = 8\n")
+    with pytest.raises(SettingsError) as refused:
+        config.load(str(tmp_path / "s.toml"))
+    named = [line.partition("]")[2].split(";")[0].strip() for line in str(refused.value).splitlines()]
+    assert named == ["unknown key 'fsp'", "unknown key 'step'", "unknown key 'bf16'"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("generate.batch=a/b", "generate.batch: expected name of the batch: letters, digits, `-`"),
+        ("caption.endpoint=ftp://x", "caption.endpoint: expected base URL of the endpoint, http://"),
+        ("clips.filters=3", "clips.filters: expected a table, [clips.filters] with keys below it, got 3"),
+    ],
+)
+def test_what_is_expected_is_said_in_the_words_of_the_settings(override: str, expected: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        config.load(None, [override])
+    assert expected in str(refused.value)
+
+
 def test_every_mistake_is_listed_with_what_was_got(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as error:
         config.load(write(tmp_path, '[train]\nlr = "fast"\nsteps = 0\n[clips]\nfps = -1\n'))

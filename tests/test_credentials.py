@@ -22,6 +22,12 @@ WHERE = "clips.filters.aesthetic.options"
         (f"caption.endpoint_options.Authorization=Bearer {SECRET}", "Authorization", "OPENAI_API_KEY"),
         (f"caption.endpoint_options.extra=sk-{SECRET}", "caption.endpoint_options.extra", "OPENAI_API_KEY"),
         (f"caption.endpoint_model=sk-{SECRET}", "caption.endpoint_model", "OPENAI_API_KEY"),
+        (f"caption.endpoint=https://user:{SECRET}/a@host/v1", "caption.endpoint", "OPENAI_API_KEY"),
+        (f"caption.endpoint=https://host/v1#token={SECRET}", "caption.endpoint", "OPENAI_API_KEY"),
+        (f"caption.endpoint=https://host/sk-{SECRET}/v1", "caption.endpoint", "OPENAI_API_KEY"),
+        (f"caption.endpoint_options.pass={SECRET}", "caption.endpoint_options.pass", "OPENAI_API_KEY"),
+        (f"caption.sk-{SECRET}=1", "caption", "unknown key"),
+        (f"sk-{SECRET}.key=1", "--set", "unknown key"),
         (f"{WHERE}.password={SECRET}", f"{WHERE}.password", "environment variable"),
         (f"{WHERE}.model=s3://key:{SECRET}@b/m", f"{WHERE}.model", "environment variable"),
         (f"clips.input=s3://AKIA:{SECRET}@bucket/in", "clips.input", "AWS_SECRET_ACCESS_KEY"),
@@ -51,6 +57,9 @@ def test_a_credential_is_refused_and_not_repeated(override: str, place: str, ins
         "caption.endpoint_options={stop_token = '</s>', keyframes = 3, tokenizer = 'x', top_k = 5}",
         "caption.prompts.caption=Who is at https://example.com/@user?",
         "clips.input=s3://bucket/name@home",
+        "clips.input=s3://bucket/hf_models/sk-learn-models-2024/run@2",
+        "caption.endpoint=https://host:8000/v1/a_b",
+        "caption.endpoint_options={two_pass = true, passes = 2}",
         "clips.input=videos/what?key=c",
         f"{WHERE}={{model = '/models/clip', head = '/models/head.safetensors'}}",
     ],
@@ -78,3 +87,4 @@ def test_a_location_with_credentials_is_not_repeated_by_the_storage() -> None:
         assert SECRET not in str(refused.value)
     assert in_uri("s3://bucket/a@b") is None
     assert SECRET not in redacted(f"see https://u:{SECRET}@h/x and sk-{SECRET}")
+    assert SECRET not in redacted(f"see https://u:a/{SECRET}@h/x")

@@ -20,7 +20,7 @@ def recorded(uri: str) -> str:
     """The checksum that was committed with a file.
 
     Raises:
-        ValueError: where there is none.
+        Mistake: there is none.
     """
     words = storage.read_bytes(_beside(uri)).split() if storage.exists(_beside(uri)) else []
     if not words:
@@ -34,7 +34,7 @@ def check(uri: str) -> None:
     """Reads a file through and compares.
 
     Raises:
-        ValueError: where the file is not the one that was written, or nothing says which one that is.
+        Mistake: the file is not the one that was written, or nothing says which one that is.
     """
     _compare(uri, _digest(uri))
 

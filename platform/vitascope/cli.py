@@ -219,11 +219,11 @@ def _follow(client: Any, submission_id: str) -> int:
 def _jobs(options: argparse.Namespace) -> int:
     from vitascope.cluster import jobs
 
+    if options.action != "list" and not options.id:
+        raise Mistake(f"vitascope jobs {options.action} takes an id; `vitascope jobs list` names them")
     client = jobs.client_of(options.address, allow_open=options.allow_open)
     if options.action == "list":
         print("\n".join(jobs.table(client.list_jobs())))
-    elif not options.id:
-        raise Mistake(f"vitascope jobs {options.action} takes an id; `vitascope jobs list` names them")
     elif options.action == "logs":
         return _follow(client, options.id)
     else:
@@ -295,6 +295,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         own_folder = not any(override.startswith("run.folder=") for override in options.set)
         settings = config.with_videos(settings, options.videos, own_folder=own_folder)
     options.locations = list(config.locations(settings).values())
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/nonexistent"  # Ray Train is not imported by a user of whom no home is known
     return settings
 
 

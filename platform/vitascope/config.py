@@ -143,7 +143,9 @@ def _apply(document: dict[str, Any], override: str) -> None:
     if not (equals and section and key):
         raise SettingsError(f"--set takes section.key=value, got {credentials.redacted(override)!r}")
     if section not in Settings.model_fields:
-        raise SettingsError(f"--set {name.strip()}: {unknown_key(section, list(Settings.model_fields))}")
+        raise SettingsError(
+            f"--set {credentials.redacted(name.strip())}: {unknown_key(section, list(Settings.model_fields))}"
+        )
     for part in (section, *tables):
         document = document.setdefault(part, {})
         if not isinstance(document, dict):
@@ -167,8 +169,20 @@ def _explain(error: Any) -> str:
     if not where:
         return message
     if message.startswith("unknown key"):
-        return f"[{where}] {message}"
+        return "\n".join(f"[{where}] {line}" for line in message.splitlines())
+    if error["type"] in ("model_type", "dict_type"):
+        message = f"expected a table, [{where}] with keys below it"
+    if error["type"] == "string_pattern_mismatch":
+        message = f"expected {_described(error['loc'])}"
     return f"{where}: {message}, got {credentials.redacted(shown(error['input']))}"
+
+
+def _described(place: tuple[str, str]) -> str:
+    """The first sentence of a setting's description."""
+    section, key = place
+    fields = cast(type[Section], Settings.model_fields[section].annotation).model_fields
+    sentence = (fields[key].description or "").partition(". ")[0].rstrip(".")
+    return sentence[:1].lower() + sentence[1:]
 
 
 def location_keys() -> Iterator[tuple[str, str]]:

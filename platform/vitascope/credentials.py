@@ -8,11 +8,16 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_BEFORE_HOST = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://[^/?#\s]*@")
+_BEFORE_HOST = re.compile(  # a password may hold a slash, and a port is none
+    r"([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^/?#\s]*|[^/?#\s:@]*:(?!\d*(?:[/?#]|$))[^\s@]*)@"
+)
 _IN_QUERY = re.compile(
-    r"://\S*[?&;](?:[\w-]*[_-])?(?:key|token|secret|password|passwd|pwd|sig|signature|credential|auth"
+    r"://\S*[?&;#](?:[\w-]*[_-])?(?:key|token|secret|password|passwd|pass|pwd|sig|signature|credential|auth"
     r"|apikey|awsaccesskeyid)=",
     re.IGNORECASE,
+)
+_IN_PATH = re.compile(
+    r"[/@:](?:sk-|sk_|hf_|ghp_|gho_|github_pat_|glpat-|AIza|AKIA|ASIA|eyJ)(?=[A-Za-z]*\d)[A-Za-z0-9]{16,}"
 )
 _KEY_ITSELF = re.compile(
     r"(?:sk-|sk_|hf_|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AIza|AKIA|ASIA|eyJ)[A-Za-z0-9_.-]{12,}"
@@ -39,13 +44,17 @@ def in_uri(uri: str) -> str | None:
     """What a URI holds that is a credential, in words; None if there is none."""
     if _BEFORE_HOST.match(uri):
         return "credentials before the @"
-    return "a key among its parameters" if _IN_QUERY.search(uri) else None
+    if _IN_QUERY.search(uri):
+        return "a key among its parameters"
+    return "a key in its path" if "://" in uri and _IN_PATH.search(uri) else None
 
 
 def is_secret_name(name: str) -> bool:
     """Whether a field of this name holds a credential: `api_key`, `X-Auth-Token`, `password`."""
     words = [word.lower() for word in _WORD.findall(name)]
     last, before = (words or [""])[-1], (words or [""])[:-1][-1:]
+    if words == ["pass"]:
+        return True
     if last in ("key", "token"):
         return not before or before[0] in (_BEFORE_KEY if last == "key" else _BEFORE_TOKEN)
     return bool(_SECRET_WORDS.intersection(words))
@@ -79,4 +88,4 @@ FREE = ("endpoint_options", "options")
 
 def redacted(text: str) -> str:
     """`text` for a message about what a user wrote: credentials in URIs, and keys, as `…`."""
-    return _KEY_ITSELF.sub("…", re.sub(r"(://)[^/?#\s]*@", r"\1…@", _IN_QUERY.sub("://…=", text)))
+    return _KEY_ITSELF.sub("…", _BEFORE_HOST.sub(r"\1…@", _IN_QUERY.sub("://…=", text)))

@@ -9,6 +9,9 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
+from vitascope import credentials
+from vitascope.wording import short
+
 
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys and names the nearest right one.
@@ -26,14 +29,18 @@ class Section(BaseModel):
     @classmethod
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            for key, value in data.items():
-                if key in cls.renamed:
-                    raise ValueError(f"unknown key {key!r}; it is now {cls.renamed[key](value)}")
-                if key not in cls.model_fields:
-                    raise ValueError(unknown_key(str(key), list(cls.model_fields)))
+            wrong = [cls._unknown(key, value) for key, value in data.items() if key not in cls.model_fields]
+            if wrong:
+                raise ValueError("\n".join(wrong))
             if large := [key for key, value in data.items() if _exceeds_64_bits(value)]:
                 raise ValueError(f"{large[0]} is a number of more than 64 bits; make it smaller")
         return data
+
+    @classmethod
+    def _unknown(cls, key: object, value: object) -> str:
+        if key in cls.renamed:
+            return f"unknown key {key!r}; it is now {cls.renamed[str(key)](value)}"
+        return unknown_key(str(key), list(cls.model_fields))
 
 
 def _exceeds_64_bits(value: Any) -> bool:
@@ -47,12 +54,12 @@ def unknown_key(key: str, known: list[str]) -> str:
     """Says that `key` is unknown, and which known key was probably meant."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
-    return f"unknown key {shown(key)}; {hint}"
+    return f"unknown key {credentials.redacted(shown(key))}; {hint}"
 
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
-_MOST_SHOWN = 200
+_MOST_SHOWN = 199  # and the mark of what is left out
 
 
 def shown(value: object) -> str:
@@ -64,7 +71,7 @@ def shown(value: object) -> str:
         text = _SHORT.repr(value)
     except ValueError:  # more digits than Python turns into text
         return "a number of thousands of digits"
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
+    return short(text, _MOST_SHOWN)
 
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([^}]*)\})")

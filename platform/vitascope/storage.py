@@ -78,7 +78,7 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Names of local files and keys of objects are taken as they are: `::` in them is no fsspec chain of URLs.
 
     Raises:
-        ValueError: for a scheme that is not known to commit files as `put` and `create` promise, and for `gs://`
+        Mistake: for a scheme that is not known to commit files as `put` and `create` promise, and for `gs://`
             where gcsfs is not installed.
     """
     if not is_remote(uri):
@@ -389,8 +389,8 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
     """One table from a Parquet file, or from all the Parquet files of a folder in the order of their names.
 
     Raises:
-        FileNotFoundError: there is no Parquet file; names the location.
-        ValueError: one is damaged, or lacks one of `columns`.
+        Missing: there is no Parquet file; names the location.
+        Mistake: one is damaged, or lacks one of `columns`.
     """
     files = [uri] if is_parquet(uri) else [file for file in list_files(uri) if is_parquet(file)]
     if not files:

@@ -13,6 +13,7 @@ from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.records import OK, dropped, stable_id
+from vitascope.wording import short
 
 CAPTIONS = pa.schema(
     [
@@ -159,7 +160,7 @@ def caption_of(answer: str | None, refusal: str) -> str:
     if not text:
         raise Rejected(Reason.CAPTION_REFUSED, "the answer is empty")
     if refusal and re.search(refusal, text):
-        raise Rejected(Reason.CAPTION_REFUSED, text[:200])
+        raise Rejected(Reason.CAPTION_REFUSED, short(text, 200))
     return text
 
 

@@ -11,6 +11,7 @@ import openai
 from vitascope.caption.answers import Unusable, caption_of
 from vitascope.caption.settings import CaptionSettings
 from vitascope.ledger import Reason, Rejected
+from vitascope.wording import short
 
 # The openai package waits as a Retry-After says, up to this, or else half a second, doubled up to 8 s.
 _LONGEST_PAUSE_S = 120.0
@@ -114,9 +115,8 @@ def _caption(answer: Any, refusal: str) -> str:
     except (AttributeError, IndexError, TypeError) as error:
         raise _unreadable(error) from None
     if why_not or ended == "content_filter":
-        raise Rejected(
-            Reason.CAPTION_REFUSED, str(why_not or "stopped by the endpoint's content filter")[:200]
-        )
+        why = str(why_not or "stopped by the endpoint's content filter")
+        raise Rejected(Reason.CAPTION_REFUSED, short(why, 200))
     if said is not None and not isinstance(said, str):
         raise _unreadable(f"its content is a {type(said).__name__}")
     return caption_of(said, refusal)
@@ -127,7 +127,7 @@ def _cause(error: openai.APIConnectionError) -> str:
 
 
 def _unreadable(why: object) -> Rejected:
-    return Rejected(Reason.CAPTION_FAILED, f"the answer is no chat completion ({str(why)[:200]})")
+    return Rejected(Reason.CAPTION_FAILED, f"the answer is no chat completion ({short(str(why), 200)})")
 
 
 def _failure(settings: CaptionSettings, error: openai.APIStatusError) -> Exception:
@@ -151,4 +151,4 @@ def _told(error: openai.APIStatusError) -> str:
     body = error.body if isinstance(error.body, dict) else {}
     said = f"HTTP {error.status_code} {body.get('message') or error.message}"
     key = os.environ.get(_KEY)  # which some servers repeat
-    return (said.replace(key, "…") if key else said)[:300]
+    return short(said.replace(key, "…") if key else said, 300)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from vitascope.caption.answers import Unusable, caption_of
 from vitascope.caption.settings import CaptionSettings
+from vitascope.errors import in_a_line
 from vitascope.ledger import Reason, Rejected
 from vitascope.precision import fastest
 
@@ -40,7 +41,7 @@ class LocalModel:
                 for question in batch:
                     yield from self._outcomes([question])
             else:
-                yield Rejected(Reason.CAPTION_FAILED, f"{type(error).__name__}: {error}"[:300])
+                yield Rejected(Reason.CAPTION_FAILED, in_a_line(error))
             return
         for answer in answers:
             try:

@@ -66,7 +66,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """Asks for the captions that no committed part answers, commits them by parts, returns the summary.
 
     Raises:
-        ValueError: the stage is off, or the model cannot be asked.
+        Mistake: the stage is off, or the model cannot be asked.
         ConnectionError: nothing answers at the endpoint.
     """
     started = time.monotonic()

@@ -141,7 +141,7 @@ def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> Caption
     Names match if they are the same text, in whatever form Unicode writes it.
 
     Raises:
-        ValueError: it is no such table, has no column `name` or no field, two rows caption one file, or none
+        Mistake: it is no such table, has no column `name` or no field, two rows caption one file, or none
             of its names is a file's.
     """
     columns = list(fields)

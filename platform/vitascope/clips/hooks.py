@@ -32,7 +32,7 @@ def load(function: str) -> Callable[..., Any]:
     """The function at `module:function`.
 
     Raises:
-        ValueError: there is no such module or function, saying which.
+        Mistake: there is no such module or function, saying which.
     """
     module, _, name = function.partition(":")
     try:
@@ -48,7 +48,7 @@ def check(settings: ClipsSettings) -> None:
     """Loads all hooks in use, and looks at the folders of models, before there is any work for them.
 
     Raises:
-        ValueError: naming the setting, where there is no such function, it does not take its options, or
+        Mistake: naming the setting, where there is no such function, it does not take its options, or
             there is no such model.
     """
     for name, rule in settings.filters.used():
@@ -96,7 +96,7 @@ def score(frames: np.ndarray, hook: HookFilter) -> np.ndarray:
     """The hook's scores, float32 (N,), of frames (N H W 3, uint8).
 
     Raises:
-        ValueError: the function cannot be loaded, or gives something else than a score for each frame.
+        Mistake: the function cannot be loaded, or gives something else than a score for each frame.
     """
     function = load(str(hook.function))
     scores = np.asarray(function(frames, **hook.options), np.float32)
@@ -159,7 +159,7 @@ def _pretrained(kind: Any, folder: str) -> Any:
     """What an Auto class of transformers reads from a local folder; the network is never asked.
 
     Raises:
-        ValueError: there is no such folder, or it does not hold that.
+        Mistake: there is no such folder, or it does not hold that.
     """
     expected = "give a local folder with what save_pretrained of an image model and of its processor writes"
     if not os.path.isdir(folder):
@@ -177,7 +177,7 @@ def _layers(head: str) -> list[tuple[Any, Any]]:
     """Weight and bias (or None) of each linear layer.
 
     Raises:
-        ValueError: the last does not give one score.
+        Mistake: the last does not give one score.
     """
     from safetensors.torch import load_file
 

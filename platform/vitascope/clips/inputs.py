@@ -55,7 +55,7 @@ def root_of(settings: ClipsSettings) -> str:
     """Where the input is.
 
     Raises:
-        ValueError: it is not set, or on a store that is not known.
+        Mistake: it is not set, or on a store that is not known.
     """
     if not settings.input:
         raise Mistake("clips.input is not set; set clips.input to a folder or a bucket's prefix of videos")
@@ -73,7 +73,7 @@ def some(settings: ClipsSettings, n: int) -> list[Item]:
     """A few of the media, found without looking at all: of a tar, the first, where there is nothing else.
 
     Raises:
-        ValueError: there are none.
+        Mistake: there are none.
     """
     root = root_of(settings)
     files, folders = LISTED.empty_table(), [root]

@@ -60,7 +60,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """Scans what is new, cuts and judges all; commits the videos and the clips table; returns the summary.
 
     Raises:
-        ValueError: there is no input, or the captions table, a hook or a model is unusable.
+        Mistake: there is no input, or the captions table, a hook or a model is unusable.
     """
     started = time.monotonic()
     hooks.check(settings.clips)
@@ -140,7 +140,7 @@ def list_inputs(settings: Settings) -> tuple[Inputs, int]:
     backslashes (`caf\\xe9.mp4`), and its file is unreadable.
 
     Raises:
-        ValueError: there is no input.
+        Mistake: there is no input.
     """
     root = inputs.root_of(settings.clips)
     listed, n_hidden = _listed(root, settings)

@@ -61,7 +61,7 @@ def judge(columns: Columns, filters: Filters) -> list[tuple[Reason, str] | None]
     as start_s, end_s and n_frames. Null and NaN pass.
 
     Raises:
-        ValueError: a score that is to drop clips was not computed.
+        Mistake: a score that is to drop clips was not computed.
     """
     n_clips = len(columns) if isinstance(columns, pa.Table) else len(np.asarray(next(iter(columns.values()))))
     reasons: list[Reason | None] = [None] * n_clips

@@ -390,7 +390,7 @@ def load(source: str) -> Choices:
     """Reads a TOML file of choices.
 
     Raises:
-        ValueError: naming each wrong key or value, what was got and what was expected.
+        Mistake: naming each wrong key or value, what was got and what was expected.
     """
     if not Path(source).exists():
         raise Mistake(

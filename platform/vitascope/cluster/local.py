@@ -84,7 +84,7 @@ def storage_environment() -> dict[str, str]:
     """Where the storage is, from this process's environment, for workers on other machines. No secrets.
 
     Raises:
-        ValueError: where an address holds a password.
+        Mistake: an address holds a password.
     """
     found = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     for name, value in found.items():
@@ -106,7 +106,7 @@ def check_room(
     A cluster that was joined may grow; there it is said what is waited for.
 
     Raises:
-        ValueError: naming what is too large, what it needs and what there is.
+        Mistake: naming what is too large, what it needs and what there is.
     """
     there = ray.cluster_resources()
     has = {kind: there.get(kind, 0.0) for kind in ("CPU", "GPU")}

@@ -38,7 +38,7 @@ def render(choices: Choices, to: str) -> list[str]:
     On AWS the first rendering, without a security group, writes the stack alone that makes one.
 
     Raises:
-        ValueError: listing every problem that validation found; the files are there to look at.
+        Mistake: listing every problem that validation found; the files are there to look at.
     """
     rendered = _RENDERERS[choices.cloud](choices)
     folder = Path(to)

@@ -25,6 +25,7 @@ from vitascope.cluster import checks, pods
 from vitascope.cluster.checks import Found
 from vitascope.errors import Mistake
 from vitascope.files import packaged
+from vitascope.wording import short
 
 BASE = packaged("cluster")
 """The base manifests."""
@@ -49,7 +50,7 @@ def validate(files: list[str]) -> list[Problem]:
     """Every problem of the YAML `files`; none means that their readers take them and that they are closed.
 
     Raises:
-        ValueError: where a package that holds a schema is not installed, naming the extra that brings it.
+        Mistake: a package that holds a schema is not installed, naming the extra that brings it.
     """
     return [Problem(file, *found) for file in files for found in _in_file(Path(file))]
 
@@ -58,7 +59,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
     """The YAML documents of a file, no part of them shared.
 
     Raises:
-        ValueError: where there is no such file, or it is not YAML of mappings.
+        Mistake: there is no such file, or it is not YAML of mappings.
     """
     try:
         parts = [part for part in yaml.safe_load_all(path.read_text()) if part is not None]
@@ -234,7 +235,7 @@ def _by_serve(config: str) -> Iterator[Found]:
 
 def _of_schema(error: jsonschema.ValidationError) -> str:
     """What a schema's error says, short enough to read."""
-    message = error.message if len(error.message) < 300 else f"{error.message[:300]} …"
+    message = short(error.message, 300)
     schema: Any = error.schema
     known = schema.get("properties") if error.validator == "additionalProperties" else None
     return f"{message}; known keys: {', '.join(sorted(known))}" if known and len(known) < 60 else message

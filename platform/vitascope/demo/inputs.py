@@ -77,7 +77,7 @@ def gather(folder: str) -> None:
     One file more, `broken_upload.mp4`, is deliberately cut off, so that the ledger has something to show.
 
     Raises:
-        ValueError: a package is missing, with the command that installs it.
+        Mistake: a package is missing, with the command that installs it.
     """
     captions = read_captions()
     for source in SOURCES:

@@ -150,8 +150,8 @@ def suggest(settings: Settings, *, max_tokens: int | None = None, count: int = 1
     """Proposes buckets for the run's clip table, of `max_tokens` or fewer (by default what a pack holds).
 
     Raises:
-        FileNotFoundError: the clips stage has not been run.
-        ValueError: no clip fits a bucket of so few tokens.
+        Missing: the clips stage has not been run.
+        Mistake: no clip fits a bucket of so few tokens.
     """
     limits = Limits(
         max_tokens=settings.feed.token_budget if max_tokens is None else max_tokens,

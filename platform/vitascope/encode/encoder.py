@@ -22,7 +22,7 @@ class ShardEncoder:
     """Turns decoded shards into committed ones; an actor that keeps its codec, text encoder and text states.
 
     Raises:
-        ValueError: `settings.gpus` is above 0, and this process has none.
+        Mistake: `settings.gpus` is above 0, and this process has none.
     """
 
     def __init__(self, settings: EncodeSettings, latents: str) -> None:

@@ -196,7 +196,7 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
     """The committed index of a folder of latents, records.SAMPLES, by shard and row.
 
     Raises:
-        FileNotFoundError: where nothing is committed there.
+        Missing: nothing is committed there.
     """
     with _absence_told(latents):
         return storage.read_table(storage.join(latents, INDEX), columns)

@@ -126,7 +126,7 @@ def propose(clips: Clips, limits: Limits) -> list[VideoSize]:
     Sides are multiples of `limits.stride_px`, frames are 1 + 4k, tokens at most `limits.max_tokens`.
 
     Raises:
-        ValueError: there is no clip, or none fits any such size.
+        Mistake: there is no clip, or none fits any such size.
     """
     if not len(clips.sizes):
         raise Mistake(

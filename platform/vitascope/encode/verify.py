@@ -42,7 +42,7 @@ def verify(settings: Settings) -> Verdict:
     """Reads every byte of every shard that the run's index names, on Ray.
 
     Raises:
-        FileNotFoundError: nothing is committed.
+        Missing: nothing is committed.
     """
     latents = latents_folder(settings)
     index = read_index(latents, [*_CHECKED, "shard"])

@@ -32,8 +32,8 @@ def run(settings: Settings) -> Row:
     training's own held-out loss is measured in the same way (`flow.Probe`).
 
     Raises:
-        FileNotFoundError: where the latents or the model are missing.
-        ValueError: where the model was trained on latents of another kind.
+        Missing: if the latents or the model are missing.
+        Mistake: if the model was trained on latents of another kind.
     """
     started = time.monotonic()
     latents = latents_folder(settings)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitascope.feed.lengths import Floats, Ints, Lengths, blocks
-from vitascope.feed.packing import pack
+from vitascope.feed.packing import busy, pack
 
 _MARGIN = 1.25  # with 1.1, packs of 64 ranks still differed by 1 % in cost, with 1.25 by 0.04 %
 _BUSY = 0.98  # of the ranks' time, in a trial: less is worth giving up a step's mix of sizes for
@@ -39,7 +39,7 @@ def cost_limits(lengths: Lengths, *, token_budget: int, packs_per_step: int) -> 
 
     def levelled(number: int) -> bool:
         part = slice(int(np.count_nonzero(costs > limits[number])), None)
-        return _busy(tokens[part], costs[part], packs_per_step, token_budget) >= _BUSY
+        return _busy_on_trial(tokens[part], costs[part], packs_per_step, token_budget) >= _BUSY
 
     number = bisect_left(range(len(limits)), True, key=levelled)
     limit = float(limits[number]) if number < len(limits) else 0.0
@@ -114,7 +114,7 @@ def _highest(sums: Floats, cheapest_token: float, token_budget: int) -> float:
     return float(_edges(kinds[fits][-1:])[0])
 
 
-def _busy(tokens: Ints, costs: Floats, packs_per_step: int, token_budget: int) -> float:
+def _busy_on_trial(tokens: Ints, costs: Floats, packs_per_step: int, token_budget: int) -> float:
     """How busy ranks are with packs of a sample of these, the costliest first; 0 if it does not fit."""
     packs_per_step = min(packs_per_step, _TRIAL_PACKS)
     full = _TRIAL_FILL * token_budget * packs_per_step
@@ -128,8 +128,7 @@ def _busy(tokens: Ints, costs: Floats, packs_per_step: int, token_budget: int) -
     packs = pack(tokens[part], costs[part], held=empty, spent=empty, token_budget=token_budget)
     if packs is None:
         return 0.0
-    spent = np.bincount(packs, costs[part], empty.size).reshape(empty.shape)
-    return float(spent.mean(axis=1).sum() / spent.max(axis=1).sum())
+    return busy(np.bincount(packs, costs[part], empty.size).reshape(empty.shape))
 
 
 def _kinds(costs: Floats) -> npt.NDArray[np.int32]:

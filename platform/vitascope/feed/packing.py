@@ -69,6 +69,11 @@ def pack(
     return packs[bundle]
 
 
+def busy(costs: Floats | Ints) -> float:
+    """The mean time of ranks that compute a pack each over the busiest one's; (S, G) costs of packs."""
+    return float(costs.mean(axis=1).sum() / costs.max(axis=1).sum())
+
+
 def water_level(heights: Floats | Ints, amount: float, empty: int = 0) -> float:
     """How high `amount` fills vessels of one width, which are filled (S,) high, the lowest first.
 

@@ -10,7 +10,7 @@ def grid_of(latent_shape: tuple[int, int, int], patch: int) -> Grid:
     """The patch grid of a latent of T x h x w; h and w are multiples of `patch`.
 
     Raises:
-        ValueError: where they are not.
+        ValueError: they are not.
     """
     frames, height, width = latent_shape
     if height % patch or width % patch:

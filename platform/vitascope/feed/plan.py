@@ -22,7 +22,7 @@ import numpy.typing as npt
 from vitascope.errors import Mistake
 from vitascope.feed.costly import cost_limits
 from vitascope.feed.lengths import Floats, Ints, Lengths
-from vitascope.feed.packing import pack
+from vitascope.feed.packing import busy, pack
 from vitascope.feed.windows import Content, Windows, random_numbers, steps_for
 
 PLAN_RULE = "levelled by trial, costly samples in steps of their kind"
@@ -106,7 +106,8 @@ class Planner:
         window_samples: about so many samples are planned together, and at least 4 steps.
 
     Raises:
-        ValueError: naming a sample that is larger than the budget, or the setting that is out of range.
+        Mistake: a sample is larger than the budget.
+        ValueError: an argument is below 1.
     """
 
     lengths: Lengths
@@ -137,7 +138,7 @@ class Planner:
             return ways[0]
         part = max(1, self.window_samples // _TRIED)
         firsts = [_window(replace(way, window_samples=part), 0, 0) for way in ways]
-        return ways[int(np.argmax([_busy(first.costs) * first.tokens.mean() for first in firsts]))]
+        return ways[int(np.argmax([busy(first.costs) * first.tokens.mean() for first in firsts]))]
 
     def windows(self, epoch: int) -> int:
         """How many windows the epoch has, 1 or more."""
@@ -186,24 +187,19 @@ class Planner:
     def advice(self) -> str | None:
         """In words, why ranks wait for 3 % of the time or more, judged by the first window; else None."""
         costs = self.window(0, 0).costs
-        busy = _busy(costs)
-        if busy >= _WORTH_A_WORD:
+        share = busy(costs)
+        if share >= _WORTH_A_WORD:
             return None
         highest = int(np.argmax(self.lengths.costs))
         n_costly = self._windows.n_costly
         times = float(self.lengths.costs[highest] / costs[costs > 0].mean())
         return (
-            f"ranks will wait {1 - busy:.0%} of the time: the costliest sample, of "
+            f"ranks will wait {1 - share:.0%} of the time: the costliest sample, of "
             f"{self.lengths.tokens[highest]} tokens, costs {times:.1f} times a mean pack, and "
             f"{len(self.lengths)} samples, {n_costly} of them costly, are too few for steps of "
             f"{self.packs_per_step} equal packs. Fewer feed.packs_per_step or more samples help, as do "
             "smaller sizes for long clips (encode.buckets)"
         )
-
-
-def _busy(costs: Floats) -> float:
-    """The mean time of ranks that compute a pack each over the busiest one's; (S, G), the costliest first."""
-    return float(costs.mean(axis=1).sum() / costs[:, 0].sum())
 
 
 @lru_cache(maxsize=2)

@@ -85,8 +85,8 @@ def planned(source: Source) -> Planned:
     """Index and planner of a source, kept by each process that plans or loads.
 
     Raises:
-        FileNotFoundError: where the latents are not committed.
-        ValueError: if the split is empty or a sample exceeds the token budget.
+        Missing: the latents are not committed.
+        Mistake: the split is empty or a sample exceeds the token budget.
     """
     size = index_rows(source.latents)
     arrays = {name: np.empty(size, kind) for name, kind in _TYPES.items()}

@@ -50,8 +50,8 @@ class Batch:
         """The batch that the settings describe.
 
         Raises:
-            ValueError: where no request file is named.
-            FileNotFoundError: where the model or the request file is not there.
+            Mistake: no request file is named.
+            Missing: the model or the request file is not there.
         """
         if settings.generate.requests is None:
             raise Mistake(

@@ -37,7 +37,7 @@ def app(arguments: Arguments) -> serve.Application:
     """The app for the model that the settings name; outputs go to outputs/<generate.batch> of the run.
 
     Raises:
-        ValueError: where the settings ask for traces, which Serve's own configuration turns on here.
+        Mistake: the settings ask for traces, which Serve's own configuration turns on here.
     """
     settings = config.load(arguments.settings)
     if settings.generate.traces != "off":

@@ -15,7 +15,7 @@ def tracing(settings: GenerateSettings) -> TracingConfig:
     """How Serve traces requests: to files beside its logs, or to a collector (OpenTelemetry).
 
     Raises:
-        ValueError: where the exporter is not installed.
+        Mistake: the exporter is not installed.
     """
     if settings.traces == "otlp":
         _check_installed()

@@ -67,7 +67,7 @@ def load_card(folder: str) -> ModelCard:
     """The card of a model folder.
 
     Raises:
-        FileNotFoundError: saying what to do, where there is none.
+        Missing: there is none; says what to do.
         Mistake: if it is not the one that was written, or of another release.
     """
     location = storage.join(folder, CARD)

@@ -10,6 +10,7 @@ from vitascope.encode.codecs import make_codec
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Missing, Mistake
 from vitascope.model.card import WEIGHTS, ModelCard
+from vitascope.wording import short
 
 _MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 _REMEDY = "copy the folder again from where the model was trained, or set generate.model"
@@ -73,7 +74,7 @@ def _differences(stored: Shapes, expected: Shapes) -> str:
     if missing:
         found.append(f"{len(missing)} weights are missing ({missing[0]})")
     if extra:
-        found.append(f"{len(extra)} are of no such model ({extra[0][:80]})")
+        found.append(f"{len(extra)} are of no such model ({short(extra[0], 80)})")
     if other:
         name = other[0]
         found.append(f"{len(other)} have another shape ({name}: {stored[name]}, expected {expected[name]})")

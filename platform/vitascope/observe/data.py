@@ -41,7 +41,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """Writes data.html into the run's folder; returns how many pictures were made for it and how many failed.
 
     Raises:
-        FileNotFoundError: the clips stage has not been run.
+        Missing: the clips stage has not been run.
     """
     started = time.monotonic()
     data = read(settings)

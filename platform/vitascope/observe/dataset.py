@@ -93,7 +93,7 @@ def read(settings: Settings) -> Dataset:
     """Reads what is there.
 
     Raises:
-        FileNotFoundError: the clips stage has not been run.
+        Missing: the clips stage has not been run.
     """
     latents, captions = latents_folder(settings), settings.path("captions")
     missing: dict[str, str] = {}

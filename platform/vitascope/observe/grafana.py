@@ -13,6 +13,7 @@ from grafana_api.grafana_face import GrafanaFace
 from vitascope.credentials import in_uri
 from vitascope.errors import Forbidden, Mistake
 from vitascope.files import packaged
+from vitascope.wording import short
 
 DATASOURCE = "Prometheus"
 """The name that Ray's pages look for too (RAY_PROMETHEUS_NAME)."""
@@ -56,7 +57,7 @@ def push(
         allow_http: send the credentials in clear to another machine.
 
     Raises:
-        ValueError: the address is none of a Grafana server, or it refuses what is sent.
+        Mistake: the address is none of a Grafana server, or it refuses what is sent.
         PermissionError: it does not accept the credentials, or they may not do this.
         ConnectionError: it does not answer.
     """
@@ -122,7 +123,7 @@ def _explained(host: str, auth: Auth) -> Iterator[None]:
     try:
         yield
     except GrafanaException as error:
-        said = f"{host} answers {error.status_code}: {_without(auth, str(error.message))[:300]}"
+        said = f"{host} answers {error.status_code}: {short(_without(auth, str(error.message)), 300)}"
         if error.status_code in (401, 403):
             what = "password" if isinstance(auth, tuple) else "token"
             raise Forbidden(f"{said}; check the {what}, and that it may edit dashboards") from None

@@ -37,7 +37,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """Writes summary.json, whose content it returns, and report.html about the stages that have ended.
 
     Raises:
-        FileNotFoundError: no stage has.
+        Missing: no stage has.
         NotAccounted: something went in and neither came out nor was dropped; both files say what.
     """
     results = read(settings)

@@ -50,7 +50,7 @@ def read(settings: Settings) -> Results:
     """Reads what the stages that have run have left.
 
     Raises:
-        FileNotFoundError: no stage has run.
+        Missing: no stage has run.
     """
     reader = _Reader(settings)
     latents, path = latents_folder(settings), settings.path

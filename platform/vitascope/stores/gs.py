@@ -1,5 +1,6 @@
 """Google Cloud Storage."""
 
+import logging
 import os
 from typing import Any
 
@@ -15,6 +16,8 @@ from gcsfs.retry import HttpError, is_retriable
 
 from vitascope.errors import Forbidden
 from vitascope.stores import patience
+
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # else it logs the traceback of every attempt
 
 
 def connect() -> "Store":

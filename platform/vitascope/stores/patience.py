@@ -15,6 +15,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+from vitascope.errors import in_a_line
+from vitascope.wording import count
+
 # Longer than a server's restart or a throttled minute, shorter than the patience of who waits for an error.
 BUDGET_S = 300.0
 # After so long whoever waits may want to know why.
@@ -76,9 +79,8 @@ async def _repeated(
             passed_s = time.monotonic() - begun
             pause_s = random.uniform(0.5, 1) * min(0.1 * 2**n, LONGEST_PAUSE_S)
             if passed_s + pause_s > budget_s:
-                raise Unavailable(
-                    f"{what} failed {n} times in {passed_s:.0f} s, at last by {error!r}"
-                ) from error
+                said = f"{what} failed {count(n, 'time')} in {passed_s:.0f} s, at last by {in_a_line(error)}"
+                raise Unavailable(said) from error
             if passed_s > _SILENT_S:
                 _tell(what, error, budget_s - passed_s)
         await asyncio.sleep(pause_s)
@@ -92,5 +94,5 @@ def _tell(what: str, error: Exception, left_s: float) -> None:
         _told = True
         until = time.strftime("%H:%M:%S", time.localtime(time.time() + left_s))
         store = "/".join(what.partition(" ")[2].split("/")[:3])  # scheme and bucket or host
-        said = "the store at %s does not answer as it should (%r); trying until %s"
-        _log.warning(said, store, error, until)
+        said = "the store at %s does not answer as it should (%s); trying until %s"
+        _log.warning(said, store, in_a_line(error), until)

@@ -39,8 +39,8 @@ def run(settings: Settings) -> dict[str, Any]:
     Returns the summary, also written to summaries/train.json.
 
     Raises:
-        FileNotFoundError: where nothing is encoded yet.
-        ValueError: where no samples are there to train on, a sample exceeds the token budget, or the run's
+        Missing: nothing is encoded yet.
+        Mistake: there are no samples to train on, a sample exceeds the token budget, or the run's
             checkpoints were made with other settings or are beyond the last step.
         Stopped: where it was asked to stop before the last step, once that is committed.
     """
