@@ -314,7 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in _HELP.items():
         command = _command(commands, name, text, {"doctor": _doctor, "flow": _flow}.get(name, _stage))
-        _takes_settings(command)
+        _takes_settings(command, "those of the demo" if name == "demo" else "the defaults")
         if name == "flow":
             _takes_start(command)
         if name == "demo":
@@ -369,10 +369,9 @@ def _place(text: str) -> str:
         raise argparse.ArgumentTypeError(f"{text!r} {error}") from None
 
 
-def _takes_settings(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "settings", nargs="?", help="a TOML file, local or in a bucket; without, the defaults"
-    )
+def _takes_settings(command: argparse.ArgumentParser, without: str = "the defaults") -> None:
+    said = f"a TOML file, local or in a bucket; without it, {without}"
+    command.add_argument("settings", nargs="?", help=said)
     command.add_argument(
         "--set",
         action="append",
