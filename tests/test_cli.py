@@ -287,6 +287,53 @@ def test_a_local_flow_does_what_is_unfinished(
     assert "ranks" not in said
 
 
+@pytest.mark.parametrize("error", [Failed("the shards were deleted"), Mistake("set clips.fps")])
+def test_a_flow_whose_stage_fails_says_why_once_and_goes_on_there(
+    error: Exception, given: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def load(name: str) -> Callable[[Settings], dict]:
+        def stage(_: Settings) -> dict:
+            tried.append(name)
+            if name == "encode" and len(tried) == 2:
+                raise error
+            return {}
+
+        return stage
+
+    tried: list[str] = []
+    monkeypatch.setattr(cli, "load_stage", load)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    status = cli.FAILED if isinstance(error, Failed) else cli.MISTAKE
+    assert cli.main(["flow", *given]) == status
+    assert capsys.readouterr().err == f"vitascope flow: {error}\n"
+    assert cli.main(["flow", *given]) == 0
+    assert tried[:4] == ["clips", "encode", "encode", "data"]
+
+
+def test_a_local_flow_starts_one_ray_for_all_stages(
+    given: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[bool] = []
+    running = lambda: bool(started)  # noqa: E731
+    monkeypatch.setattr(local, "_start", lambda _: started.append(True))
+    monkeypatch.setattr(ray, "is_initialized", running)
+    monkeypatch.setattr(cli, "load_stage", lambda _: lambda settings: local.connect(settings.cluster) or {})
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert cli.main(["flow", *given]) == 0
+    assert started == [True]
+
+
+def test_a_run_folder_below_a_file_is_a_sentence(
+    noting: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    for place in ("file", "file/run"):
+        assert cli.main(["clips", "--set", f"run.folder={tmp_path / place}"]) == cli.MISTAKE
+        assert (said := capsys.readouterr().err).count("\n") == 1
+        assert str(tmp_path / "file") in said
+    assert noting == []
+
+
 def test_a_flow_that_training_could_not_go_on_with_is_refused_before_any_work(
     noting: list[str], given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

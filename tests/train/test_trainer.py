@@ -61,8 +61,12 @@ def test_training_learns_and_says_how(undisturbed: tuple[Settings, dict]) -> Non
     assert summary["val_loss_last"] < summary["val_loss_first"]
     assert 0.95 < summary["useful_token_share"] < 1
     assert storage.read_json(settings.path("summaries", "train.json")) == summary
-    held_out = [row["step"] for row in log.read(settings.path("train", "metrics")) if "val_loss" in row]
-    assert held_out == [0, 15, 30]
+    rows = log.read(settings.path("train", "metrics"))
+    tokens = [row["tokens"] for row in rows if "tokens" in row]
+    room = settings.feed.packs_per_step * settings.feed.token_budget
+    assert summary["pack_fill"] == pytest.approx(sum(tokens) / (len(tokens) * room))
+    assert 0.5 < summary["pack_fill"] < 1
+    assert [row["step"] for row in rows if "val_loss" in row] == [0, 15, 30]
 
 
 def test_the_model_is_published_with_its_card(undisturbed: tuple[Settings, dict]) -> None:
