@@ -67,7 +67,9 @@ class Picture:
     def frame(self, number: int = 0) -> Image.Image:
         """A frame (RGB). Raises one of Pillow's exceptions if it, or one that it builds on, is damaged."""
         if self._parts:
-            image = profiles.srgb(self._parts.frame(number), self._colours)
+            composed = self._parts.frame(number)
+            is_grey = self._form == "PNG" and profiles.bare(self._image.mode) == "L"
+            image = profiles.srgb(composed.convert("LA") if is_grey else composed, self._colours)
         else:
             if self.durations_s:
                 self._image.seek(number)
