@@ -34,6 +34,7 @@ _UPRIGHT: dict[int, tuple[Image.Transpose | None, int]] = {
     8: (Image.Transpose.ROTATE_90, 270),
 }
 _ORIENTATION = 0x0112
+_TWO_JPEGS_BYTES = 64 << 20  # where a Motion JPEG's second frame begins; the whole may not fit into memory
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # what Pillow raises for damaged pixels
 
 
@@ -221,7 +222,12 @@ def open_picture(uri: str) -> Picture | None:
         if refusal := formats.refusal(head):
             raise refusal
         form = formats.picture(head)
-        return Picture(head + file.read(), form) if form else None
+        if form is None:
+            return None
+        content = head + file.read(_TWO_JPEGS_BYTES)
+        if form == "JPEG" and formats.is_motion_jpeg(content):
+            return None
+        return Picture(content + file.read(), form)
 
 
 class PillowReader:
