@@ -84,7 +84,11 @@ def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> bool:
             facts["decoder"] = "pyav"
         series, doubtful = _series(path, facts, settings)
         last_s = (len(series["brightness"]) - 1) / settings.fps
-        facts |= _kept(series) | {"duration_s": max(facts["duration_s"], last_s)}
+        facts["duration_s"] = max(facts["duration_s"], last_s)
+        said_s = facts.get("said_s") or facts["duration_s"]
+        if said_s - last_s > 1 / settings.fps + HOLD_S:
+            facts["detail"] = f"it should last {said_s:.2f} s; its last good frame is at {last_s:.2f} s"
+        facts |= _kept(series)
     return doubtful
 
 
