@@ -274,6 +274,7 @@ class PyavReader:
             elif self._by_order and self._latest:  # what is held back until the end has no time of its own
                 tick = self._latest[-1] + 1
             if self._passes_over and packet is not None and not self._may_show(packet) and _is_alone(packet):
+                assert packet.pts is not None  # or it may be shown
                 bisect.insort(self._passed_over, self._seconds(packet.pts))
                 continue
             for frame in self._frames_of(packet, lost):
