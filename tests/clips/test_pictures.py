@@ -163,7 +163,7 @@ def test_a_jpeg_with_more_in_its_file_is_a_still(tmp_path: Path, data: bytes) ->
     assert np.abs(shown(path)[0].astype(int) - SCENE).mean() < 2
 
 
-@pytest.mark.parametrize("between", [b"", bytes(7), b"\r\n"], ids=["", "zeros", "newline"])
+@pytest.mark.parametrize("between", [b"", bytes(7), b"\r\n", b"\xff"], ids=["", "zeros", "newline", "fill"])
 @pytest.mark.parametrize(
     "how", [{}, {"exif": thumbnail()}, {"progressive": True}], ids=["plain", "thumbnails", "progressive"]
 )
@@ -175,6 +175,11 @@ def test_jpegs_end_to_end_are_a_video(tmp_path: Path, between: bytes, how: dict[
     assert (row["kind"], row["codec"], row["n_frames"], row["fps"]) == ("video", "mjpeg", 3, 25)
     for frame, picture in zip(shown(path, 3, 25.0), pictures, strict=True):
         assert np.abs(frame.astype(int) - picture).mean() < 4
+
+
+def test_pngs_end_to_end_are_refused(tmp_path: Path) -> None:
+    assert "several PNGs" in refused(written(tmp_path / "a.png", files.png(SCENE) * 3))
+    assert probe(str(written(tmp_path / "b.png", files.png(SCENE) + b"more")))["kind"] == "image"
 
 
 def tiff(**tags: Any) -> bytes:

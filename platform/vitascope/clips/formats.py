@@ -95,15 +95,15 @@ def is_motion_jpeg(content: bytes) -> bool:
     What cameras append to a still has another size (a preview, a gain map), or its header mentions it.
     """
     size, end = _jpeg(content, 0)
-    after = content[end : end + HEAD_BYTES]
-    begin = end + len(after) - len(after.lstrip(b"\0\r\n"))
-    if not content.startswith(b"\xff\xd8\xff", begin) or _TELLS_OF_PARTS.search(content, 0, end):
+    follows = _NEXT_JPEG.match(content, end)
+    if not follows or _TELLS_OF_PARTS.search(content, 0, end):
         return False
-    return _jpeg(content, begin)[0] == size
+    return _jpeg(content, follows.end() - 2)[0] == size
 
 
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # but restarts, which lie within coded pixels
 _START, _END, _NO_SIZE = 0xD8, 0xD9, (0xC4, 0xC8, 0xCC)  # the latter among the frame headers, 0xC0 to 0xCF
+_NEXT_JPEG = re.compile(rb"[\0\r\n\xff]*\xff\xd8(?=\xff)")  # after the padding of some writers
 _TELLS_OF_PARTS = re.compile(rb"\xff\xe2..MPF\0|http://ns\.google\.com/photos/", re.DOTALL)
 
 

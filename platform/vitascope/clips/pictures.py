@@ -35,6 +35,7 @@ _UPRIGHT: dict[int, tuple[Image.Transpose | None, int]] = {
 }
 _ORIENTATION = 0x0112
 _TWO_JPEGS_BYTES = 64 << 20  # where a Motion JPEG's second frame begins; the whole may not fit into memory
+_PNG_AFTER_PNG = b"IEND\xaeB`\x82\x89PNG\r\n\x1a\n"  # as ffmpeg's image2pipe writes the frames of a video
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # what Pillow raises for damaged pixels
 
 
@@ -126,6 +127,8 @@ def _opened(content: bytes, form: str) -> Image.Image:
     if image.mode in ("I", "F"):
         detail = f"its samples are numbers of 32 bits ({image.mode}), whose black and white are not known"
         raise Rejected(Reason.UNREADABLE, detail)
+    if form == "PNG" and _PNG_AFTER_PNG in content:
+        raise Rejected(Reason.UNREADABLE, "several PNGs in one file; give each as a file of its own")
     if form == "TIFF":
         _check_tiff(image)
     return image
