@@ -18,6 +18,7 @@ from PIL import Image, TiffImagePlugin
 from vitascope.clips import scan as scanning
 from vitascope.clips.catalog import Item
 from vitascope.clips.decode import read_clip
+from vitascope.clips.derive import clips_of
 from vitascope.clips.probe import probe
 from vitascope.clips.scan import scan, series_of
 from vitascope.clips.settings import ClipsSettings
@@ -78,6 +79,7 @@ def test_a_moving_picture_is_damaged_from_its_first_damaged_part_on(tmp_path: Pa
     path = written(tmp_path / "a.gif", data[: int(len(data) * 0.7)])
     row = scan(Item(str(path), "a.gif", "1", 1), ClipsSettings())
     good = np.isfinite(series_of(row)["brightness"])
+    assert clips_of(row, ClipsSettings())[-1]["detail"] == "its frames end before 3.00 s"
     assert (row["status"], row["n_frames"], good.sum()) == ("ok", 4, 24)
 
 
