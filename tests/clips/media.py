@@ -140,11 +140,11 @@ def write_yuv(path: Path, frames: Sequence[av.VideoFrame], codec: str, options: 
     return path
 
 
-def noisy_video(path: Path, *, seconds: float = 4, faststart: bool = False) -> Path:
+def noisy_video(path: Path, *, seconds: float = 4, **how: Any) -> Path:
     """Hard to compress, so that cutting off bytes cuts off frames."""
     random = np.random.default_rng(0)
     frames = [random.integers(0, 255, (96, 128, 3), np.uint8) for _ in range(round(seconds * 10))]
-    return write_video(path, frames, faststart=faststart)
+    return write_video(path, frames, **how)
 
 
 def moving_picture(path: Path, durations_ms: Sequence[int]) -> Path:

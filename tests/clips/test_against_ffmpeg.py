@@ -119,6 +119,7 @@ def _makers() -> dict[str, Maker]:
     made["av1.mp4"] = partial(write, codec="libsvtav1", options={"preset": "12"})
     made["raw.h264"] = partial(write, form="h264")
     made["raw.hevc"] = partial(write, codec="libx265", form="hevc", options={"x265-params": _X265})
+    made["raw.mjpeg"] = partial(write, codec="mjpeg", pix_fmt="yuvj420p", form="mjpeg")
     made["raw.y4m"] = partial(write, codec="wrapped_avframe", form="yuv4mpegpipe")
     made["raw.m2v"] = partial(write, codec="mpeg2video", form="mpeg2video", rate=25)
     made["raw.m4v"] = partial(write, codec="mpeg4", form="m4v")

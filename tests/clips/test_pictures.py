@@ -18,6 +18,7 @@ from PIL import Image, TiffImagePlugin
 from vitascope.clips import scan as scanning
 from vitascope.clips.catalog import Item
 from vitascope.clips.decode import read_clip
+from vitascope.clips.derive import clips_of
 from vitascope.clips.probe import probe
 from vitascope.clips.scan import scan, series_of
 from vitascope.clips.settings import ClipsSettings
@@ -78,6 +79,7 @@ def test_a_moving_picture_is_damaged_from_its_first_damaged_part_on(tmp_path: Pa
     path = written(tmp_path / "a.gif", data[: int(len(data) * 0.7)])
     row = scan(Item(str(path), "a.gif", "1", 1), ClipsSettings())
     good = np.isfinite(series_of(row)["brightness"])
+    assert clips_of(row, ClipsSettings())[-1]["detail"] == "its frames end before 3.00 s"
     assert (row["status"], row["n_frames"], good.sum()) == ("ok", 4, 24)
 
 
@@ -135,6 +137,51 @@ def test_an_avif_that_libavif_refuses_is_read_by_ffmpeg_over_white(tmp_path: Pat
 
 def test_an_animated_avif_that_libavif_refuses_is_refused(tmp_path: Path) -> None:
     assert "AVIF" in refused(written(tmp_path / "a.avif", avif(b"pixi", 4)))
+
+
+def jpeg(size: tuple[int, int] = (128, 96), **how: Any) -> bytes:
+    return encoded("JPEG", files.scene(*size), quality=95, **how)
+
+
+def thumbnail() -> bytes:
+    """EXIF with two pictures in it, end to end, as large as the one they are in."""
+    return b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + jpeg() + jpeg()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        jpeg() + b"anything" * 1000,
+        jpeg() + jpeg((64, 48)),
+        jpeg(exif=thumbnail()),
+        encoded("MPO", save_all=True, append_images=[Image.fromarray(SCENE[::-1])], quality=95),
+        jpeg(xmp=b'<x xmlns:Container="http://ns.google.com/photos/1.0/container/">') + jpeg(),
+    ],
+    ids=["bytes after its end", "a preview", "thumbnails", "MPO", "Google's container"],
+)
+def test_a_jpeg_with_more_in_its_file_is_a_still(tmp_path: Path, data: bytes) -> None:
+    path = written(tmp_path / "a.jpg", data)
+    assert probe(str(path))["kind"] == "image"
+    assert np.abs(shown(path)[0].astype(int) - SCENE).mean() < 2
+
+
+@pytest.mark.parametrize("between", [b"", bytes(7), b"\r\n", b"\xff"], ids=["", "zeros", "newline", "fill"])
+@pytest.mark.parametrize(
+    "how", [{}, {"exif": thumbnail()}, {"progressive": True}], ids=["plain", "thumbnails", "progressive"]
+)
+def test_jpegs_end_to_end_are_a_video(tmp_path: Path, between: bytes, how: dict[str, Any]) -> None:
+    pictures = [files.scene(bar=24 + 16 * k) for k in range(3)]
+    data = between.join(encoded("JPEG", picture, quality=95, **how) for picture in pictures)
+    path = written(tmp_path / "a.jpg", data)
+    row = probe(str(path))
+    assert (row["kind"], row["codec"], row["n_frames"], row["fps"]) == ("video", "mjpeg", 3, 25)
+    for frame, picture in zip(shown(path, 3, 25.0), pictures, strict=True):
+        assert np.abs(frame.astype(int) - picture).mean() < 4
+
+
+def test_pngs_end_to_end_are_refused(tmp_path: Path) -> None:
+    assert "several PNGs" in refused(written(tmp_path / "a.png", files.png(SCENE) * 3))
+    assert probe(str(written(tmp_path / "b.png", files.png(SCENE) + b"more")))["kind"] == "image"
 
 
 def tiff(**tags: Any) -> bytes:

@@ -33,6 +33,7 @@ def test_video_facts(tmp_path: Path) -> None:
         "fps": pytest.approx(10),
         "duration_s": pytest.approx(2),
         "n_frames": 20,
+        "said_s": None,
         "decoder": "pyav",
     }
 
@@ -141,8 +142,9 @@ def test_truncated_with_the_index_at_the_end(tmp_path: Path, share: float) -> No
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
 def test_truncated_with_the_index_first_goes_to_pyav(tmp_path: Path, share: float) -> None:
     whole = noisy_video(tmp_path / "a.mp4", faststart=True)
-    row = probe(str(truncated(tmp_path / "b.mp4", whole, share)))
-    assert (row["decoder"], row["duration_s"]) == ("pyav", pytest.approx(4))
+    row = probe(str(truncated(tmp_path / "b.mp4", whole, share)), decord=True)
+    assert (row["decoder"], row["duration_s"]) == ("pyav", pytest.approx(4 * share, abs=0.2))
+    assert row["said_s"] == (4 if share < 0.7 else None)
 
 
 def test_truncated_before_the_first_frame(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import picture_files as files
 import pytest
 from picture_files import written
-from PIL import Image
+from PIL import Image, ImageCms
 
 from vitascope.clips.catalog import Item
 from vitascope.clips.decode import read_clip
@@ -90,6 +90,37 @@ def test_grey_with_a_profile_of_colours_is_brought_to_srgb(tmp_path: Path) -> No
     linear = files.icc(files.SRGB_XY, 1.0)
     Image.new("L", (64, 64), 55).save(tmp_path / "a.png", icc_profile=linear)
     assert colour(tmp_path / "a.png") == pytest.approx((128,) * 3, abs=1)
+
+
+def animated(path: Path, pictures: list[Image.Image], profile: bytes) -> Path:
+    how = {"lossless": True} if path.suffix == ".webp" else {}
+    later = {"save_all": True, "append_images": pictures[1:], "duration": 1000}
+    pictures[0].save(path, icc_profile=profile, **later, **how)
+    return path
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16", "RGB", "RGBA", "P"])
+@pytest.mark.parametrize("profile", [files.icc_grey(1.0), ADOBE], ids=["grey", "colours"])
+def test_frames_are_converted_as_stills_are(tmp_path: Path, mode: str, profile: bytes) -> None:
+    ramp = np.arange(0, 256, 4, dtype=np.uint8)[None].repeat(64, 0)
+    wide = mode == "I;16"
+    codes = ramp.astype(np.uint16) * 257 if wide else ramp
+    pictures = [Image.fromarray(code) for code in (codes, codes[:, ::-1])]
+    pictures = [picture if wide else picture.convert(mode) for picture in pictures]
+    moving = animated(tmp_path / "a.png", pictures, profile)
+    assert probe(str(moving))["n_frames"] == 2
+    frames = read_clip(str(moving), decoder="pillow", fps=1, n_frames=2)
+    for frame, picture in zip(frames, pictures, strict=True):
+        picture.save(tmp_path / "still.png", icc_profile=profile)
+        assert np.array_equal(frame, read_clip(str(tmp_path / "still.png"), decoder="pillow")[0])
+    if (mode, profile) == ("L", files.icc_grey(1.0)):
+        assert frames[0, 0, :, 0].tolist() == by_little_cms(ramp, profile)[0].tolist()
+
+
+def by_little_cms(grey: np.ndarray, profile: bytes) -> np.ndarray:
+    source, srgb = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(Image.fromarray(grey), source, srgb, outputMode="RGB")
+    return np.asarray(converted)[..., 0]
 
 
 def test_a_jpeg2000_has_its_profile_too(tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
 """What a file is and looks like, from good files and bad ones."""
 
+import struct
+import subprocess
 from pathlib import Path
+from typing import Any
 
+import av
+import damage
+import imageio_ffmpeg
 import numpy as np
 import pyarrow as pa
 import pytest
-from media import corner_names, corners_video, noisy_video, truncated
+from media import corner_names, corners_video, noisy_video, truncated, write_video
 
 from vitascope import records, storage
 from vitascope.clips.catalog import Item
@@ -48,7 +54,67 @@ def test_a_file_cut_short_has_the_frames_it_has(tmp_path: Path) -> None:
     truncated(path, noisy_video(tmp_path / "a.mp4", faststart=True), 0.6)
     row = scan(item(path), ClipsSettings())
     assert row["status"] == "ok"
-    assert 8 < len(series_of(row)["brightness"]) < row["duration_s"] * 8
+    assert len(series_of(row)["brightness"]) == int(row["duration_s"] * 8) + 1 < 4 * 8
+
+
+def cut_short(name: str, folder: Path) -> bytes:
+    content = noisy_video(folder / f"whole-{name}", faststart=True).read_bytes()
+    return content[: len(content) * 6 // 10]
+
+
+def promising(name: str, folder: Path) -> bytes:
+    """40 frames, 100 s by a header: of an AVI 1000 frames."""
+    frames = [np.full((64, 96, 3), 20 + 5 * k, np.uint8) for k in range(40)]
+    codec = "mpeg4" if name.endswith("avi") else "libx264"
+    content = write_video(folder / f"whole-{name}", frames, codec=codec, faststart=True).read_bytes()
+    if name.endswith("mkv"):
+        return damage.written(content, b"\x44\x89\x88", 3, struct.pack(">d", 100_000))
+    if name.endswith("mp4"):
+        return damage.written(content, b"stts", 12, struct.pack(">I", 1000))
+    content = damage.written(content, b"avih", 24, struct.pack("<I", 1000))
+    return damage.written(content, b"strh", 40, struct.pack("<I", 1000))
+
+
+def decoded(path: Path) -> int:
+    """How many frames PyAV decodes, without the one of a packet that is cut short."""
+    with av.open(str(path)) as container:
+        return sum(len(p.decode()) for p in container.demux(video=0) if not p.is_corrupt)
+
+
+@pytest.mark.parametrize("make", [cut_short, promising])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_the_table_counts_the_frames_that_are_in_the_file(tmp_path: Path, name: str, make: Any) -> None:
+    """And the row tells of those that its headers promise."""
+    path = tmp_path / name
+    path.write_bytes(make(name, tmp_path))
+    row = scan(item(path), ClipsSettings())
+    n_frames = decoded(path)
+    assert row["n_frames"] == n_frames <= 40
+    assert row["duration_s"] == pytest.approx(n_frames / 10, abs=0.01)
+    good = [clip for clip in clips_of(row, ClipsSettings()) if clip["status"] == "ok"]
+    assert max(clip["end_s"] for clip in good) <= row["duration_s"]
+    if row["said_s"]:
+        assert row["detail"].startswith(f"it should last {row['said_s']:.2f} s")
+        assert clips_of(row, ClipsSettings())[-1]["end_s"] == pytest.approx(row["said_s"])
+
+
+def test_frames_that_an_edit_list_leaves_out_do_not_count(tmp_path: Path) -> None:
+    whole = noisy_video(tmp_path / "whole.mp4")
+    trim = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-ss", "1.05", "-i", str(whole), "-c", "copy"]
+    subprocess.run([*trim, str(tmp_path / "a.mp4")], check=True)
+    row = scan(item(tmp_path / "a.mp4"), ClipsSettings())
+    assert row["n_frames"] == decoded(tmp_path / "a.mp4") == 29
+    assert row["duration_s"] == pytest.approx(2.9)
+
+
+def test_a_damaged_end_is_in_the_row(tmp_path: Path) -> None:
+    content = noisy_video(tmp_path / "whole.mp4", faststart=True).read_bytes()
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content[: len(content) * 2 // 3].ljust(len(content), b"\0"))
+    row = scan(item(path), ClipsSettings())
+    assert (row["status"], row["n_frames"], row["duration_s"]) == ("ok", 40, 4)
+    last_s = (len(row["brightness"]) - 1) / 8
+    assert row["detail"] == f"it should last 4.00 s; its last good frame is at {last_s:.2f} s"
 
 
 def test_a_lost_file_is_looked_at_again_and_a_bad_one_is_not(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 INDEXED = (MOV, "matroska,webm")
 """Containers that say where and when all packets are."""
 
-BARE = ("h264", "hevc", "m4v", "mpegvideo", "obu")
+BARE = ("h264", "hevc", "m4v", "mpegvideo", "obu", "mjpeg")
 """Streams without a container: no timestamps, and nothing says where a time is."""
 
 _MAX_PIXELS = 2**26  # 8192 x 8192; a larger frame is a lying header
@@ -56,8 +56,11 @@ def open_container(uri: str, hwaccel: Any = None) -> Source:
     """
     try:
         file = tars.open_file(uri)
+        # Pictures are opened elsewhere: this is Motion JPEG. If it is short, ffmpeg takes it for a picture.
+        form = "mjpeg" if file.read(3) == b"\xff\xd8\xff" else None
+        file.seek(0)
         options = {"format_whitelist": _CONTAINERS}
-        container = av.open(file, metadata_errors="ignore", options=options, hwaccel=hwaccel)
+        container = av.open(file, format=form, metadata_errors="ignore", options=options, hwaccel=hwaccel)
     except Unavailable:
         raise
     except av.error.FFmpegError as error:

@@ -57,7 +57,7 @@ def _spans(video: _Row, series: Series, settings: ClipsSettings) -> Iterator[tup
             yield from ((span, records.OK) for span in cut.spans(moved, *lengths))
         else:
             yield _lost(begin, end, settings.fps, f"{end - begin} of its frames are damaged")
-    expected = cut.steps(video["duration_s"], settings.fps) + 1
+    expected = cut.steps(video["said_s"] or video["duration_s"], settings.fps) + 1
     if expected - len(sides) > cut.steps(min(settings.durations_s), settings.fps):
         what = f"its frames end before {len(sides) / settings.fps:.2f} s"
         yield _lost(len(sides), expected, settings.fps, what)

@@ -1,5 +1,7 @@
 """Media formats by their first bytes."""
 
+import re
+
 from vitascope.ledger import Reason, Rejected
 
 HEAD_BYTES = 4096
@@ -30,7 +32,8 @@ _HEIF_SEQUENCES = {
 
 READ = (
     "pictures in JPEG, PNG, WebP, AVIF, HEIC, GIF, TIFF, JPEG 2000 and BMP; videos in mp4, mov, Matroska, "
-    "WebM, AVI, MPEG, FLV, ASF, Ogg, MXF, IVF, NUT, DV and y4m; and bare H.264, HEVC, AV1, MPEG-4, MPEG-2"
+    "WebM, AVI, MPEG, FLV, ASF, Ogg, MXF, IVF, NUT, DV and y4m; and bare H.264, HEVC, AV1, MPEG-4, MPEG-2, "
+    "Motion JPEG"
 )
 _NOT_READ = (
     (0, b"\xff\x0a", "JPEG XL"),
@@ -84,6 +87,37 @@ def _by_brand(head: bytes) -> str | None:
     if major in _AVIF_BRANDS or (major in (*_HEIF_BRANDS, b"msf1") and brands & _AVIF_BRANDS):
         return "AVIF"
     return "HEIF" if major in _HEIF_BRANDS else None
+
+
+def is_motion_jpeg(content: bytes) -> bool:
+    """Whether a file that begins as a JPEG is a video: another JPEG of the same size follows the first.
+
+    What cameras append to a still has another size (a preview, a gain map), or its header mentions it.
+    """
+    size, end = _jpeg(content, 0)
+    follows = _NEXT_JPEG.match(content, end)
+    if not follows or _TELLS_OF_PARTS.search(content, 0, end):
+        return False
+    return _jpeg(content, follows.end() - 2)[0] == size
+
+
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # but restarts, which lie within coded pixels
+_START, _END, _NO_SIZE = 0xD8, 0xD9, (0xC4, 0xC8, 0xCC)  # the latter among the frame headers, 0xC0 to 0xCF
+_NEXT_JPEG = re.compile(rb"[\0\r\n\xff]*\xff\xd8(?=\xff)")  # after the padding of some writers
+_TELLS_OF_PARTS = re.compile(rb"\xff\xe2..MPF\0|http://ns\.google\.com/photos/", re.DOTALL)
+
+
+def _jpeg(content: bytes, begin: int) -> tuple[bytes, int]:
+    """The size of the JPEG at `begin`, as coded, and where it ends (ITU-T T.81, annex B)."""
+    size, at = b"", begin + 2
+    while found := _MARKER.search(content, at):
+        at, kind = found.end(), content[found.end() - 1]
+        if kind in (_START, _END):
+            return size, at if kind == _END else at - 2
+        if 0xC0 <= kind <= 0xCF and kind not in _NO_SIZE:
+            size = content[at + 3 : at + 7]
+        at += int.from_bytes(content[at : at + 2], "big")
+    return size, len(content)
 
 
 def refusal(head: bytes) -> Rejected | None:

@@ -34,6 +34,8 @@ _UPRIGHT: dict[int, tuple[Image.Transpose | None, int]] = {
     8: (Image.Transpose.ROTATE_90, 270),
 }
 _ORIENTATION = 0x0112
+_TWO_JPEGS_BYTES = 64 << 20  # where a Motion JPEG's second frame begins; the whole may not fit into memory
+_PNG_AFTER_PNG = b"IEND\xaeB`\x82\x89PNG\r\n\x1a\n"  # as ffmpeg's image2pipe writes the frames of a video
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # what Pillow raises for damaged pixels
 
 
@@ -67,7 +69,9 @@ class Picture:
     def frame(self, number: int = 0) -> Image.Image:
         """A frame (RGB). Raises one of Pillow's exceptions if it, or one that it builds on, is damaged."""
         if self._parts:
-            image = profiles.srgb(self._parts.frame(number), self._colours)
+            composed = self._parts.frame(number)
+            is_grey = self._form == "PNG" and profiles.bare(self._image.mode) == "L"
+            image = profiles.srgb(composed.convert("LA") if is_grey else composed, self._colours)
         else:
             if self.durations_s:
                 self._image.seek(number)
@@ -123,6 +127,8 @@ def _opened(content: bytes, form: str) -> Image.Image:
     if image.mode in ("I", "F"):
         detail = f"its samples are numbers of 32 bits ({image.mode}), whose black and white are not known"
         raise Rejected(Reason.UNREADABLE, detail)
+    if form == "PNG" and _PNG_AFTER_PNG in content:
+        raise Rejected(Reason.UNREADABLE, "several PNGs in one file; give each as a file of its own")
     if form == "TIFF":
         _check_tiff(image)
     return image
@@ -219,7 +225,12 @@ def open_picture(uri: str) -> Picture | None:
         if refusal := formats.refusal(head):
             raise refusal
         form = formats.picture(head)
-        return Picture(head + file.read(), form) if form else None
+        if form is None:
+            return None
+        content = head + file.read(_TWO_JPEGS_BYTES)
+        if form == "JPEG" and formats.is_motion_jpeg(content):
+            return None
+        return Picture(content + file.read(), form)
 
 
 class PillowReader:

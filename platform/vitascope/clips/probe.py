@@ -1,9 +1,9 @@
 """What a media file is."""
 
+import contextlib
 from typing import Any, NamedTuple
 
 import av
-import numpy as np
 
 from vitascope import storage
 from vitascope.clips import tars
@@ -18,14 +18,15 @@ from vitascope.ledger import Reason, Rejected
 from vitascope.stores.patience import Unavailable
 
 _LONGEST_S = 100 * 86_400.0  # a header that says more lies
-_LAST_UNSAID_S = 1.0  # so much may a header leave out; a larger difference is a gap in the timestamps
+_UNSAID_S = 1.0  # that headers may leave out or add; beyond it, packets have a gap, or are missing
 _DECORD_LATEST_S = 3 * 3600.0  # its timestamps are float32, and there 1 ms coarse
 
 
 def probe(uri: str, *, timeout_s: float = 60.0, decord: bool = False) -> dict[str, Any]:
     """The media columns of records.VIDEOS, kind to decoder, after decoding a video's first frame.
 
-    Of a picture also `detail`: what is wrong with it although it can be used, or None.
+    Of a video also `said_s`: the duration by its headers, if no packets back it. Of a picture also `detail`:
+    what is wrong with it although it can be used, or None.
 
     Width and height are as displayed: upright, with square pixels. Duration runs from the first frame's
     beginning to the last one's end.
@@ -97,6 +98,7 @@ def _probe_video(uri: str, with_decord: bool) -> dict[str, Any]:
             "fps": length.fps,
             "duration_s": length.duration_s,
             "n_frames": length.n_frames,
+            "said_s": length.said_s,
         }
         may = with_decord and container.format.name in INDEXED and is_plain(frame)
         longest_s = max(length.duration_s, (container.duration or 0) / av.time_base)
@@ -126,22 +128,19 @@ class _Length(NamedTuple):
     duration_s: float
     n_frames: int | None
     fps: float | None
+    said_s: float | None = None  # by its headers, if no packets back it
 
 
 def _length(source: Source, uri: str) -> _Length:
-    """How long a video is. Headers are believed if they count frames; else the packets are counted.
+    """How long a video is, by its packets: headers promise frames that a file cut short does not have.
 
-    Rates that are only estimated are wrong for live recordings and screen captures. Remote files are read
-    whole only if nothing else says how long they are.
+    Remote files are read whole only if their headers do not say it; they are fetched before they are scanned.
     """
-    container, stream = source.container, source.stream
-    said_s = _said_s(container, stream)
-    if said_s and stream.frames:
-        return _Length(said_s, stream.frames, _rate(stream) or stream.frames / said_s)
-    if said_s and storage.is_remote(uri):
-        fps = _rate(stream)
-        return _Length(said_s, round(said_s * fps) if fps else None, fps)
-    return _counted(uri, stream, said_s)
+    stream, said_s = source.stream, _said_s(source.container, source.stream)
+    if not said_s or not storage.is_remote(uri):
+        return _counted(uri, stream, said_s)
+    fps = _rate(stream)
+    return _Length(said_s, stream.frames or (round(said_s * fps) if fps else None), fps)
 
 
 def _rate(stream: Any) -> float | None:
@@ -158,25 +157,41 @@ def _said_s(container: Any, stream: Any) -> float:
 
 
 def _counted(uri: str, stream: Any, said_s: float) -> _Length:
-    """The same from the packets: headers may not know the end of the last one, nor a rate."""
+    """The same from the packets; from the headers if they count as many.
+
+    Rates that are only estimated are wrong for live captures and screen recordings.
+    """
     source = open_container(uri)
-    with source.container as container:
-        by_order = container.format.name == "avi"  # its timestamps are those of decoding
-        packets = [p for p in container.demux(source.stream) if p.size]
-        times = [p.dts if by_order else p.pts for p in packets]
-        lengths = [p.duration or 0 for p in packets]
     base = source.stream.time_base
-    ticks = np.unique([tick for tick in times if tick is not None])
-    n_frames = len(packets)
+    found = _packets(source)
+    if said_s and stream.frames == len(found):
+        return _Length(said_s, stream.frames, _rate(stream) or stream.frames / said_s)
+    timed = sorted((tick, length) for tick, length in found if tick is not None)
+    ticks = sorted({tick for tick, _ in timed})
     if len(ticks) < 2:
-        duration_s = said_s or float(sum(lengths) * base)
+        duration_s, n_frames = float(sum(length for _, length in found) * base) or said_s, len(found)
         return _Length(duration_s, n_frames or None, n_frames / duration_s if duration_s else _rate(stream))
-    last_s = max(float(lengths[-1] * base), min(float((ticks[-1] - ticks[-2]) * base), LAST_STANDS_S))
-    counted_s = float((ticks[-1] - ticks[0]) * base) + last_s
-    if not said_s or abs(counted_s - said_s) < _LAST_UNSAID_S:
-        said_s = min(counted_s, _LONGEST_S)
+    last = max(timed[-1][1], min(ticks[-1] - ticks[-2], int(LAST_STANDS_S / base)))
+    counted_s = float((ticks[-1] - ticks[0] + last) * base)
+    has_gap = said_s and counted_s - said_s >= _UNSAID_S
     fps, header = (len(ticks) - 1) / float((ticks[-1] - ticks[0]) * base), _rate(stream)
-    return _Length(said_s, len(ticks), header if header and abs(fps / header - 1) < 0.02 else fps)
+    return _Length(
+        said_s if has_gap else min(counted_s, _LONGEST_S),
+        len(ticks),
+        header if header and abs(fps / header - 1) < 0.02 else fps,
+        said_s if said_s - counted_s >= _UNSAID_S else None,
+    )
+
+
+def _packets(source: Source) -> list[tuple[int | None, int]]:
+    """When each whole packet is shown and for how long, in ticks, up to where the container breaks."""
+    by_order = source.container.format.name == "avi"  # its timestamps are those of decoding
+    found: list[tuple[int | None, int]] = []
+    with source.container as container, contextlib.suppress(av.error.FFmpegError):
+        for packet in container.demux(source.stream):
+            if packet.size and not packet.is_corrupt and not packet.is_discard:
+                found.append((packet.dts if by_order else packet.pts, packet.duration or 0))
+    return found
 
 
 def _damaged_end(container: Any, stream: Any, duration_s: float) -> bool:

@@ -142,7 +142,7 @@ def srgb(image: Image.Image, colours: Colours, deep: np.ndarray | None = None) -
 
 def remark(mode: str, colours: Colours) -> str | None:
     """What is wrong with the profile of a picture in Pillow's `mode`, which is then passed over."""
-    return _conversion(colours.icc, _bare(mode)).problem if colours.icc and not colours.is_hdr else None
+    return _conversion(colours.icc, bare(mode)).problem if colours.icc and not colours.is_hdr else None
 
 
 def _converted(image: Image.Image, colours: Colours, deep: np.ndarray | None) -> Image.Image:
@@ -172,7 +172,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
     return Image.merge("LA", (grey, opaque))
 
 
-def _bare(mode: str) -> str:
+def bare(mode: str) -> str:
     """The mode without alpha and palette."""
     if mode in ("CMYK", "LAB"):
         return mode
@@ -182,7 +182,7 @@ def _bare(mode: str) -> str:
 def _without_alpha(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBa", "La", "PA"):  # premultiplied; and what does not convert in one step
         image = image.convert("LA" if image.mode == "La" else "RGBA")
-    return image.convert(_bare(image.mode))
+    return image.convert(bare(image.mode))
 
 
 class _Conversion(NamedTuple):

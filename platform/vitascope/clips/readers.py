@@ -151,6 +151,7 @@ class PyavReader:
     def _use(self, source: Source) -> None:
         self.source = source
         self.container, self.stream, self._decoder = source
+        self._base = self.stream.time_base.as_integer_ratio()
         self._coded_aspect: Any = 0  # the stream's own, once something is decoded; the container's may differ
         self._aspects = [(-math.inf, float(self.stream.sample_aspect_ratio or 1))]  # each from a tick on
 
@@ -208,9 +209,7 @@ class PyavReader:
             if len(self._latest) < 2:
                 self._before = None
                 self._find_before()
-            stood_s = (
-                float((self._latest[-1] - self._latest[0]) * self.stream.time_base) if self._latest else 0
-            )
+            stood_s = self._seconds(self._latest[-1] - self._latest[0]) if self._latest else 0
             ends_s = max(ends_s, self._shown.at_s + min(stood_s, LAST_STANDS_S) + HOLD_S)
         return ends_s
 
@@ -275,7 +274,8 @@ class PyavReader:
             elif self._by_order and self._latest:  # what is held back until the end has no time of its own
                 tick = self._latest[-1] + 1
             if self._passes_over and packet is not None and not self._may_show(packet) and _is_alone(packet):
-                bisect.insort(self._passed_over, float(packet.pts * self.stream.time_base))
+                assert packet.pts is not None  # or it may be shown
+                bisect.insort(self._passed_over, self._seconds(packet.pts))
                 continue
             for frame in self._frames_of(packet, lost):
                 said = frame.dts if self._by_order else None if self._is_bare else frame.pts
@@ -323,11 +323,11 @@ class PyavReader:
         """Whether what is in a packet is on screen at a time that is asked for, or later than all of them."""
         if packet.pts is None or not packet.duration:
             return True
-        at_s = float(packet.pts * self.stream.time_base)
+        at_s = self._seconds(packet.pts)
         following = bisect.bisect_left(self._wanted, at_s)
         if following == len(self._wanted):
             return True
-        return self._wanted[following] < at_s + float((packet.duration + 1) * self.stream.time_base)
+        return self._wanted[following] < at_s + self._seconds(packet.duration + 1)
 
     def _packets(self) -> Iterator[av.Packet | None]:
         """The packets, up to the end or where the container breaks; then None, for what is held back."""
@@ -341,10 +341,13 @@ class PyavReader:
             bisect.insort(lost, tick)
 
     def _entry(self, frame: av.VideoFrame | None, tick: int, duration: int) -> _Shown:
-        base = self.stream.time_base
-        stands_s = min(float(duration * base), LONGEST_S)
+        at_s, stands_s = self._seconds(tick), min(self._seconds(duration), LONGEST_S)
         aspect = next(ratio for begins, ratio in reversed(self._aspects) if begins <= tick)
-        return _Shown(frame, float(tick * base), float(tick * base) + stands_s, aspect)
+        return _Shown(frame, at_s, at_s + stands_s, aspect)
+
+    def _seconds(self, ticks: int) -> float:
+        """As float(ticks * time_base) to the last bit, in a tenth of the time."""
+        return ticks * self._base[0] / self._base[1]
 
 
 def turn_of(frame: Any) -> Turn:

@@ -53,7 +53,7 @@ def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
     killed, as on a busy machine.
     """
     origin = {"uri": item.uri, "name": item.name, "version": item.version, "size_bytes": item.size_bytes}
-    facts: dict[str, Any] = {"content": None}
+    facts: dict[str, Any] = {"content": None, "said_s": None}
     outcome: dict[str, Any] = records.OK
     again = False
     try:
@@ -84,7 +84,11 @@ def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> bool:
             facts["decoder"] = "pyav"
         series, doubtful = _series(path, facts, settings)
         last_s = (len(series["brightness"]) - 1) / settings.fps
-        facts |= _kept(series) | {"duration_s": max(facts["duration_s"], last_s)}
+        facts["duration_s"] = max(facts["duration_s"], last_s)
+        said_s = facts["said_s"] or facts["duration_s"]
+        if said_s - last_s > 1 / settings.fps + HOLD_S:
+            facts["detail"] = f"it should last {said_s:.2f} s; its last good frame is at {last_s:.2f} s"
+        facts |= _kept(series)
     return doubtful
 
 
