@@ -57,6 +57,19 @@ def test_a_stage_that_is_interrupted_says_how_to_go_on(number: int, status: int,
     assert found == (status, "", "vitascope clips: stopped; run it again to continue\n")
 
 
+@pytest.mark.parametrize(("command", "seen"), [("clips", "catalog"), ("flow", "latents")])
+def test_ctrl_c_while_files_are_made_is_one_line(command: str, seen: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "abcdefgh":
+        corners_video(tmp_path / "in" / f"{name}.mp4", size=(96, 64), seconds=4)
+        (tmp_path / "in" / f"{name}.txt").write_text("four corners")
+    (tmp_path / "r.jsonl").write_text("{}")
+    places = {"run.folder": "run", "clips.input": "in", "generate.requests": "r.jsonl"}
+    words = [word for key, name in places.items() for word in ("--set", f"{key}={tmp_path / name}")]
+    status, _, err = interrupted(started(command, *words), signal.SIGINT, tmp_path / "run" / seen)
+    assert (status, err) == (signals.INTERRUPTED, f"vitascope {command}: stopped; run it again to continue\n")
+
+
 def test_a_stop_while_ray_works_prints_nothing_of_rays(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys, time\n"
