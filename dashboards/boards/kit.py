@@ -27,7 +27,7 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-from vitascope.observe.metrics import METRICS
+from vitascope.metrics import METRICS
 
 WIDTH = 24  # columns of Grafana's grid
 SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")

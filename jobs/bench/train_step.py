@@ -222,7 +222,7 @@ def plain_linear() -> Iterator[None]:
 
 def publisher(settings: Settings) -> Callable[[dict[str, Any]], None]:
     """Ray's metrics, as training publishes them."""
-    from vitascope.observe.metrics import Publisher
+    from vitascope.metrics import Publisher
 
     return Publisher(run=settings.run.folder).publish
 

@@ -11,6 +11,7 @@ Read in the order the data flows:
     storage     one way to read, list and commit files on s3://, gs:// and local paths
     ledger      what became of every item, and why (checksum: files that prove they are whole)
     flow        the stages in order, and which are finished
+    metrics     every metric, declared once and published through Ray
     clips       videos and images -> clip table
     encode      clips -> latent shards
     feed        latent shards -> packs of equal cost
@@ -18,8 +19,9 @@ Read in the order the data flows:
     train       packs -> checkpoints
     generate    checkpoint -> videos
     evaluate    is it good
-    observe     is it healthy: metrics, accounting, the report
-    cluster     reach or start a Ray cluster; jobs on it; manifests for clouds
+    report      pages about a run and its data
+    cluster     reach or start a Ray cluster; jobs on it
+    deploy      for operators: manifests for clouds, dashboards for Grafana
     doctor      settings against a cluster, before money is spent
     cli         the `vitascope` command
 """

@@ -31,11 +31,11 @@ STAGES = {
     "clips": "vitascope.clips.pipeline:run",
     "caption": "vitascope.caption.pipeline:run",
     "encode": "vitascope.encode.pipeline:run",
-    "data": "vitascope.observe.data:run",
+    "data": "vitascope.report.data:run",
     "train": "vitascope.train.trainer:run",
     "generate": "vitascope.generate.batch:run",
     "evaluate": "vitascope.evaluate.losses:run",
-    "report": "vitascope.observe.report:run",
+    "report": "vitascope.report.stage:run",
     "flow": "vitascope.cluster.pipeline:run",
     "doctor": "vitascope.doctor.examination:run",
     "demo": "vitascope.demo.flow:run",
@@ -233,7 +233,7 @@ def _jobs(options: argparse.Namespace) -> int:
 
 
 def _cluster(options: argparse.Namespace) -> int:
-    from vitascope.cluster import choices, manifests, validate
+    from vitascope.deploy import choices, manifests, validate
 
     if options.action == "render":
         if not options.to or len(options.files) != 1:
@@ -249,7 +249,7 @@ def _cluster(options: argparse.Namespace) -> int:
 
 
 def _dashboards(options: argparse.Namespace) -> None:
-    from vitascope.observe import grafana
+    from vitascope.deploy import grafana
 
     auth = grafana.credentials(os.environ)
     where = {"folder": options.folder, "datasource_url": options.prometheus, "allow_http": options.allow_http}

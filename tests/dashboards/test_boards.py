@@ -11,7 +11,7 @@ import ray
 
 from dashboards.expressions import BOARDS, VARIABLES, expressions, panels
 from dashboards.servers import DASHBOARDS
-from vitascope.observe.metrics import METRICS
+from vitascope.metrics import METRICS
 
 KEYS = {"annotations", "description", "editable", "fiscalYearStartMonth", "graphTooltip", "links", "panels"}
 KEYS |= {"refresh", "schemaVersion", "tags", "templating", "time", "timezone", "title", "uid"}

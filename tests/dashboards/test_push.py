@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from dashboards.grafana_stub import TOKEN, GrafanaStub, running
+from vitascope.deploy import grafana
+from vitascope.deploy.grafana import credentials, push
 from vitascope.files import packaged
-from vitascope.observe import grafana
-from vitascope.observe.grafana import credentials, push
 
 PROMETHEUS = "http://prometheus:9090"
 DOCUMENTS = {d["uid"]: d for d in (json.loads(p.read_bytes()) for p in packaged("dashboards").glob("*.json"))}

@@ -18,7 +18,7 @@ from PIL import Image
 
 from clips.media import corner_names, corners_frame, corners_video
 from flow import sources
-from observe.scraping import scrape
+from scraping import scrape
 from vitascope import cli, config, storage
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec

@@ -21,7 +21,7 @@ from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
-from vitascope.observe.metrics import Publisher
+from vitascope.metrics import Publisher
 from vitascope.progress import track
 
 _CLIP = ["clip_id", "start_s", "fps", "n_frames", *SOURCE, *letterbox.COLUMNS]

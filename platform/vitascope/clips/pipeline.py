@@ -32,7 +32,7 @@ from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
 from vitascope.ledger import Reason, Rejected, Status
-from vitascope.observe.metrics import Publisher
+from vitascope.metrics import Publisher
 
 _FOLDERS = 64
 """Folders are opened on the driver's side until there are so many, which tasks then list to their ends."""

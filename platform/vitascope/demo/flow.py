@@ -14,7 +14,8 @@ from vitascope.encode.shards import read_index
 from vitascope.evaluate import losses
 from vitascope.files import packaged
 from vitascope.generate import batch as generate
-from vitascope.observe import data, report
+from vitascope.report import data
+from vitascope.report import stage as report
 from vitascope.train import trainer
 
 REQUESTS = str(packaged("configs", "demo_requests.jsonl"))

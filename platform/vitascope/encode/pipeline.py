@@ -37,7 +37,7 @@ from vitascope.encode.shards import (
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Failed, Mistake
 from vitascope.ledger import Status, dropped_by_reason
-from vitascope.observe.metrics import Publisher
+from vitascope.metrics import Publisher
 from vitascope.progress import say_dropped, say_notes, track
 from vitascope.records import DROPS, SAMPLES
 from vitascope.wording import count

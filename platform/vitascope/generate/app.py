@@ -32,8 +32,8 @@ from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import GenerateSettings
 from vitascope.generate.starting import CannotStart, reason, starting
 from vitascope.ledger import Rejected
+from vitascope.metrics import Publisher
 from vitascope.model.card import ModelCard, load_model
-from vitascope.observe.metrics import Publisher
 
 # A video takes minutes; Ray Serve's default of 20 s would kill those in flight when a replica is to go.
 _GRACEFUL_SHUTDOWN_S = 900.0

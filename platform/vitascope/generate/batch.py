@@ -22,9 +22,9 @@ from vitascope.generate.manifest import Manifest
 from vitascope.generate.request import Limits, Request
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Reason, Rejected, Status
+from vitascope.metrics import Publisher
 from vitascope.model.card import WEIGHTS, ModelCard, load_card
 from vitascope.model.check import check_model
-from vitascope.observe.metrics import Publisher
 from vitascope.progress import say, track
 from vitascope.records import OK, dropped, stable_id
 

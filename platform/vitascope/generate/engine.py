@@ -16,7 +16,7 @@ from vitascope.generate import divide, sampler, scheduler
 from vitascope.generate.divide import Broken, Failure
 from vitascope.generate.sampler import Work
 from vitascope.ledger import Reason, Rejected
-from vitascope.observe.metrics import Publisher
+from vitascope.metrics import Publisher
 
 _LOG = logging.getLogger("ray.serve")  # a replica's
 

@@ -24,7 +24,7 @@ from vitascope.generate.batch import described
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, parse
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Rejected, Status
-from vitascope.observe.metrics import Publisher
+from vitascope.metrics import Publisher
 
 
 class Arguments(BaseModel):

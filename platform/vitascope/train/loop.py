@@ -19,8 +19,8 @@ from vitascope.cluster.placement import node_labels
 from vitascope.feed.plan import Position
 from vitascope.feed.source import has_samples
 from vitascope.feed.stream import Feed, execute
+from vitascope.metrics import Publisher
 from vitascope.model import flow
-from vitascope.observe.metrics import Publisher
 from vitascope.train import held_out
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.guard import Guard

@@ -16,15 +16,15 @@ from vitascope.generate.media import read_given
 from vitascope.generate.request import Mode, Request
 from vitascope.ledger import Rejected, Status
 from vitascope.model.cost import cost_of
-from vitascope.observe import accounting, charts, data, page
-from vitascope.observe.accounting import NotAccounted, size_of
-from vitascope.observe.packing import packing
-from vitascope.observe.page import Html
-from vitascope.observe.results import Results, Row, read
-from vitascope.observe.spread import share
-from vitascope.observe.thumbnails import looks, webp
 from vitascope.progress import say
 from vitascope.records import SAMPLES
+from vitascope.report import accounting, charts, data, page
+from vitascope.report.accounting import NotAccounted, size_of
+from vitascope.report.packing import packing
+from vitascope.report.page import Html
+from vitascope.report.results import Results, Row, read
+from vitascope.report.spread import share
+from vitascope.report.thumbnails import looks, webp
 from vitascope.wording import count, short
 
 MOST_VIDEOS, MOST_SOURCES, MOST_ROWS = 48, 24, 300  # more would make a page that browsers open slowly

@@ -18,7 +18,8 @@ from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.generate.writer import media_bytes
 from vitascope.ledger import Reason
-from vitascope.observe import accounting, report, results
+from vitascope.report import accounting, results
+from vitascope.report import stage as report
 
 
 class Tags(HTMLParser):

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from vitascope.cluster.checks import KINDS
-from vitascope.cluster.choices import DECODE, GENERATE, HEAD, TRAIN, Aws, Choices, Gcp, Kubernetes, Machine
-from vitascope.cluster.pods import cluster_of
-from vitascope.cluster.validate import BASE, documents, validate
+from vitascope.deploy.checks import KINDS
+from vitascope.deploy.choices import DECODE, GENERATE, HEAD, TRAIN, Aws, Choices, Gcp, Kubernetes, Machine
+from vitascope.deploy.pods import cluster_of
+from vitascope.deploy.validate import BASE, documents, validate
 from vitascope.errors import Mistake
 
 OPERATOR = {"app.kubernetes.io/name": "kuberay-operator"}

@@ -17,9 +17,9 @@ from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.plan import Limits, make_tasks
 from vitascope.ledger import Reason, Rejected
-from vitascope.observe import charts, data, fill, sources, thumbnails, words
-from vitascope.observe.chosen import choose, copied, twin_of, wanted
-from vitascope.observe.dataset import Dataset, read
+from vitascope.report import charts, data, fill, sources, thumbnails, words
+from vitascope.report.chosen import choose, copied, twin_of, wanted
+from vitascope.report.dataset import Dataset, read
 
 EVIL = "</td><script>alert('x')</script><img src=x onerror=alert(1)> & $x^2$ \"q\""
 PICTURE = thumbnails.Thumbnail(thumbnails.webp(np.full((1, 12, 16, 3), 90, np.uint8)))

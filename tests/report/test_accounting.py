@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from vitascope.config import Settings
-from vitascope.observe import results
-from vitascope.observe.accounting import figures
-from vitascope.observe.results import Results
+from vitascope.report import results
+from vitascope.report.accounting import figures
+from vitascope.report.results import Results
 
 WANTED = {
     "videos_in",

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from vitascope.clips.letterbox import COLUMNS
 from vitascope.ledger import Reason, Status
-from vitascope.observe.dataset import Dataset, Ints, is_in, labels
-from vitascope.observe.spread import Example, examples, limits_of, spaced
+from vitascope.report.dataset import Dataset, Ints, is_in, labels
+from vitascope.report.spread import Example, examples, limits_of, spaced
 
 FACTS = ("width", "height", "duration_s")
 """Filters that go by a fact of the clip and by no score."""

@@ -6,8 +6,8 @@ import numpy as np
 
 from vitascope.encode.buckets import SPACE_STRIDE, choose, count_tokens, kept
 from vitascope.ledger import Rejected
-from vitascope.observe.dataset import Dataset, Floats, Ints
 from vitascope.records import VideoSize
+from vitascope.report.dataset import Dataset, Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

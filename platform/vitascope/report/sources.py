@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitascope.observe.dataset import Dataset, Floats, Ints, labels, numbers
-from vitascope.observe.fill import Samples
+from vitascope.report.dataset import Dataset, Floats, Ints, labels, numbers
+from vitascope.report.fill import Samples
 
 FAR = 2.0
 """A source has too much or too little from so many times an equal share on, or below its inverse."""

@@ -8,13 +8,13 @@ import pyarrow.compute as pc
 from vitascope import storage
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.model.cost import cost_of
-from vitascope.observe import charts, page, words
-from vitascope.observe.dataset import Dataset, Floats, is_in, labels, numbers
-from vitascope.observe.fill import Samples, fills
-from vitascope.observe.packing import packing
-from vitascope.observe.page import Html, Share
-from vitascope.observe.sources import Sources, sources
-from vitascope.observe.spread import aspects, histogram, share
+from vitascope.report import charts, page, words
+from vitascope.report.dataset import Dataset, Floats, is_in, labels, numbers
+from vitascope.report.fill import Samples, fills
+from vitascope.report.packing import packing
+from vitascope.report.page import Html, Share
+from vitascope.report.sources import Sources, sources
+from vitascope.report.spread import aspects, histogram, share
 from vitascope.wording import count, short
 
 MOST_OF_NAME = 40

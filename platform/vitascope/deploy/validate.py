@@ -21,8 +21,8 @@ from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
-from vitascope.cluster import checks, pods
-from vitascope.cluster.checks import Found
+from vitascope.deploy import checks, pods
+from vitascope.deploy.checks import Found
 from vitascope.errors import Mistake
 from vitascope.files import packaged
 from vitascope.wording import short

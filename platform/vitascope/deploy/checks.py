@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vitascope.cluster.choices import MACHINES
 from vitascope.cluster.placement import KIND_OF, LABEL
+from vitascope.deploy.choices import MACHINES
 
 Found = tuple[str, str]
 

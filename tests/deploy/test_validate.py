@@ -10,7 +10,7 @@ import yaml
 from ray.autoscaler._private import util
 from ray.serve.schema import ServeDeploySchema
 
-from vitascope.cluster.validate import BASE, _instance, documents, validate
+from vitascope.deploy.validate import BASE, _instance, documents, validate
 
 DELETE = object()
 SHORT = {

@@ -19,12 +19,12 @@ from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config
 
 from vitascope import cli, config
-from vitascope.cluster import manifests, validate
-from vitascope.cluster.choices import GENERATE, GPU_NODES, TRAIN, Choices, load
-from vitascope.cluster.manifests import render
 from vitascope.cluster.placement import KIND_OF
-from vitascope.cluster.pods import cluster_of
-from vitascope.cluster.validate import BASE, documents
+from vitascope.deploy import manifests, validate
+from vitascope.deploy.choices import GENERATE, GPU_NODES, TRAIN, Choices, load
+from vitascope.deploy.manifests import render
+from vitascope.deploy.pods import cluster_of
+from vitascope.deploy.validate import BASE, documents
 
 AWS = {
     "region": "us-east-1",

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from vitascope.observe.spread import Histogram
+from vitascope.report.spread import Histogram
 
 BLUE, ORANGE, GREEN, GREY = "#3b82f6", "#f08c2e", "#12a67c", "#98a2b3"  # readable on white and near-black
 _TEXT = "#010203"  # stands for the page's text colour, which the SVG takes on as currentColor

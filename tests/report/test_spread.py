@@ -5,7 +5,7 @@ import pytest
 
 from vitascope.clips.filters import Filter, Filters
 from vitascope.clips.scores import judge
-from vitascope.observe import spread
+from vitascope.report import spread
 
 
 def test_a_histogram_holds_every_value_also_those_beyond_its_ends() -> None:

@@ -15,14 +15,14 @@ from vitascope import storage
 from vitascope.clips.filters import Filter, Filters
 from vitascope.config import Settings
 from vitascope.ledger import Reason
-from vitascope.observe import charts, content, page
-from vitascope.observe.chosen import FACTS, MOVING, Chosen, Group, choose, copied, groups, key, wanted
-from vitascope.observe.dataset import Dataset, Floats, is_in, numbers, read
-from vitascope.observe.fill import Samples, samples_of
-from vitascope.observe.page import Share
-from vitascope.observe.spread import beyond, histogram, limits_of, share
-from vitascope.observe.thumbnails import Thumbnail, thumbnails
 from vitascope.progress import say
+from vitascope.report import charts, content, page
+from vitascope.report.chosen import FACTS, MOVING, Chosen, Group, choose, copied, groups, key, wanted
+from vitascope.report.dataset import Dataset, Floats, is_in, numbers, read
+from vitascope.report.fill import Samples, samples_of
+from vitascope.report.page import Share
+from vitascope.report.spread import beyond, histogram, limits_of, share
+from vitascope.report.thumbnails import Thumbnail, thumbnails
 from vitascope.wording import short
 
 FILE = "data.html"

@@ -11,9 +11,9 @@ import pytest
 import torch
 from ray.util import metrics as ray_metrics
 
-from observe.scraping import scrape
-from vitascope.observe import metrics
-from vitascope.observe.metrics import METRICS, Publisher
+from scraping import scrape
+from vitascope import metrics
+from vitascope.metrics import METRICS, Publisher
 from vitascope.train import step as steps
 
 
@@ -145,7 +145,7 @@ def test_a_name_that_is_not_declared_is_refused() -> None:
 
 
 def test_the_declarations_are_read_without_ray() -> None:
-    code = "import sys; import vitascope.observe.metrics; sys.exit('ray' in sys.modules)"
+    code = "import sys; import vitascope.metrics; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from vitascope.cluster.checks import KINDS, Found, image_tag, is_open
 from vitascope.cluster.placement import KIND_OF, LABEL
+from vitascope.deploy.checks import KINDS, Found, image_tag, is_open
 
 
 def kubernetes(part: dict[str, Any]) -> Iterator[Found]:

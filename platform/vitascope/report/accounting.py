@@ -15,7 +15,7 @@ from typing import Any
 
 from vitascope.errors import Failed
 from vitascope.ledger import Status, dropped_by_reason
-from vitascope.observe.results import Results, Row
+from vitascope.report.results import Results, Row
 from vitascope.wording import count
 
 FROM_TRAIN = (
