@@ -13,7 +13,7 @@ from vitascope.feed.source import Source, load_pack
 from vitascope.feed.stream import Feed, Row
 from vitascope.train import held_out
 from vitascope.train.engine import Engine, Ranks
-from vitascope.train.trainer import plan_job
+from vitascope.train.stage import plan_job
 
 
 def begin(settings: Settings, ranks: Ranks) -> tuple[Engine, Feed]:

@@ -15,16 +15,16 @@ MODULES = {
 }
 
 MAY_IMPORT_RAY = [
-    "clips/pipeline.py",
-    "caption/pipeline.py",
-    "encode/pipeline.py",
+    "clips/stage.py",
+    "caption/stage.py",
+    "encode/stage.py",
     "encode/verify.py",
     "feed/stream.py",
-    "train/trainer.py",
+    "train/stage.py",
     "train/loop.py",
     "train/stopping.py",
     "generate/app.py",
-    "generate/batch.py",
+    "generate/stage.py",
     "generate/service.py",
     "generate/tracing.py",
     "metrics.py",

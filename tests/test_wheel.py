@@ -40,9 +40,9 @@ for stage in cli.STAGES:
 """
 STILLS = """
 import sys
-from vitascope.demo import flow, inputs
+from vitascope.demo import inputs, stage
 inputs.gather_stills(sys.argv[1])
-print(inputs.CAPTIONS, flow.REQUESTS)
+print(inputs.CAPTIONS, stage.REQUESTS)
 """
 
 

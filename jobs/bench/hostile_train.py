@@ -13,6 +13,7 @@ the other's.
 """
 
 import argparse
+import importlib
 import json
 import os
 import statistics
@@ -39,10 +40,12 @@ def trained(folder: str, mix: str) -> dict[str, Any]:
     """One epoch with the package that this process imports: its steps, busy share and tokens in a second."""
     import train_step  # that of the same tree
 
-    from vitascope import config, storage
+    from vitascope import cli, config, storage
     from vitascope.encode.fingerprint import latents_folder
     from vitascope.feed.source import planned
-    from vitascope.train import log, trainer
+    from vitascope.train import log
+
+    trainer = importlib.import_module(cli.STAGES["train"].partition(":")[0])
 
     def settings(steps: int) -> Any:
         for precision in FLOAT32:

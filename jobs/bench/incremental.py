@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from vitascope import storage
-from vitascope.clips.pipeline import run
+from vitascope.clips.stage import run
 from vitascope.config import Settings
 
 

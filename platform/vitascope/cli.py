@@ -28,17 +28,17 @@ from vitascope.section import located
 from vitascope.wording import count
 
 STAGES = {
-    "clips": "vitascope.clips.pipeline:run",
-    "caption": "vitascope.caption.pipeline:run",
-    "encode": "vitascope.encode.pipeline:run",
+    "clips": "vitascope.clips.stage:run",
+    "caption": "vitascope.caption.stage:run",
+    "encode": "vitascope.encode.stage:run",
     "data": "vitascope.report.data:run",
-    "train": "vitascope.train.trainer:run",
-    "generate": "vitascope.generate.batch:run",
-    "evaluate": "vitascope.evaluate.losses:run",
+    "train": "vitascope.train.stage:run",
+    "generate": "vitascope.generate.stage:run",
+    "evaluate": "vitascope.evaluate.stage:run",
     "report": "vitascope.report.stage:run",
     "flow": "vitascope.cluster.pipeline:run",
-    "doctor": "vitascope.doctor.examination:run",
-    "demo": "vitascope.demo.flow:run",
+    "doctor": "vitascope.doctor.stage:run",
+    "demo": "vitascope.demo.stage:run",
 }
 """Each stage's entry point, imported only when it is asked for."""
 

@@ -18,8 +18,8 @@ from transformers import LlavaForConditionalGeneration
 from vitascope import storage
 from vitascope.caption.answers import Unusable
 from vitascope.caption.local import LocalModel
-from vitascope.caption.pipeline import _see, _Worker, run
 from vitascope.caption.settings import CaptionSettings
+from vitascope.caption.stage import _see, _Worker, run
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected
 from vitascope.precision import fastest

@@ -22,11 +22,11 @@ from vitascope.clips.colour import to_rgb
 from vitascope.clips.decode import read_clip
 from vitascope.clips.derive import clips_of
 from vitascope.clips.isolate import IDLE_BYTES
-from vitascope.clips.pipeline import run
 from vitascope.clips.probe import probe
 from vitascope.clips.resize import View
 from vitascope.clips.scan import STRETCH_FRAMES, scan
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.stage import run
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected
 

@@ -10,8 +10,8 @@ from media import write_video
 
 from vitascope import storage
 from vitascope.clips import hooked
-from vitascope.clips.pipeline import run
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.stage import run
 from vitascope.config import Settings
 
 N_COLOURS = 8

@@ -13,8 +13,8 @@ from vitascope import storage
 from vitascope.clips.decode import read_clip
 from vitascope.clips.features import features
 from vitascope.clips.letterbox import crop_of, letterbox
-from vitascope.clips.pipeline import run
 from vitascope.clips.resize import Crop
+from vitascope.clips.stage import run
 from vitascope.config import Settings
 
 

@@ -15,7 +15,7 @@ from vitascope import storage
 from vitascope.clips import tars
 from vitascope.clips.decode import read_clip
 from vitascope.clips.letterbox import crop_of
-from vitascope.clips.pipeline import run
+from vitascope.clips.stage import run
 from vitascope.config import Settings
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

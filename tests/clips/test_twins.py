@@ -15,7 +15,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from vitascope import storage
 from vitascope.caption.answers import merged
-from vitascope.clips import pipeline
+from vitascope.clips import stage
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.twins import without_twins
 from vitascope.config import Settings
@@ -62,7 +62,7 @@ def clips_of(source: Path, folder: Path, **clips: Any) -> dict[str, dict[str, An
     """The clip table's rows by name, of a run whose catalog is kept for others."""
     sections = {"input": str(source), "durations_s": [1.5], "val_names": ["held*"], **clips}
     sections["catalog"] = str(source.parent / "catalog")
-    pipeline.run(Settings.model_validate({"run": {"folder": str(folder)}, "clips": sections}))
+    stage.run(Settings.model_validate({"run": {"folder": str(folder)}, "clips": sections}))
     return {row["name"]: row for row in storage.rows(f"{folder}/clips")}
 
 
@@ -124,7 +124,7 @@ def test_the_one_for_validation_is_kept_then_one_with_a_caption_then_the_largest
         row("b_bytes", b, content="b_val"),
         row("short", None, status="dropped", reason="too_short", detail="0.1 s"),
     ]
-    table = pa.Table.from_pylist(rows, schema=pipeline._CUT)
+    table = pa.Table.from_pylist(rows, schema=stage._CUT)
     found = without_twins(table, ClipsSettings())
     assert dict(zip(found["name"].to_pylist(), found["detail"].to_pylist(), strict=True)) == {
         "a_small": "twin of a_large at 0 s, distance 0.0 bits",
@@ -151,7 +151,7 @@ def test_no_near_copy_of_a_held_out_clip_is_trained_on_if_captions_come_later() 
         row("b_train", b),
         row("b_bare_bytes", b, content="b_train", **bare),
     ]
-    found = without_twins(pa.Table.from_pylist(rows, schema=pipeline._CUT), ClipsSettings())
+    found = without_twins(pa.Table.from_pylist(rows, schema=stage._CUT), ClipsSettings())
     captioned = [r | merged(r, {"caption": "now it has one"}, {"caption": 1.0}) for r in found.to_pylist()]
     kept = [r["name"] for r in captioned if r["status"] == "ok"]
     assert kept == ["a_val", "b_val_bare"]
@@ -166,7 +166,7 @@ def test_copies_of_a_clip_that_is_a_near_twin_itself_name_the_one_that_is_kept()
         row("b_copy", b, content="b"),
         row("b", b, content="b", width=128),
     ]
-    table = pa.Table.from_pylist(rows, schema=pipeline._CUT)
+    table = pa.Table.from_pylist(rows, schema=stage._CUT)
     near = without_twins(table, ClipsSettings())
     assert dict(zip(near["name"].to_pylist(), near["detail"].to_pylist(), strict=True)) == {
         "a_copy": "twin of a_largest at 2.5 s, distance 0.0 bits",

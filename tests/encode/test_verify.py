@@ -9,7 +9,7 @@ import pytest
 from vitascope import storage
 from vitascope.cli import main
 from vitascope.config import Settings, load, to_toml
-from vitascope.encode import pipeline
+from vitascope.encode import stage
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_note, read_samples, shard_uri, write_shard
 from vitascope.encode.verify import check_shard, verify
@@ -28,7 +28,7 @@ def encoded(
     settings = load(None, [*small, f'run.folder="{tmp_path}/run"'])
     rows = [clip_row(media.bikes, start_s=float(i), width=640, height=272) for i in range(8)]
     put_clips(settings.run.folder, rows)
-    pipeline.run(settings)
+    stage.run(settings)
     return settings
 
 
@@ -96,7 +96,7 @@ def test_damaged_shards_are_forgotten_and_made_again(encoded: Settings, capsys: 
     assert "out of the index" in out
     assert {row["shard"] for row in index_of(encoded)} == {row["shard"] for row in before} - {1, last}
     assert main(["shards", "verify", str(toml)]) == 0
-    pipeline.run(encoded)
+    stage.run(encoded)
     assert {row["sample_id"]: row["digest"] for row in index_of(encoded)} == latents
     assert verify(encoded).problems == {}
 

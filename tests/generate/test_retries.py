@@ -9,7 +9,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from vitascope.errors import Failed
 from vitascope.generate import app as generate_app
-from vitascope.generate import batch
+from vitascope.generate import stage
 from vitascope.generate.app import Target
 from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
@@ -46,13 +46,13 @@ def failed() -> RayTaskError:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "_PAUSE_S", 0)
+    monkeypatch.setattr(stage, "_PAUSE_S", 0)
 
 
 def generate(request: Request, *apps: App) -> list[dict[str, Any] | Rejected]:
     async def all_of_them() -> list[dict[str, Any] | Rejected]:
         alone = asyncio.Lock()
-        return await asyncio.gather(*(batch._generate(app, request, TARGET, alone) for app in apps))
+        return await asyncio.gather(*(stage._generate(app, request, TARGET, alone) for app in apps))
 
     return asyncio.run(all_of_them())
 
@@ -90,7 +90,7 @@ def test_the_last_time_suspects_are_sent_one_by_one(request_of: Callable[..., Re
 def test_a_batch_whose_replicas_cannot_start_again_ends_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "_LOOK_S", 0.01)
+    monkeypatch.setattr(stage, "_LOOK_S", 0.01)
     monkeypatch.setattr(generate_app, "stuck", lambda name: f"{name} has no model")
     ended = []
 
@@ -101,12 +101,12 @@ def test_a_batch_whose_replicas_cannot_start_again_ends_with_the_reason(
             ended.append(True)
 
     with pytest.raises(Failed, match="cannot go on: x has no model; finished outputs are kept"):
-        asyncio.run(batch._unless_stuck(work(), "x"))
+        asyncio.run(stage._unless_stuck(work(), "x"))
     assert ended == [True]
 
 
 def test_a_replica_that_is_slow_to_start_again_ends_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "_LOOK_S", 0.01)
+    monkeypatch.setattr(stage, "_LOOK_S", 0.01)
     looks = iter([None, "no", "no", "no", None, "no", "no", "no"])
     monkeypatch.setattr(generate_app, "stuck", lambda _: next(looks, None))
 
@@ -114,5 +114,5 @@ def test_a_replica_that_is_slow_to_start_again_ends_no_batch(monkeypatch: pytest
         await asyncio.sleep(0.5)
         return "done"
 
-    assert asyncio.run(batch._unless_stuck(work(), "x")) == "done"
-    assert asyncio.run(batch._unless_stuck(work(), None)) == "done"
+    assert asyncio.run(stage._unless_stuck(work(), "x")) == "done"
+    assert asyncio.run(stage._unless_stuck(work(), None)) == "done"

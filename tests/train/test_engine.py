@@ -12,8 +12,8 @@ from vitascope.feed.plan import Position
 from vitascope.feed.source import load_pack
 from vitascope.model import dit, flow
 from vitascope.train.engine import Ranks
+from vitascope.train.stage import plan_job
 from vitascope.train.step import take_step
-from vitascope.train.trainer import plan_job
 
 STEPS = 3
 """The output layer begins at zero: only from the second step on do gradients pass through the blocks."""

@@ -18,8 +18,8 @@ from vitascope.train import guard
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.guard import Guard
 from vitascope.train.settings import NOT_FINITE_IN_A_ROW, TrainSettings
+from vitascope.train.stage import plan_job
 from vitascope.train.step import Taken, take_step
-from vitascope.train.trainer import plan_job
 
 NAN = math.nan
 LR = ["train.warmup_steps=3", "train.steps=6"]

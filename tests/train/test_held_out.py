@@ -11,10 +11,10 @@ from alone import held_out_losses
 from synthetic import make_run
 from vitascope import storage
 from vitascope.config import Settings
-from vitascope.evaluate import losses
+from vitascope.evaluate import stage
 from vitascope.model import flow
 from vitascope.model.card import save_model
-from vitascope.train.trainer import plan_job
+from vitascope.train.stage import plan_job
 
 
 def model_of(settings: Settings, seed: int, fresh: bool = True) -> Any:
@@ -44,10 +44,10 @@ def test_it_is_what_evaluate_measures(tmp_path: Path) -> None:
     settings = make_run(str(tmp_path), ["evaluate.timesteps=[0.03, 0.5, 1.0]"])
     model = model_of(settings, 3, fresh=False)
     card = plan_job(settings).card.model_copy(
-        update={"fingerprint": losses.latents_folder(settings).rpartition("/")[2]}
+        update={"fingerprint": stage.latents_folder(settings).rpartition("/")[2]}
     )
     save_model(settings.path("model"), model.state_dict(), card)
-    losses.run(settings)
+    stage.run(settings)
     document = storage.read_json(settings.path("evaluate", "losses.json"))
     np.testing.assert_allclose(held_out_losses(settings, model.eval()), document["loss"], rtol=1e-5)
 

@@ -6,8 +6,8 @@ import pytest
 
 from synthetic import make_run
 from vitascope import config, storage
-from vitascope.train import trainer
-from vitascope.train.trainer import plan_job
+from vitascope.train import stage as trainer
+from vitascope.train.stage import plan_job
 
 FAR_APART = [(1, 8, 12), (4, 16, 16)]
 """Latent sizes of 24 and 256 patches."""

@@ -8,5 +8,5 @@ short goes on with what no part answers.
     frames     a few small pictures of a clip
     endpoint   ask an OpenAI-compatible endpoint
     local      ask a transformers model in a folder
-    pipeline   the stage, on Ray Data
+    stage      the stage, on Ray Data
 """

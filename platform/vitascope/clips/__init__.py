@@ -37,5 +37,5 @@ over more files looks only at those, and other thresholds cost no decoding.
     dedup      twins among clips
     twins      what of the clip table is dropped as one
     notes_on   what was chosen in silence, in words
-    pipeline   the stage, on Ray Data
+    stage      the stage, on Ray Data
 """

@@ -2,7 +2,7 @@
 
     facts        what the cluster, its nodes and the storage are like      Ray
     checks       what of it stands in the way of these settings            pure
-    examination  both, and what was found in words
+    stage        both, and what was found in words
 
 In: settings. Out: findings, each with what to do about it.
 """

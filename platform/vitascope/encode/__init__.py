@@ -21,6 +21,6 @@ In the order the data flows:
     encoder         one shard: frames and captions to a committed file
     shards          the files: written here, read by the feed
     notes_on        what was cut in silence, in words
-    pipeline        all of it on Ray Data
+    stage           all of it on Ray Data
     verify          whether shards are still as they were written
 """

@@ -2,5 +2,5 @@
 
 In: a trained model and the held-out samples. Out: `evaluate/losses.json` in the run's folder.
 
-    losses      held-out loss per size bucket and noise level
+    stage       held-out loss per size bucket and noise level
 """

@@ -12,7 +12,7 @@
     writer     frames become mp4 or png bytes; the sidecar says how they were made
     app        text encoding, denoising, decoding and writing as Ray Serve deployments
     starting   why a replica cannot start
-    batch      the job: streams the request file through the app
+    stage      the job: streams the request file through the app
     manifest   the outcome of every request
 
 In: JSON lines (fields: see `request.Request`) and a model folder. Out, under outputs/<batch>/: for every

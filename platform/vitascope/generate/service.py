@@ -20,8 +20,8 @@ from vitascope import config, storage
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.generate.app import Target, build, deployed
-from vitascope.generate.batch import described
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, parse
+from vitascope.generate.stage import described
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Rejected, Status
 from vitascope.metrics import Publisher

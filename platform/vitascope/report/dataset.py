@@ -15,8 +15,8 @@ from vitascope import storage
 from vitascope.caption import answers
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.pipeline import DROPS_FILE
 from vitascope.encode.shards import INDEX, read_index
+from vitascope.encode.stage import DROPS_FILE
 from vitascope.ledger import Status
 from vitascope.records import DROPS, SAMPLES
 from vitascope.wording import short

@@ -8,8 +8,8 @@ from vitascope import storage
 from vitascope.caption.answers import clip_rows
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.pipeline import DROPS_FILE
 from vitascope.encode.shards import read_index
+from vitascope.encode.stage import DROPS_FILE
 from vitascope.errors import Missing
 from vitascope.model.card import ModelCard, load_card
 from vitascope.train import log

@@ -8,7 +8,8 @@ import pytest
 
 from vitascope import cli, config, storage
 from vitascope.config import Settings
-from vitascope.demo import flow, inputs
+from vitascope.demo import inputs
+from vitascope.demo import stage as flow
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -17,7 +18,7 @@ REPO = Path(__file__).resolve().parents[2]
 def given(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Stages that only note the settings they are given, the report's last."""
     seen: list[Settings] = []
-    for stage in (flow.clips, flow.encode, flow.data, flow.trainer, flow.generate, flow.losses, flow.report):
+    for stage in (flow.clips, flow.encode, flow.data, flow.train, flow.generate, flow.evaluate, flow.report):
         monkeypatch.setattr(stage, "run", lambda settings: seen.append(settings) or {"succeeded": True})
     monkeypatch.setattr(inputs, "gather_stills", lambda folder: storage.put(f"{folder}/still.png", b"-"))
     monkeypatch.setattr(inputs, "gather", lambda folder: storage.put(f"{folder}/{inputs.BROKEN}", b"-"))

@@ -4,19 +4,19 @@ from typing import Any
 
 from vitascope import config, storage
 from vitascope.caption.answers import clip_rows
-from vitascope.clips import pipeline as clips
+from vitascope.clips import stage as clips
 from vitascope.config import Settings
 from vitascope.demo import inputs
 from vitascope.demo.requests import requests_for
-from vitascope.encode import pipeline as encode
+from vitascope.encode import stage as encode
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_index
-from vitascope.evaluate import losses
+from vitascope.evaluate import stage as evaluate
 from vitascope.files import packaged
-from vitascope.generate import batch as generate
+from vitascope.generate import stage as generate
 from vitascope.report import data
 from vitascope.report import stage as report
-from vitascope.train import trainer
+from vitascope.train import stage as train
 
 REQUESTS = str(packaged("configs", "demo_requests.jsonl"))
 """What the demo asks of the model it has trained on its own input; media lie in the run's folder."""
@@ -35,12 +35,12 @@ def run(settings: Settings) -> dict[str, Any]:
     if own_input and not storage.exists(settings.path("input", inputs.BROKEN)):  # the last one written
         inputs.gather_stills(settings.path("media"))
         inputs.gather(folder)
-    for stage in (clips, encode, data, trainer):
+    for stage in (clips, encode, data, train):
         stage.run(settings)
     if settings.generate.requests is None:
         settings = _saved_with(settings, "generate", requests=_put_requests(settings, own_input))
     generated = generate.run(settings)
-    losses.run(settings)
+    evaluate.run(settings)
     return report.run(settings) | {"succeeded": generated["succeeded"]}
 
 

@@ -14,8 +14,8 @@ from media import corners_frame, corners_video, noisy_video, tone, truncated
 from PIL import Image
 
 from vitascope import records, storage
-from vitascope.clips import pipeline
-from vitascope.clips.pipeline import list_inputs, run
+from vitascope.clips import stage
+from vitascope.clips.stage import list_inputs, run
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
 from vitascope.stores import patience
@@ -251,10 +251,10 @@ def test_a_task_that_ray_does_again_scans_and_commits_nothing_twice(
     ours, folder = settings(str(everything), str(tmp_path / "run")), str(tmp_path / "catalog")
     media = list_inputs(ours)[0].media
     work = {"files": storage.stream_bytes(media.slice(0, 3))}
-    done = pipeline.scan_part(work, settings=ours.clips, folder=folder)
+    done = stage.scan_part(work, settings=ours.clips, folder=folder)
     (committed,) = storage.listing(folder)
-    monkeypatch.setattr(pipeline, "scan", lambda *_: pytest.fail("a file was scanned again"))
-    assert pipeline.scan_part(work, settings=ours.clips, folder=folder) == done
+    monkeypatch.setattr(stage, "scan", lambda *_: pytest.fail("a file was scanned again"))
+    assert stage.scan_part(work, settings=ours.clips, folder=folder) == done
     assert list(storage.listing(folder)) == [committed]
 
 
@@ -266,7 +266,7 @@ def test_a_slow_file_holds_up_no_commit_of_the_others(
     media = list_inputs(ours)[0].media
     work = {"files": storage.stream_bytes(media)}
     largest = sorted(media.to_pylist(), key=lambda row: row["size_bytes"])[-1]["name"]
-    look, looked = pipeline.scan, list[str]()
+    look, looked = stage.scan, list[str]()
 
     def scan(item: Any, how: Any) -> dict[str, Any]:
         looked.append(item.name)
@@ -274,13 +274,13 @@ def test_a_slow_file_holds_up_no_commit_of_the_others(
             raise KeyboardInterrupt  # the end of its worker
         return look(item, how)
 
-    monkeypatch.setattr(pipeline, "scan", scan)
-    monkeypatch.setattr(pipeline, "COMMIT_S", 0)
+    monkeypatch.setattr(stage, "scan", scan)
+    monkeypatch.setattr(stage, "COMMIT_S", 0)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.scan_part(work, settings=ours.clips, folder=folder)
+        stage.scan_part(work, settings=ours.clips, folder=folder)
     assert looked[-1] == largest
     looked.clear()
-    outcomes = pipeline.scan_part(work, settings=ours.clips, folder=folder)["outcomes"]
+    outcomes = stage.scan_part(work, settings=ours.clips, folder=folder)["outcomes"]
     assert (looked, len(outcomes)) == ([largest], len(media))
     (part,) = storage.list_files(folder)
     assert {row["name"] for row in storage.rows(part)} == set(media["name"].to_pylist())
@@ -360,7 +360,7 @@ def test_folders_are_listed_in_tasks_of_their_own(
     for name in names:
         storage.put(f"{root}/{name}", b"-")
     for folders in (1, 2, 64):
-        monkeypatch.setattr(pipeline, "_FOLDERS", folders)
+        monkeypatch.setattr(stage, "_FOLDERS", folders)
         found, _ = list_inputs(settings(root, str(tmp_path / "run")))
         assert found.media["name"].to_pylist() == sorted(names)
 
@@ -378,7 +378,7 @@ def test_a_store_that_is_away_is_told_while_it_is_waited_for(
     for name, value in {"BUDGET_S": 2.0, "_SILENT_S": 0.1, "_told": False}.items():
         monkeypatch.setattr(patience, name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(pipeline, "list_inputs", lambda _: pytest.fail("tasks were started"))
+    monkeypatch.setattr(stage, "list_inputs", lambda _: pytest.fail("tasks were started"))
     amazon.Store.clear_instance_cache()
     try:
         with pytest.raises(storage.Unavailable):
@@ -473,7 +473,7 @@ def test_a_run_does_not_take_its_own_output_for_input(tmp_path: Path) -> None:
 def test_what_is_missing_is_noticed_before_ray_starts(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    monkeypatch.setattr(pipeline.local, "connect", lambda _: pytest.fail("Ray was started"))
+    monkeypatch.setattr(stage.local, "connect", lambda _: pytest.fail("Ray was started"))
     root = str(tmp_path) if store == "local" else request.getfixturevalue("s3")
     (tmp_path / "empty").mkdir()
     for place in ["none", "empty"]:

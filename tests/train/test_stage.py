@@ -22,8 +22,8 @@ from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.model.card import load_model
 from vitascope.precision import inspect
-from vitascope.train import log, trainer
-from vitascope.train.trainer import plan_job
+from vitascope.train import log, stage
+from vitascope.train.stage import plan_job
 
 STEPS = 30
 """Ray fetches a checkpoint from its workers every 2 s and lets one more wait: the one at 10 is registered
@@ -49,7 +49,7 @@ def losses(settings: Settings, steps: int = STEPS) -> list[float]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[Settings, dict]:  # noqa: ARG001
     settings = make_run(str(tmp_path_factory.mktemp("undisturbed")), OVERRIDES)
-    return settings, trainer.run(settings)
+    return settings, stage.run(settings)
 
 
 def test_training_learns_and_says_how(undisturbed: tuple[Settings, dict]) -> None:
@@ -93,7 +93,7 @@ def test_running_again_trains_nothing_twice_and_says_where_the_results_are(
 ) -> None:
     settings, _ = undisturbed
     before = losses(settings)
-    assert trainer.run(settings)["steps"] == STEPS
+    assert stage.run(settings)["steps"] == STEPS
     assert losses(settings) == before
     said = capsys.readouterr().out
     assert f"the model is in {settings.path('model')}" in said
@@ -104,14 +104,14 @@ def test_other_settings_do_not_go_on_from_a_checkpoint(undisturbed: tuple[Settin
     settings, _ = undisturbed
     other = settings.model_copy(update={"run": settings.run.model_copy(update={"seed": 99})})
     with pytest.raises(ValueError, match=r"run\.seed: 0 before, 99 now"):
-        trainer.run(other)
+        stage.run(other)
 
 
 def test_another_precision_than_the_checkpoints_is_refused(undisturbed: tuple[Settings, dict]) -> None:
     settings, _ = undisturbed
     other = settings.model_copy(update={"train": settings.train.model_copy(update={"precision": "bf16"})})
     with pytest.raises(Mistake, match="precision: checkpoint 'float32', settings 'bf16'"):
-        trainer.run(other)
+        stage.run(other)
 
 
 def test_a_run_continues_in_its_precision_and_skips_a_sample_that_is_not_finite(
@@ -122,13 +122,13 @@ def test_a_run_continues_in_its_precision_and_skips_a_sample_that_is_not_finite(
     """In the precision that this machine would not choose by itself."""
     other = "float32" if inspect(torch.device("cpu")).precision == "bf16" else "bf16"
     begun = make_run(str(tmp_path), ["train.steps=3", f"train.precision={other}"], not_finite={3})
-    trainer.run(begun)
+    stage.run(begun)
     assert (
         f"computes in {other}, as train.precision asks, though this processor has" in capsys.readouterr().out
     )
     train = begun.train.model_copy(update={"steps": 6, "precision": "auto"})
     settings = begun.model_copy(update={"train": train})
-    summary = trainer.run(settings)
+    summary = stage.run(settings)
     printed = capsys.readouterr().out
     assert printed.count(f"computes in {other}, like the checkpoint it continues, though this") == 1
     assert summary["precision"] == other
@@ -151,7 +151,7 @@ def test_a_run_of_nothing_but_nan_ends_with_an_error_and_publishes_nothing(
 ) -> None:
     settings = make_run(str(tmp_path), OVERRIDES, not_finite=range(24))
     with pytest.raises(Mistake, match=r"3 steps in a row was not finite \(steps 0 to 2\)"):
-        trainer.run(settings)
+        stage.run(settings)
     assert not storage.exists(settings.path("model"))
     assert not storage.exists(settings.path("summaries", "train.json"))
     noted = [storage.read_json(file) for file in storage.list_files(settings.path("train", "not_finite"))]
@@ -164,7 +164,7 @@ def test_a_killed_worker_changes_no_loss_to_the_last_bit(
 ) -> None:
     settings = make_run(str(tmp_path), [*OVERRIDES, "train.max_failures=1"])
     with Killer([partial(wait_for_checkpoint, settings)]) as killer:
-        trainer.run(settings)
+        stage.run(settings)
     assert FIRST_RESUMED <= went_on_at(settings, killer) < STEPS
     assert losses(settings) == losses(undisturbed[0])
 
@@ -174,8 +174,8 @@ def test_one_rank_goes_on_where_two_were(undisturbed: tuple[Settings, dict], tmp
     """Two ranks lose one and give up; one trains the rest."""
     settings = make_run(str(tmp_path), [*OVERRIDES, "train.max_failures=0"])
     with Killer([partial(wait_for_checkpoint, settings)]) as killer, pytest.raises(TrainingFailedError):
-        trainer.run(settings)
-    assert trainer.run(make_run(str(tmp_path), [*OVERRIDES, "train.ranks=1"]))["ranks"] == 1
+        stage.run(settings)
+    assert stage.run(make_run(str(tmp_path), [*OVERRIDES, "train.ranks=1"]))["ranks"] == 1
     first = went_on_at(settings, killer)
     assert FIRST_RESUMED <= first < STEPS
     found, wanted = losses(settings), losses(undisturbed[0])
@@ -191,11 +191,11 @@ def test_workers_killed_at_any_moment_change_no_loss_to_the_last_bit(
     steps = 160  # with 2 s a checkpoint 64 s: more than four kills leave for steps, each after a start
     overrides = [*OVERRIDES, f"train.steps={steps}", "train.max_failures=20"]
     whole = make_run(str(tmp_path / "whole"), overrides)
-    trainer.run(whole)
+    stage.run(whole)
     delays = [random.uniform(0, 20) for _ in range(4)]  # a start takes 6 to 12 s
     settings = make_run(str(tmp_path / "killed"), overrides)
     with Killer([partial(time.sleep, delay) for delay in delays]) as killer:
-        trainer.run(settings)
+        stage.run(settings)
     assert len(killer.killed_at) == len(delays), f"the run ended before the kills, {delays} s apart"
     assert losses(settings, steps) == losses(whole, steps), f"killed {delays} s apart"
 

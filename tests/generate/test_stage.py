@@ -22,7 +22,7 @@ from ray import serve
 from vitascope import config, storage
 from vitascope.config import RunSettings, Settings
 from vitascope.errors import Failed, Mistake
-from vitascope.generate import app, batch, writer
+from vitascope.generate import app, stage, writer
 from vitascope.generate.settings import GenerateSettings
 from vitascope.generate.starting import starting
 from vitascope.generate.tracing import tracing
@@ -46,8 +46,8 @@ WRONG = {
     "not a video": ({"mode": "extend_forward", "video": "text.mp4"}, "unreadable"),
 }
 SMALL = {"prompt": "a cat", "seconds": 9 / 8, "steps": 12}
-DRIVER = "from vitascope.config import Settings; from vitascope.generate import batch; import sys;"
-DRIVER += "batch.run(Settings.model_validate_json(sys.argv[1]))"
+DRIVER = "from vitascope.config import Settings; from vitascope.generate import stage; import sys;"
+DRIVER += "stage.run(Settings.model_validate_json(sys.argv[1]))"
 
 
 def good_requests() -> list[dict[str, Any]]:
@@ -60,7 +60,7 @@ def good_requests() -> list[dict[str, Any]]:
 
 
 def write_inputs(folder: str, requests: list[dict[str, Any]], model: str) -> Settings:
-    """A request file with its media beside it, and the settings of the batch."""
+    """A request file with its media beside it, and the settings of the stage."""
     levels = np.arange(24, dtype=np.uint8)[:, None, None, None] * 5 + 40
     files = {
         "a.mp4": writer.mp4_bytes(np.broadcast_to(levels, (24, 96, 128, 3)), 8),
@@ -110,7 +110,7 @@ def scenario(ray_cluster: None, model_folder: Path, tmp_path_factory: pytest.Tem
     requests = [*good[:3], *wrong, *good[3:], good[0] | {"prompt": "the same custom_id again"}]
     settings = write_inputs(str(folder), requests, str(model_folder))
     before = _run_and_kill(settings)
-    summary = batch.run(settings)
+    summary = stage.run(settings)
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
     return Scenario(settings, requests, before, summary, rows)
 
@@ -200,13 +200,13 @@ def test_after_a_kill_each_has_one_output_and_finished_ones_are_untouched(scenar
 
 def test_run_again_nothing_is_done_twice(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, before = scenario.settings, finished(scenario.settings)
-    monkeypatch.setattr(batch, "connect", lambda _: pytest.fail("Ray was started"))
+    monkeypatch.setattr(stage, "connect", lambda _: pytest.fail("Ray was started"))
     # Where every request that may succeed is finished, not even Ray is needed; lines may move.
     done = [
         r for r in scenario.requests if not r.get("image", r.get("video", "")).startswith(("none", "text"))
     ]
     storage.put(str(settings.generate.requests), storage.json_lines(reversed(done[:-1])))
-    summary = batch.run(settings)
+    summary = stage.run(settings)
     assert finished(settings) == before
     assert summary["skipped_done"] == summary["outputs"] == 18
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
@@ -224,7 +224,7 @@ def test_a_sidecar_that_was_spoilt_is_one_row(scenario: Scenario, tmp_path: Path
         r for r in scenario.requests if not r.get("image", r.get("video", "")).startswith(("none", "text"))
     ]
     storage.put(str(settings.generate.requests), storage.json_lines(done[:-1]))
-    summary = batch.run(settings)
+    summary = stage.run(settings)
     assert summary["requests_failed_by_reason"]["unreadable"] == 4
     assert summary["outputs"] == 14
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
@@ -237,7 +237,7 @@ def test_without_a_request_that_may_succeed_no_app_is_started(
 ) -> None:
     settings = write_inputs(str(tmp_path), [], str(model_folder))
     storage.put(str(settings.generate.requests), content)
-    summary = batch.run(settings)
+    summary = stage.run(settings)
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
     assert summary["requests"] == len(rows) == len(content.strip().splitlines())
     assert summary["succeeded"] == (not rows)
@@ -253,7 +253,7 @@ def test_a_damaged_model_is_named_before_anything_is_started(model_folder: Path,
     settings = write_inputs(str(tmp_path), good_requests(), str(tmp_path / "model"))
     started = time.monotonic()
     with pytest.raises(Mistake, match="bytes, and its header speaks of"):
-        batch.run(settings)
+        stage.run(settings)
     assert time.monotonic() - started < 5
 
 
@@ -262,7 +262,7 @@ def test_what_is_missing_is_named(model_folder: Path, tmp_path: Path) -> None:
     for key, value in (("requests", None), ("requests", "/none.jsonl"), ("model", "/none")):
         generate = settings.generate.model_copy(update={key: value})
         with pytest.raises((ValueError, FileNotFoundError), match=f"generate.{key}"):
-            batch.run(settings.model_copy(update={"generate": generate}))
+            stage.run(settings.model_copy(update={"generate": generate}))
 
 
 def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_folder: Path, s3: str) -> None:  # noqa: ARG001
@@ -281,7 +281,7 @@ def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_fo
 
     killer = threading.Thread(target=kill)
     killer.start()
-    summary = batch.run(settings)
+    summary = stage.run(settings)
     killer.join()
     assert len(killed) == 1
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
@@ -367,7 +367,7 @@ def test_a_batch_that_is_interrupted_keeps_what_is_finished_and_leaves_no_app(
     assert "Traceback" not in said
     before = finished(settings)
     assert 2 <= len(before) < 18
-    name = batch._app_name(batch.Batch.of(settings), settings)[1]
+    name = stage._app_name(stage.Batch.of(settings), settings)[1]
     wait_for(lambda: name not in serve.status().applications, 60)
     assert finished(settings) == before  # nor does anything go on in the background
     for sidecar in before:

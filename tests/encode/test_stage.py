@@ -13,7 +13,7 @@ from vitascope.clips.decode import read_clip
 from vitascope.clips.readers import NoDevice
 from vitascope.clips.resize import Crop
 from vitascope.config import Settings, load
-from vitascope.encode import pipeline
+from vitascope.encode import stage
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.encoder import ShardEncoder
 from vitascope.encode.fingerprint import fingerprint, latents_folder
@@ -57,13 +57,13 @@ def real_clips(tmp_path: Path, media: Any, clip_row: Callable[..., dict[str, Any
 def count_work(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The shard numbers that `run` hands to Ray from now on."""
     handed: list[int] = []
-    execute = pipeline._execute
+    execute = stage._execute
 
     def counted(settings: Settings, latents: str, plan: list[PlannedShard]) -> Any:
         handed.extend(shard.number for shard in plan)
         return execute(settings, latents, plan)
 
-    monkeypatch.setattr(pipeline, "_execute", counted)
+    monkeypatch.setattr(stage, "_execute", counted)
     return handed
 
 
@@ -79,9 +79,9 @@ def without_index(
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips[:2])
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(stage, "_commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            pipeline.run(settings)
+            stage.run(settings)
     return settings
 
 
@@ -102,7 +102,7 @@ def test_clips_become_samples_and_bad_ones_drops(
 ) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips)
-    summary = pipeline.run(settings)
+    summary = stage.run(settings)
     said = capsys.readouterr().out
     assert "encode  4 samples, 2 dropped: " in said
     assert {"unreadable 1", "decode_failed 1"} == set(said.strip().rpartition(": ")[2].split(", "))
@@ -141,7 +141,7 @@ def test_clips_become_samples_and_bad_ones_drops(
     handed = count_work(monkeypatch)
     visible = [shard_uri(folder, number) for number in index["shard"].unique().to_pylist()]
     before = {f: storage.read_bytes(f) for f in [*visible, storage.join(folder, "index.parquet")]}
-    again = pipeline.run(settings)
+    again = stage.run(settings)
     assert len(handed) == 1  # for the two clips that failed to decode
     assert {f: storage.read_bytes(f) for f in before} == before
     assert {k: v for k, v in again.items() if k != "seconds"} == {
@@ -160,10 +160,10 @@ def test_a_clip_that_could_not_be_read_is_tried_again(
     there, not_there = clip_row(media.china, **facts), clip_row(str(late), caption="a temple", **facts)
     put_clips(settings.run.folder, [there, not_there])
     late.rename(tmp_path / "away.jpg")
-    summary = pipeline.run(settings)
+    summary = stage.run(settings)
     assert (summary["samples"], summary["dropped_by_reason"]) == (1, {"decode_failed": 1})
     (tmp_path / "away.jpg").rename(late)
-    summary = pipeline.run(settings)
+    summary = stage.run(settings)
     assert (summary["samples"], summary["dropped_by_reason"]) == (2, {})
     assert len(latents_of(latents_folder(settings))) == 2
 
@@ -180,7 +180,7 @@ def test_a_file_written_over_since_it_was_scanned_is_not_taken_for_the_one_that_
     storage.put(source, Path(media.bikes).read_bytes())
     of_the_second = clip_row(source, start_s=4.0, **BIKES_AT)
     put_clips(settings.run.folder, [of_the_first, of_the_second])
-    summary = pipeline.run(settings)
+    summary = stage.run(settings)
     assert (summary["samples"], summary["dropped_by_reason"]) == (1, {"source_changed": 1})
     (drop,) = storage.rows(storage.join(latents_folder(settings), "drops.parquet"))
     assert drop["clip_id"] == of_the_first["clip_id"]
@@ -193,7 +193,7 @@ def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
 ) -> None:
     whole = settings_for(str(tmp_path / "whole"))
     put_clips(whole.run.folder, real_clips)
-    expected = pipeline.run(whole)
+    expected = stage.run(whole)
 
     killed = settings_for(str(tmp_path / "killed"))
     put_clips(killed.run.folder, real_clips)
@@ -203,16 +203,16 @@ def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
         yield from execute(settings, latents, plan[:1])
         raise KeyboardInterrupt
 
-    execute = pipeline._execute
+    execute = stage._execute
     with monkeypatch.context() as patched:
-        patched.setattr(pipeline, "_execute", die_after_one)
+        patched.setattr(stage, "_execute", die_after_one)
         with pytest.raises(KeyboardInterrupt):
-            pipeline.run(killed)
+            stage.run(killed)
     assert len(storage.list_files(folder)) == 1
     assert not storage.exists(storage.join(folder, "index.parquet"))
 
     handed = count_work(monkeypatch)
-    summary = pipeline.run(killed)
+    summary = stage.run(killed)
     assert 0 not in handed
     assert len(handed) >= 1
     assert {**summary, "seconds": 0} == {**expected, "seconds": 0}
@@ -232,7 +232,7 @@ def test_shards_taken_over_have_the_splits_of_the_table_as_it_is_now(
     settings = without_index
     put_clips(settings.run.folder, [row | {"split": "val"} for row in real_clips[:2]])
     handed = count_work(monkeypatch)
-    assert pipeline.run(settings)["samples_val"] == 2
+    assert stage.run(settings)["samples_val"] == 2
     assert handed == []
 
 
@@ -243,7 +243,7 @@ def test_shards_of_a_killed_run_that_were_planned_otherwise_are_made_again(
     settings = without_index
     put_clips(settings.run.folder, [row | {"caption": "another"} for row in real_clips[:2]])
     handed = count_work(monkeypatch)
-    assert pipeline.run(settings)["samples"] == 2
+    assert stage.run(settings)["samples"] == 2
     assert handed
     index = storage.rows(storage.join(latents_folder(settings), "index.parquet"))
     assert {row["caption"] for row in index} == {"another"}
@@ -256,18 +256,18 @@ def test_a_run_whose_shards_another_run_has_made_its_own_ends_with_an_error(
 ) -> None:
     """With the captions changed in between; the other run's result stays."""
     settings = settings_for(str(tmp_path / "run"))
-    execute = pipeline._execute
+    execute = stage._execute
 
     def meanwhile(settings: Settings, latents: str, plan: list[PlannedShard]) -> Any:
         yield from execute(settings, latents, plan)
-        monkeypatch.setattr(pipeline, "_execute", execute)
+        monkeypatch.setattr(stage, "_execute", execute)
         put_clips(settings.run.folder, [row | {"caption": "another"} for row in real_clips[:2]])
-        pipeline.run(settings)
+        stage.run(settings)
 
     put_clips(settings.run.folder, real_clips[:2])
-    monkeypatch.setattr(pipeline, "_execute", meanwhile)
+    monkeypatch.setattr(stage, "_execute", meanwhile)
     with pytest.raises(RuntimeError, match=r"are not those just written: .*, or another run wrote its own"):
-        pipeline.run(settings)
+        stage.run(settings)
     index = storage.rows(storage.join(latents_folder(settings), "index.parquet"))
     assert {row["caption"] for row in index} == {"another"}
     assert len(latents_of(latents_folder(settings))) == 2
@@ -277,10 +277,10 @@ def test_a_run_whose_shards_another_run_has_made_its_own_ends_with_an_error(
 def test_a_shard_that_is_gone_is_noticed(tmp_path: Path, real_clips: Rows, put_clips: PutClips) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips[:2])
-    pipeline.run(settings)
+    stage.run(settings)
     Path(shard_uri(latents_folder(settings), 0)).unlink()
     with pytest.raises(ValueError, match=r"shards \[0\] of .* are damaged or not there.* verify --forget"):
-        pipeline.run(settings)
+        stage.run(settings)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -289,7 +289,7 @@ def test_a_damaged_shard_is_told_where_the_index_names_it_and_else_encoded_again
 ) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, [real_clips[i] for i in (0, 1, 3)])
-    pipeline.run(settings)
+    stage.run(settings)
     folder = latents_folder(settings)
     index, facts, shard = (
         Path(folder, "index.parquet"),
@@ -299,10 +299,10 @@ def test_a_damaged_shard_is_told_where_the_index_names_it_and_else_encoded_again
     before, facts_before, whole = storage.rows(str(index)), facts.read_bytes(), shard.read_bytes()
     shard.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"shards \[0\] of .* are damaged or not there.* verify --forget"):
-        pipeline.run(settings)
+        stage.run(settings)
     index.unlink()
     handed = count_work(monkeypatch)
-    pipeline.run(settings)
+    stage.run(settings)
     assert handed == [0]
     assert storage.rows(str(index)) == before
     assert facts.read_bytes() == facts_before
@@ -315,13 +315,13 @@ def test_new_clips_are_added_and_gone_ones_leave_the_index(
     settings = settings_for(str(tmp_path / "run"))
     first, second, temple = (real_clips[i] for i in (0, 1, 3))
     put_clips(settings.run.folder, [first, temple])
-    assert pipeline.run(settings)["samples"] == 2
+    assert stage.run(settings)["samples"] == 2
     folder = latents_folder(settings)
     before = {row["clip_id"]: row for row in storage.rows(storage.join(folder, "index.parquet"))}
 
     put_clips(settings.run.folder, [temple, second])
     handed = count_work(monkeypatch)
-    assert pipeline.run(settings)["samples"] == 2
+    assert stage.run(settings)["samples"] == 2
     after = {row["clip_id"]: row for row in storage.rows(storage.join(folder, "index.parquet"))}
     assert after.keys() == {temple["clip_id"], second["clip_id"]}
     assert after[temple["clip_id"]] == before[temple["clip_id"]]
@@ -336,14 +336,14 @@ def test_clips_that_go_and_come_back_are_not_encoded_again(
     settings = settings_for(str(tmp_path), "encode.shard_tokens=16")
     good = [real_clips[i] for i in (0, 1, 3)]
     put_clips(settings.run.folder, good)
-    pipeline.run(settings)
+    stage.run(settings)
     index = storage.rows(storage.join(latents_folder(settings), "index.parquet"))
     before = latents_of(latents_folder(settings))
     put_clips(settings.run.folder, good[:1])  # a stricter threshold
     handed = count_work(monkeypatch)
-    assert pipeline.run(settings)["samples"] < len(index)
+    assert stage.run(settings)["samples"] < len(index)
     put_clips(settings.run.folder, good)  # and back
-    pipeline.run(settings)
+    stage.run(settings)
     assert handed == []
     assert storage.rows(storage.join(latents_folder(settings), "index.parquet")) == index
     after = latents_of(latents_folder(settings))
@@ -360,14 +360,14 @@ def test_several_sizes_of_a_clip_come_from_one_decode(
     table = "encode.buckets=[[17, 112, 272], [9, 64, 144]]"
     settings = settings_for(str(tmp_path / "run"), table, "encode.sizes_per_clip=2")
     put_clips(settings.run.folder, rows)
-    summary = pipeline.run(settings)
+    summary = stage.run(settings)
     assert {row["size"]: row["samples"] for row in summary["sizes"]} == {"9x64x144": 3, "17x112x272": 2}
     assert summary["dropped_by_reason"] == {"decode_failed": 1}
     several = latents_of(latents_folder(settings))
 
     alone = settings_for(str(tmp_path / "alone"), table)
     put_clips(alone.run.folder, rows[:2])
-    pipeline.run(alone)
+    stage.run(alone)
     for sample_id, latent in latents_of(latents_folder(alone)).items():
         assert torch.equal(several[sample_id], latent)
 
@@ -379,7 +379,7 @@ def test_a_letterboxed_clip_is_encoded_without_its_bars(
     settings = settings_for(str(tmp_path / "run"))
     crop = {"crop_left": 0.25, "crop_top": 0.25, "crop_width": 0.5, "crop_height": 0.5}
     put_clips(settings.run.folder, [clip_row(media.bikes, width=320, height=136, **crop)])
-    pipeline.run(settings)
+    stage.run(settings)
     folder = latents_folder(settings)
     (row,) = storage.rows(storage.join(folder, "index.parquet"))
     (latent,) = latents_of(folder).values()
@@ -398,7 +398,7 @@ def test_a_letterboxed_clip_is_encoded_without_its_bars(
 def test_what_the_latents_are_like_is_told(tmp_path: Path, real_clips: Rows, put_clips: PutClips) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips)
-    pipeline.run(settings)
+    stage.run(settings)
     folder = latents_folder(settings)
     facts = storage.read_json(storage.join(folder, "encode.json"))
     pixels = torch.cat([latent.flatten(0, 2).double() for latent in latents_of(folder).values()])
@@ -413,11 +413,11 @@ def test_what_the_latents_are_like_is_told(tmp_path: Path, real_clips: Rows, put
 def test_a_shard_that_no_node_has_the_memory_for_is_not_waited_for(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "_DECODER_BYTES", 1 << 50)
+    monkeypatch.setattr(stage, "_DECODER_BYTES", 1 << 50)
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips)
     with pytest.raises(ValueError, match=r"\(encode\.shard_tokens\) need .* GiB on a node, the largest has"):
-        pipeline.run(settings)
+        stage.run(settings)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -428,7 +428,7 @@ def test_gpus_that_a_local_cluster_lacks_are_not_waited_for(
     settings = settings_for(str(tmp_path / "run"), gpus)
     put_clips(settings.run.folder, real_clips)
     with pytest.raises(ValueError, match=r"need 2 CPUs and (1|0\.5) GPUs at once, the cluster has .* 0 GPUs"):
-        pipeline.run(settings)
+        stage.run(settings)
 
 
 def decoded(clip: dict[str, Any], *, nvdec: bool = False) -> pa.Table:
@@ -477,7 +477,7 @@ def test_a_table_of_no_usable_clip_gives_an_empty_index(
 ) -> None:
     settings = settings_for(str(tmp_path / "run"), "feed.token_budget=64")
     put_clips(settings.run.folder, [clip_row(media.bikes)])
-    summary = pipeline.run(settings)
+    summary = stage.run(settings)
     assert summary["samples"] == 0
     assert summary["codec_psnr_db"] is None
     assert summary["dropped_by_reason"] == {"too_many_tokens": 1}
@@ -489,7 +489,7 @@ def test_input_and_output_on_s3(s3: str, media: Any, clip_row: Any, put_clips: P
     storage.put(source, Path(media.bikes).read_bytes())
     settings = settings_for(storage.join(s3, "run"))
     put_clips(settings.run.folder, [clip_row(source)])
-    assert pipeline.run(settings)["samples"] == 1
+    assert stage.run(settings)["samples"] == 1
     assert len(latents_of(latents_folder(settings))) == 1
 
 

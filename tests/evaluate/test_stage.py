@@ -10,7 +10,7 @@ import torch
 from vitascope import config, storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.evaluate import losses
+from vitascope.evaluate import stage
 from vitascope.model.card import ModelCard, save_model
 
 
@@ -42,15 +42,15 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         {"sample_id": i, "shard": 0, "row": i, "split": split, "n_frames": n, "height": 32, "width": 32}
         for i, (split, n) in enumerate([("val", 1), ("train", 5), ("val", 5)])
     ]
-    monkeypatch.setattr(losses, "read_index", lambda _: pa.Table.from_pylist(rows))
+    monkeypatch.setattr(stage, "read_index", lambda _: pa.Table.from_pylist(rows))
     monkeypatch.setattr(
-        losses, "read_samples", lambda _, where: [Sample((1 if where[0][1] == 0 else 2, 4, 4, 3))]
+        stage, "read_samples", lambda _, where: [Sample((1 if where[0][1] == 0 else 2, 4, 4, 3))]
     )
     return settings
 
 
 def test_a_loss_for_each_held_out_size_at_each_timestep(settings: Settings) -> None:
-    summary = losses.run(settings)
+    summary = stage.run(settings)
     assert summary["samples"] == 2
     document = storage.read_json(settings.path("evaluate", "losses.json"))
     assert document["timesteps"] == [0.2, 0.8]
@@ -63,10 +63,10 @@ def test_a_loss_for_each_held_out_size_at_each_timestep(settings: Settings) -> N
 
 
 def test_the_same_model_gives_the_same_losses(settings: Settings) -> None:
-    assert losses.run(settings)["loss"] == losses.run(settings)["loss"]
+    assert stage.run(settings)["loss"] == stage.run(settings)["loss"]
 
 
 def test_a_model_of_other_latents_is_refused(settings: Settings) -> None:
     other = settings.model_copy(update={"encode": settings.encode.model_copy(update={"dct_channels": 32})})
     with pytest.raises(ValueError, match="the model was trained on latents"):
-        losses.run(other)
+        stage.run(other)

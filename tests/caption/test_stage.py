@@ -20,7 +20,7 @@ from staged import clip, kill_workers, wait_for
 from vitascope import config, storage
 from vitascope.caption import answers
 from vitascope.caption.answers import CAPTIONS, Unusable
-from vitascope.caption.pipeline import run
+from vitascope.caption.stage import run
 from vitascope.config import Settings
 from vitascope.records import OK, dropped
 
@@ -189,7 +189,7 @@ def test_a_killed_worker_costs_its_part_at_most(tmp_path: Path) -> None:
 def _run_and_kill(ours: Settings, until: Callable[[], bool]) -> None:
     """Runs the stage in a process of its own, which gets kill −9."""
     code = (
-        "import sys; from vitascope import config; from vitascope.caption.pipeline import run;"
+        "import sys; from vitascope import config; from vitascope.caption.stage import run;"
         "run(config.load(sys.argv[1]))"
     )
     environment = os.environ | {

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vitascope import config, storage
-from vitascope.doctor import examination
+from vitascope.doctor import stage
 from vitascope.generate import app
 
 
@@ -17,7 +17,7 @@ def levels(told: dict) -> dict[str, str]:
 def test_a_run_that_can_begin(ray_cluster: None, tmp_path: Path, s3: str) -> None:  # noqa: ARG001
     Image.new("RGB", (64, 64), "navy").save(tmp_path / "blue.png")
     settings = config.load(None, [f"run.folder={s3}/run", f"clips.input={tmp_path}"])
-    told = examination.run(settings)
+    told = stage.run(settings)
     assert {what for what, level in levels(told).items() if level == "problem"} <= {"memory and disk"}
     assert storage.list_files(f"{s3}/run") == []
 
@@ -31,7 +31,7 @@ def test_a_run_that_cannot(
     (tmp_path / "notes.mp4").write_text("no video\n" * 100)
     wrong = [f"clips.input={tmp_path}", f"generate.requests={tmp_path}/none.jsonl", "train.ranks=64"]
     wrong += [f"run.folder={s3}-gone/run", "cluster.place_by_label=true", "generate.use_gpu=true"]
-    told = examination.run(config.load(None, wrong))
+    told = stage.run(config.load(None, wrong))
     problems = {what for what, level in levels(told).items() if level == "problem"}
     assert problems >= {"storage", "CPUs", "GPUs", "labels", "input", "requests"}
     assert not told["healthy"]
