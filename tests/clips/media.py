@@ -140,6 +140,28 @@ def write_yuv(path: Path, frames: Sequence[av.VideoFrame], codec: str, options: 
     return path
 
 
+def changing_video(path: Path, codec: str, parts: Sequence[Sequence[np.ndarray]], *, rate: int = 25) -> Path:
+    """Parts, each of frames (H W 3) of one size, one after the other in one stream."""
+    packets, first = [], 0
+    with encoding(path) as container:
+        stream = container.add_stream(codec, rate=rate)
+        for frames in parts:
+            encoder = av.CodecContext.create(codec, "w") if packets else stream.codec_context
+            encoder.height, encoder.width = frames[0].shape[:2]
+            encoder.pix_fmt, encoder.framerate, encoder.time_base = "yuv420p", rate, Fraction(1, rate)
+            encoder.bit_rate = 4_000_000
+            for number, pixels in enumerate(frames, first):
+                frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, rate)
+                packets += encoder.encode(frame)
+            packets += encoder.encode()
+            first += len(frames)
+        for packet in packets:
+            packet.stream = stream
+            container.mux(packet)
+    return path
+
+
 def noisy_video(path: Path, *, seconds: float = 4, **how: Any) -> Path:
     """Hard to compress, so that cutting off bytes cuts off frames."""
     random = np.random.default_rng(0)
