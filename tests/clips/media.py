@@ -1,6 +1,7 @@
 """Small real media files with known content."""
 
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
@@ -138,6 +139,76 @@ def write_yuv(path: Path, frames: Sequence[av.VideoFrame], codec: str, options: 
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def changing_video(path: Path, codec: str, parts: Sequence[Sequence[np.ndarray]], *, rate: int = 25) -> Path:
+    """Parts, each of frames (H W 3) of one size, one after the other in one stream."""
+    packets, first = [], 0
+    with encoding(path) as container:
+        stream = container.add_stream(codec, rate=rate)
+        for frames in parts:
+            encoder = av.CodecContext.create(codec, "w") if packets else stream.codec_context
+            encoder.height, encoder.width = frames[0].shape[:2]
+            encoder.pix_fmt, encoder.framerate, encoder.time_base = "yuv420p", rate, Fraction(1, rate)
+            encoder.bit_rate = 4_000_000
+            for number, pixels in enumerate(frames, first):
+                frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+                frame.pts, frame.time_base = number, Fraction(1, rate)
+                packets += encoder.encode(frame)
+            packets += encoder.encode()
+            first += len(frames)
+        for packet in packets:
+            packet.stream = stream
+            container.mux(packet)
+    return path
+
+
+def two_descriptions(path: Path, parts: Sequence[Path]) -> Path:
+    """Two mp4s of one codec at 10 fps as one track with a description, and so parameter sets, for each."""
+    with encoding(path) as container, av.open(str(parts[0])) as first, av.open(str(parts[1])) as second:
+        stream = container.add_stream_from_template(first.streams.video[0])
+        n_before = 0
+        for source in (first, second):
+            base = source.streams.video[0].time_base
+            packets = [packet for packet in source.demux(video=0) if packet.size]
+            for packet in packets:
+                packet.stream = stream
+                packet.pts += round(n_before / 10 / base)
+                packet.dts += round(n_before / 10 / base)
+                container.mux(packet)
+            n_before += len(packets)
+        n_first = n_before - len(packets)
+    with av.open(str(path)) as container:
+        places = [packet.pos for packet in container.demux(video=0) if packet.size]
+    described = b"".join(_box_in(part.read_bytes(), b"stsd")[16:] for part in parts)
+    made = {
+        b"stsd": struct.pack(">II", 0, 2) + described,
+        b"stsc": struct.pack(">8I", 0, 2, 1, 1, 1, n_first + 1, 1, 2),
+        b"stco": struct.pack(f">II{len(places)}I", 0, len(places), *places),
+    }
+    content = path.read_bytes()
+    index = _box_in(content, b"moov")
+    path.write_bytes(content.removesuffix(index) + _replaced(index, made))
+    return path
+
+
+def _box_in(content: bytes, kind: bytes) -> bytes:
+    at = content.index(kind) - 4
+    return content[at : at + int.from_bytes(content[at : at + 4], "big")]
+
+
+def _replaced(boxes: bytes, made: dict[bytes, bytes]) -> bytes:
+    """The same boxes with other contents for some kinds, also for those within."""
+    out, at = b"", 0
+    while at < len(boxes):
+        size, kind = struct.unpack_from(">I4s", boxes, at)
+        inner = boxes[at + 8 : at + size]
+        if kind in (b"moov", b"trak", b"mdia", b"minf", b"stbl"):
+            inner = _replaced(inner, made)
+        inner = made.get(kind, inner)
+        out += struct.pack(">I4s", 8 + len(inner), kind) + inner
+        at += size
+    return out
 
 
 def noisy_video(path: Path, *, seconds: float = 4, **how: Any) -> Path:

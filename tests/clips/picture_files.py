@@ -6,7 +6,7 @@
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,6 +248,105 @@ def heic(picture: np.ndarray, orientation: int = 1, **how: Any) -> bytes:
     pillow_heif.register_heif_opener()
     Image.fromarray(picture).save(sink, "HEIF", quality=95, chroma=444, exif=exif.tobytes(), **how)
     return sink.getvalue()
+
+
+class Step(NamedTuple):
+    """A property of a HEIF item that changes how it is shown (ISO/IEC 23008-12, 6.5), and what it does."""
+
+    box: bytes
+    apply: Callable[[np.ndarray], np.ndarray]
+
+
+def turn(quarters: int) -> Step:
+    """Anticlockwise."""
+    return Step(_box(b"irot", bytes([quarters])), lambda picture: np.rot90(picture, quarters))
+
+
+def mirror(axis: int) -> Step:
+    """Axis 0 exchanges top and bottom, 1 left and right."""
+    return Step(_box(b"imir", bytes([axis])), lambda picture: np.flip(picture, axis))
+
+
+def crop(left: int, top: int, size: tuple[int, int], whole: tuple[int, int]) -> Step:
+    """Of a picture of `whole` (width, height); the file says how far its middle is from the whole's."""
+    (width, height), off = size, [2 * a - b + c for a, b, c in zip((left, top), whole, size, strict=True)]
+    aperture = struct.pack(">IIIIiIiI", width, 1, height, 1, off[0], 2, off[1], 2)
+    return Step(_box(b"clap", aperture), lambda picture: picture[top : top + height, left : left + width])
+
+
+def heic_by_hand(picture: np.ndarray, tile: tuple[int, int], steps: Sequence[Step]) -> bytes:
+    """Lossless but for its matrix: one item, or a grid of tiles (width, height), and properties in order.
+
+    The boxes are written here, since a library that writes and reads them may be wrong twice.
+    """
+    (width, height), shape = tile, picture.shape[:2]
+    n_rows, n_columns = -(-shape[0] // height), -(-shape[1] // width)
+    room = ((0, n_rows * height - shape[0]), (0, n_columns * width - shape[1]), (0, 0))
+    whole = np.pad(picture, room, "edge")
+    rows = [whole[y * height :][:height] for y in range(n_rows)]
+    setup, coded = _hevc([row[:, x * width :][:, :width] for row in rows for x in range(n_columns)])
+    is_grid, n = len(coded) > 1, len(coded)
+    items = [(b"hvc1", content, (0x81, 2, 3)) for content in coded]
+    own = range(0x85, 0x85 + len(steps))  # numbers of properties; 0x80: it may not be passed over
+    if is_grid:
+        grid = struct.pack(">BBBBHH", 0, 0, n_rows - 1, n_columns - 1, shape[1], shape[0])
+        items.append((b"grid", grid, (3, 4, *own)))
+    else:
+        items = [(b"hvc1", coded[0], (0x81, 2, 3, *own))]
+    sizes = [_box(b"ispe", bytes(4) + struct.pack(">II", *size)) for size in (tile, shape[::-1])]
+    colours = _box(b"colr", b"nclx" + struct.pack(">HHHB", 1, 13, 6, 0x80))
+    properties = [_box(b"hvcC", setup), sizes[0], colours, sizes[1], *(step.box for step in steps)]
+    parts = _box(b"dimg", struct.pack(f">HH{n}H", n + 1, n, *range(1, n + 1))) if is_grid else b""
+    return _heif(items, properties, parts)
+
+
+def _heif(
+    items: Sequence[tuple[bytes, bytes, Sequence[int]]], properties: list[bytes], parts: bytes
+) -> bytes:
+    """Items (kind, content, numbers of properties), the last of which is the primary one."""
+    start = _box(b"ftyp", b"heic" + bytes(4) + b"mif1heic")
+    n, at = struct.pack(">H", len(items)), len(start) + 8
+    places, kinds, owned = b"", b"", b""
+    for number, (kind, content, own) in enumerate(items, 1):
+        places += struct.pack(">HHHII", number, 0, 1, at, len(content))
+        kinds += _box(b"infe", b"\2\0\0\0" + struct.pack(">HH4s", number, 0, kind) + b"\0")
+        owned += struct.pack(">HB", number, len(own)) + bytes(own)
+        at += len(content)
+    boxes = (
+        _box(b"hdlr", bytes(8) + b"pict" + bytes(13)),
+        _box(b"pitm", bytes(4) + n),
+        _box(b"iloc", bytes(4) + b"\x44\0" + n + places),
+        _box(b"iinf", bytes(4) + n + kinds),
+        _box(b"iref", bytes(4) + parts) if parts else b"",
+        _box(b"iprp", _box(b"ipco", b"".join(properties)) + _box(b"ipma", bytes(6) + n + owned)),
+    )
+    data = _box(b"mdat", b"".join(content for _, content, _ in items))
+    return start + data + _box(b"meta", bytes(4) + b"".join(boxes))
+
+
+def _hevc(tiles: Sequence[np.ndarray]) -> tuple[bytes, list[bytes]]:
+    """The content of their hvcC box, and each tile's key frame; BT.601, full range."""
+    file: Any = io.BytesIO()
+    how = {"x265-params": "log-level=none:keyint=1:lossless=1:range=full:colormatrix=smpte170m"}
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx265", rate=1, options=how)
+        stream.height, stream.width = tiles[0].shape[:2]
+        stream.pix_fmt = "yuv444p"
+        for number, tile in enumerate(tiles):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(tile), "rgb24").reformat(
+                format="yuv444p", dst_colorspace="ITU601", dst_color_range="JPEG"
+            )
+            frame.pts, frame.time_base = number, Fraction(1)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file) as container:
+        setup = bytes(container.streams.video[0].codec_context.extradata)
+        return setup, [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
 
 
 def hdr_codes(white: float = 0.58, width: int = 128, height: int = 96) -> np.ndarray:

@@ -3,11 +3,12 @@
 `python tests/clips/test_against_others.py` prints the table of what matched.
 
 References: Pillow with ImageCms for stills and their profiles; PyAV for the tiles of HEIC, for animated AVIF
-and for the film of the same HDR samples; what the specifications say, in numpy, for parts of animations and
-for PNG's gamma.
+and for the film of the same HDR samples; what the specifications say, in numpy, for parts of animations, for
+PNG's gamma, and for HEIC that is turned, mirrored and cropped.
 """
 
 import io
+import itertools
 import sys
 import tempfile
 import zlib
@@ -247,6 +248,34 @@ def heics() -> dict[str, Case]:
     return made
 
 
+def by_hand(picture: np.ndarray, tile: tuple[int, int], *steps: files.Step) -> Case:
+    wanted = picture
+    for step in steps:
+        wanted = step.apply(wanted)
+    return Case(lambda path: written(path, files.heic_by_hand(picture, tile, steps)), shows(wanted), 3, 1)
+
+
+def transformed_heics() -> dict[str, Case]:
+    """Grids and single items, turned, mirrored and cropped by their own properties."""
+    size, grid_size, tile = (128, 96), (250, 180), (64, 64)
+    grid = files.scene(*grid_size)
+    crop, one_crop = files.crop(7, 12, (100, 150), grid_size), files.crop(28, 0, (100, 90), size)
+    turn, mirror = files.turn, files.mirror
+    made = {
+        "one.heic": by_hand(SCENE, size),
+        "grid.heic": by_hand(grid, tile),
+        "one-crop.heic": by_hand(SCENE, size, one_crop),
+        "one-crop-turn-mirror.heic": by_hand(SCENE, size, one_crop, turn(1), mirror(0)),
+        "grid-crop.heic": by_hand(grid, tile, crop),
+        "grid-crop-turn-mirror.heic": by_hand(grid, tile, crop, turn(3), mirror(1)),
+        "grid-mirror-turn.heic": by_hand(grid, tile, mirror(1), turn(1)),
+    }
+    for quarters, axis in itertools.product((1, 2, 3), (0, 1)):
+        steps = (turn(quarters), mirror(axis))
+        made[f"grid-turn-{quarters}-mirror-{axis}.heic"] = by_hand(grid, tile, *steps)
+    return {f"by-hand-{name}": case for name, case in made.items()}
+
+
 def _turned(picture: np.ndarray, orientation: int) -> Image.Image:
     image = Image.fromarray(picture)
     exif = image.getexif()
@@ -287,7 +316,7 @@ def sequences() -> dict[str, Case]:
     }
 
 
-CASES = stills() | profiled() | heics() | hdrs() | animations() | sequences()
+CASES = stills() | profiled() | heics() | transformed_heics() | hdrs() | animations() | sequences()
 
 
 def ours(path: Path) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from media import corner_names, corners_frame, corners_video, encoding
+from media import corner_names, corners_frame, corners_video, encoding, two_descriptions, write_video
 from PIL import Image
 
 from vitascope.clips.containers import words
@@ -291,3 +291,26 @@ def test_a_damaged_first_packet_costs_its_own_frames_alone(tmp_path: Path) -> No
     path.write_bytes(content)
     facts = probe(str(path))
     assert (facts["kind"], facts["width"], facts["height"]) == ("video", 128, 96)
+
+
+@pytest.mark.parametrize("second", [LARGE, SMALL])
+def test_each_part_of_a_track_is_decoded_by_its_own_description(
+    tmp_path: Path, second: tuple[int, int]
+) -> None:
+    """As of two mp4s joined without encoding; whatever was read before."""
+    pictures = [corners_frame(*LARGE), np.ascontiguousarray(corners_frame(*second)[:, ::-1])]
+    options = ({"crf": "10"}, {"crf": "35", "refs": "1"})
+    parts = [
+        write_video(tmp_path / f"{i}.mp4", [picture] * 30, gop=10, options=own)
+        for i, (picture, own) in enumerate(zip(pictures, options, strict=True))
+    ]
+    path = two_descriptions(tmp_path / "a.mp4", parts)
+    with av.open(str(path)) as container:
+        given = [packet.has_sidedata("new_extradata") for packet in container.demux(video=0)]
+    assert [i for i, new in enumerate(given) if new] == [30]
+    for start_s in (0.0, 3.0, 0.5, 5.0, 3.2, 1.0, 4.1):
+        frames = read_clip(str(path), start_s=start_s, fps=10, n_frames=5, decoder="pyav")
+        wanted = pictures[start_s >= 3]
+        assert frames.shape[1:] == wanted.shape
+        assert {corner_names(frame) for frame in frames} == {corner_names(wanted)}
+        assert np.abs(frames.astype(int) - wanted).mean() < 8

@@ -31,6 +31,7 @@ _ASIDE = (
     | _Disposition.metadata
     | _Disposition.multilayer
 )
+_HEVC_SETS = (32, 33, 34)  # types of NAL units: VPS, SPS, PPS
 _OF_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders pass over a WebM's alpha
 
 
@@ -74,6 +75,24 @@ def open_container(uri: str, hwaccel: Any = None) -> Source:
     decoder.thread_count = 1  # a task has one core
     decoder.options = {"max_pixels": str(_MAX_PIXELS)}
     return Source(container, stream, decoder)
+
+
+def parameter_sets(decoder: Any) -> bytes:
+    """The parameter sets of a header as in mp4 (ISO/IEC 14496-15), as a packet; empty if it has none."""
+    header = bytes(decoder.extradata or b"")
+    if decoder.name == "h264" and header[:1] == b"\1":
+        return header  # which the decoder takes as a packet
+    if decoder.name != "hevc" or header[:1] != b"\1" or len(header) < 23 or header[21] & 3 == 0:
+        return b""
+    n_length, sets, at = (header[21] & 3) + 1, b"", 23
+    for _ in range(header[22]):
+        is_set = int.from_bytes(header[at : at + 1], "big") & 0x3F in _HEVC_SETS
+        n_units, at = int.from_bytes(header[at + 1 : at + 3], "big"), at + 3
+        for _ in range(n_units):
+            unit = header[at + 2 : at + 2 + int.from_bytes(header[at : at + 2], "big")]
+            sets += len(unit).to_bytes(n_length, "big") + unit if is_set else b""
+            at += 2 + len(unit)
+    return sets
 
 
 def words(error: BaseException) -> str:

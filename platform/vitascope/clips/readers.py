@@ -31,7 +31,7 @@ from vitascope import storage
 from vitascope.clips import tars
 from vitascope.clips.clock import HOLD_S, LAST_STANDS_S, LONGEST_S, TIME_TOLERANCE_S
 from vitascope.clips.colour import over_white, to_rgb
-from vitascope.clips.containers import BARE, INDEXED, MOV, Source, open_container, words
+from vitascope.clips.containers import BARE, INDEXED, MOV, Source, open_container, parameter_sets, words
 from vitascope.clips.fields import COMBED, Deinterlacer, combing
 from vitascope.clips.pictures import PillowReader
 from vitascope.clips.resize import Seen, Turn, View, displayed
@@ -152,6 +152,7 @@ class PyavReader:
         self.source = source
         self.container, self.stream, self._decoder = source
         self._base = self.stream.time_base.as_integer_ratio()
+        self._sets = parameter_sets(self._decoder)
         self._coded_aspect: Any = 0  # the stream's own, once something is decoded; the container's may differ
         self._aspects = [(-math.inf, float(self.stream.sample_aspect_ratio or 1))]  # each from a tick on
 
@@ -256,6 +257,9 @@ class PyavReader:
             try:
                 self.container.seek(min(target, 0) if begin else target, stream=self.stream)
                 self._decoder.flush_buffers()
+                if self._sets:  # as a new decoder starts; those of a later part may be others
+                    with contextlib.suppress(av.error.FFmpegError):
+                        self._decoder.decode(av.Packet(self._sets))
                 return _undamaged(self._decoded())
             except av.error.FFmpegError:
                 pass
@@ -269,6 +273,8 @@ class PyavReader:
         lost: list[int] = []
         tick: int | None = 0 if self._is_bare else None
         for packet in self._packets():
+            if packet is not None and packet.has_sidedata("new_extradata"):  # so the container gives the sets
+                self._sets = b""
             if packet is not None and packet.size and (at := self._tick(packet)) is not None:
                 self._latest = sorted({*self._latest, at})[-2:]
             elif self._by_order and self._latest:  # what is held back until the end has no time of its own
