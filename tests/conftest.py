@@ -120,7 +120,7 @@ def s3(new_bucket: Callable[[], str]) -> str:
 
 @pytest.fixture(autouse=True)
 def scheduled_as_others() -> Iterator[None]:
-    """No test leaves this process a real-time one, as SVT-AV1 would (`clips.media.encoding`)."""
+    """No test leaves this process a real-time one, as SVT-AV1 would (`media.made.encoding`)."""
     yield
     assert os.sched_getscheduler(0) == SCHEDULED
 

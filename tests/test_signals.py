@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from clips.media import corners_video
+from media.made import corners_video
 from synthetic import make_run
 from vitascope import cli, config, signals, storage
 from vitascope.train import log

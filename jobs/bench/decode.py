@@ -47,14 +47,14 @@ from ray._private.internal_api import get_memory_info_reply, get_state_from_addr
 
 from vitascope import storage
 from vitascope.clips import stage as clips
-from vitascope.clips.colour import to_rgb
-from vitascope.clips.resize import View
 from vitascope.cluster.local import connect
 from vitascope.config import Settings, load
 from vitascope.demo.inputs import _shipped
 from vitascope.encode import stage as encode
 from vitascope.encode.frames import pixels_of
 from vitascope.encode.plan import EncodeTask, Limits, PlannedShard, make_tasks, plan_shards, tasks_of
+from vitascope.media.colour import to_rgb
+from vitascope.media.geometry import View
 
 FPS, FRAMES, SIZE = 8, 17, (256, 448)
 DROPPING = [f'{name} = {{use = "off"}}' for name in ("black_share", "still_share", "contrast")]

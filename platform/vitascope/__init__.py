@@ -12,6 +12,7 @@ Read in the order the data flows:
     ledger      what became of every item, and why (checksum: files that prove they are whole)
     flow        the stages in order, and which are finished
     metrics     every metric, declared once and published through Ray
+    media       read any video or image; write mp4
     clips       videos and images -> clip table
     encode      clips -> latent shards
     feed        latent shards -> packs of equal cost

@@ -14,7 +14,7 @@ from vitascope import storage
 from vitascope.caption import frames
 from vitascope.caption.frames import pictures, times
 from vitascope.caption.settings import CaptionSettings
-from vitascope.clips.tars import list_members
+from vitascope.media.tars import list_members
 
 
 def clip(n_frames: int, **more: Any) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from itertools import product
 from pathlib import Path
 
 import av
-import damage
 import numpy as np
-from media import coloured_video, encoding, hdr_video, moving_picture, timed_video, tone
 from PIL import Image
+
+from media import damage
+from media.made import coloured_video, encoding, hdr_video, moving_picture, timed_video, tone
 
 Maker = Callable[[Path], object]
 N_FRAMES, RATE = 16, 10

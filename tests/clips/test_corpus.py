@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import damage
 import numpy as np
 import psutil
 import pytest
@@ -16,19 +15,20 @@ from av.video.reformatter import ColorTrc, Interpolation, VideoReformatter
 from corpus import MAKERS, write, write_no_files
 from PIL import Image
 
+from media import damage
 from vitascope import storage
 from vitascope.clips.catalog import Item
-from vitascope.clips.colour import to_rgb
-from vitascope.clips.decode import read_clip
 from vitascope.clips.derive import clips_of
-from vitascope.clips.isolate import IDLE_BYTES
-from vitascope.clips.probe import probe
-from vitascope.clips.resize import View
 from vitascope.clips.scan import STRETCH_FRAMES, scan
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.stage import run
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected
+from vitascope.media.clip import read_clip
+from vitascope.media.colour import to_rgb
+from vitascope.media.geometry import View
+from vitascope.media.isolate import IDLE_BYTES
+from vitascope.media.probe import probe
 
 TIMEOUT_S = 20.0  # the machine may be busy; hangs take longer
 FUZZ_S = 600.0

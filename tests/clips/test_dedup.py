@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from clips.media import write_video
+from media.made import write_video
 from vitascope.clips.dedup import ClipHashes, Twins, exact_twins, near_twins, thin, twin_detail
 from vitascope.clips.hashing import copy_hashes, mirrored
 from vitascope.demo.inputs import _shipped

@@ -3,15 +3,15 @@
 import itertools
 
 import cv2
-import joined
 import numpy as np
 import pytest
 from PIL import Image
 
-from vitascope.clips.decode import read_clip
+from media import joined
 from vitascope.clips.features import DTYPES, features
 from vitascope.clips.phash import distances, phashes
 from vitascope.demo.inputs import _shipped
+from vitascope.media.clip import read_clip
 
 
 @pytest.fixture(scope="module")

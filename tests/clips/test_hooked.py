@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from media import write_video
 
+from media.made import write_video
 from vitascope import storage
 from vitascope.clips import hooked
 from vitascope.clips.settings import ClipsSettings

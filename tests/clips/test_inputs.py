@@ -13,7 +13,7 @@ from vitascope import storage
 from vitascope.clips import inputs
 from vitascope.clips.inputs import LISTED, of_files, of_folder, of_level, of_tars, tars_among
 from vitascope.clips.settings import ClipsSettings
-from vitascope.clips.tars import TARS
+from vitascope.clips.tar_table import TARS
 from vitascope.storage import Listed
 
 

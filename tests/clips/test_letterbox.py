@@ -4,18 +4,18 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import joined
 import numpy as np
 import pytest
-from media import write_video
 
+from media import joined
+from media.made import write_video
 from vitascope import storage
-from vitascope.clips.decode import read_clip
 from vitascope.clips.features import features
 from vitascope.clips.letterbox import crop_of, letterbox
-from vitascope.clips.resize import Crop
 from vitascope.clips.stage import run
 from vitascope.config import Settings
+from vitascope.media.clip import read_clip
+from vitascope.media.geometry import Crop
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import av
-import damage
 import imageio_ffmpeg
 import numpy as np
 import pyarrow as pa
 import pytest
-from media import (
+
+from media import damage
+from media.made import (
     changing_video,
     corner_names,
     corners_frame,
@@ -20,14 +21,13 @@ from media import (
     truncated,
     write_video,
 )
-
 from vitascope import records, storage
 from vitascope.clips.catalog import Item
-from vitascope.clips.decode import read_clip
 from vitascope.clips.derive import clips_of
 from vitascope.clips.scan import scan, series_of
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Rejected
+from vitascope.media.clip import read_clip
 
 
 def item(path: Path) -> Item:

@@ -4,20 +4,20 @@ from pathlib import Path
 from typing import Any
 
 import av
-import joined
 import numpy as np
 import pyarrow as pa
 import pytest
-from media import write_video
 from pydantic import ValidationError
 
+from media import joined
+from media.made import write_video
 from vitascope.clips.cut import Span, spans
 from vitascope.clips.features import features
 from vitascope.clips.filters import Filters
 from vitascope.clips.letterbox import letterbox
-from vitascope.clips.resize import Crop
 from vitascope.clips.scores import SCORES, judge, scores
 from vitascope.ledger import Reason
+from vitascope.media.geometry import Crop
 
 FPS = 8
 SECOND = Span(0.0, 1.0, 9)

@@ -2,10 +2,10 @@
 
 import itertools
 
-import joined
 import numpy as np
 import pytest
 
+from media import joined
 from vitascope.clips.features import features
 from vitascope.clips.filters import ShotSettings
 from vitascope.clips.shots import shots

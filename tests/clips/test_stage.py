@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from media import corners_frame, corners_video, noisy_video, tone, truncated
 from PIL import Image
 
+from media.made import corners_frame, corners_video, noisy_video, tone, truncated
 from vitascope import records, storage
 from vitascope.clips import stage
 from vitascope.clips.stage import list_inputs, run

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from media import corners_frame, corners_video, noisy_video, timed_video
 from PIL import Image
 
+from media.made import corners_frame, corners_video, noisy_video, timed_video
 from vitascope import storage
-from vitascope.clips import tars
-from vitascope.clips.decode import read_clip
 from vitascope.clips.letterbox import crop_of
 from vitascope.clips.stage import run
 from vitascope.config import Settings
+from vitascope.media import tars
+from vitascope.media.clip import read_clip
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from media import write_video
 from PIL import Image, ImageOps
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from media.made import write_video
 from vitascope import storage
 from vitascope.caption.answers import merged
 from vitascope.clips import stage

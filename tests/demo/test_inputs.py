@@ -6,9 +6,9 @@ import pytest
 
 from vitascope import storage
 from vitascope.clips.captions import of_sidecars
-from vitascope.clips.probe import probe
 from vitascope.demo import inputs
 from vitascope.ledger import Rejected
+from vitascope.media.probe import probe
 
 
 @pytest.fixture(scope="module")

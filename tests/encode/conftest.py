@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vitascope import storage
-from vitascope.clips.decode import read_clip
+from vitascope.media.clip import read_clip
 from vitascope.records import CLIPS, OK, stable_id
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vitascope.clips.resize import Crop
 from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, dropped_by_reason
+from vitascope.media.geometry import Crop
 from vitascope.records import SAMPLES, VideoSize, dropped
 
 LIMITS = Limits(patch=2, token_budget=2000)

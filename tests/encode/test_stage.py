@@ -9,9 +9,6 @@ import pytest
 import torch
 
 from vitascope import storage
-from vitascope.clips.decode import read_clip
-from vitascope.clips.readers import NoDevice
-from vitascope.clips.resize import Crop
 from vitascope.config import Settings, load
 from vitascope.encode import stage
 from vitascope.encode.codecs import make_codec, psnr_db
@@ -21,6 +18,9 @@ from vitascope.encode.frames import decode_shard, pixels_of
 from vitascope.encode.plan import Limits, PlannedShard, make_tasks
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import read_samples, shard_uri
+from vitascope.media.clip import read_clip
+from vitascope.media.geometry import Crop
+from vitascope.media.readers import NoDevice
 from vitascope.records import DROPS, LATENTS, SAMPLES
 
 BIKES_AT = {"width": 640, "height": 272}

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from clips.media import corners_frame, corners_video, noisy_video, tone, truncated, write_video
+from media.made import corners_frame, corners_video, noisy_video, tone, truncated, write_video
 from vitascope.demo.inputs import _shipped
 
 BAD = {

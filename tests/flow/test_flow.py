@@ -16,8 +16,8 @@ import pytest
 import ray
 from PIL import Image
 
-from clips.media import corner_names, corners_frame, corners_video
 from flow import sources
+from media.made import corner_names, corners_frame, corners_video
 from scraping import scrape
 from vitascope import cli, config, storage
 from vitascope.config import Settings

@@ -29,7 +29,7 @@ from vitascope.config import Settings
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 COPIES, KILLS = 5, 5
 STAGES = ("clips", "encode")
-DECODERS, WORKERS = "vitascope.clips.isolate", "ray::Map"
+DECODERS, WORKERS = "vitascope.media.isolate", "ray::Map"
 AT_WORK = {
     "clips": ("ray::Map(scan_part)", DECODERS),
     "encode": ("ray::MapBatches(decode_shard)", "ray::MapBatches(encode_shard)", DECODERS),

@@ -10,8 +10,8 @@ from PIL import Image
 
 from vitascope.generate.media import read_given
 from vitascope.generate.request import Request
-from vitascope.generate.writer import mp4_bytes
 from vitascope.ledger import Reason, Rejected
+from vitascope.media.mp4 import mp4_bytes
 
 Make = Callable[..., Request]
 

@@ -22,10 +22,11 @@ from ray import serve
 from vitascope import config, storage
 from vitascope.config import RunSettings, Settings
 from vitascope.errors import Failed, Mistake
-from vitascope.generate import app, stage, writer
+from vitascope.generate import app, stage
 from vitascope.generate.settings import GenerateSettings
 from vitascope.generate.starting import starting
 from vitascope.generate.tracing import tracing
+from vitascope.media import mp4
 from vitascope.model.card import load_card
 
 SIZES = [(64, 48), (48, 64), (80, 50)]
@@ -63,8 +64,8 @@ def write_inputs(folder: str, requests: list[dict[str, Any]], model: str) -> Set
     """A request file with its media beside it, and the settings of the stage."""
     levels = np.arange(24, dtype=np.uint8)[:, None, None, None] * 5 + 40
     files = {
-        "a.mp4": writer.mp4_bytes(np.broadcast_to(levels, (24, 96, 128, 3)), 8),
-        "a.png": writer.png_bytes(np.full((96, 128, 3), 90, np.uint8)),
+        "a.mp4": mp4.mp4_bytes(np.broadcast_to(levels, (24, 96, 128, 3)), 8),
+        "a.png": mp4.png_bytes(np.full((96, 128, 3), 90, np.uint8)),
         "text.mp4": b"no video",
         "requests.jsonl": storage.json_lines(requests),
     }

@@ -12,8 +12,9 @@ from vitascope import config, records, storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.generate.request import Limits, Request, parse
-from vitascope.generate.writer import media_bytes, sidecar
+from vitascope.generate.sidecar import sidecar
 from vitascope.ledger import Reason
+from vitascope.media.mp4 import media_bytes
 from vitascope.model.card import ModelCard, save_model
 
 REQUESTS = [

@@ -16,8 +16,8 @@ from PIL import Image
 from vitascope import config, records, storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.generate.writer import media_bytes
 from vitascope.ledger import Reason
+from vitascope.media.mp4 import media_bytes
 from vitascope.report import accounting, results
 from vitascope.report import stage as report
 

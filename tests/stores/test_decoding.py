@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clips.media import moving_picture, noisy_video
+from media.made import moving_picture, noisy_video
 from stores.called_in_child import prepare
 from stores.faulty import SPOILS, FaultyProxy
 from vitascope import storage
-from vitascope.clips import isolate
-from vitascope.clips.decode import read_clip
-from vitascope.clips.probe import probe
+from vitascope.media import isolate
+from vitascope.media.clip import read_clip
+from vitascope.media.probe import probe
 from vitascope.stores.patience import Unavailable
 
 FILES = {

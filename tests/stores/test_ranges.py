@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from clips.media import write_video
 from encode.test_shards import NOTE, tasks
+from media.made import write_video
 from vitascope import storage
-from vitascope.clips.probe import _probe
-from vitascope.clips.readers import PyavReader
-from vitascope.clips.resize import View
 from vitascope.encode.shards import latent_row, read_samples, shard_uri, write_shard
+from vitascope.media.geometry import View
+from vitascope.media.probe import _probe
+from vitascope.media.readers import PyavReader
 
 MIB = 1 << 20
 

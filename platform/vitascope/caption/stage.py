@@ -15,12 +15,12 @@ from vitascope.caption.answers import Asked
 from vitascope.caption.frames import pictures
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips import letterbox
-from vitascope.clips.decode import SOURCE
 from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
+from vitascope.media.clip import SOURCE
 from vitascope.metrics import Publisher
 from vitascope.progress import track
 

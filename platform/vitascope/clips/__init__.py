@@ -9,23 +9,10 @@ Out: `{run}/videos/*.parquet` (records.VIDEOS, a row for every file found) and `
 What is learnt of a file is kept in a catalog of every version of every file (records.CATALOG), so that a run
 over more files looks only at those, and other thresholds cost no decoding.
 
-    isolate    run risky decoding in a killable child
-    probe      what a media file is
-    resize     sizes: displayed, covering, shrunk; turned and mirrored
-    colour     any pixels to BT.709 RGB
-    tars       members of tar files, read in place
-    clock      how exact the times of frames are
-    formats    names of formats, by a file's first bytes
-    animation  frames of GIF and APNG
-    profiles   colours of pictures to sRGB
-    pictures   open pictures, still and moving: Pillow, pillow-heif
-    containers open a container: the track that is shown (`tracks`: of mp4), its decoder
-    fields     combed frames: how much, and deinterlaced
-    readers    open sources: PyAV, NVDEC, decord; all of them by name
-    decode     frames of a clip, and of a whole source
     features   what every frame looks like, in numbers (`phash`, `hashing`: fingerprints)
     scan       one file: what it is, and its features
     inputs     which files are media, and which caption them
+    tar_table  what tars hold
     catalog    which files are known, and the parts to look at
     shots      where a source is cut
     cut        spans within shots, and the split

@@ -19,9 +19,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from vitascope import storage
-from vitascope.clips import tars, utf8
+from vitascope.clips import utf8
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected
+from vitascope.media import tars
 from vitascope.records import stable_int
 from vitascope.wording import a, count
 

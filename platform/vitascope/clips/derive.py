@@ -9,12 +9,12 @@ import numpy as np
 from vitascope import records
 from vitascope.clips import captions, cut, letterbox
 from vitascope.clips.dedup import thin
-from vitascope.clips.resize import Crop
 from vitascope.clips.scan import Series, series_of
 from vitascope.clips.scores import judge, scores
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.shots import shots
 from vitascope.ledger import Reason, Rejected, Status
+from vitascope.media.geometry import Crop
 
 _SHARED = ("content", "video_id", "uri", "name", "version", "kind", "decoder")
 _Row = dict[str, Any]

@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from vitascope import records, storage
 from vitascope.clips import hooks
-from vitascope.clips.decode import SOURCE, read_clip
 from vitascope.clips.filters import HookFilter
 from vitascope.clips.letterbox import crop_of
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Rejected, Status
+from vitascope.media.clip import SOURCE, read_clip
 
 BATCH = 32
 """Most frames that a function gets at once."""

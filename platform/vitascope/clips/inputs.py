@@ -17,8 +17,8 @@ from vitascope import records, storage
 from vitascope.clips.captions import SIDECARS, same_name
 from vitascope.clips.catalog import FILES, Item, items
 from vitascope.clips.settings import ClipsSettings
-from vitascope.clips.tars import TARS
-from vitascope.clips.tars import row as tar_row
+from vitascope.clips.tar_table import TARS
+from vitascope.clips.tar_table import row as tar_row
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason
 
@@ -154,7 +154,7 @@ def tars_among(files: pa.Table) -> tuple[pa.Table, pa.Table]:
 def of_tars(tars: pa.Table, told: Iterable[pa.Table]) -> tuple[pa.Table, list[_Row], Counter[str]]:
     """The members of all tars, as LISTED; rows of records.VIDEOS about damage; how much was passed over.
 
-    `told` are rows of tars.TARS about `tars`. A member is called as its tar, and by its name within it:
+    `told` are rows of TARS about `tars`. A member is called as its tar, and by its name within it:
     `a.tar/000123.mp4`. It changes when its tar does.
     """
     members, damaged, passed = [LISTED.empty_table()], [], Counter[str]()

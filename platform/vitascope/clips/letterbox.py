@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vitascope.clips.resize import Crop
+from vitascope.media.geometry import Crop
 
 _BRIGHT = 0.1  # of 1; where a scene is dark, black rows are no bars
 _MIN_FRAMES = 8  # in fewer, as in a still image, a dark edge may be chance

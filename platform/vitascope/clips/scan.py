@@ -10,18 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitascope import records, storage
-from vitascope.clips import tars
 from vitascope.clips.catalog import Item
-from vitascope.clips.clock import HOLD_S
-from vitascope.clips.decode import stream
 from vitascope.clips.features import DTYPES, SIDE_PX, features
-from vitascope.clips.fields import combing
 from vitascope.clips.hashing import BOXES, copy_hashes
-from vitascope.clips.isolate import ChildDied, isolated
-from vitascope.clips.probe import probe
-from vitascope.clips.resize import Seen, Size
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected
+from vitascope.media import tars
+from vitascope.media.clip import stream
+from vitascope.media.clock import HOLD_S
+from vitascope.media.fields import combing
+from vitascope.media.geometry import Seen, Size
+from vitascope.media.isolate import ChildDied, isolated
+from vitascope.media.probe import probe
 
 STRETCH_FRAMES = 64
 """Of the grid, decoded in one call: each has the time limit to itself."""

@@ -18,12 +18,11 @@ from botocore.exceptions import BotoCoreError
 from ray.exceptions import RayTaskError
 
 from vitascope import progress, records, storage
-from vitascope.clips import captions, catalog, cut, hooked, hooks, inputs, notes_on, tars
+from vitascope.clips import captions, catalog, cut, hooked, hooks, inputs, notes_on, tar_table
 from vitascope.clips.catalog import Item, Places
 from vitascope.clips.derive import Texts, clips_of, settle
 from vitascope.clips.features import SIDE_PX
 from vitascope.clips.inputs import Inputs
-from vitascope.clips.resize import CROP_RULE
 from vitascope.clips.scan import scan
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.twins import FOUND_BY, without_twins
@@ -32,6 +31,7 @@ from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
 from vitascope.ledger import Reason, Rejected, Status
+from vitascope.media.geometry import CROP_RULE
 from vitascope.metrics import Publisher
 
 _FOLDERS = 64
@@ -146,7 +146,7 @@ def list_inputs(settings: Settings) -> tuple[Inputs, int]:
     listed, n_hidden = _listed(root, settings)
     files = inputs.without_captions(listed, settings.clips)
     of_tars, files = inputs.tars_among(files)
-    places, n_listed = _looked_at(of_tars, _folder(settings, tars.TARS), list_tars, settings)
+    places, n_listed = _looked_at(of_tars, _folder(settings, tar_table.TARS), list_tars, settings)
     members, damaged, passed = inputs.of_tars(of_tars, catalog.told(places, of_tars))
     passed.update({"hidden": n_hidden})
     found = replace(inputs.of_files(pa.concat_tables([files, members]), damaged), passed=passed)
@@ -220,7 +220,7 @@ def read_captions(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
 
 def list_tars(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:  # noqa: ARG001
     """Lists the tars of a part and commits it; gives what became of each."""
-    return _committed(work, folder, tars.TARS, tars.row)
+    return _committed(work, folder, tar_table.TARS, tar_table.row)
 
 
 def _committed(work: _Row, folder: str, schema: pa.Schema, look: Callable[[Item], _Row]) -> _Row:

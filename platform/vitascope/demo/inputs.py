@@ -20,7 +20,7 @@ from PIL import Image
 from vitascope import storage
 from vitascope.errors import Mistake
 from vitascope.files import packaged
-from vitascope.generate.writer import tag, yuv
+from vitascope.media.mp4 import tag, yuv
 
 CAPTIONS = packaged("configs", "demo_captions.csv")
 BROKEN = "broken_upload.mp4"

@@ -21,12 +21,12 @@ import vitascope
 from vitascope import storage
 from vitascope.clips import inputs
 from vitascope.clips.catalog import Item
-from vitascope.clips.probe import probe
 from vitascope.cluster.local import answers_strangers
 from vitascope.cluster.placement import KIND_OF
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.text import make_text_encoder
+from vitascope.media.probe import probe
 from vitascope.records import stable_id
 
 _PACKAGES = ("ray", "torch", "deepspeed", "numpy", "pyarrow")

@@ -1,11 +1,11 @@
 """The name under which latents are kept."""
 
 from vitascope import storage
-from vitascope.clips.resize import CROP_RULE
 from vitascope.config import Settings
 from vitascope.encode.buckets import MAX_UPSCALE, SPACE_STRIDE
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.text import make_text_encoder
+from vitascope.media.geometry import CROP_RULE
 from vitascope.records import stable_id
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 
 from vitascope import records
-from vitascope.clips.decode import read_views
 from vitascope.encode.plan import EncodeTask, drop_row, tasks_of
 from vitascope.ledger import Rejected
+from vitascope.media.clip import read_views
 
 
 def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:

@@ -13,10 +13,10 @@ import pyarrow as pa
 
 from vitascope import storage
 from vitascope.clips import letterbox
-from vitascope.clips.resize import Crop, View
 from vitascope.encode.buckets import SPACE_STRIDE, check_table, choose, count_tokens
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, Rejected, Status
+from vitascope.media.geometry import Crop, View
 from vitascope.records import VideoSize, dropped, stable_id, stable_int
 
 

@@ -9,7 +9,7 @@
     scheduler  which requests share the next forward pass
     engine     the loop that runs the passes
     divide     a pass that fails is divided until the culprit is alone
-    writer     frames become mp4 or png bytes; the sidecar says how they were made
+    sidecar    says how an output was made
     app        text encoding, denoising, decoding and writing as Ray Serve deployments
     starting   why a replica cannot start
     stage      the job: streams the request file through the app

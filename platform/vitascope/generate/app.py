@@ -23,15 +23,17 @@ from vitascope.encode.codecs import make_codec
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Failed
-from vitascope.generate import conditions, media, sampler, writer
+from vitascope.generate import conditions, media, sampler
 from vitascope.generate.changes import changes
 from vitascope.generate.conditions import Canvas
 from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import GenerateSettings
+from vitascope.generate.sidecar import sidecar
 from vitascope.generate.starting import CannotStart, reason, starting
 from vitascope.ledger import Rejected
+from vitascope.media import mp4
 from vitascope.metrics import Publisher
 from vitascope.model.card import ModelCard, load_model
 
@@ -152,7 +154,7 @@ class DecodeWrite:
         started = time.monotonic()
         frames = self._codec.decode(torch.tensor(denoised.latent)).numpy()
         decoded = time.monotonic()
-        content, suffix = writer.media_bytes(conditions.crop(frames, request), request.fps)
+        content, suffix = mp4.media_bytes(conditions.crop(frames, request), request.fps)
         storage.put(target.location + suffix, content)
         timings = {
             "denoise": round(denoised.seconds, 3),
@@ -163,7 +165,7 @@ class DecodeWrite:
             "changes": changes(request, self._patch, denoised.n_text, self._most_text),
             "given": dict(zip(("first", "last"), conditions.given_frames(denoised.given), strict=True)),
         }
-        document = writer.sidecar(request, target.location + suffix, target.model, timings) | about
+        document = sidecar(request, target.location + suffix, target.model, timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):
             return document
         return storage.read_json(target.location + ".json")

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitascope import storage
-from vitascope.clips.decode import read_clip
-from vitascope.clips.probe import probe
 from vitascope.generate.conditions import Layout, layout
 from vitascope.generate.request import MEDIA, Request
 from vitascope.ledger import Reason, Rejected
+from vitascope.media.clip import read_clip
+from vitascope.media.probe import probe
 
 
 def read_given(request: Request, patch: int) -> tuple[Layout, np.ndarray]:

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from vitascope import config, storage
-from vitascope.clips.decode import read_clip
-from vitascope.clips.probe import probe
 from vitascope.config import Settings
 from vitascope.generate.media import read_given
 from vitascope.generate.request import Mode, Request
 from vitascope.ledger import Rejected, Status
+from vitascope.media.clip import read_clip
+from vitascope.media.probe import probe
 from vitascope.model.cost import cost_of
 from vitascope.progress import say
 from vitascope.records import SAMPLES

@@ -11,13 +11,13 @@ from PIL import Image
 
 from vitascope import progress
 from vitascope.caption.frames import times
-from vitascope.clips.decode import SOURCE, read_clip
 from vitascope.clips.letterbox import COLUMNS, crop_of
-from vitascope.clips.resize import shrunk
 from vitascope.cluster.local import connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.ledger import Rejected
+from vitascope.media.clip import SOURCE, read_clip
+from vitascope.media.geometry import shrunk
 from vitascope.storage import Unavailable
 
 SIDE_PX = 240
