@@ -1,5 +1,7 @@
 """Passwords and keys are found wherever settings may hold them, and nothing else is taken for one."""
 
+import time
+
 import pytest
 
 from vitascope import config, storage
@@ -24,7 +26,8 @@ WHERE = "clips.filters.aesthetic.options"
         (f"caption.endpoint_model=sk-{SECRET}", "caption.endpoint_model", "OPENAI_API_KEY"),
         (f"caption.endpoint=https://user:{SECRET}/a@host/v1", "caption.endpoint", "OPENAI_API_KEY"),
         (f"caption.endpoint=https://host/v1#token={SECRET}", "caption.endpoint", "OPENAI_API_KEY"),
-        (f"caption.endpoint=https://host/sk-{SECRET}/v1", "caption.endpoint", "OPENAI_API_KEY"),
+        (f"caption.endpoint=https://host/sk-proj-{SECRET}{SECRET}/v1", "caption.endpoint", "OPENAI_API_KEY"),
+        (f"caption.endpoint=ftp://user:12/{SECRET}@host", "caption.endpoint", "got"),
         (f"caption.endpoint_options.pass={SECRET}", "caption.endpoint_options.pass", "OPENAI_API_KEY"),
         (f"caption.sk-{SECRET}=1", "caption", "unknown key"),
         (f"sk-{SECRET}.key=1", "--set", "unknown key"),
@@ -58,7 +61,10 @@ def test_a_credential_is_refused_and_not_repeated(override: str, place: str, ins
         "caption.prompts.caption=Who is at https://example.com/@user?",
         "clips.input=s3://bucket/name@home",
         "clips.input=s3://bucket/hf_models/sk-learn-models-2024/run@2",
-        "caption.endpoint=https://host:8000/v1/a_b",
+        "clips.input=s3://bucket/hf_20241130T101253Z/sk_0123456789abcdef/x",
+        "clips.input=s3://bucket/AKIAcollection2023videos/eyJidWNrZXQiOiJteS1idWNrZXQiLCJrZXkiOiIxMjMuanBnIn0",
+        "clips.input=s3://arn:aws:s3:us-west-2:1234:accesspoint/x/name@home",
+        "caption.endpoint=https://host:8000/v1/a_b?two_pass=1",
         "caption.endpoint_options={two_pass = true, passes = 2}",
         "clips.input=videos/what?key=c",
         f"{WHERE}={{model = '/models/clip', head = '/models/head.safetensors'}}",
@@ -69,13 +75,16 @@ def test_what_is_no_credential_is_taken(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["api_key", "API-KEY", "apiKey", "key", "x-auth-token", "db_password", "cookie"]
+    "name",
+    ["api_key", "API-KEY", "apiKey", "key", "x-auth-token", "db_password", "cookie", "smtpPass", "pass"],
 )
 def test_names_of_credentials(name: str) -> None:
     assert is_secret_name(name)
 
 
-@pytest.mark.parametrize("name", ["sort_key", "tokens", "max_tokens", "keyboard", "eos_token", "secretary"])
+@pytest.mark.parametrize(
+    "name", ["sort_key", "tokens", "max_tokens", "keyboard", "eos_token", "secretary", "two_pass"]
+)
 def test_other_names(name: str) -> None:
     assert not is_secret_name(name)
 
@@ -87,4 +96,19 @@ def test_a_location_with_credentials_is_not_repeated_by_the_storage() -> None:
         assert SECRET not in str(refused.value)
     assert in_uri("s3://bucket/a@b") is None
     assert SECRET not in redacted(f"see https://u:{SECRET}@h/x and sk-{SECRET}")
-    assert SECRET not in redacted(f"see https://u:a/{SECRET}@h/x")
+    for text in (f"u:a/{SECRET}@h/x", f"user:p@ss/{SECRET}@host", f"h/?token={SECRET}", f"u:12/{SECRET}@h"):
+        assert SECRET not in redacted(f"see https://{text} and more")
+
+
+@pytest.mark.parametrize("text", ["a" * 100_000, "a" * 50_000 + ".b=1", "a://b:x" * 5000, "://" * 30_000])
+def test_long_text_costs_no_time(text: str) -> None:
+    started = time.process_time()
+    redacted(text)
+    in_uri(text)
+    assert time.process_time() - started < 2
+
+
+def test_names_of_files_in_a_store_may_look_like_keys() -> None:
+    """They are the user's data, and one of them must not end a run."""
+    for name in ("sk_0123456789abcdef.mp4", "AKIA0123456789ABCDEF/a.mp4", "x.tar#key=5.mp4"):
+        storage.filesystem(f"s3://bucket/{name}")

@@ -26,7 +26,7 @@ from typing import Any
 HERE = Path(__file__).resolve()
 SMALL, GIANT = (1, 16, 16), (4, 32, 32)  # 64 and 1,024 patches
 MIXES = {"one giant in 600": (600, 600), "a tenth giants": (400, 10)}
-"""Samples, and every how manieth is a giant."""
+"""The number of samples, and one in how many is a giant."""
 CHANNELS, TEXT_DIM, WARM_UP = 16, 64, 2
 SETTINGS = [
     *("model.depth=4", "model.width=192", "model.heads=6", "feed.token_budget=1024"),
@@ -111,6 +111,8 @@ def main() -> None:
     if options.one:
         print(json.dumps(trained(*options.one)))
         return
+    if not options.against:
+        parser.error("name the commit to compare with: --against COMMIT")
     ours = HERE.parents[2]
     with TemporaryDirectory() as folder:
         theirs = Path(folder) / "tree"

@@ -296,7 +296,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         settings = config.with_videos(settings, options.videos, own_folder=own_folder)
     options.locations = list(config.locations(settings).values())
     if os.path.expanduser("~") == "~":
-        os.environ["HOME"] = "/nonexistent"  # Ray Train is not imported by a user of whom no home is known
+        os.environ["HOME"] = "/nonexistent"  # importing Ray Train fails for a user without a known home
     return settings
 
 
@@ -314,7 +314,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     for name, text in _HELP.items():
         command = _command(commands, name, text, {"doctor": _doctor, "flow": _flow}.get(name, _stage))
-        _takes_settings(command, "those of the demo" if name == "demo" else "the defaults")
+        _takes_settings(command, "the demo's own settings" if name == "demo" else "the defaults")
         if name == "flow":
             _takes_start(command)
         if name == "demo":

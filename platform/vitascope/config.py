@@ -30,6 +30,7 @@ from vitascope.generate.settings import GenerateSettings
 from vitascope.model.settings import ModelSettings
 from vitascope.section import Location, Section, is_location, shown, unknown_key
 from vitascope.train.settings import TrainSettings
+from vitascope.wording import short
 
 
 class RunSettings(Section):
@@ -141,11 +142,12 @@ def _apply(document: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     section, *tables, key = name.strip().split(".") if "." in name else ("", "")
     if not (equals and section and key):
-        raise SettingsError(f"--set takes section.key=value, got {credentials.redacted(override)!r}")
-    if section not in Settings.model_fields:
         raise SettingsError(
-            f"--set {credentials.redacted(name.strip())}: {unknown_key(section, list(Settings.model_fields))}"
+            f"--set takes section.key=value, got {credentials.redacted(short(override, 200))!r}"
         )
+    if section not in Settings.model_fields:
+        said = credentials.redacted(short(name.strip(), 200))
+        raise SettingsError(f"--set {said}: {unknown_key(section, list(Settings.model_fields))}")
     for part in (section, *tables):
         document = document.setdefault(part, {})
         if not isinstance(document, dict):
@@ -172,14 +174,13 @@ def _explain(error: Any) -> str:
         return "\n".join(f"[{where}] {line}" for line in message.splitlines())
     if error["type"] in ("model_type", "dict_type"):
         message = f"expected a table, [{where}] with keys below it"
-    if error["type"] == "string_pattern_mismatch":
-        message = f"expected {_described(error['loc'])}"
+    if error["type"] == "string_pattern_mismatch" and len(error["loc"]) == 2:
+        message = f"expected {_described(*error['loc'])}"
     return f"{where}: {message}, got {credentials.redacted(shown(error['input']))}"
 
 
-def _described(place: tuple[str, str]) -> str:
+def _described(section: str, key: str) -> str:
     """The first sentence of a setting's description."""
-    section, key = place
     fields = cast(type[Section], Settings.model_fields[section].annotation).model_fields
     sentence = (fields[key].description or "").partition(". ")[0].rstrip(".")
     return sentence[:1].lower() + sentence[1:]

@@ -8,16 +8,20 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_BEFORE_HOST = re.compile(  # a password may hold a slash, and a port is none
-    r"([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^/?#\s]*|[^/?#\s:@]*:(?!\d*(?:[/?#]|$))[^\s@]*)@"
+from vitascope.wording import short
+
+_LOOKED_AT = 4096  # characters of a text: no address is longer, and what is longer may be so on purpose
+_BEFORE_HOST = re.compile(  # a password may hold a slash; a port, an ARN and an IPv6 address are none
+    r"[a-zA-Z][a-zA-Z0-9+.-]*://(?!arn:)(?:[^/?#\s]*|[^/?#\s:@,\[]*:(?!\d*(?:[,/?#]|$)|\$\{)[^\s@]*)@"
 )
-_IN_QUERY = re.compile(
-    r"://\S*[?&;#](?:[\w-]*[_-])?(?:key|token|secret|password|passwd|pass|pwd|sig|signature|credential|auth"
-    r"|apikey|awsaccesskeyid)=",
-    re.IGNORECASE,
+_PARAMETER = (
+    r"[?&;#](?:(?:[\w-]*[_-])?(?:key|token|secret|password|passwd|pwd|sig|signature|credential|auth|apikey"
+    r"|awsaccesskeyid)|(?:(?:user|db|smtp|ftp)[_-]?)?pass)="
 )
+_IN_QUERY = re.compile(rf"://\S*{_PARAMETER}", re.IGNORECASE)
 _IN_PATH = re.compile(
-    r"[/@:](?:sk-|sk_|hf_|ghp_|gho_|github_pat_|glpat-|AIza|AKIA|ASIA|eyJ)(?=[A-Za-z]*\d)[A-Za-z0-9]{16,}"
+    r"[/@:=?&#](?:hf_[A-Za-z]{34}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{35}|gh[po]_\w{36}|github_pat_\w{22,}"
+    r"|glpat-[\w-]{20}|sk-(?:proj|ant)-[\w-]{20,}|sk-[A-Za-z0-9]{32,}|xox[abp]-[\w-]{10,})(?![\w-])"
 )
 _KEY_ITSELF = re.compile(
     r"(?:sk-|sk_|hf_|ghp_|gho_|github_pat_|glpat-|xox[abp]-|AIza|AKIA|ASIA|eyJ)[A-Za-z0-9_.-]{12,}"
@@ -40,10 +44,19 @@ _BEFORE_TOKEN = {"access", "auth", "api", "bearer", "session", "refresh", "id", 
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
+def before_host(uri: str) -> str | None:
+    """What stands before the host of a URI, if that is a credential, in words; None if there is none."""
+    return "credentials before the @" if _BEFORE_HOST.match(uri[:_LOOKED_AT]) else None
+
+
 def in_uri(uri: str) -> str | None:
-    """What a URI holds that is a credential, in words; None if there is none."""
-    if _BEFORE_HOST.match(uri):
-        return "credentials before the @"
+    """What a URI holds that is a credential, in words; None if there is none.
+
+    For addresses that people write: names of files in a store may look like keys.
+    """
+    uri = uri[:_LOOKED_AT]
+    if what := before_host(uri):
+        return what
     if _IN_QUERY.search(uri):
         return "a key among its parameters"
     return "a key in its path" if "://" in uri and _IN_PATH.search(uri) else None
@@ -53,8 +66,8 @@ def is_secret_name(name: str) -> bool:
     """Whether a field of this name holds a credential: `api_key`, `X-Auth-Token`, `password`."""
     words = [word.lower() for word in _WORD.findall(name)]
     last, before = (words or [""])[-1], (words or [""])[:-1][-1:]
-    if words == ["pass"]:
-        return True
+    if last == "pass":
+        return not before or before[0] in ("user", "db", "smtp", "ftp")
     if last in ("key", "token"):
         return not before or before[0] in (_BEFORE_KEY if last == "key" else _BEFORE_TOKEN)
     return bool(_SECRET_WORDS.intersection(words))
@@ -87,5 +100,7 @@ FREE = ("endpoint_options", "options")
 
 
 def redacted(text: str) -> str:
-    """`text` for a message about what a user wrote: credentials in URIs, and keys, as `…`."""
-    return _KEY_ITSELF.sub("…", _BEFORE_HOST.sub(r"\1…@", _IN_QUERY.sub("://…=", text)))
+    """`text` for a message about what a user wrote: what may be a password or a key as `…`."""
+    text = re.sub(r"://\S*@", "://…@", short(text, _LOOKED_AT))
+    text = re.sub(rf"({_PARAMETER})[^\s&;]*", r"\1…", text, flags=re.IGNORECASE)
+    return _KEY_ITSELF.sub("…", _IN_PATH.sub("/…", text))

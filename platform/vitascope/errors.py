@@ -48,7 +48,7 @@ def in_a_line(error: BaseException) -> str:
     """An error's type and text, in one line of at most 500 characters; a Mistake speaks for itself."""
     text = " ".join(str(error).split())
     if not isinstance(error, Mistake | Failed):
-        text = f"{type(error).__name__}: {text}"
+        text = ": ".join(filter(None, (type(error).__name__, text)))
     return short(text, 499)  # and the mark of what is left out
 
 

@@ -94,7 +94,7 @@ CATALOG = pa.schema(
     [
         *VIDEOS,
         pa.field("again", pa.bool_(), nullable=False),  # it was the store that failed: to be looked at again
-        pa.field("said_s", pa.float64()),  # duration by its headers, if it is cut short of that
+        pa.field("said_s", pa.float64()),  # duration by its headers, if its packets end earlier
         *(pa.field(name, pa.list_(kind)) for name, kind in _SERIES.items()),
     ]
 )

@@ -79,11 +79,11 @@ def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
     Raises:
         Mistake: for a scheme that is not known to commit files as `put` and `create` promise, and for `gs://`
-            where gcsfs is not installed.
+            if gcsfs is not installed.
     """
     if not is_remote(uri):
         return fsspec.filesystem("file"), absolute(uri)
-    if what := credentials.in_uri(uri.partition("?")[0]):
+    if what := credentials.before_host(uri):
         raise Mistake(f"a location holds {what}; set the store's environment variables instead")
     scheme, path = uri.split("://", 1)
     if scheme not in OBJECT_STORES:

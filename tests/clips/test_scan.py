@@ -101,9 +101,61 @@ def test_the_table_counts_the_frames_that_are_in_the_file(tmp_path: Path, name: 
     assert row["duration_s"] == pytest.approx(n_frames / 10, abs=0.01)
     good = [clip for clip in clips_of(row, ClipsSettings()) if clip["status"] == "ok"]
     assert max(clip["end_s"] for clip in good) <= row["duration_s"]
+    says_nothing = {
+        ("a.avi", cut_short),
+        ("a.mp4", promising),
+    }  # the index is lost; the duration stands elsewhere
+    assert (row["said_s"] is None) == ((name, make) in says_nothing)
     if row["said_s"]:
+        assert row["said_s"] == pytest.approx(100 if make is promising else 4, rel=0.3)
         assert row["detail"].startswith(f"it should last {row['said_s']:.2f} s")
         assert clips_of(row, ClipsSettings())[-1]["end_s"] == pytest.approx(row["said_s"])
+
+
+def with_sound(path: Path, sound_s: float, delay_s: float = 0) -> Path:
+    """4 s of video, which may begin late, beside sound."""
+    picture = ["-itsoffset", str(delay_s), "-f", "lavfi", "-i", "testsrc=d=4:r=25:s=96x64"]
+    command = [
+        imageio_ffmpeg.get_ffmpeg_exe(),
+        "-v",
+        "error",
+        *picture,
+        "-f",
+        "lavfi",
+        "-i",
+        f"sine=d={sound_s}",
+    ]
+    subprocess.run([*command, str(path)], check=True)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("suffix", "delay_s"),
+    [(suffix, 0) for suffix in ("mp4", "mkv", "webm", "ts", "flv", "wmv", "avi", "mpg")]
+    + [(suffix, 3) for suffix in ("mp4", "mkv", "webm", "ts", "flv")],  # others repeat the first frame
+)
+def test_sound_that_goes_on_longer_promises_no_frames(tmp_path: Path, suffix: str, delay_s: float) -> None:
+    row = scan(item(with_sound(tmp_path / f"a.{suffix}", 12, delay_s)), ClipsSettings())
+    assert (row["status"], row["said_s"], row["detail"]) == ("ok", None, None)
+    assert row["duration_s"] == pytest.approx(4, abs=0.3)
+    assert {clip["status"] for clip in clips_of(row, ClipsSettings())} == {"ok"}
+
+
+def test_a_file_with_sound_that_is_cut_short_tells_so(tmp_path: Path) -> None:
+    content = with_sound(tmp_path / "whole.mkv", 4).read_bytes()
+    (tmp_path / "a.mkv").write_bytes(content[: len(content) // 2])
+    row = scan(item(tmp_path / "a.mkv"), ClipsSettings())
+    assert row["said_s"] == pytest.approx(4, abs=0.1)
+    assert row["duration_s"] < 3
+
+
+def test_a_file_cut_to_its_first_frame_tells_so(tmp_path: Path) -> None:
+    content = noisy_video(tmp_path / "whole.mp4", faststart=True).read_bytes()
+    with av.open(str(tmp_path / "whole.mp4")) as container:
+        first, second, *_ = sorted(p.pos for p in container.demux(video=0) if p.size)
+    (tmp_path / "a.mp4").write_bytes(content[: (first + second) // 2 if second < first else second])
+    row = scan(item(tmp_path / "a.mp4"), ClipsSettings())
+    assert (row["n_frames"], row["said_s"]) == (1, 4)
 
 
 def test_frames_that_an_edit_list_leaves_out_do_not_count(tmp_path: Path) -> None:

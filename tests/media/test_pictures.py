@@ -22,6 +22,7 @@ from vitascope.clips.scan import scan, series_of
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.media.clip import read_clip
+from vitascope.media.formats import is_motion_jpeg
 from vitascope.media.probe import probe
 
 SCENE = files.scene()
@@ -181,7 +182,25 @@ def test_jpegs_end_to_end_are_a_video(tmp_path: Path, between: bytes, how: dict[
 
 def test_pngs_end_to_end_are_refused(tmp_path: Path) -> None:
     assert "several PNGs" in refused(written(tmp_path / "a.png", files.png(SCENE) * 3))
-    assert probe(str(written(tmp_path / "b.png", files.png(SCENE) + b"more")))["kind"] == "image"
+    assert "several PNGs" in refused(written(tmp_path / "b.png", b"\0".join([files.png(SCENE)] * 2)))
+    two = files.png(SCENE) * 2
+    inside = struct.pack(">I", len(two)) + b"prVt" + two + struct.pack(">I", zlib.crc32(b"prVt" + two))
+    header = files.png(SCENE)[: 8 + 25]
+    for n, content in enumerate([files.png(SCENE) + b"more", header + inside + files.png(SCENE)[8 + 25 :]]):
+        assert probe(str(written(tmp_path / f"{n}.png", content)))["kind"] == "image"
+
+
+@pytest.mark.parametrize("more", [b"\0edof\0" + bytes(64), b"depth"])
+def test_a_second_jpeg_with_other_data_behind_it_is_no_video(tmp_path: Path, more: bytes) -> None:
+    path = written(tmp_path / "a.jpg", encoded("JPEG") * 2 + more)
+    assert probe(str(path))["kind"] == "image"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff\xd9" * 2, b"\xff\xd8" + b"\xff\xfe\0\0" * (1 << 22)])
+def test_what_only_looks_like_jpegs_is_no_video_and_costs_no_time(content: bytes) -> None:
+    started = time.process_time()
+    assert not is_motion_jpeg(content)
+    assert time.process_time() - started < 2
 
 
 def tiff(**tags: Any) -> bytes:

@@ -48,7 +48,7 @@ def check(settings: ClipsSettings) -> None:
     """Loads all hooks in use, and looks at the folders of models, before there is any work for them.
 
     Raises:
-        Mistake: naming the setting, where there is no such function, it does not take its options, or
+        Mistake: naming the setting; there is no such function, it does not take its options, or
             there is no such model.
     """
     for name, rule in settings.filters.used():

@@ -18,7 +18,8 @@ class GenerateSettings(Section):
     batch: str = Field(
         "batch",
         pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
-        description="Name of the batch: letters, digits, `-`, `_`, `.`; outputs go to outputs/<batch>/.",
+        description="Name of the batch: letters, digits, `-`, `_` and, not at its beginning, `.`; outputs go "
+        "to outputs/<batch>/.",
     )
     model: Location | None = Field(
         None, description="Folder with model.safetensors; by default the run's own."

@@ -90,27 +90,33 @@ def _by_brand(head: bytes) -> str | None:
 
 
 def is_motion_jpeg(content: bytes) -> bool:
-    """Whether a file that begins as a JPEG is a video: another JPEG of the same size follows the first.
+    """Whether a file that begins as a JPEG is a video: JPEGs of one size, one after another, and no more.
 
-    What cameras append to a still has another size (a preview, a gain map), or its header mentions it.
+    What cameras append to a still has another size (a preview, a gain map), other data behind it (depth), or
+    is mentioned in the header.
     """
     size, end = _jpeg(content, 0)
-    follows = _NEXT_JPEG.match(content, end)
-    if not follows or _TELLS_OF_PARTS.search(content, 0, end):
+    second = _NEXT_JPEG.match(content, end)
+    if not (size and second) or _TELLS_OF_PARTS.search(content, 0, end):
         return False
-    return _jpeg(content, follows.end() - 2)[0] == size
+    other, end = _jpeg(content, second.end() - 2)
+    return other == size and bool(_NEXT_JPEG.match(content, end) or not content[end:].strip(_PADDING))
 
 
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # but restarts, which lie within coded pixels
 _START, _END, _NO_SIZE = 0xD8, 0xD9, (0xC4, 0xC8, 0xCC)  # the latter among the frame headers, 0xC0 to 0xCF
-_NEXT_JPEG = re.compile(rb"[\0\r\n\xff]*\xff\xd8(?=\xff)")  # after the padding of some writers
-_TELLS_OF_PARTS = re.compile(rb"\xff\xe2..MPF\0|http://ns\.google\.com/photos/", re.DOTALL)
+_PADDING = b"\0\r\n\xff"  # of some writers
+_NEXT_JPEG = re.compile(rb"[\0\r\n\xff]*\xff\xd8(?=\xff)")
+_TELLS_OF_PARTS = re.compile(rb"\xff\xe2..MPF\0|http://ns\.google\.com/photos/|hdr-gain-map", re.DOTALL)
+_MOST_SEGMENTS = 100_000  # of a JPEG; more of them would take the time limit to look through
 
 
 def _jpeg(content: bytes, begin: int) -> tuple[bytes, int]:
     """The size of the JPEG at `begin`, as coded, and where it ends (ITU-T T.81, annex B)."""
     size, at = b"", begin + 2
-    while found := _MARKER.search(content, at):
+    for _ in range(_MOST_SEGMENTS):
+        if not (found := _MARKER.search(content, at)):
+            break
         at, kind = found.end(), content[found.end() - 1]
         if kind in (_START, _END):
             return size, at if kind == _END else at - 2

@@ -34,8 +34,8 @@ _UPRIGHT: dict[int, tuple[Image.Transpose | None, int]] = {
     8: (Image.Transpose.ROTATE_90, 270),
 }
 _ORIENTATION = 0x0112
-_TWO_JPEGS_BYTES = 64 << 20  # where a Motion JPEG's second frame begins; the whole may not fit into memory
-_PNG_AFTER_PNG = b"IEND\xaeB`\x82\x89PNG\r\n\x1a\n"  # as ffmpeg's image2pipe writes the frames of a video
+_TWO_JPEGS_BYTES = 64 << 20  # searched for a second JPEG; a whole Motion JPEG may not fit into memory
+_PNG = b"\x89PNG\r\n\x1a\n"
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # what Pillow raises for damaged pixels
 
 
@@ -116,6 +116,15 @@ class Picture:
         return codes if codes is not None and (codes.shape, codes.dtype) == (shape, np.uint16) else None
 
 
+def _after_png(content: bytes) -> bytes:
+    """What comes after the end of a PNG."""
+    at, kind = len(_PNG), b""
+    while kind != b"IEND" and at < len(content):
+        kind = content[at + 4 : at + 8]
+        at += 12 + int.from_bytes(content[at : at + 4], "big")
+    return content[at : at + formats.HEAD_BYTES]
+
+
 def _opened(content: bytes, form: str) -> Image.Image:
     image: Image.Image | None
     try:
@@ -127,7 +136,9 @@ def _opened(content: bytes, form: str) -> Image.Image:
     if image.mode in ("I", "F"):
         detail = f"its samples are numbers of 32 bits ({image.mode}), whose black and white are not known"
         raise Rejected(Reason.UNREADABLE, detail)
-    if form == "PNG" and _PNG_AFTER_PNG in content:
+    if form == "PNG" and _after_png(content).lstrip(b"\0\r\n").startswith(
+        _PNG
+    ):  # as ffmpeg's image2pipe writes
         raise Rejected(Reason.UNREADABLE, "several PNGs in one file; give each as a file of its own")
     if form == "TIFF":
         _check_tiff(image)

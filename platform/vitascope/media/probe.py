@@ -163,14 +163,16 @@ def _counted(uri: str, stream: Any, said_s: float) -> _Length:
     """
     source = open_container(uri)
     base = source.stream.time_base
-    found = _packets(source)
+    found, others_end_s = _packets(source)
+    promised_s = said_s if said_s - others_end_s >= _UNSAID_S else 0.0  # by the video's headers, not by sound
     if said_s and stream.frames == len(found):
         return _Length(said_s, stream.frames, _rate(stream) or stream.frames / said_s)
     timed = sorted((tick, length) for tick, length in found if tick is not None)
     ticks = sorted({tick for tick, _ in timed})
     if len(ticks) < 2:
         duration_s, n_frames = float(sum(length for _, length in found) * base) or said_s, len(found)
-        return _Length(duration_s, n_frames or None, n_frames / duration_s if duration_s else _rate(stream))
+        fps = n_frames / duration_s if duration_s else _rate(stream)
+        return _Length(duration_s, n_frames or None, fps, _unbacked(promised_s, duration_s))
     last = max(timed[-1][1], min(ticks[-1] - ticks[-2], int(LAST_STANDS_S / base)))
     counted_s = float((ticks[-1] - ticks[0] + last) * base)
     has_gap = said_s and counted_s - said_s >= _UNSAID_S
@@ -179,19 +181,36 @@ def _counted(uri: str, stream: Any, said_s: float) -> _Length:
         said_s if has_gap else min(counted_s, _LONGEST_S),
         len(ticks),
         header if header and abs(fps / header - 1) < 0.02 else fps,
-        said_s if said_s - counted_s >= _UNSAID_S else None,
+        _unbacked(promised_s, counted_s),
     )
 
 
-def _packets(source: Source) -> list[tuple[int | None, int]]:
-    """When each whole packet is shown and for how long, in ticks, up to where the container breaks."""
+def _unbacked(promised_s: float, counted_s: float) -> float | None:
+    """The promised duration, if packets end long before it."""
+    return promised_s if promised_s - counted_s >= _UNSAID_S else None
+
+
+def _packets(source: Source) -> tuple[list[tuple[int | None, int]], float]:
+    """When each whole packet is shown and for how long, in ticks, up to where the container breaks.
+
+    And when the last packet of the other tracks ends, in seconds from the beginning.
+    """
     by_order = source.container.format.name == "avi"  # its timestamps are those of decoding
     found: list[tuple[int | None, int]] = []
+    others_end_s = 0.0
     with source.container as container, contextlib.suppress(av.error.FFmpegError):
-        for packet in container.demux(source.stream):
-            if packet.size and not packet.is_corrupt and not packet.is_discard:
+        begins_s = (
+            0.0 if container.format.name == "matroska,webm" else (container.start_time or 0) / av.time_base
+        )
+        for packet in container.demux():
+            if not packet.size or packet.is_corrupt or packet.is_discard:
+                continue
+            if packet.stream_index == source.stream.index:
                 found.append((packet.dts if by_order else packet.pts, packet.duration or 0))
-    return found
+            elif packet.pts is not None:
+                ends_s = float((packet.pts + (packet.duration or 0)) * packet.time_base) - begins_s
+                others_end_s = max(others_end_s, ends_s)
+    return found, others_end_s
 
 
 def _damaged_end(container: Any, stream: Any, duration_s: float) -> bool:
