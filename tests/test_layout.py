@@ -35,10 +35,10 @@ MAY_IMPORT_RAY = [
 ]
 MAY_IMPORT_DEEPSPEED = ["train/engine.py"]
 PLANNERS = [
-    "clips/catalog.py",
-    "clips/cut.py",
-    "clips/dedup.py",
-    "clips/shots.py",
+    "clips/index/catalog.py",
+    "clips/analysis/cut.py",
+    "clips/dedup/joins.py",
+    "clips/analysis/shots.py",
     "feed/plan.py",
     "feed/packing.py",
     "feed/lengths.py",
@@ -88,6 +88,28 @@ LAYERS = [
     ["demo/*"],
     ["cli.py"],
 ]
+
+
+MOST_LINES = {
+    "caption": 800,
+    "clips": 3350,
+    "cluster": 950,
+    "demo": 300,
+    "deploy": 1750,
+    "doctor": 550,
+    "encode": 2500,
+    "evaluate": 150,
+    "feed": 1550,
+    "files": 50,
+    "generate": 2050,
+    "media": 3050,
+    "model": 750,
+    "report": 2500,
+    "stores": 350,
+    "train": 1450,
+    "": 2550,
+}
+"""Of each room, and of the modules beside them. Before one is raised: what can be deleted?"""
 
 
 def imports(tree: ast.AST) -> set[str]:
@@ -178,6 +200,15 @@ def test_functions_and_files_stay_small(module: str) -> None:
             assert len(positional) <= 4, (
                 f"{module}: {node.name} takes {len(positional)} positional parameters"
             )
+
+
+def test_rooms_stay_within_their_lines() -> None:
+    lines: dict[str, int] = {}
+    for module in MODULES:
+        room = module.rpartition("/")[0].partition("/")[0]
+        lines[room] = lines.get(room, 0) + (PACKAGE / module).read_text().count("\n")
+    assert lines.keys() == MOST_LINES.keys()
+    assert {room: n for room, n in lines.items() if n > MOST_LINES[room]} == {}
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

@@ -26,10 +26,10 @@ import numpy as np
 import pyarrow as pa
 from dedup_set import KINDS, Corpus, corpus
 
-from vitascope.clips.dedup import ClipHashes, near_twins, thin
-from vitascope.clips.hashing import FRAMES, WORDS
+from vitascope.clips.dedup.hashing import FRAMES, WORDS
+from vitascope.clips.dedup.joins import ClipHashes, near_twins, thin
+from vitascope.clips.dedup.twins import FOUND_BY, looks_of
 from vitascope.clips.settings import ClipsSettings
-from vitascope.clips.twins import FOUND_BY, looks_of
 
 BITS = np.arange(4, 10.5, 0.5).tolist()
 _CHUNK = 20_000  # clips simulated at a time

@@ -33,7 +33,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from vitascope.clips.hashing import copy_hashes
+from vitascope.clips.dedup.hashing import copy_hashes
 from vitascope.demo.inputs import _shipped
 
 WIDTH, HEIGHT, FPS, SECONDS, GRID_FPS = 256, 144, 16, 1.5, 8

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from vitascope import storage
-from vitascope.clips.captions import MAX_CHARACTERS, draw, of_document, of_sidecars, of_table, text_of
+from vitascope.clips.index.captions import MAX_CHARACTERS, draw, of_document, of_sidecars, of_table, text_of
 from vitascope.ledger import Reason, Rejected
 
 

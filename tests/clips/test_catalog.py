@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from vitascope import storage
-from vitascope.clips import catalog
-from vitascope.clips.catalog import FILES, Places
+from vitascope.clips.index import catalog
+from vitascope.clips.index.catalog import FILES, Places
 
 
 def files(numbers: Iterable[int], size_bytes: int = 100, version: str = "1") -> pa.Table:

@@ -17,9 +17,9 @@ from PIL import Image
 
 from media import damage
 from vitascope import storage
-from vitascope.clips.catalog import Item
-from vitascope.clips.derive import clips_of
-from vitascope.clips.scan import STRETCH_FRAMES, scan
+from vitascope.clips.analysis.derive import clips_of
+from vitascope.clips.analysis.scan import STRETCH_FRAMES, scan
+from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.stage import run
 from vitascope.config import Settings

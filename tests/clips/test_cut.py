@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from vitascope.clips.cut import Span, spans, splits, steps
+from vitascope.clips.analysis.cut import Span, spans, splits, steps
 
 
 def whole(duration_s: float, fps: float, *how: Any) -> list[Span]:

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from media.made import write_video
-from vitascope.clips.dedup import ClipHashes, Twins, exact_twins, near_twins, thin, twin_detail
-from vitascope.clips.hashing import copy_hashes, mirrored
+from vitascope.clips.dedup.hashing import copy_hashes, mirrored
+from vitascope.clips.dedup.joins import ClipHashes, Twins, exact_twins, near_twins, thin, twin_detail
 from vitascope.demo.inputs import _shipped
 
 RNG = np.random.default_rng(5)

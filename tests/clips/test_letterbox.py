@@ -10,8 +10,8 @@ import pytest
 from media import joined
 from media.made import write_video
 from vitascope import storage
-from vitascope.clips.features import features
-from vitascope.clips.letterbox import crop_of, letterbox
+from vitascope.clips.analysis.features import features
+from vitascope.clips.analysis.letterbox import crop_of, letterbox
 from vitascope.clips.stage import run
 from vitascope.config import Settings
 from vitascope.media.clip import read_clip

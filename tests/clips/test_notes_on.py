@@ -7,7 +7,7 @@ import pytest
 
 from vitascope import records
 from vitascope.clips import notes_on
-from vitascope.clips.captions import CaptionTable
+from vitascope.clips.index.captions import CaptionTable
 from vitascope.clips.settings import ClipsSettings
 
 NOTHING = pa.table({})

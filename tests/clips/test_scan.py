@@ -22,9 +22,9 @@ from media.made import (
     write_video,
 )
 from vitascope import records, storage
-from vitascope.clips.catalog import Item
-from vitascope.clips.derive import clips_of
-from vitascope.clips.scan import scan, series_of
+from vitascope.clips.analysis.derive import clips_of
+from vitascope.clips.analysis.scan import scan, series_of
+from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Rejected
 from vitascope.media.clip import read_clip
@@ -52,7 +52,7 @@ def test_a_row_holds_a_number_of_every_series_for_every_frame_of_the_grid(tmp_pa
 def test_series_do_not_depend_on_where_stretches_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = item(noisy_video(tmp_path / "a.mkv", seconds=5))
     whole = series_of(scan(file, ClipsSettings()))
-    monkeypatch.setattr("vitascope.clips.scan.STRETCH_FRAMES", 7)
+    monkeypatch.setattr("vitascope.clips.analysis.scan.STRETCH_FRAMES", 7)
     for name, values in series_of(scan(file, ClipsSettings())).items():
         np.testing.assert_array_equal(values, whole[name], err_msg=name)
 

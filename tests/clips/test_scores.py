@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from media import joined
 from media.made import write_video
-from vitascope.clips.cut import Span, spans
-from vitascope.clips.features import features
+from vitascope.clips.analysis.cut import Span, spans
+from vitascope.clips.analysis.features import features
+from vitascope.clips.analysis.letterbox import letterbox
+from vitascope.clips.analysis.scores import SCORES, judge, scores
 from vitascope.clips.filters import Filters
-from vitascope.clips.letterbox import letterbox
-from vitascope.clips.scores import SCORES, judge, scores
 from vitascope.ledger import Reason
 from vitascope.media.geometry import Crop
 

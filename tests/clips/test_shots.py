@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from media import joined
-from vitascope.clips.features import features
+from vitascope.clips.analysis.features import features
+from vitascope.clips.analysis.shots import shots
 from vitascope.clips.filters import ShotSettings
-from vitascope.clips.shots import shots
 
 SEEDS = range(100, 104)  # others than the thresholds were chosen with
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from media.made import corners_frame, corners_video, noisy_video, timed_video
 from vitascope import storage
-from vitascope.clips.letterbox import crop_of
+from vitascope.clips.analysis.letterbox import crop_of
 from vitascope.clips.stage import run
 from vitascope.config import Settings
 from vitascope.media import tars

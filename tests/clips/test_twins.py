@@ -16,8 +16,8 @@ from media.made import write_video
 from vitascope import storage
 from vitascope.caption.answers import merged
 from vitascope.clips import stage
+from vitascope.clips.dedup.twins import without_twins
 from vitascope.clips.settings import ClipsSettings
-from vitascope.clips.twins import without_twins
 from vitascope.config import Settings
 from vitascope.demo.inputs import _shipped
 

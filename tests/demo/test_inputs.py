@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vitascope import storage
-from vitascope.clips.captions import of_sidecars
+from vitascope.clips.index.captions import of_sidecars
 from vitascope.demo import inputs
 from vitascope.ledger import Rejected
 from vitascope.media.probe import probe

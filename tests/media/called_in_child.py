@@ -11,7 +11,7 @@ from unittest import mock
 
 import numpy as np
 
-from vitascope.clips import scan
+from vitascope.clips.analysis import scan
 from vitascope.ledger import Reason, Rejected
 from vitascope.media import clip as decode
 from vitascope.media import readers

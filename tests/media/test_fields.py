@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from media.made import encoding
-from vitascope.clips.catalog import Item
-from vitascope.clips.derive import clips_of
+from vitascope.clips.analysis.derive import clips_of
+from vitascope.clips.analysis.scan import scan
+from vitascope.clips.analysis.scores import judge
 from vitascope.clips.filters import Filters
-from vitascope.clips.scan import scan
-from vitascope.clips.scores import judge
+from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Reason

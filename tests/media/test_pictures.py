@@ -15,10 +15,10 @@ from PIL import Image, TiffImagePlugin
 from media import picture_files as files
 from media.called_in_child import late_once
 from media.picture_files import part, written
-from vitascope.clips import scan as scanning
-from vitascope.clips.catalog import Item
-from vitascope.clips.derive import clips_of
-from vitascope.clips.scan import scan, series_of
+from vitascope.clips.analysis import scan as scanning
+from vitascope.clips.analysis.derive import clips_of
+from vitascope.clips.analysis.scan import scan, series_of
+from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.media.clip import read_clip

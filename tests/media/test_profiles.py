@@ -10,8 +10,8 @@ from PIL import Image, ImageCms
 
 from media import picture_files as files
 from media.picture_files import written
-from vitascope.clips.catalog import Item
-from vitascope.clips.scan import scan
+from vitascope.clips.analysis.scan import scan
+from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.media.clip import read_clip
 from vitascope.media.probe import probe

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from vitascope import storage
-from vitascope.clips import tar_table
-from vitascope.clips.captions import of_sidecars
-from vitascope.clips.catalog import Item
+from vitascope.clips.index import tar_table
+from vitascope.clips.index.captions import of_sidecars
+from vitascope.clips.index.catalog import Item
 from vitascope.media import tars
 from vitascope.media.tars import Member, list_members, locate, open_file
 

@@ -12,7 +12,7 @@ import pytest
 
 from vitascope import config, records, storage
 from vitascope.caption import answers
-from vitascope.clips.dedup import twin_detail
+from vitascope.clips.dedup.joins import twin_detail
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.plan import Limits, make_tasks

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from vitascope.clips.analysis.scores import judge
 from vitascope.clips.filters import Filter, Filters
-from vitascope.clips.scores import judge
 from vitascope.report import spread
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from vitascope import records, storage
 from vitascope.caption.settings import CaptionSettings
-from vitascope.clips.captions import draw, text_of
+from vitascope.clips.index.captions import draw, text_of
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status

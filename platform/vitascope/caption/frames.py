@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from vitascope.caption.settings import CaptionSettings
-from vitascope.clips.letterbox import crop_of
+from vitascope.clips.analysis.letterbox import crop_of
 from vitascope.media.clip import SOURCE, read_clip
 
 _QUALITY = 90  # of JPEG: a frame of 512 pixels takes some 50 KB

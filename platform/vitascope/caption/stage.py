@@ -14,7 +14,7 @@ from vitascope.caption import answers
 from vitascope.caption.answers import Asked
 from vitascope.caption.frames import pictures
 from vitascope.caption.settings import CaptionSettings
-from vitascope.clips import letterbox
+from vitascope.clips.analysis import letterbox
 from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings

@@ -9,20 +9,10 @@ Out: `{run}/videos/*.parquet` (records.VIDEOS, a row for every file found) and `
 What is learnt of a file is kept in a catalog of every version of every file (records.CATALOG), so that a run
 over more files looks only at those, and other thresholds cost no decoding.
 
-    features   what every frame looks like, in numbers (`phash`, `hashing`: fingerprints)
-    scan       one file: what it is, and its features
-    inputs     which files are media, and which caption them
-    tar_table  what tars hold
-    catalog    which files are known, and the parts to look at
-    shots      where a source is cut
-    cut        spans within shots, and the split
-    scores     a clip's scores, and what is dropped for them (`filters`: the settings, `hooks`: your own)
-    hooked     hooks' scores, kept
-    letterbox  the picture inside black bars
-    captions   sidecar files and caption tables (`utf8`: their text)
-    derive     the clips of a file, from its catalog row
+    index      files, their captions, and what is known of each
+    analysis   what one file looks like, and the clips that follow from it
+    filters    the settings of scores and filters (`hooks`: functions of your own)
     dedup      twins among clips
-    twins      what of the clip table is dropped as one
     notes_on   what was chosen in silence, in words
     stage      the stage, on Ray Data
 """

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from vitascope import storage
+from vitascope.clips.dedup.hashing import embedding_hashes
 from vitascope.clips.filters import HookFilter
-from vitascope.clips.hashing import embedding_hashes
 from vitascope.clips.settings import ClipsSettings
 from vitascope.errors import Mistake
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitascope.clips.captions import CaptionTable, hint
-from vitascope.clips.letterbox import COLUMNS
+from vitascope.clips.analysis.letterbox import COLUMNS
+from vitascope.clips.index.captions import CaptionTable, hint
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Status
 from vitascope.wording import count, short

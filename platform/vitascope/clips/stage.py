@@ -18,14 +18,16 @@ from botocore.exceptions import BotoCoreError
 from ray.exceptions import RayTaskError
 
 from vitascope import progress, records, storage
-from vitascope.clips import captions, catalog, cut, hooked, hooks, inputs, notes_on, tar_table
-from vitascope.clips.catalog import Item, Places
-from vitascope.clips.derive import Texts, clips_of, settle
-from vitascope.clips.features import SIDE_PX
-from vitascope.clips.inputs import Inputs
-from vitascope.clips.scan import scan
+from vitascope.clips import hooks, notes_on
+from vitascope.clips.analysis import cut, hooked
+from vitascope.clips.analysis.derive import Texts, clips_of, settle
+from vitascope.clips.analysis.features import SIDE_PX
+from vitascope.clips.analysis.scan import scan
+from vitascope.clips.dedup.twins import FOUND_BY, without_twins
+from vitascope.clips.index import captions, catalog, inputs, tar_table
+from vitascope.clips.index.catalog import Item, Places
+from vitascope.clips.index.inputs import Inputs
 from vitascope.clips.settings import ClipsSettings
-from vitascope.clips.twins import FOUND_BY, without_twins
 from vitascope.cluster import local
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings

@@ -19,8 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import vitascope
 from vitascope import storage
-from vitascope.clips import inputs
-from vitascope.clips.catalog import Item
+from vitascope.clips.index import inputs
+from vitascope.clips.index.catalog import Item
 from vitascope.cluster.local import answers_strangers
 from vitascope.cluster.placement import KIND_OF
 from vitascope.config import Settings

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from vitascope import storage
-from vitascope.clips import letterbox
+from vitascope.clips.analysis import letterbox
 from vitascope.encode.buckets import SPACE_STRIDE, check_table, choose, count_tokens
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, Rejected, Status

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitascope.clips.letterbox import COLUMNS
+from vitascope.clips.analysis.letterbox import COLUMNS
 from vitascope.ledger import Reason, Status
 from vitascope.report.dataset import Dataset, Ints, is_in, labels
 from vitascope.report.spread import Example, examples, limits_of, spaced

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitascope import progress
 from vitascope.caption.frames import times
-from vitascope.clips.letterbox import COLUMNS, crop_of
+from vitascope.clips.analysis.letterbox import COLUMNS, crop_of
 from vitascope.cluster.local import connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings

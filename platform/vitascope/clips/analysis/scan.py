@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitascope import records, storage
-from vitascope.clips.catalog import Item
-from vitascope.clips.features import DTYPES, SIDE_PX, features
-from vitascope.clips.hashing import BOXES, copy_hashes
+from vitascope.clips.analysis.features import DTYPES, SIDE_PX, features
+from vitascope.clips.dedup.hashing import BOXES, copy_hashes
+from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.media import tars

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike
 
-from vitascope.clips.cut import Span
+from vitascope.clips.analysis.cut import Span
+from vitascope.clips.analysis.shots import change_beyond_motion, is_black
 from vitascope.clips.filters import Filter, Filters
-from vitascope.clips.shots import change_beyond_motion, is_black
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason
 from vitascope.records import SCORES

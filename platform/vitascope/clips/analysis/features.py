@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vitascope.clips.phash import phashes
+from vitascope.clips.analysis.phash import phashes
 
 SIDE_PX = 256  # frames are analysed at this long side, whatever size they come in
 _BAR_LEVEL, _BAR_SPREAD = 24, 8  # of 255: black of a limited range is 16, with some noise; and flat

@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from vitascope import records, storage
 from vitascope.clips import hooks
+from vitascope.clips.analysis.letterbox import crop_of
 from vitascope.clips.filters import HookFilter
-from vitascope.clips.letterbox import crop_of
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Rejected, Status
 from vitascope.media.clip import SOURCE, read_clip

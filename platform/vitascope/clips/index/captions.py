@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from vitascope import storage
-from vitascope.clips import utf8
+from vitascope.clips.index import utf8
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected
 from vitascope.media import tars

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from vitascope import records
-from vitascope.clips import captions, cut, letterbox
-from vitascope.clips.dedup import thin
-from vitascope.clips.scan import Series, series_of
-from vitascope.clips.scores import judge, scores
+from vitascope.clips.analysis import cut, letterbox
+from vitascope.clips.analysis.scan import Series, series_of
+from vitascope.clips.analysis.scores import judge, scores
+from vitascope.clips.analysis.shots import shots
+from vitascope.clips.dedup.joins import thin
+from vitascope.clips.index import captions
 from vitascope.clips.settings import ClipsSettings
-from vitascope.clips.shots import shots
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.media.geometry import Crop
 

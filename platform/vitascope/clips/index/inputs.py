@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitascope import records, storage
-from vitascope.clips.captions import SIDECARS, same_name
-from vitascope.clips.catalog import FILES, Item, items
+from vitascope.clips.index.captions import SIDECARS, same_name
+from vitascope.clips.index.catalog import FILES, Item, items
+from vitascope.clips.index.tar_table import TARS
+from vitascope.clips.index.tar_table import row as tar_row
 from vitascope.clips.settings import ClipsSettings
-from vitascope.clips.tar_table import TARS
-from vitascope.clips.tar_table import row as tar_row
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason
 

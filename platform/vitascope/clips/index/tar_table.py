@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vitascope.clips.catalog import Item
+from vitascope.clips.index.catalog import Item
 from vitascope.media.tars import list_members
 from vitascope.wording import count
 

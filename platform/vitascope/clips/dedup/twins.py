@@ -5,8 +5,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitascope import records
-from vitascope.clips import dedup
-from vitascope.clips.hashing import EMBEDDINGS, FRAMES, WORDS, Measure
+from vitascope.clips.dedup import joins as dedup
+from vitascope.clips.dedup.hashing import EMBEDDINGS, FRAMES, WORDS, Measure
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Status
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from vitascope.clips.analysis.phash import distances
 from vitascope.clips.filters import ShotSettings
-from vitascope.clips.phash import distances
 
 BLACK = 0.04  # of 1; a black frame is no brighter, and has no more contrast
 _AROUND_S = 0.5  # the neighbours that a cut stands out from

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vitascope.clips.hashing import FRAMES, WORDS, Measure
+from vitascope.clips.dedup.hashing import FRAMES, WORDS, Measure
 from vitascope.errors import Mistake
 
 Ints = npt.NDArray[np.int64]
