@@ -15,12 +15,13 @@ import ray
 import ray.data
 from safetensors import SafetensorError
 
-from vitascope import cli, config, flow, storage
+from vitascope import cli, config, storage
 from vitascope.caption import answers
 from vitascope.cluster import local
 from vitascope.config import Settings
 from vitascope.errors import Failed, Mistake
 from vitascope.progress import Stopped
+from vitascope.stages import runner
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -339,7 +340,7 @@ def test_a_flow_that_training_could_not_go_on_with_is_refused_before_any_work(
 ) -> None:
     assert cli.main(["flow", *given]) == 0
     own = config.load(str(tmp_path / "run" / config.RESOLVED))
-    state = {"step": 7, "identity": {}, "made_with": flow.values_before(own, "train")}
+    state = {"step": 7, "identity": {}, "made_with": runner.values_before(own, "train")}
     storage.put_json(own.path("train", "checkpoints", "step-7", "state.json"), state)
     assert cli.main(["flow", *given, "--set", "train.lr=1e-5"]) == 0
     del noting[:]

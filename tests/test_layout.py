@@ -30,6 +30,7 @@ MAY_IMPORT_RAY = [
     "metrics.py",
     "report/thumbnails.py",
     "cluster/*.py",
+    "stages/as_jobs.py",
     "deploy/validate.py",
     "doctor/facts.py",
 ]
@@ -67,12 +68,14 @@ LAYERS = [
         "*/settings.py",
         "clips/filters.py",
         "config.py",
-        "flow.py",
+        "stages/__init__.py",
+        "stages/registry.py",
+        "stages/runner.py",
         "metrics.py",
         "files/*",
         "__init__.py",
     ],
-    ["cluster/*"],
+    ["cluster/*", "stages/as_jobs.py"],
     ["media/*"],
     ["clips/*"],
     ["caption/*"],
@@ -93,7 +96,7 @@ LAYERS = [
 MOST_LINES = {
     "caption": 800,
     "clips": 3350,
-    "cluster": 950,
+    "cluster": 850,
     "demo": 300,
     "deploy": 1750,
     "doctor": 550,
@@ -105,9 +108,10 @@ MOST_LINES = {
     "media": 3050,
     "model": 750,
     "report": 2500,
+    "stages": 450,
     "stores": 350,
     "train": 1450,
-    "": 2550,
+    "": 2300,
 }
 """Of each room, and of the modules beside them. Before one is raised: what can be deleted?"""
 

@@ -45,7 +45,7 @@ def trained(folder: str, mix: str) -> dict[str, Any]:
     from vitascope.feed.source import planned
     from vitascope.train import log
 
-    trainer = importlib.import_module(cli.STAGES["train"].partition(":")[0])
+    trainer = importlib.import_module(cli.load_stage("train").__module__)
 
     def settings(steps: int) -> Any:
         for precision in FLOAT32:

@@ -10,7 +10,7 @@ Read in the order the data flows:
     records     frozen value types and table schemas that pass between stages
     storage     one way to read, list and commit files on s3://, gs:// and local paths
     ledger      what became of every item, and why (checksum: files that prove they are whole)
-    flow        the stages in order, and which are finished
+    stages      every stage, declared once; which are finished; the flow
     metrics     every metric, declared once and published through Ray
     media       read any video or image; write mp4
     clips       videos and images -> clip table

@@ -10,7 +10,6 @@ vitascope dashboards <diff|push> --url URL
 """
 
 import argparse
-import importlib
 import os
 import signal
 import sys
@@ -19,42 +18,16 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFound
 
-from vitascope import config, flow, signals, storage
+from vitascope import config, signals, storage
 from vitascope.config import Settings
 from vitascope.encode.buckets import check_table
 from vitascope.errors import FAILED, INCOMPLETE, MISTAKE, STOPPED, Failed, Mistake, about_disk, sentence
 from vitascope.progress import Stopped, say
 from vitascope.section import located
+from vitascope.stages import runner
+from vitascope.stages.registry import FLOW, STAGES
 from vitascope.wording import count
 
-STAGES = {
-    "clips": "vitascope.clips.stage:run",
-    "caption": "vitascope.caption.stage:run",
-    "encode": "vitascope.encode.stage:run",
-    "data": "vitascope.report.data:run",
-    "train": "vitascope.train.stage:run",
-    "generate": "vitascope.generate.stage:run",
-    "evaluate": "vitascope.evaluate.stage:run",
-    "report": "vitascope.report.stage:run",
-    "flow": "vitascope.cluster.pipeline:run",
-    "doctor": "vitascope.doctor.stage:run",
-    "demo": "vitascope.demo.stage:run",
-}
-"""Each stage's entry point, imported only when it is asked for."""
-
-_HELP = {
-    "clips": "list, scan, cut and judge videos and images: the clip table",
-    "caption": "ask a model for the captions that clips lack",
-    "encode": "encode clips into latent shards",
-    "data": "data.html: what is in the tables so far, with pictures",
-    "train": "train on the latents; run again to continue",
-    "generate": "generate a file of requests; exit status 4 if a valid one failed or none has an output",
-    "evaluate": "held-out loss per size and noise level",
-    "report": "summary.json and report.html of a finished run",
-    "flow": "all of these from the first unfinished one; on a cluster as jobs",
-    "doctor": "check the settings against the cluster before money is spent",
-    "demo": "the whole flow on real video, with a report",
-}
 _FROM_ELSEWHERE = [stage for stage in STAGES if stage != "demo"]
 
 
@@ -127,24 +100,22 @@ def run_stage(name: str, settings: Settings, **more: Any) -> dict[str, Any]:
     stage = load_stage(name)
     config.check_folder(settings)
     config.save(settings)
-    if name not in flow.STAGES:
+    if name not in FLOW:
         return stage(settings, **more)
-    if changed := flow.changed_before(settings, name, flow.read_marks(settings)):
+    if changed := runner.changed_before(settings, name, runner.read_marks(settings)):
         say(name, "goes on from tables made with other settings; vitascope flow makes them again:")
         for line in changed:
             say("", line)
-    flow.begin(settings, name)
+    runner.begin(settings, name)
     summary = stage(settings, **more)
     if summary.get("succeeded", True):
-        flow.mark(settings, name)
+        runner.mark(settings, name)
     return summary
 
 
 def load_stage(name: str) -> Callable[..., dict[str, Any]]:
     """The entry point of a stage."""
-    module, _, function = STAGES[name].partition(":")
-    entry: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
-    return entry
+    return STAGES[name].load()
 
 
 def _stage(options: argparse.Namespace) -> int:
@@ -163,19 +134,19 @@ def _flow(options: argparse.Namespace) -> int:
     from vitascope.train.job import check_settings
 
     settings, start = _checked(options), options.start
-    marks = flow.read_marks(settings)
-    todo = flow.unfinished(settings, marks, start)
-    for line in flow.plan_lines(settings, todo, marks):
+    marks = runner.read_marks(settings)
+    todo = runner.unfinished(settings, marks, start)
+    for line in runner.plan_lines(settings, todo, marks):
         say("flow", line)
     if "train" in todo:
         check_settings(settings)
-    flow.check_inputs(settings, todo)
+    runner.check_inputs(settings, todo)
     if local.address_of(settings.cluster):
         complete = run_stage("flow", settings, **_more(options))["succeeded"]
     else:
         config.check_folder(settings)
         execute = lambda stage: run_stage(stage, settings).get("succeeded", True)  # noqa: E731
-        complete = not flow.run(settings, execute, start)
+        complete = not runner.run(settings, execute, start)
     return INCOMPLETE * (not complete)
 
 
@@ -195,7 +166,7 @@ def _submit(options: argparse.Namespace) -> int:
         options.set.append("cluster.allow_open=true")  # the job is to join that cluster too
     if options.start and options.stage != "flow":
         raise Mistake(f"--start is where flow begins, and {options.stage} is one stage; leave it out")
-    flow.check_start(options.start)
+    runner.check_start(options.start)
     settings = _checked(options)
     client = jobs.client_of(options.address, allow_open=settings.cluster.allow_open)
     words = [word for name, value in _more(options).items() for word in (f"--{name}", value)]
@@ -312,8 +283,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="vitascope", description="Train video diffusion transformers and generate video in bulk, on Ray."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, text in _HELP.items():
-        command = _command(commands, name, text, {"doctor": _doctor, "flow": _flow}.get(name, _stage))
+    for name, stage in STAGES.items():
+        command = _command(commands, name, stage.help, {"doctor": _doctor, "flow": _flow}.get(name, _stage))
         _takes_settings(command, "the demo's own settings" if name == "demo" else "the defaults")
         if name == "flow":
             _takes_start(command)

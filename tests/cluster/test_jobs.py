@@ -15,9 +15,10 @@ from cluster.conftest import BIN, MIB, Head
 from cluster.other_user import attempts
 from hosts.namespaces import Host, needs_hosts, wait_until
 from synthetic import make_run
-from vitascope import config, flow, storage
+from vitascope import config, storage
 from vitascope.cluster import jobs
 from vitascope.config import Settings
+from vitascope.stages import runner
 from vitascope.train import log
 
 STEPS = 400
@@ -280,7 +281,7 @@ def test_a_stopped_flow_stops_its_stage_at_a_checkpoint(head: Head, tmp_path: Pa
     (tmp_path / "requests.jsonl").touch()
     settings = make_run(str(tmp_path / "flows"), [*kept, f"generate.requests={tmp_path}/requests.jsonl"])
     (tmp_path / "settings.toml").write_text(config.to_toml(settings))
-    flow.run(settings, lambda _: None)  # as if all were finished
+    runner.run(settings, lambda _: None)  # as if all were finished
     submit = ("submit", "flow", str(tmp_path / "settings.toml"), "--start", "train")
     following = head.vitascope(*submit, LOGNAME="ada")
     wait_until(lambda: len(losses(settings)) > 20, 400, "the first steps")

@@ -13,9 +13,10 @@ from flow.test_flow import REQUESTS, STEPS, WRONG, upload
 from hosts.autoscaling import AutoscalingCluster, NodeType, autoscaling_cluster
 from hosts.namespaces import needs_hosts
 from hosts.watch import Node, lives, most
-from vitascope import config, flow, storage
+from vitascope import config, storage
 from vitascope.config import Settings
-from vitascope.flow import STAGES
+from vitascope.stages import runner
+from vitascope.stages.registry import FLOW
 
 pytestmark = [pytest.mark.nightly, needs_hosts, pytest.mark.timeout(1800)]
 VITASCOPE = str(Path(sys.executable).parent / "vitascope")
@@ -68,7 +69,7 @@ def check_complete(settings: Settings) -> None:
 def stage_windows(said: str) -> list[Window]:
     rows = json.loads(said.splitlines()[-1])
     assert {status for *_, status in rows} == {"SUCCEEDED"}
-    return sorted((Window(*row[:3]) for row in rows if row[0] in STAGES), key=lambda window: window.start_s)
+    return sorted((Window(*row[:3]) for row in rows if row[0] in FLOW), key=lambda window: window.start_s)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def test_an_empty_cluster_grows_for_each_stage_and_shrinks_after_it(
     samples = empty_cluster.watch.samples
     nodes = lives(samples)
     print("\n" + "\n".join(table(windows, nodes, began)))
-    assert [window.stage for window in windows] == flow.stages(settings)
+    assert [window.stage for window in windows] == runner.stages(settings)
     for node in nodes:
         stages = [stage for stage, kind in KINDS.items() if kind == node.kind]
         assert any(w.covers(node.start_s) for w in windows if w.stage in stages), node

@@ -13,7 +13,7 @@ from hosts.namespaces import Command, needs_hosts, wait_until
 from hosts.netns import Net, hosts
 from vitascope import config, storage
 from vitascope.config import Settings
-from vitascope.flow import stages
+from vitascope.stages.runner import stages
 from vitascope.train import log
 
 pytestmark = [pytest.mark.nightly, needs_hosts, pytest.mark.timeout(2400)]

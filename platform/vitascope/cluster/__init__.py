@@ -4,7 +4,6 @@
     private     ... in a folder that other users cannot enter
     placement   which nodes a stage's work goes to
     jobs        submit, follow, list, stop, through Ray's job API
-    pipeline    the flow as jobs, one after another
 
 In: settings. Out: this process connected to Ray; a job.
 """

@@ -3,17 +3,10 @@
 from typing import Any
 
 from vitascope.config import Settings
+from vitascope.stages.registry import STAGES
 
 LABEL = "vitascope-node"
-KIND_OF = {
-    "clips": "decode",
-    "caption": "generate",
-    "encode": "decode",
-    "data": "decode",
-    "train": "train",
-    "generate": "generate",
-    "evaluate": "train",
-}
+KIND_OF = {name: stage.nodes for name, stage in STAGES.items() if stage.nodes}
 """The value of LABEL on the nodes that a stage works on; what is not here runs on the head alone."""
 
 

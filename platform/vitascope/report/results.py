@@ -12,11 +12,12 @@ from vitascope.encode.shards import read_index
 from vitascope.encode.stage import DROPS_FILE
 from vitascope.errors import Missing
 from vitascope.model.card import ModelCard, load_card
+from vitascope.stages.registry import STAGES
 from vitascope.train import log
 from vitascope.wording import short
 
 Row = dict[str, Any]
-STAGES = ("clips", "caption", "encode", "train", "generate", "evaluate")
+WITH_SUMMARY = tuple(name for name, stage in STAGES.items() if stage.has_summary)
 """The stages whose summaries are read, in their order."""
 
 _MOST_SAID = 400  # characters of an error
@@ -86,7 +87,7 @@ class _Reader:
     def __init__(self, settings: Settings) -> None:
         self.missing: dict[str, str] = {}
         self.summaries: dict[str, Row] = {}
-        for stage in STAGES:
+        for stage in WITH_SUMMARY:
             location = settings.path("summaries", f"{stage}.json")
             if storage.exists(location):
                 self.summaries[stage] = self.part(stage, location, storage.read_json, {})

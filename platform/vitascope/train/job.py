@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitascope import flow as stages
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.errors import Mistake
@@ -13,6 +12,7 @@ from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
 from vitascope.model.cost import cost_of
+from vitascope.stages import runner
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def checkpoint_states(settings: Settings) -> Iterator[dict[str, Any]]:
 
 def changed_since(state: dict[str, Any], settings: Settings) -> list[str]:
     """The settings that decide the samples or their order, and have changed since a checkpoint was made."""
-    return stages.changes(state.get("made_with", {}), stages.values_before(settings, "train"))
+    return runner.changes(state.get("made_with", {}), runner.values_before(settings, "train"))
 
 
 def _other_run(differing: Sequence[str]) -> Mistake:

@@ -14,13 +14,13 @@ import ray.train.torch
 import torch
 
 from vitascope import checksum, precision, storage
-from vitascope import flow as stages
 from vitascope.cluster.placement import node_labels
 from vitascope.feed.plan import Position
 from vitascope.feed.source import has_samples
 from vitascope.feed.stream import Feed, execute
 from vitascope.metrics import Publisher
 from vitascope.model import flow
+from vitascope.stages import runner
 from vitascope.train import held_out
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.guard import Guard
@@ -162,7 +162,7 @@ class Loop:
         """The small files of a checkpoint, by name."""
         identity = self.job.identity | {"precision": self.precision}
         common = {"identity": identity, "position": asdict(self.position)}
-        common["made_with"] = stages.values_before(self.settings, "train")
+        common["made_with"] = runner.values_before(self.settings, "train")
         card = self.job.card.model_copy(update={"step": state["step"], "precision": self.precision})
         return {
             "state.json": storage.json_bytes(state | common),

@@ -9,12 +9,12 @@ from typing import Any
 import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from vitascope import flow
 from vitascope.cluster import jobs
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
 from vitascope.errors import INCOMPLETE, MISTAKE, STOPPED, Failed
 from vitascope.progress import say
+from vitascope.stages import runner
 
 _TRIES = 3  # of a stage whose job dies; what it has committed stays
 _LOOK_S = 2.0
@@ -41,7 +41,7 @@ def run(settings: Settings, start: str | None = None) -> dict[str, Any]:
         say(stage, f"done in {seconds[stage]:.0f} s")
         return complete
 
-    left = flow.run(settings, execute, start)
+    left = runner.run(settings, execute, start)
     return {"seconds_by_stage": seconds, "succeeded": not left}
 
 

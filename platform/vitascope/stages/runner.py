@@ -15,29 +15,8 @@ from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
 from vitascope.records import stable_id
 from vitascope.section import decides
+from vitascope.stages.registry import FLOW, STAGES
 
-STAGES = ("clips", "caption", "encode", "data", "train", "generate", "evaluate", "report")
-
-_NEEDS: Mapping[str, str | None] = {
-    "clips": None,
-    "caption": "clips",
-    "encode": "caption",
-    "data": "encode",
-    "train": "encode",
-    "generate": "train",
-    "evaluate": "train",
-    "report": None,
-}
-_DECIDED_BY: Mapping[str, tuple[str, ...]] = {
-    "clips": ("run", "clips"),
-    "caption": ("caption",),
-    "encode": ("encode", "model", "feed"),
-    "data": (),
-    "train": ("train",),
-    "generate": ("generate",),
-    "evaluate": ("evaluate",),
-    "report": (),
-}
 Values = dict[str, Any]
 """Settings by their names, `section.key`."""
 
@@ -53,7 +32,7 @@ class Mark:
 def deciding(settings: Settings, stage: str) -> Values:
     """The settings that decide what this stage makes of what the ones before it made."""
     values: Values = {}
-    for section in _DECIDED_BY[stage]:
+    for section in STAGES[stage].decided_by:
         own = getattr(settings, section)
         dumped = own.model_dump(mode="json", include=decides(type(own)))
         values |= {f"{section}.{key}": value for key, value in dumped.items()}
@@ -64,20 +43,20 @@ def digest(settings: Settings, stage: str) -> str:
     """Tells apart settings under which `stage` makes something else; where the work runs does not count."""
     if stage == "report":
         return stable_id(digest(settings, "generate"), digest(settings, "evaluate"))
-    before = _NEEDS[stage]
+    before = STAGES[stage].needs
     own = storage.json_bytes(deciding(settings, stage))
     return stable_id(digest(settings, before) if before else "", own)
 
 
 def stages(settings: Settings) -> list[str]:
     """The stages that a run with these settings has."""
-    return [stage for stage in STAGES if stage != "caption" or settings.caption.source != "off"]
+    return [stage for stage in FLOW if stage != "caption" or settings.caption.source != "off"]
 
 
 def check_start(start: str | None) -> None:
     """Refuses a stage to begin with that the flow does not have."""
-    if start is not None and start not in STAGES:
-        raise Mistake(f"no stage {start!r}; the flow has {', '.join(STAGES)}")
+    if start is not None and start not in FLOW:
+        raise Mistake(f"no stage {start!r}; the flow has {', '.join(FLOW)}")
 
 
 def unfinished(settings: Settings, marks: Mapping[str, Mark], start: str | None = None) -> list[str]:
@@ -153,7 +132,7 @@ def mark(settings: Settings, stage: str) -> None:
 def read_marks(settings: Settings) -> dict[str, Mark]:
     """What the stages of the run have left."""
     found = {}
-    for stage in STAGES:
+    for stage in FLOW:
         if storage.exists(location := _location(settings, stage)):
             document = storage.read_json(location)
             found[stage] = Mark(document["settings"], document.get("made_with", {}))
@@ -202,8 +181,8 @@ def _shown(value: Any) -> str:
 def _before(stage: str) -> list[str]:
     """The stages that a stage goes on from, the first first."""
     if stage == "report":
-        return [earlier for earlier in STAGES if earlier != "report"]
-    before = _NEEDS[stage]
+        return [earlier for earlier in FLOW if earlier != "report"]
+    before = STAGES[stage].needs
     return [*_before(before), before] if before else []
 
 

@@ -7,8 +7,9 @@ import pytest
 from ray.job_submission import JobStatus
 
 from vitascope import config
-from vitascope.cluster import jobs, pipeline
+from vitascope.cluster import jobs
 from vitascope.errors import Failed
+from vitascope.stages import as_jobs
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_a_stage_is_tried_again_unless_that_cannot_help(
 ) -> None:
     submitted = ended_as(monkeypatch, status, exit_code)
     with pytest.raises(Failed, match=r"job train-\d ended as .*\n  its log: vitascope jobs logs train-\d"):
-        pipeline._run_stage(None, jobs.Submission("train", config.load(None)))
+        as_jobs._run_stage(None, jobs.Submission("train", config.load(None)))
     assert len(submitted) == n_submitted
 
 
@@ -37,7 +38,7 @@ def test_a_stage_that_ends_is_complete_or_not(
     monkeypatch: pytest.MonkeyPatch, status: JobStatus, exit_code: int, complete: bool
 ) -> None:
     submitted = ended_as(monkeypatch, status, exit_code)
-    done = pipeline._run_stage(None, jobs.Submission("generate", config.load(None)))
+    done = as_jobs._run_stage(None, jobs.Submission("generate", config.load(None)))
     assert (done, len(submitted)) == (complete, 1)
 
 

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
-from vitascope import config, flow
+from vitascope import config
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
-from vitascope.flow import Mark
+from vitascope.stages import runner
+from vitascope.stages.registry import FLOW
+from vitascope.stages.runner import Mark
 
 STAGES = ["clips", "encode", "data", "train", "generate", "evaluate", "report"]
 
@@ -18,7 +20,7 @@ def settings(folder: Path, *overrides: str) -> Settings:
 
 
 def marks(of: Settings) -> dict[str, Mark]:
-    return {stage: Mark(flow.digest(of, stage), flow.deciding(of, stage)) for stage in flow.STAGES}
+    return {stage: Mark(runner.digest(of, stage), runner.deciding(of, stage)) for stage in FLOW}
 
 
 @pytest.mark.parametrize(
@@ -34,14 +36,14 @@ def marks(of: Settings) -> dict[str, Mark]:
 )
 def test_a_change_begins_at_the_stage_that_it_decides(tmp_path: Path, change: str, first: str) -> None:
     finished = marks(settings(tmp_path))
-    todo = flow.unfinished(settings(tmp_path, change), finished)
+    todo = runner.unfinished(settings(tmp_path, change), finished)
     assert todo == STAGES[STAGES.index(first) :]
 
 
 def test_captions_of_a_model_are_a_stage_where_they_are_asked_for(tmp_path: Path) -> None:
     asked = settings(tmp_path, "caption.source=endpoint", "caption.endpoint_model=m")
-    assert flow.unfinished(asked, {}) == ["clips", "caption", *STAGES[1:]]
-    assert flow.unfinished(asked, marks(settings(tmp_path)))[0] == "caption"
+    assert runner.unfinished(asked, {}) == ["clips", "caption", *STAGES[1:]]
+    assert runner.unfinished(asked, marks(settings(tmp_path)))[0] == "caption"
 
 
 EXECUTION = {
@@ -82,14 +84,14 @@ def test_where_and_how_fast_the_work_runs_redoes_nothing_and_all_else_does(name:
     section, key = name.split(".")
     before = getattr(own, section)
     changed = own.model_copy(update={section: before.model_copy(update={key: other(getattr(before, key))})})
-    todo = flow.unfinished(changed, marks(own))
+    todo = runner.unfinished(changed, marks(own))
     assert (todo == []) is (section == "cluster" or name in EXECUTION)
 
 
 def test_captions_switched_on_later_begin_at_the_captions(tmp_path: Path) -> None:
     """Clips are compared whether they have captions or not, so that no other clips are needed."""
     asked = settings(tmp_path, "caption.source=endpoint", "caption.endpoint_model=m")
-    assert flow.digest(asked, "clips") == flow.digest(settings(tmp_path), "clips")
+    assert runner.digest(asked, "clips") == runner.digest(settings(tmp_path), "clips")
 
 
 def test_what_has_changed_is_named_with_both_values(tmp_path: Path) -> None:
@@ -97,37 +99,37 @@ def test_what_has_changed_is_named_with_both_values(tmp_path: Path) -> None:
     now = settings(
         tmp_path, "clips.fps=12", "clips.filters.motion.min=0.5", "train.ranks=7", "clips.input=in"
     )
-    assert flow.plan_lines(now, flow.unfinished(now, marks(before)), marks(before)) == [
+    assert runner.plan_lines(now, runner.unfinished(now, marks(before)), marks(before)) == [
         f"to be done again: {', '.join(STAGES)}, because of changed settings:",
         "  clips.input: not set before, in now",
         "  clips.fps: 8.0 before, 12.0 now",
         "  clips.filters.motion.min: 0.002 before, 0.5 now",
     ]
-    assert flow.changed_before(now, "encode", marks(before))[1] == "clips.fps: 8.0 before, 12.0 now"
-    assert flow.changed_before(now, "clips", marks(before)) == []
-    assert flow.plan_lines(before, [], marks(before)) == []
-    assert flow.plan_lines(now, flow.STAGES, {}) == []  # nothing was made yet
+    assert runner.changed_before(now, "encode", marks(before))[1] == "clips.fps: 8.0 before, 12.0 now"
+    assert runner.changed_before(now, "clips", marks(before)) == []
+    assert runner.plan_lines(before, [], marks(before)) == []
+    assert runner.plan_lines(now, FLOW, {}) == []  # nothing was made yet
 
 
 def test_what_the_stages_need_of_the_user_is_looked_for_before_any_of_them_starts(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     bare = settings(tmp_path)
     with pytest.raises(Mistake, match=r"clips\.input is not set, and clips needs it"):
-        flow.check_inputs(bare, STAGES)
+        runner.check_inputs(bare, STAGES)
     some = settings(tmp_path, f"clips.input={tmp_path}/in", f"generate.requests={tmp_path}/r.jsonl")
     with pytest.raises(Missing, match=r"nothing is at .*r\.jsonl; set generate\.requests"):
-        flow.check_inputs(some, STAGES)
+        runner.check_inputs(some, STAGES)
     (tmp_path / "r.jsonl").touch()
-    flow.check_inputs(some, STAGES)
-    flow.check_inputs(bare, ["train"])
+    runner.check_inputs(some, STAGES)
+    runner.check_inputs(bare, ["train"])
 
 
 def test_a_stage_can_be_named_to_begin_with(tmp_path: Path) -> None:
     own = settings(tmp_path)
-    assert flow.unfinished(own, marks(own), "generate") == ["generate", "evaluate", "report"]
-    assert flow.unfinished(own, {}, "generate") == STAGES  # what it needs is not there
+    assert runner.unfinished(own, marks(own), "generate") == ["generate", "evaluate", "report"]
+    assert runner.unfinished(own, {}, "generate") == STAGES  # what it needs is not there
     with pytest.raises(ValueError, match="no stage 'trian'; the flow has clips, caption, encode"):
-        flow.unfinished(own, {}, "trian")
+        runner.unfinished(own, {}, "trian")
 
 
 def test_a_flow_that_breaks_off_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -139,10 +141,10 @@ def test_a_flow_that_breaks_off_goes_on_where_it_was(tmp_path: Path) -> None:
         done.append(stage)
 
     with pytest.raises(RuntimeError, match="no nodes"):
-        flow.run(own, breaks)
-    assert flow.run(own, done.append) == []
+        runner.run(own, breaks)
+    assert runner.run(own, done.append) == []
     assert done == STAGES
-    assert flow.unfinished(own, marks(own)) == []
+    assert runner.unfinished(own, marks(own)) == []
 
 
 def test_a_stage_that_is_not_complete_is_passed_and_done_again(tmp_path: Path) -> None:
@@ -152,21 +154,21 @@ def test_a_stage_that_is_not_complete_is_passed_and_done_again(tmp_path: Path) -
         done.append(stage)
         return stage != "generate"
 
-    assert flow.run(own, execute) == ["generate"]
+    assert runner.run(own, execute) == ["generate"]
     assert done == STAGES
-    assert flow.run(own, done.append) == []
+    assert runner.run(own, done.append) == []
     assert done[len(STAGES) :] == ["generate", "evaluate", "report"]
 
 
 def test_a_stage_done_again_makes_what_follows_unfinished(tmp_path: Path) -> None:
     own = settings(tmp_path)
-    flow.run(own, lambda _: None)
+    runner.run(own, lambda _: None)
 
     def breaks(stage: str) -> None:
         raise RuntimeError(stage)
 
     with pytest.raises(RuntimeError, match="encode"):
-        flow.run(own, breaks, "encode")
+        runner.run(own, breaks, "encode")
     again: list[str] = []
-    flow.run(own, again.append)
+    runner.run(own, again.append)
     assert again == STAGES[1:]
