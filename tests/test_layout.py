@@ -96,7 +96,7 @@ LAYERS = [
 MOST_LINES = {
     "caption": 800,
     "clips": 3350,
-    "cluster": 850,
+    "cluster": 950,
     "demo": 300,
     "deploy": 1750,
     "doctor": 550,

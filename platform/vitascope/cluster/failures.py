@@ -4,6 +4,7 @@ import sys
 
 from ray.exceptions import OutOfDiskError, RayTaskError, UserCodeException
 
+from vitascope.cluster import ray_private
 from vitascope.errors import Failed
 
 _ADVICE = "Failed to apply UDF"  # Ray Data adds it to an error's arguments, as the file's name of an OSError
@@ -36,12 +37,9 @@ def _inner(error: BaseException) -> BaseException | None:
 def _inner_of_train(error: BaseException) -> BaseException | None:
     """Imported only if it has been before: without a home folder it cannot be."""
     from ray.train import ControllerError, WorkerGroupError
-    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 
     if isinstance(error, WorkerGroupError):
         return error.worker_failures[min(error.worker_failures)] if error.worker_failures else None
     if isinstance(error, ControllerError):
         return error.controller_failure
-    if isinstance(error, UserExceptionWithTraceback):
-        return error._base_exc
-    return None
+    return ray_private.raised_in_train(error)

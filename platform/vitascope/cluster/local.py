@@ -14,12 +14,9 @@ from pathlib import Path
 
 import ray
 import ray.data
-from ray._private import auto_init_hook
-from ray._private.authentication.authentication_token_setup import _enable_token_auth
-from ray._private.ray_logging import stdout_deduplicator
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from vitascope import credentials, signals
+from vitascope.cluster import ray_private
 from vitascope.cluster.private import ray_folder, write_token
 from vitascope.cluster.settings import ClusterSettings
 from vitascope.errors import Failed, Mistake
@@ -74,7 +71,7 @@ def end() -> None:
     Threads and event loops that still wait for Ray start no other one, as Ray would have them do, and fail in
     silence.
     """
-    auto_init_hook.enable_auto_connect = False
+    ray_private.start_no_other()
     threading.excepthook = lambda _: None
     logging.disable()
     ray.shutdown()
@@ -156,7 +153,7 @@ def _knock(address: str) -> None:
 
 def _refuse_open(settings: ClusterSettings) -> None:
     """Leaves a cluster that accepts unauthenticated requests."""
-    url = ray._private.worker.get_dashboard_url()
+    url = ray_private.dashboard()
     if settings.allow_open or not url or not answers_strangers(f"http://{url}"):
         return
     ray.shutdown()
@@ -212,18 +209,18 @@ def _ask_for_token() -> None:
     """Has the local cluster ask for the user's token, or for one of its own if none can be kept in HOME."""
     if not (_is_given_token() or _keeps_token()):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this process and the workers it starts
-        AuthenticationTokenLoader.instance().reset_cache()
+        ray_private.look_for_token_again()
     if AUTH_MODE not in os.environ:
-        _enable_token_auth()  # Ray would do so too, with a warning
+        ray_private.ask_for_token()
 
 
 def use_token() -> None:
     """Has Ray's clients in this process show the user's token, which Ray does not do by itself on joining."""
     _hide_token()
     may_have = _is_given_token() or "HOME" in os.environ  # else Ray only warns that it has no place to look
-    has = may_have and AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True)
+    has = may_have and ray_private.has_token()
     if has and AUTH_MODE not in os.environ:
-        _enable_token_auth()
+        ray_private.ask_for_token()
 
 
 def _is_given_token() -> bool:
@@ -250,7 +247,7 @@ def _keeps_token() -> bool:
     except OSError:
         return False
     _hide_token()
-    AuthenticationTokenLoader.instance().reset_cache()
+    ray_private.look_for_token_again()
     return file.is_file() and os.access(file, os.R_OK)
 
 
@@ -267,15 +264,15 @@ def _quiet() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # wrapped in Ray Data's own, its class would be lost
-    for name in ("ray._private.authentication", "ray.data._internal.progress"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # they warn of choices made here on purpose
+    for name in ray_private.CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setLevel(logging.WARNING)
             handler.addFilter(_is_news)
     # A filter, since importing Serve sets the level again.
     logging.getLogger("ray.serve").addFilter(_is_warning)
-    stdout_deduplicator.skip_re = _MANY_WORKERS
+    ray_private.pass_over(_MANY_WORKERS)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -18,9 +18,9 @@ import botocore.session
 import jsonschema
 import yaml
 from botocore.validate import ParamValidator
-from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
+from vitascope.cluster import ray_private
 from vitascope.deploy import checks, pods
 from vitascope.deploy.checks import Found
 from vitascope.errors import Mistake
@@ -122,8 +122,9 @@ def _by_ray(config: dict[str, Any]) -> Iterator[Found]:
     Once before Ray fills in its defaults, which takes the shape for granted, and once after.
     """
     try:
-        validate_config({"cluster_synced_files": [], "max_workers": sys.maxsize, **config})
-        validate_config(prepare_config(json.loads(json.dumps(config))))
+        defaults = {"cluster_synced_files": [], "max_workers": sys.maxsize}
+        ray_private.check_autoscaler_config(defaults | config, filled_in=False)
+        ray_private.check_autoscaler_config(json.loads(json.dumps(config)), filled_in=True)
     except jsonschema.ValidationError as error:
         yield error.json_path.removeprefix("$."), _of_schema(error)
     except (ValueError, RuntimeError, AssertionError, KeyError, NotImplementedError) as error:

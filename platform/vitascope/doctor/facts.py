@@ -21,6 +21,7 @@ import vitascope
 from vitascope import storage
 from vitascope.clips.index import inputs
 from vitascope.clips.index.catalog import Item
+from vitascope.cluster import ray_private
 from vitascope.cluster.local import answers_strangers
 from vitascope.cluster.placement import KIND_OF
 from vitascope.config import Settings
@@ -89,7 +90,7 @@ def gather(settings: Settings) -> Facts:
         nodes = tuple(_nodes(marker))
     found, input_error = _tried(lambda: inputs.some(settings.clips, 8))
     decode_error = _decode_error(found) if found is not None else None
-    url = ray._private.worker.get_dashboard_url()
+    url = ray_private.dashboard()
     return Facts(
         nodes=nodes,
         node_types=tuple(_node_types()),
@@ -157,7 +158,7 @@ class _Probe:
     def facts(self, marker: str) -> dict[str, Any]:
         import torch
 
-        session = ray._private.worker.global_worker.node.get_session_dir_path()
+        session = ray_private.session_folder()
         return {
             "versions": versions(),
             "shm_bytes": shutil.disk_usage(_SHM).total if os.path.isdir(_SHM) else 0,
@@ -222,8 +223,7 @@ def _clock_ahead_s(probe_: Any) -> float:
 
 def _node_types() -> Iterator[NodeType]:
     """What the autoscaler may add; nothing where there is none."""
-    config = ray._private.state.state.get_cluster_config()
-    for group in config.node_group_configs if config else ():
+    for group in ray_private.node_groups():
         if group.max_count > 0:
             has = group.resources
             yield NodeType(group.name, has.get("CPU", 0), has.get("GPU", 0), group.max_count)

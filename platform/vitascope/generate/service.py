@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel
 from ray import serve
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 
 from vitascope import config, storage
+from vitascope.cluster import ray_private
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.generate.app import Target, build, deployed
@@ -60,7 +60,7 @@ class Service:
         self._generate, self._limits, self._model = generate, limits, model
         self._outputs = settings.path("outputs", settings.generate.batch)
         self._publisher = Publisher(run=settings.run.folder)
-        self._token = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
+        self._token = ray_private.token()
 
     async def __call__(self, http: HttpRequest) -> JSONResponse:
         """200 with the sidecar; 400 with the reason; 401 without the cluster's token, 405 unless posted."""

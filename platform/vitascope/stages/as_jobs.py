@@ -6,10 +6,9 @@ Runs as a job itself, on the head, so that it does not depend on whoever submitt
 import time
 from typing import Any
 
-import ray
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from vitascope.cluster import jobs
+from vitascope.cluster import jobs, ray_private
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
 from vitascope.errors import INCOMPLETE, MISTAKE, STOPPED, Failed
@@ -31,7 +30,7 @@ def run(settings: Settings, start: str | None = None) -> dict[str, Any]:
         Failed: where a stage has failed for good; the job's own log says why.
     """
     connect(settings.cluster)
-    client = jobs.client_of(ray._private.worker.get_dashboard_url(), allow_open=settings.cluster.allow_open)
+    client = jobs.client_of(ray_private.dashboard(), allow_open=settings.cluster.allow_open)
     seconds: dict[str, float] = {}
 
     def execute(stage: str) -> bool:

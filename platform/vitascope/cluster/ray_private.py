@@ -1,0 +1,87 @@
+"""What is used of Ray that Ray does not promise to keep.
+
+Tried in tests/cluster/test_ray_private.py: look there first when Ray is upgraded.
+"""
+
+import re
+import sys
+from typing import Any
+
+import ray
+from ray._private import auto_init_hook
+from ray._private.authentication.authentication_token_setup import _enable_token_auth
+from ray._private.ray_logging import stdout_deduplicator
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+CHATTY = ("ray._private.authentication", "ray.data._internal.progress")
+"""Loggers that warn of what is chosen on purpose."""
+
+
+def dashboard() -> str | None:
+    """host:port of the dashboard of the cluster that this process is on; None or empty if it has none."""
+    url: str | None = ray._private.worker.get_dashboard_url()
+    return url
+
+
+def session_folder() -> str:
+    """Where Ray keeps its files on this node."""
+    return str(ray._private.worker.global_worker.node.get_session_dir_path())
+
+
+def node_groups() -> list[Any]:
+    """What the autoscaler may add: name, resources and max_count of each; nothing if there is none."""
+    config = ray._private.state.state.get_cluster_config()
+    return list(config.node_group_configs) if config else []
+
+
+def ask_for_token() -> None:
+    """Turns on token authentication in this process; Ray does so itself at times, with a warning."""
+    _enable_token_auth()
+
+
+def has_token() -> bool:
+    """Whether there is a token for a cluster, in the environment or in the user's file."""
+    return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+
+
+def token() -> str | None:
+    """That token."""
+    found: str | None = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
+    return found
+
+
+def look_for_token_again() -> None:
+    """Has Ray forget the token that it has read; another has taken its place."""
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
+def start_no_other() -> None:
+    """Has calls that need Ray fail once it has ended; they would start another."""
+    auto_init_hook.enable_auto_connect = False
+
+
+def pass_over(lines: re.Pattern[str]) -> None:
+    """Keeps lines of Ray's own off the terminal."""
+    stdout_deduplicator.skip_re = lines
+
+
+def raised_in_train(error: BaseException) -> BaseException | None:
+    """The error that a training function raised, if `error` is Ray Train's about it.
+
+    Ray Train is not imported for it: without a home folder it cannot be.
+    """
+    exceptions = sys.modules.get("ray.train.v2._internal.exceptions")
+    wrapper = getattr(exceptions, "UserExceptionWithTraceback", ())
+    return error._base_exc if isinstance(error, wrapper) else None
+
+
+def check_autoscaler_config(config: dict[str, Any], *, filled_in: bool) -> None:
+    """Has Ray's cluster launcher check a configuration, before or after its defaults are filled in.
+
+    Raises:
+        jsonschema.ValidationError, ValueError, RuntimeError, AssertionError, KeyError, NotImplementedError:
+            it is refused.
+    """
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(config) if filled_in else config)
