@@ -68,7 +68,7 @@ class Settings(Section):
         return self
 
     def path(self, *parts: str) -> str:
-        """A location inside the run's folder, absolute where it is local."""
+        """A location inside the run's folder, absolute if it is local."""
         return storage.join(storage.absolute(self.run.folder), *parts)
 
 
@@ -128,7 +128,7 @@ def _text(content: bytes) -> str:
 
 
 def _why(error: Exception) -> str:
-    """What is wrong with TOML, also where Python's parser gives up on its size."""
+    """What is wrong with TOML, also if Python's parser gives up on its size."""
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
     return (

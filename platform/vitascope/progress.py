@@ -17,7 +17,7 @@ class Stopped(RuntimeError):
 
 @contextmanager
 def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
-    """Shows a bar for `total` items (None where unknown) and gives the function that moves it.
+    """Shows a bar for `total` items (None if unknown) and gives the function that moves it.
 
         with track(len(videos), "clips") as advance:
             for video in videos:
@@ -56,7 +56,7 @@ def say(label: str, text: str) -> None:
 
 
 def say_dropped(label: str, left: str, by_reason: Mapping[str, int]) -> None:
-    """Prints what is left and why the rest was dropped; nothing where nothing was."""
+    """Prints what is left and why the rest was dropped; nothing if nothing was."""
     if by_reason:
         say(label, f"{left}: " + ", ".join(f"{reason} {n}" for reason, n in by_reason.items()))
 

@@ -37,7 +37,7 @@ def stable_int(*parts: object) -> int:
 
 _OUTCOME = [
     pa.field("status", pa.string(), nullable=False),  # ledger.Status
-    pa.field("reason", pa.string()),  # ledger.Reason where dropped
+    pa.field("reason", pa.string()),  # ledger.Reason if dropped
     pa.field("detail", pa.string()),
 ]
 
@@ -99,7 +99,7 @@ CATALOG = pa.schema(
     ]
 )
 """What is known of every file: records.VIDEOS, and how its frames look, one after the other on the grid of
-clips.fps (clips.features, clips.hashing); NaN where one is damaged."""
+clips.fps (clips.features, clips.hashing); NaN if one is damaged."""
 
 CLIPS = pa.schema(
     [
@@ -116,7 +116,7 @@ CLIPS = pa.schema(
         pa.field("width", pa.int32(), nullable=False),  # of the picture within its black bars
         pa.field("height", pa.int32(), nullable=False),
         pa.field("crop_left", pa.float64(), nullable=False),  # where that is, in shares of the upright frame:
-        pa.field("crop_top", pa.float64(), nullable=False),  # 0, 0, 1, 1 where there are no bars
+        pa.field("crop_top", pa.float64(), nullable=False),  # 0, 0, 1, 1 if there are no bars
         pa.field("crop_width", pa.float64(), nullable=False),
         pa.field("crop_height", pa.float64(), nullable=False),
         pa.field("decoder", pa.string(), nullable=False),
@@ -172,7 +172,7 @@ DROPS = pa.schema(
 MANIFEST = pa.schema(
     [
         pa.field("line", pa.int64(), nullable=False),  # of the request file, from 1
-        pa.field("custom_id", pa.string()),  # this and what follows is null where the line does not tell
+        pa.field("custom_id", pa.string()),  # this and what follows is null if the line does not tell
         pa.field("mode", pa.string()),  # generate.request.Mode, or image for a single picture
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),

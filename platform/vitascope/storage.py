@@ -38,7 +38,7 @@ from vitascope import credentials
 from vitascope.errors import Missing, Mistake
 from vitascope.stores.patience import Unavailable as Unavailable
 
-# Those with an atomic put that can be made to fail where something is there already.
+# Those with an atomic put that can be made to fail if something is there already.
 OBJECT_STORES = ("s3", "gs")
 _ROWS = 1 << 13  # of a table that are Python's at a time
 _SORTED_ROWS = 1 << 18  # whose texts are put into one piece
@@ -126,14 +126,14 @@ class Listed:
 
     uri: str
     size_bytes: int
-    version: str  # another one where the content has changed: the store's tag, or size and time of change
+    version: str  # another one if the content has changed: the store's tag, or size and time of change
 
 
 def listing(uri: str) -> list[Listed]:
-    """Every file under `uri` (or `uri` itself where it is a file), in the order of their full locations.
+    """Every file under `uri` (or `uri` itself if it is a file), in the order of their full locations.
 
     Hidden files and folders (a leading dot) are passed over, as are files a writer has not committed yet and
-    the keys ending in "/" that stand for folders on S3. Where nothing is, there are none.
+    the keys ending in "/" that stand for folders on S3. If nothing is there, none.
     """
     fs, path = filesystem(uri)
     return _listed(uri, path, fs.find(path, detail=True))
@@ -154,7 +154,7 @@ class Level:
 
 
 def level(uri: str, root: str | None = None) -> Level:
-    """The children of a folder. Where keys have empty parts (`a//b`), all files below and no folders.
+    """The children of a folder. If keys have empty parts (`a//b`), all files below and no folders.
 
     A local link to a folder is one of the folders, unless it leads into `root`, whose files are found without
     it, or to a folder that the link itself lies in.
@@ -206,7 +206,7 @@ def _version(about: dict[str, Any]) -> str:
 
 
 def version(uri: str) -> str:
-    """A file's version as `listing` shows it; FileNotFoundError where there is none."""
+    """A file's version as `listing` shows it; FileNotFoundError if there is none."""
     fs, path = filesystem(uri)
     return _version(fs.info(path))
 
@@ -231,7 +231,7 @@ def open_file(uri: str, mode: str = "rb") -> IO[Any]:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of `uri`; FileNotFoundError where there is none."""
+    """The whole content of `uri`; FileNotFoundError if there is none."""
     fs, path = filesystem(uri)
     return bytes(fs.cat_file(path))
 
@@ -295,7 +295,7 @@ def _written_beside(path: str, content: bytes) -> Iterator[str]:
 
 
 def delete(uri: str) -> None:
-    """Removes a file or a whole folder; nothing happens where there is none."""
+    """Removes a file or a whole folder; nothing happens if there is none."""
     fs, path = filesystem(uri)
     if not is_remote(uri):
         if fs.exists(path):

@@ -92,7 +92,7 @@ def still_to_ask(
 def read(folder: str, settings: CaptionSettings) -> list[_Row]:
     """The rows of CAPTIONS that answer the present questions: the last for each field of a clip.
 
-    None where the stage is off.
+    None if the stage is off.
     """
     if settings.source == "off" or not storage.list_files(folder):
         return []
@@ -111,7 +111,7 @@ def captions(rows: Iterable[_Row]) -> dict[str, dict[str, str]]:
 
 
 def clip_table(settings: Settings, rows: list[_Row] | None = None) -> pa.Table:
-    """A run's records.CLIPS with the captions that the stage found; as they are where it is off.
+    """A run's records.CLIPS with the captions that the stage found; as they are if it is off.
 
     rows: what `read` gives for these settings, for a caller who has it.
     """
@@ -154,7 +154,7 @@ def caption_of(answer: str | None, refusal: str) -> str:
     """The caption in a model's answer.
 
     Raises:
-        Rejected: CAPTION_REFUSED where it is empty or matches the regular expression `refusal`.
+        Rejected: CAPTION_REFUSED if it is empty or matches the regular expression `refusal`.
     """
     text = text_of(answer)
     if not text:

@@ -30,7 +30,7 @@ _SEEN = pa.schema(
     [
         pa.field("clip_id", pa.string()),
         pa.field("fields", pa.list_(pa.string())),
-        pa.field("pictures", pa.list_(pa.binary())),  # JPEG files; none where the clip does not decode
+        pa.field("pictures", pa.list_(pa.binary())),  # JPEG files; none if the clip does not decode
         pa.field("reason", pa.string()),  # why it does not: ledger.Reason
         pa.field("detail", pa.string()),
     ]
@@ -117,9 +117,9 @@ def _ask(settings: Settings, parts: list[_Row], n_questions: int) -> None:
 
 
 def _execute(settings: Settings, parts: list[_Row]) -> Iterator[_Row]:
-    """Runs the parts: pictures in tasks, questions in actors that hold the model, or tasks where none is.
+    """Runs the parts: pictures in tasks, questions in actors that hold the model, or tasks if none does.
 
-    Where the model is on CPUs its actors see the clips too: what a lost node had seen Ray has seen again,
+    If the model is on CPUs its actors see the clips too: what a lost node had seen Ray has seen again,
     for which actors that wait for it might leave no CPU.
     """
     caption = settings.caption
@@ -156,7 +156,7 @@ def _see(part: _Row, *, settings: CaptionSettings, timeout_s: float) -> _Row:
 
 
 class _Worker:
-    """Asks for the captions of a part, which it sees first where that is still to do, and commits them."""
+    """Asks for the captions of a part, which it sees first if that is still to do, and commits them."""
 
     def __init__(self, settings: CaptionSettings, folder: str, timeout_s: float) -> None:
         self._settings, self._folder, self._timeout_s = settings, folder, timeout_s

@@ -68,7 +68,7 @@ def run(settings: Settings) -> dict[str, Any]:
     hooks.check(settings.clips)
     root = inputs.root_of(settings.clips)
     _refuse_own_output(root, settings)
-    with contextlib.suppress(PermissionError, BotoCoreError):  # tasks may be let in where this process is not
+    with contextlib.suppress(PermissionError, BotoCoreError):  # tasks may be let in where we are not
         _check_exist(root, settings.clips)
     local.connect(settings.cluster)
     found, n_tars = list_inputs(settings)

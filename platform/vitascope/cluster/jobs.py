@@ -73,8 +73,8 @@ def client_of(address: str | None, *, allow_open: bool = False) -> JobSubmission
     """A client of the cluster whose dashboard is at `address`, or RAY_API_SERVER_ADDRESS, or on this machine.
 
     Raises:
-        ConnectionError: where no cluster answers.
-        Refused: where the cluster wants another token, or takes work from anybody.
+        ConnectionError: if no cluster answers.
+        Refused: if the cluster wants another token, or takes work from anybody.
     """
     address = (address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
     if what := credentials.in_uri(address):
@@ -210,7 +210,7 @@ def _user() -> str:
 
 
 def _revision() -> str:
-    """The package's commit, with a + where files were changed since; empty where there is no repository."""
+    """The package's commit, with a + if files were changed since; empty if there is no repository."""
     git = ["git", "-C", str(Path(vitascope.__file__).parent), "describe", "--always", "--exclude=*"]
     try:
         done = subprocess.run([*git, "--dirty=+", "--abbrev=12"], capture_output=True, text=True, check=False)
@@ -225,8 +225,8 @@ def follow(client: JobSubmissionClient, submission_id: str, show: Show) -> JobDe
     A connection that drops is made again, and the log goes on where it was.
 
     Raises:
-        Refused: where there is no such job.
-        ConnectionError: where the cluster has not answered for a quarter of an hour; the job may go on.
+        Refused: if there is no such job.
+        ConnectionError: if the cluster has not answered for a quarter of an hour; the job may go on.
     """
     shown, answered = 0, time.monotonic()
 
@@ -285,7 +285,7 @@ def _details(client: JobSubmissionClient, submission_id: str) -> JobDetails:
 
 
 def stop(client: JobSubmissionClient, submission_id: str) -> bool:
-    """Asks a job to leave where it can go on: training checkpoints first. False where it has ended."""
+    """Asks a job to leave if it can go on: training checkpoints first. False if it has ended."""
     _details(client, submission_id)
     return bool(client.stop_job(submission_id))
 

@@ -22,7 +22,7 @@ from vitascope.cluster.settings import ClusterSettings
 from vitascope.errors import Failed, Mistake
 from vitascope.progress import say
 
-# What every worker needs to reach storage and collector, where the driver was given it. No credentials: Ray
+# What every worker needs to reach storage and collector, if the driver was given it. No credentials: Ray
 # shows and logs what it forwards. Nodes have their own, from their role, their profile or their environment.
 _FORWARDED = (
     "AWS_REGION",
@@ -44,14 +44,14 @@ IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submi
 
 
 def connect(settings: ClusterSettings) -> None:
-    """Connects this process to Ray; nothing happens where it already is.
+    """Connects this process to Ray; nothing happens if it already is.
 
     Joins `settings.address`, or RAY_ADDRESS, or else starts a cluster on this machine that ends with this
     process and lets in only who holds the user's Ray token. A worker computes with as many threads as the
     CPUs its task asks for (Ray sets OMP_NUM_THREADS), so two training ranks do not fight for two cores.
 
     Raises:
-        ConnectionError: naming the address where no cluster answers.
+        ConnectionError: naming the address if no cluster answers.
     """
     if ray.is_initialized():
         return
@@ -91,7 +91,7 @@ def storage_environment() -> dict[str, str]:
 
 
 def address_of(settings: ClusterSettings) -> str | None:
-    """The cluster to join, which may grow; none where a local one is started, which does not."""
+    """The cluster to join, which may grow; none if a local one is started, which does not."""
     return settings.address or os.environ.get("RAY_ADDRESS")
 
 
@@ -145,7 +145,7 @@ def _join(address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises OSError where nobody listens at host:port; Ray itself would go on trying for ten minutes."""
+    """Raises OSError if nobody listens at host:port; Ray itself would go on trying for ten minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "//" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -161,7 +161,7 @@ def _refuse_open(settings: ClusterSettings) -> None:
 
 
 def answers_strangers(dashboard: str) -> bool:
-    """Whether a cluster's jobs are shown without a token. False where nobody can be asked."""
+    """Whether a cluster's jobs are shown without a token. False if nobody can be asked."""
     try:
         with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=15) as answer:
             return bool(answer.status == 200)

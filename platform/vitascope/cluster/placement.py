@@ -11,7 +11,7 @@ KIND_OF = {name: stage.nodes for name, stage in STAGES.items() if stage.nodes}
 
 
 def node_labels(settings: Settings, stage: str) -> dict[str, str] | None:
-    """The labels that a node must have to do the work of `stage`; None where any node will do."""
+    """The labels that a node must have to do the work of `stage`; None if any node will do."""
     return {LABEL: KIND_OF[stage]} if settings.cluster.place_by_label else None
 
 

@@ -25,7 +25,7 @@ REQUESTS = str(packaged("configs", "demo_requests.jsonl"))
 def run(settings: Settings) -> dict[str, Any]:
     """Runs all stages; writes summary.json, whose content it returns, data.html and report.html for the run.
 
-    Where `clips.input` is not set, or is the run's own folder `input`, the demo's videos go in there; else
+    If `clips.input` is not set, or is the run's own folder `input`, the demo's videos go in there; else
     the user's are taken. Without `generate.requests` the demo's own requests are made, or ones that follow
     from the user's videos. What was chosen is saved with the settings.
     """

@@ -29,7 +29,7 @@ _Change = tuple[list[str], Callable[[], Any]]
 
 
 def credentials(environment: Mapping[str, str]) -> Auth:
-    """GRAFANA_TOKEN, or else GRAFANA_USER and GRAFANA_PASSWORD; ValueError where neither is there."""
+    """GRAFANA_TOKEN, or else GRAFANA_USER and GRAFANA_PASSWORD; ValueError if neither is there."""
     if token := environment.get("GRAFANA_TOKEN", "").strip():
         return token
     user, password = environment.get("GRAFANA_USER"), environment.get("GRAFANA_PASSWORD")
@@ -50,7 +50,7 @@ def push(
     """Makes the folder, the data source and the dashboards of a Grafana server what they are here.
 
     Returns what was changed, a line each, panel by panel; with `dry_run` what would be, and changes nothing.
-    Where all is as it should be, there is nothing to say. Other dashboards are left alone.
+    If all is as it should be, there is nothing to say. Other dashboards are left alone.
 
     Args:
         datasource_url: where Grafana reaches Prometheus; None leaves its data source as it is.
@@ -140,7 +140,7 @@ def _without(auth: Auth, text: str) -> str:
 
 
 def _found(look_up: Callable[[str], Any], name: str) -> dict[str, Any] | None:
-    """What Grafana has under a name; None where it has nothing."""
+    """What Grafana has under a name; None if it has nothing."""
     try:
         found: dict[str, Any] = look_up(name)
     except GrafanaClientError as error:
@@ -182,7 +182,7 @@ def _source(grafana: GrafanaFace, url: str) -> list[_Change]:
 
 
 def _folder(grafana: GrafanaFace, title: str) -> tuple[str, list[_Change]]:
-    """The folder's uid, and the change where it is not there."""
+    """The folder's uid, and the change if it is not there."""
     for folder in grafana.folder.get_all_folders():
         if folder["title"] == title:
             return folder["uid"], []

@@ -55,7 +55,7 @@ def kuberay(part: dict[str, Any]) -> Iterator[Found]:
 
 
 def cluster_of(part: dict[str, Any]) -> dict[str, Any]:
-    """The specification of the cluster in a RayCluster, RayJob or RayService; empty where it has none."""
+    """The specification of the cluster in a RayCluster, RayJob or RayService; empty if it has none."""
     key = {"RayJob": "rayClusterSpec", "RayService": "rayClusterConfig"}.get(part["kind"])
     spec: dict[str, Any] = part["spec"].get(key) or {} if key else part["spec"]
     return spec

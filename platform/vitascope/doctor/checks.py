@@ -18,7 +18,7 @@ _LEAST_DISK_BYTES = 5e9
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found, and what to do where that is not well."""
+    """What was looked at, what was found, and what to do if that is not well."""
 
     what: str
     level: Literal["ok", "warning", "problem"]

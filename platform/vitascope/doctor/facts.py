@@ -118,7 +118,7 @@ def _tried(act: Callable[[], Any]) -> tuple[Any, str | None]:
 
 
 def _decode_error(files: list[Item]) -> str | None:
-    """Why none of these could be decoded; None where one could."""
+    """Why none of these could be decoded; None if one could."""
     errors = []
     for item in files:
         _, error = _tried(functools.partial(probe, item.uri))
@@ -222,7 +222,7 @@ def _clock_ahead_s(probe_: Any) -> float:
 
 
 def _node_types() -> Iterator[NodeType]:
-    """What the autoscaler may add; nothing where there is none."""
+    """What the autoscaler may add; nothing if there is none."""
     for group in ray_private.node_groups():
         if group.max_count > 0:
             has = group.resources

@@ -68,7 +68,7 @@ def assign(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Choic
 
 
 def _picked(keeps: Kept, best: Ints, numbers: Ints, reason: Ints) -> tuple[npt.NDArray, ...]:
-    """The fields of a Choice: the columns `best` of (N, K) arrays, 0 where they do not fit."""
+    """The fields of a Choice: the columns `best` of (N, K) arrays, 0 if they do not fit."""
     rows = np.arange(len(best))
     fits = keeps.fits[rows, best]
     shares = [a[rows, best] * fits for a in (keeps.scale, keeps.view, keeps.pixels, keeps.seconds)]
@@ -91,7 +91,7 @@ class Totals:
 
 
 def total(clips: Clips, pixels: Floats, seconds: Floats, sizes: int) -> Totals:
-    """Totals of clips of which the shares `pixels` and `seconds` (N,) are kept, 0 where a clip is dropped."""
+    """Totals of clips of which the shares `pixels` and `seconds` (N,) are kept, 0 if a clip is dropped."""
     area, frames = (clips.sizes[:, 1] * clips.sizes[:, 2]).astype(float), clips.sizes[:, 0]
 
     def share(kept_share: npt.NDArray, weight: npt.NDArray) -> float:
@@ -129,7 +129,7 @@ def of_near_native(
 
 
 def _near_native(clips: Ints, settings: EncodeSettings, stride: int) -> Ints:
-    """(N, 3): the bucket of each clip by that rule, with a 0 in it where there is none."""
+    """(N, 3): the bucket of each clip by that rule, with a 0 in it if there is none."""
     sides, inverse = np.unique(clips[:, 1:], axis=0, return_inverse=True)
     near = [near_native(w, h, settings.max_pixels, stride) or (0, 0) for h, w in sides.tolist()]
     counts = np.array([0, *settings.frame_counts])
@@ -245,5 +245,5 @@ def comparison(clips: Clips, buckets: Sequence[VideoSize], limits: Limits, setti
 
 
 def one_size(clips: Clips, limits: Limits) -> VideoSize:
-    """The best single bucket where any crop is allowed, as in training at one fixed size."""
+    """The best single bucket if any crop is allowed, as in training at one fixed size."""
     return propose(clips, Limits(limits.max_tokens, 1, limits.patch, max_crop=1))[0]

@@ -39,8 +39,8 @@ def choose(
     the larger. The duration is the longest of `settings.frame_counts` that the clip fills.
 
     Raises:
-        Rejected: TOO_SMALL where a side is shorter than `stride_px`; NO_BUCKET where the clip is shorter
-            than every bucket, or so narrow that no size within `max_pixels` keeps both sides, or where every
+        Rejected: TOO_SMALL if a side is shorter than `stride_px`; NO_BUCKET if the clip is shorter
+            than every bucket, or so narrow that no size within `max_pixels` keeps both sides, or if every
             fixed bucket would upscale or crop it too much.
     """
     if settings.buckets:
@@ -74,11 +74,11 @@ def choose(
 class Kept:
     """What buckets keep of clips; arrays of one shape, a clip and a bucket to an element.
 
-    scale: of the sides, below 1 where the clip is made smaller. view: share of the frame's area in sight
+    scale: of the sides, below 1 if the clip is made smaller. view: share of the frame's area in sight
     after the crop. pixels: share of the frame's pixels left, by crop and by scale. seconds: share of the
     clip's. fits: whether the bucket may have the clip.
 
-    worth: 0 where it does not fit, or else the harmonic mean of seconds and of view x pixels. View is
+    worth: 0 if it does not fit, or else the harmonic mean of seconds and of view x pixels. View is
     counted twice, as what is cropped is no longer there for the caption to describe; and a frame that is
     enlarged loses what that adds to it, so that of two sizes the one below native is taken. The harmonic
     mean, because all buckets that use up a limit on tokens keep about the same pixels x seconds, whether
@@ -177,7 +177,7 @@ def cropped_share(width: int, height: int, bucket_height: int, bucket_width: int
 
 
 def latent_shape(size: VideoSize) -> tuple[int, int, int]:
-    """The latent's (T, h, w) of a video size. Raises ValueError where the strides do not divide it."""
+    """The latent's (T, h, w) of a video size. Raises ValueError if the strides do not divide it."""
     if size.n_frames % TIME_STRIDE != 1 or size.height % SPACE_STRIDE or size.width % SPACE_STRIDE:
         raise ValueError(
             f"frames must be 1 + {TIME_STRIDE}k and sides multiples of {SPACE_STRIDE} px, got {size}"

@@ -36,7 +36,7 @@ class ShardEncoder:
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Commits the shard of the one row that `decode_shard` made, and says what became of its tasks.
 
-        One that is there already is left as it is: where an actor dies, Ray has all done again that it held,
+        One that is there already is left as it is: if an actor dies, Ray has all done again that it held,
         also what was committed.
 
         Raises:

@@ -19,7 +19,7 @@ def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:
 
     Adds `pixels`, the frames (F H W 3, uint8) of all tasks that succeeded end to end; `decoded`, the numbers
     of those tasks; and `drops`, rows of records.DROPS about the others. A clip is decoded once for all of its
-    sizes; where that fails, once for each, as a shorter one may end before the damage.
+    sizes; if that fails, once for each, as a shorter one may end before the damage.
 
     Args:
         nvdec: videos are decoded by the GPU.

@@ -225,7 +225,7 @@ def _absence_told(latents: str) -> Iterator[None]:
 
 
 def read_note(uri: str, *, damaged_is_absent: bool = False) -> ShardNote | None:
-    """The note in a shard's footer, or None where no shard is there, or a damaged one that counts as absent.
+    """The note in a shard's footer, or None if no shard is there, or a damaged one that counts as absent.
 
     Raises:
         DamagedShard: what is there is damaged, and `damaged_is_absent` is False.
@@ -255,7 +255,7 @@ def read_notes(
 
 
 def _tail(uri: str) -> bytes:
-    """The end of a file, which has the whole footer where it is a Parquet file."""
+    """The end of a file, which has the whole footer if it is a Parquet file."""
     with storage.open_file(uri) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - _TAIL_BYTES, 0))

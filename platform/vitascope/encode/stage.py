@@ -181,7 +181,7 @@ def _at_once(settings: Settings, n_shards: int, spare: int = 0) -> int:
 
 
 def _notes_so_far(latents: str, committed: pa.Table) -> list[ShardNote | None]:
-    """The notes of all shards by their numbers, None where one is damaged or not there."""
+    """The notes of all shards by their numbers, None if one is damaged or not there."""
     numbers = [*shard_numbers(latents), *pc.unique(committed["shard"]).to_pylist()]
     return read_notes(latents, range(max(numbers, default=-1) + 1), damaged_is_absent=True)
 

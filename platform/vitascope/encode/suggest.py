@@ -98,7 +98,7 @@ def _sum_by(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
 def clips_of(uri: str) -> Clips:
     """The usable clips of a clip table, a file or a folder of them; memory is that of one file.
 
-    Raises FileNotFoundError where there is no table.
+    Raises FileNotFoundError if there is no table.
     """
     files = [f for f in storage.list_files(uri) if f.endswith(".parquet")]
     return merged(_clips_of_file(file) for file in files or [uri])
@@ -121,7 +121,7 @@ def merged(parts: Iterable[Clips]) -> Clips:
 
 
 def propose(clips: Clips, limits: Limits) -> list[VideoSize]:
-    """At most `limits.count` buckets, in order of size; fewer where no more would gain anything.
+    """At most `limits.count` buckets, in order of size; fewer if no more would gain anything.
 
     Sides are multiples of `limits.stride_px`, frames are 1 + 4k, tokens at most `limits.max_tokens`.
 

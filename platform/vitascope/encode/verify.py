@@ -72,7 +72,7 @@ def forget(settings: Settings, shards: Sequence[int]) -> int:
 
 
 def check_shard(uri: str, samples: Sequence[dict[str, Any]]) -> str | None:
-    """What is wrong with a shard of which an index names `samples`; None where nothing is."""
+    """What is wrong with a shard of which an index names `samples`; None if nothing is."""
     try:
         read_note(uri)
         file = ShardFile(uri)

@@ -281,7 +281,7 @@ def ranks_share(n_packs: int, world_size: int, rank: int) -> list[int]:
     """The packs of a step that a rank computes, one a pass; the same number of passes on every rank.
 
     Back and forth, so that the first ranks do not get the costlier pack of every pass. `NO_PACK` stands for
-    an empty pack where the ranks do not divide the packs.
+    an empty pack if the ranks do not divide the packs.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be between 0 and {world_size - 1}, got {rank}")

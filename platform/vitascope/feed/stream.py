@@ -70,7 +70,7 @@ class Feed:
     def __init__(
         self, source: Source, *, rank: int, world_size: int, prefetch_packs: int, load: Load | None = None
     ) -> None:
-        """`load`: Ray Data where nothing else is said."""
+        """`load`: Ray Data if nothing else is said."""
         self._source, self._prefetch, self._load_rows = source, prefetch_packs, load or execute
         self._known = planned(source)
         self._shares = [ranks_share(source.packs_per_step, world_size, r) for r in range(world_size)]
@@ -115,7 +115,7 @@ class Feed:
         )
 
     def _load(self, start: Position, count: int) -> Iterator[Pack]:
-        """This rank's packs of `count` steps, pass by pass; `idle` ones where a step has none for it."""
+        """This rank's packs of `count` steps, pass by pass; `idle` ones if a step has none for it."""
         walk = islice(self._known.planner.walk(start), count)
         empty: Pack | None = None
         while part := list(islice(walk, max(1, self._prefetch // self.passes))):

@@ -37,14 +37,14 @@ class Layout:
 
 
 def layout(request: Request, patch: int, available: tuple[int, ...]) -> Layout:
-    """Which frames are given, where the mode's media hold `available` frames at the request's fps.
+    """Which frames are given, if the mode's media hold `available` frames at the request's fps.
 
     An image is given as the first frame. Extending, as much of the media is given as there is, up to half
     of the latent frames; joining, up to a third at either end. A given beginning is 1 + 4k frames, a given
     end 4k: whole latent frames.
 
     Raises:
-        Rejected: TOO_SHORT where an end is to be given by fewer than 4 frames.
+        Rejected: TOO_SHORT if an end is to be given by fewer than 4 frames.
     """
     made = generated_size(request.size, patch)
     n_latent = latent_shape(made)[0]

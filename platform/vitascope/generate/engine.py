@@ -46,7 +46,7 @@ class Denoiser:
         device: str = "cpu",
         publisher: Publisher | None = None,
     ) -> None:
-        """Publishes its queue and its passes through `publisher`, where there is one."""
+        """Publishes its queue and its passes through `publisher`, if there is one."""
         self._model = model
         self._budget = self._room = token_budget
         self._device = device

@@ -20,7 +20,7 @@ def read_given(request: Request, patch: int) -> tuple[Layout, np.ndarray]:
     beginning of the last.
 
     Raises:
-        Rejected: MEDIA_MISSING; INVALID_REQUEST where a picture is given for a video or the reverse;
+        Rejected: MEDIA_MISSING; INVALID_REQUEST if a picture is given for a video or the reverse;
         TOO_SHORT; and
             what `probe` and `read_clip` raise.
     """

@@ -165,7 +165,7 @@ def generated_size(size: VideoSize, patch: int) -> VideoSize:
 
 
 def n_tokens(request: Request, patch: int) -> int:
-    """Patches the request asks of each forward pass: its own, and as many again where it is guided."""
+    """Patches the request asks of each forward pass: its own, and as many again if it is guided."""
     n = count_tokens(generated_size(request.size, patch), patch)
     return n if request.guidance == 1 else 2 * n
 

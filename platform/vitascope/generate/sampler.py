@@ -91,7 +91,7 @@ def schedule(steps: int, n_tokens: int, shift: float) -> tuple[float, ...]:
 
 
 def segments(work: Work) -> list[Segment]:
-    """What the next pass computes: the conditional branch and, where guided, the other."""
+    """What the next pass computes: the conditional branch and, if guided, the other."""
     level = work.schedule[work.step]
     timesteps = torch.where(work.given, 0.0, level).float()
     texts = [work.text] if work.guidance == 1 else [work.text, work.negative]

@@ -82,7 +82,7 @@ class Service:
         return _answer(400, str(outcome)) if refused else JSONResponse(outcome)
 
     def _knows(self, header: str) -> bool:
-        """Whether the header shows the cluster's token; nobody is let in where the cluster has none."""
+        """Whether the header shows the cluster's token; nobody is let in if the cluster has none."""
         return bool(self._token) and hmac.compare_digest(header.encode(), f"Bearer {self._token}".encode())
 
 

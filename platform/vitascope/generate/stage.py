@@ -90,7 +90,7 @@ def run(settings: Settings) -> dict[str, Any]:
     """Generates what the request file asks for and returns the summary.
 
     Every request ends with exactly one output, or a manifest row with a reason. What an earlier run
-    finished is left alone. Ray and the app start only where something is left to be generated. In the
+    finished is left alone. Ray and the app start only if something is left to be generated. In the
     summary, `succeeded` is false if a request failed that was valid, or if none has an output.
     """
     started = time.monotonic()

@@ -51,7 +51,7 @@ def read_views(
 
     Args:
         uri: a local path, s3:// or gs:// URI, or a tar's member (`tars`).
-        decoder: decord, pyav or pillow, from `probe`, or nvdec. Where decord fails, PyAV is tried.
+        decoder: decord, pyav or pillow, from `probe`, or nvdec. If decord fails, PyAV is tried.
         version: the file's when it was scanned; without one, it is taken as it is now.
 
     Raises:
@@ -81,7 +81,7 @@ def stream(
     long_side: int | None = None,
     decoder: str,
 ) -> Iterator[Seen | None]:
-    """The source's frames at k/fps, first <= k < first + n_frames, None where damaged.
+    """The source's frames at k/fps, first <= k < first + n_frames, None if damaged.
 
     Each has one view: the whole of it, `shrunk` to `long_side` if that is given.
 
@@ -108,7 +108,7 @@ def _read(*, decoder: str, start_s: float, fps: float, views: list[View], **sour
 
 
 def _stacked(pictures: Iterator[Seen | None], times_s: np.ndarray, views: list[View]) -> list[np.ndarray]:
-    """Each view's frames (F H W 3); Rejected where one is missing."""
+    """Each view's frames (F H W 3); Rejected if one is missing."""
     frames: list[np.ndarray] = []
     n_good, size = 0, None
     for seen in pictures:
@@ -157,7 +157,7 @@ def _reader(uri: str, decoder: str, version: str) -> Reader:
 
 
 def _same(uri: str, version: str | None) -> str:
-    """The version of a file, or of its tar, which has to be `version` where that is known."""
+    """The version of a file, or of its tar, which has to be `version` if that is known."""
     member = tars.locate(uri)
     there = storage.version(member.tar if member else uri)
     if version not in (None, there):

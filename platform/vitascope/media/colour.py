@@ -3,7 +3,7 @@
 swscale converts and scales in one step. At another size than the frame's own it does so with an antialiased
 bilinear filter and exact arithmetic: 52 dB from the same filter in floats, on 720p film scaled to 180 to 477
 rows (torch's on uint8 frames: 48; decord's own scaling: 41, 1.7 levels too dark). It does so to planes: its
-way to packed pixels takes nearly twice as long, and its rgb48 is wrong where only the width is scaled.
+way to packed pixels takes nearly twice as long, and its rgb48 is wrong if only the width is scaled.
 """
 
 import functools
@@ -42,7 +42,7 @@ def to_rgb(swscale: Any, frame: av.VideoFrame, view: View, aspect: float = 1.0) 
         aspect: of the frame's pixels, width over height.
 
     Raises:
-        Rejected: DECODE_FAILED where its colours are coded in a way that is not known.
+        Rejected: DECODE_FAILED if its colours are coded in a way that is not known.
     """
     (height, width), rows, columns = view.placed(displayed((frame.height, frame.width), aspect))
     mapped, scaled = _wide(frame), (height, width) != (frame.height, frame.width)
@@ -91,7 +91,7 @@ def _wide(frame: av.VideoFrame) -> bool:
 
 
 def _matrix(frame: av.VideoFrame) -> Colorspace | None:
-    """The matrix to convert by where the frame does not say; None where it does, or where 601 is meant.
+    """The matrix to convert by if the frame does not say; None if it does, or if 601 is meant.
 
     What a player does with no tag (mpv, libplacebo's `pl_color_system_guess_ycbcr`): above standard
     definition BT.709, else BT.601.

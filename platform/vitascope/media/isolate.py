@@ -88,7 +88,7 @@ class _Ended(RuntimeError):
 
 
 def _child() -> "_Child":
-    """This thread's child, or a new one where it has none that may go on."""
+    """This thread's child, or a new one if it has none that may go on."""
     child = getattr(_children, "child", None)
     if child is None or child.calls >= CALLS_PER_CHILD or child.resident_bytes() > IDLE_BYTES:
         child = _children.child = _Child()
@@ -104,7 +104,7 @@ def _cause(code: int, timeout_s: float) -> str:
 
 
 def _memory_file() -> Any:
-    """An open file without a name, in memory where the system has such."""
+    """An open file without a name, in memory if the system has such."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("vitascope"), "r+b")
     return tempfile.TemporaryFile()
@@ -157,7 +157,7 @@ class _Child:
             raise _Ended(self.process.wait()) from None
 
     def resident_bytes(self) -> int:
-        """The memory it holds by itself; 0 where the system does not tell (no Linux)."""
+        """The memory it holds by itself; 0 if the system does not tell (no Linux)."""
         try:
             _, resident, shared, *_ = Path(f"/proc/{self.process.pid}/statm").read_text().split()
         except OSError:
@@ -207,7 +207,7 @@ class _Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """It stands still while a store is waited for; where that was in vain, the call and the child end."""
+        """It stands still while a store is waited for; if that was in vain, the call and the child end."""
         if self._n_waiting == 0:
             self._left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
         self._n_waiting += 1

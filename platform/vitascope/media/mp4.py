@@ -32,7 +32,7 @@ _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FUL
 
 
 def encoder() -> str:
-    """The video encoder used: H.264 where this machine's PyAV has it, else MPEG-4 part 2."""
+    """The video encoder used: H.264 if this machine's PyAV has it, else MPEG-4 part 2."""
     return next(name for name in _ENCODERS if _has(name))
 
 
@@ -79,7 +79,7 @@ def png_bytes(frame: np.ndarray) -> bytes:
 
 
 def media_bytes(frames: np.ndarray, fps: float) -> tuple[bytes, str]:
-    """The bytes and the suffix of what frames (F, H, W, 3) become: a png where there is one, else an mp4."""
+    """The bytes and the suffix of what frames (F, H, W, 3) become: a png if there is one, else an mp4."""
     return (png_bytes(frames[0]), ".png") if len(frames) == 1 else (mp4_bytes(frames, fps), ".mp4")
 
 

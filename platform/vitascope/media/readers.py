@@ -421,10 +421,10 @@ def _judged(run: list[_Shown], spoilt: bool) -> Iterator[_Shown]:
 
 
 def _nvdec(uri: str) -> PyavReader:
-    """A source decoded by an NVIDIA GPU, or by the processor where the GPU does not know its codec.
+    """A source decoded by an NVIDIA GPU, or by the processor if the GPU does not know its codec.
 
     Raises:
-        NoDevice: where the machine has none.
+        NoDevice: if the machine has none.
     """
     try:
         n_devices = ctypes.c_int(0)

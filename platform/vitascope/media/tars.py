@@ -74,7 +74,7 @@ class Index:
 
 
 def locate(uri: str) -> Member | None:
-    """The member that a location means; None where it is a file of its own."""
+    """The member that a location means; None if it is a file of its own."""
     match = _LOCATION.fullmatch(uri)
     return match and Member(match["tar"], match["name"], int(match["start"]), int(match["size"]))
 
@@ -130,7 +130,7 @@ def _by_name(found: list[Member | _Link]) -> tuple[dict[str, Member | _Link | No
 
 
 def _end(by_name: dict[str, Member | _Link | None], name: str) -> str:
-    """The name that a link leads to in the end; where links go in a circle, one of them."""
+    """The name that a link leads to in the end; if links go in a circle, one of them."""
     for _ in range(_MOST_LINKS):
         what = by_name.get(name)
         if not isinstance(what, _Link):
@@ -206,7 +206,7 @@ def open_file(uri: str) -> IO[bytes]:
     """Opens a member of a tar, or a file of its own, for reading.
 
     Raises:
-        OSError: it cannot be read, also where it is no file: a pipe would be waited for without end.
+        OSError: it cannot be read, also if it is no file: a pipe would be waited for without end.
     """
     member = locate(uri)
     if member is None:

@@ -87,7 +87,7 @@ def load_card(folder: str) -> ModelCard:
 def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[DiT, ModelCard]:
     """The model of a folder in evaluation mode: float32 on a CPU, bfloat16 on a GPU that has it.
 
-    ValueError where the weights are not the ones that were written.
+    ValueError if the weights are not the ones that were written.
     """
     card = load_card(folder)
     model = card.build()

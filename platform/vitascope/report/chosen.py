@@ -91,7 +91,7 @@ def groups(data: Dataset) -> list[Group]:
 
 
 def twin_of(data: Dataset, row: int) -> int:
-    """The clip that is kept in place of a duplicate; -1 where it is not in the table."""
+    """The clip that is kept in place of a duplicate; -1 if it is not in the table."""
     told = re.search(_TWIN, data.clips["detail"][row].as_py() or "")
     if not told:
         return -1
@@ -143,7 +143,7 @@ def _clip(table: pa.Table, row: int) -> dict[str, Any]:
 
 
 def _as_clip(video: dict[str, Any]) -> dict[str, Any]:
-    """The middle of a file as a clip; empty where no decoder opens it."""
+    """The middle of a file as a clip; empty if no decoder opens it."""
     if not video["decoder"] or not video["width"]:
         return {}
     middle_s = (video["duration_s"] or 0) / 2

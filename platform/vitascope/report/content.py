@@ -223,7 +223,7 @@ def buckets(data: Dataset, samples: Samples) -> tuple[str, ...]:
 
 
 def _packs(data: Dataset) -> dict[str, str]:
-    """How full the packs of the first steps are, where there are samples to train on."""
+    """How full the packs of the first steps are, if there are samples to train on."""
     if not is_in(data.samples, "split", "train").any():
         return {}
     facts = storage.read_json(storage.join(latents_folder(data.settings), "encode.json"))

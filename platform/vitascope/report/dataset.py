@@ -31,7 +31,7 @@ class Dataset:
     """The tables of `records`, and what follows from their columns.
 
     clips: with the captions that the caption stage found. answers: what became of each of its questions about
-    them, as answers.CAPTIONS. samples, drops: empty where `encoded` is false, as the encode stage has not
+    them, as answers.CAPTIONS. samples, drops: empty if `encoded` is false, as the encode stage has not
     been run with these settings. missing: by file, why it cannot be read; the page does without it.
     notes: what the stages chose in silence.
     """
@@ -71,7 +71,7 @@ class Dataset:
 
     @cached_property
     def clip_of_sample(self) -> Ints:
-        """The row of each sample's clip; -1 where the clips table has changed since."""
+        """The row of each sample's clip; -1 if the clips table has changed since."""
         return self.rows_of(self.samples["clip_id"])
 
     @cached_property
@@ -81,7 +81,7 @@ class Dataset:
         return (np.prod(list(sides), axis=0) // self.settings.model.patch**2).astype(np.int64)
 
     def numbers(self, name: str) -> Floats:
-        """A column of the clips table; NaN for null, and where there is no such column."""
+        """A column of the clips table; NaN for null, and if there is no such column."""
         return numbers(self.clips, name)
 
     def rows_of(self, clip_ids: pa.ChunkedArray) -> Ints:
@@ -142,7 +142,7 @@ def _answers_of(clip_ids: pa.ChunkedArray, rows: list[dict[str, Any]]) -> pa.Tab
 
 
 def numbers(table: pa.Table, name: str) -> Floats:
-    """A column as float64 (N,): NaN for null, and where there is no such column."""
+    """A column as float64 (N,): NaN for null, and if there is no such column."""
     if name not in table.column_names:
         return np.full(len(table), np.nan)
     return np.asarray(pc.cast(table[name], pa.float64()).to_numpy(), np.float64)

@@ -29,7 +29,7 @@ class Samples:
 class Fill:
     """A bucket: its samples and tokens, and what it keeps of its clips, in shares of 1 (`buckets.Kept`).
 
-    pixels: of their frames. view: of the frames' area in sight, after the crop. side: of their sides, 1 where
+    pixels: of their frames. view: of the frames' area in sight, after the crop. side: of their sides, 1 if
     nothing is scaled down. seconds: of their time.
     """
 

@@ -254,7 +254,7 @@ def examples(figures: Iterable[str], *, pairs: bool = False) -> str:
 
 
 def example(media: str, caption: str, *, about: str = "", out: bool = False) -> str:
-    """Media over a caption, both HTML; framed where it is `out`. `about` is shown to who points at it."""
+    """Media over a caption, both HTML; framed if it is `out`. `about` is shown to who points at it."""
     top = f'<figure title="{text(about)}"{" class=out" if out else ""}><div class="media">{media}</div>'
     return f"{top}<figcaption>{caption}</figcaption></figure>"
 

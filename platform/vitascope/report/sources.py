@@ -17,7 +17,7 @@ FAR = 2.0
 class Sources:
     """The sources by name, and of each (S,): files, clips that are kept, and shares of 1.
 
-    input_share: of the seconds of the files that can be used, or of all files where those have none.
+    input_share: of the seconds of the files that can be used, or of all files if those have none.
     clip_share, second_share, token_share: of what is kept of them. by: whether a source is a folder or a
     file.
     """
@@ -57,7 +57,7 @@ class Sources:
         """Rows with half of their share of the input, or less, among the tokens, or with no clip kept.
 
         The greatest loss first. Files that cannot be read have no seconds: of a source without a clip its
-        share of the files counts, where that is more.
+        share of the files counts, if that is more.
         """
         gone = self.clips == 0
         of_files = np.where(gone, _shares(self.files.astype(np.float64)), 0)
@@ -67,7 +67,7 @@ class Sources:
 
 
 def sources(data: Dataset, samples: Samples) -> Sources:
-    """The top-level folders of the files' names; the files themselves where there are not two folders."""
+    """The top-level folders of the files' names; the files themselves if there are not two folders."""
     of_video, of_clip = (_folders(table["name"]) for table in (data.videos, data.clips))
     by = "folder"
     if len(pc.unique(of_video)) < 2:

@@ -43,7 +43,7 @@ class Histogram:
 
 
 def histogram(values: Floats, kept: Bools, limits: Mapping[str, float], n_bins: int = 48) -> Histogram | None:
-    """Bins that hold every value which is a number, and all limits; None where there is no value."""
+    """Bins that hold every value which is a number, and all limits; None if there is no value."""
     there = np.isfinite(values)
     if not there.any():
         return None

@@ -21,7 +21,7 @@ _EMPTY = re.compile(  # they say nothing of what is seen
 
 
 def lengths(captions: pa.ChunkedArray) -> np.ndarray:
-    """Words of each caption (N,), NaN where there is none: runs of what is not white space."""
+    """Words of each caption (N,), NaN if there is none: runs of what is not white space."""
     return np.asarray(pc.cast(pc.count_substring_regex(captions, r"\S+"), pa.float64()).to_numpy())
 
 

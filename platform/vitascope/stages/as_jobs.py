@@ -27,7 +27,7 @@ def run(settings: Settings, start: str | None = None) -> dict[str, Any]:
     this job is passed on to the one that runs. Returns the stages done, and how long each took.
 
     Raises:
-        Failed: where a stage has failed for good; the job's own log says why.
+        Failed: if a stage has failed for good; the job's own log says why.
     """
     connect(settings.cluster)
     client = jobs.client_of(ray_private.dashboard(), allow_open=settings.cluster.allow_open)
@@ -69,7 +69,7 @@ def _why(details: JobDetails) -> str:
 
 
 def _wait(client: JobSubmissionClient, submission_id: str) -> JobDetails:
-    """Follows a job to its end and gives what became of it; where this process is to stop, so is the job."""
+    """Follows a job to its end and gives what became of it; if this process is to stop, so is the job."""
     try:
         return jobs.follow(client, submission_id, lambda text: print(text, end="", flush=True))
     except BaseException:

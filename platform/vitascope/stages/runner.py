@@ -95,7 +95,7 @@ def check_inputs(settings: Settings, todo: Collection[str]) -> None:
             continue
         if not place:
             raise Mistake(f"{key} is not set, and {stage} needs it; set it, or run the stages one by one")
-        with suppress(PermissionError):  # the nodes may be let in where this process is not
+        with suppress(PermissionError):  # the nodes may be let in even if this process is not
             if not storage.exists(storage.absolute(place)):
                 raise Missing(f"nothing is at {place}; set {key}")
 

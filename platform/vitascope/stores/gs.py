@@ -6,7 +6,7 @@ from typing import Any
 
 import aiohttp
 
-# Else gcsfs asks by gRPC what kind of bucket each is before it reads or writes, and where gRPC does not get
+# Else gcsfs asks by gRPC what kind of bucket each is before it reads or writes, and if gRPC does not get
 # through, each call waits a minute for that. The kinds it asks for append, and have no atomic put.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
@@ -44,9 +44,9 @@ class Store(gcsfs.GCSFileSystem):
         return await patience.persist(attempt, what, is_retriable, n_sent=None)
 
     async def _create(self, path: str, data: bytes, writer: str) -> bool:
-        """Commits `data` where nothing is yet; whether this call, known by `writer`, did it.
+        """Commits `data` if nothing is there yet; whether this call, known by `writer`, did it.
 
-        In one request whatever the size. Where the answer to the request that won was lost, its repetition is
+        In one request whatever the size. If the answer to the request that won was lost, its repetition is
         told that something is there: the name of the writer, kept with the object, then tells whose.
         """
         try:

@@ -99,10 +99,10 @@ class Store(s3fs.S3FileSystem):
         return await super()._pipe_file(path, data, **kwargs)
 
     async def _create(self, path: str, data: bytes, writer: str) -> bool:
-        """Commits `data` where nothing is yet; whether this call, known by `writer`, did it.
+        """Commits `data` if nothing is there yet; whether this call, known by `writer`, did it.
 
         In one request whatever the size: not every maker's completion of an upload in parts is conditional.
-        Where the answer to the request that won was lost, its repetition is told that something is there: the
+        If the answer to the request that won was lost, its repetition is told that something is there: the
         name of the writer, kept with the object, then tells whose.
         """
         if len(data) >= _LARGEST_PUT_BYTES:
@@ -129,7 +129,7 @@ class _Body(io.BytesIO):
 
 
 def _code(error: BaseException | None) -> str:
-    """S3's name of an error, also of one that s3fs has translated; "" where it is none of S3's."""
+    """S3's name of an error, also of one that s3fs has translated; "" if it is none of S3's."""
     answered = error if isinstance(error, ClientError) else getattr(error, "__cause__", None)
     return str(answered.response["Error"].get("Code")) if isinstance(answered, ClientError) else ""
 

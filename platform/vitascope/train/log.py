@@ -46,12 +46,12 @@ class StepLog:
 
 
 def read(folder: str) -> list[dict[str, Any]]:
-    """All rows of a run in the order they were written; none where nothing has run."""
+    """All rows of a run in the order they were written; none if nothing has run."""
     return [row for file in storage.list_files(folder) for row in storage.read_json_lines(file)]
 
 
 def last_row(folder: str) -> dict[str, Any] | None:
-    """The newest step row, read from the newest file that has one; None where there is none."""
+    """The newest step row, read from the newest file that has one; None if there is none."""
     for file in reversed(storage.list_files(folder)):
         rows: list[dict[str, Any]] = []
         with suppress(FileNotFoundError):  # a run that goes on has just dropped it

@@ -26,7 +26,7 @@ class Span:
 
 
 def part_of(numel: int, ranks: int, rank: int) -> Span:
-    """The elements of a tensor of `numel` that `rank` of `ranks` holds; empty where there are none left."""
+    """The elements of a tensor of `numel` that `rank` of `ranks` holds; empty if there are none left."""
     size = -(-numel // ranks)
     return Span(min(numel, rank * size), min(numel, (rank + 1) * size))
 
@@ -62,7 +62,7 @@ class ShardedState:
     def read(self, name: str, numel: int, wanted: Span) -> torch.Tensor:
         """Elements `wanted` of the flattened tensor `name`, from the files that hold them.
 
-        ValueError where one of them is not as it was written.
+        ValueError if one of them is not as it was written.
         """
         found = overlaps(numel, self._ranks, wanted)
         pieces = [self._file(rank).get_slice(name)[span.start : span.stop] for rank, span in found]

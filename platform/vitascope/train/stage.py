@@ -34,7 +34,7 @@ COLLECTIVE_TIMEOUT_S = 1800  # above the slowest checkpoint
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Trains to the last step, going on from the run's newest checkpoint where there is one.
+    """Trains to the last step, going on from the run's newest checkpoint if there is one.
 
     Returns the summary, also written to summaries/train.json.
 
@@ -42,7 +42,7 @@ def run(settings: Settings) -> dict[str, Any]:
         Missing: nothing is encoded yet.
         Mistake: there are no samples to train on, a sample exceeds the token budget, or the run's
             checkpoints were made with other settings or are beyond the last step.
-        Stopped: where it was asked to stop before the last step, once that is committed.
+        Stopped: if it was asked to stop before the last step, once that is committed.
     """
     started = time.monotonic()
     _check_samples(settings)
@@ -81,7 +81,7 @@ def _is_trained(settings: Settings) -> bool:
 
 
 def plan_job(settings: Settings) -> Job:
-    """The job for the latents that the settings name; FileNotFoundError where they are not encoded yet."""
+    """The job for the latents that the settings name; FileNotFoundError if they are not encoded yet."""
     folder = latents_folder(settings)
     encoded = storage.read_json(storage.join(folder, "encode.json"))
     card = ModelCard(
@@ -152,7 +152,7 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
     """`_fit`, unless this process or the run is asked to stop.
 
     Raises:
-        Stopped: once the ranks have checkpointed and left, or where there were none.
+        Stopped: once the ranks have checkpointed and left, or if there were none.
         KeyboardInterrupt: the same after Ctrl-C.
         Mistake: the run had to end because values were not finite.
     """

@@ -73,7 +73,7 @@ def passed_on(request: str) -> Iterator[Asked]:
 
 
 def _is_taken(request: str, ended: threading.Event) -> bool:
-    """Leaves the request, and waits for a rank to take it. False where none does, or the storage is away."""
+    """Leaves the request, and waits for a rank to take it. False if none does, or the storage is away."""
     with suppress(Exception):
         storage.put(request, b"asked")
         deadline = time.monotonic() + _PATIENCE_S

@@ -24,7 +24,7 @@ def spans(
 ) -> list[Span]:
     """Cuts each shot from its beginning into spans, taking `durations_s` in turn.
 
-    Shots are given by their first and last frame on the grid of `fps`, and spans lie on that grid. Where the
+    Shots are given by their first and last frame on the grid of `fps`, and spans lie on that grid. If the
     next duration does not fit, the longest that does is taken; a shot too short for all gives one span of all
     it has. A span of d seconds gives floor(d * fps) + 1 frames, both ends included, so that 1 s at 8 fps is
     the 1 + 4k frames of a codec; the last frame of a span is the first of the next. With `every_s` one begins
@@ -58,11 +58,11 @@ def steps(length_s: float, fps: float) -> int:
 def splits(
     names: Collection[str], usable: Iterable[str], val_share: float, val_names: Sequence[str] = ()
 ) -> dict[str, str]:
-    """train or val for each source of `names`: val where a hash of the name falls below `val_share`.
+    """train or val for each source of `names`: val if a hash of the name falls below `val_share`.
 
-    Where any name matches one of `val_names`, patterns such as `tower*`, they alone decide. Where the share
+    If any name matches one of `val_names`, patterns such as `tower*`, they alone decide. If the share
     leaves no `usable` source (one with a good clip) for validation although `val_share` > 0 and there are two
-    or more, the usable one with the smallest hash goes there; where it leaves none for training, the one with
+    or more, the usable one with the smallest hash goes there; if it leaves none for training, the one with
     the largest hash goes back. Names are relative to the input, so a source stays in its split wherever the
     folder lies and however often its file is encoded again.
     """

@@ -70,7 +70,7 @@ def _folder(rule: HookFilter, catalog: str, part: str, settings: ClipsSettings) 
 
 
 def _known(folder: str) -> _Scores:
-    """Scores by clip; where there was no frame to score, it is tried again: a busy machine may be slow."""
+    """Scores by clip; if there was no frame to score, it is tried again: a busy machine may be slow."""
     rows = (row for uri in storage.list_files(folder) for row in storage.rows(uri))
     return {row["clip_id"]: row for row in rows if row["detail"] is None}
 
@@ -79,7 +79,7 @@ def _schema(name: str) -> pa.Schema:
     return pa.schema(
         [
             pa.field("clip_id", pa.string(), nullable=False),
-            pa.field("score", pa.list_(pa.int64()) if name == _LOOKS else pa.float32()),  # null where none
+            pa.field("score", pa.list_(pa.int64()) if name == _LOOKS else pa.float32()),  # null if none
             pa.field("detail", pa.string()),  # why there is no frame to score
         ]
     )

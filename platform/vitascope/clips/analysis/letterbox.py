@@ -7,7 +7,7 @@ import numpy as np
 
 from vitascope.media.geometry import Crop
 
-_BRIGHT = 0.1  # of 1; where a scene is dark, black rows are no bars
+_BRIGHT = 0.1  # of 1; in a dark scene, black rows are no bars
 _MIN_FRAMES = 8  # in fewer, as in a still image, a dark edge may be chance
 _SHARE = 0.9  # of the bright frames must have a bar; a title that runs into it may be in the others
 _SAME = 0.01  # of the height or width: so near each other are the bars of one letterbox
@@ -19,7 +19,7 @@ COLUMNS = ("crop_left", "crop_top", "crop_width", "crop_height")
 
 
 def letterbox(series: Mapping[str, np.ndarray], whole: Crop | None = None) -> Crop:
-    """What is left of a video, or a clip, without its black bars; all of it where it has none.
+    """What is left of a video, or a clip, without its black bars; all of it if it has none.
 
     `series` are those of `features`. A bar is black in nine of ten bright frames, ends at one place in most
     of them, as the dark edge of a scene does not, and has one like it on the other side. Bars thinner than a

@@ -49,7 +49,7 @@ Series = dict[str, np.ndarray]
 def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
     """A row of records.CATALOG about the file.
 
-    `again` where it may not have been the file's fault: the store failed, or decoding took too long or was
+    `again` if it may not have been the file's fault: the store failed, or decoding took too long or was
     killed, as on a busy machine.
     """
     origin = {"uri": item.uri, "name": item.name, "version": item.version, "size_bytes": item.size_bytes}
@@ -98,7 +98,7 @@ def _is_away(uri: str) -> bool:
 
 @contextmanager
 def _at_hand(uri: str) -> Iterator[tuple[str, str]]:
-    """The file on a local disk, where it is not there already, and the BLAKE2b of its content."""
+    """The file on a local disk, if it is not there already, and the BLAKE2b of its content."""
     away = _is_away(uri)
     digest = hashlib.blake2b(digest_size=16)
     with tars.open_file(uri) as source, tempfile.NamedTemporaryFile(prefix="vitascope-") as copy:
@@ -111,14 +111,14 @@ def _at_hand(uri: str) -> Iterator[tuple[str, str]]:
 
 
 def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[Series, bool]:
-    """The file's series (F, …), as far as its frames go; NaN, or 0 in hashes, where one is damaged.
+    """The file's series (F, …), as far as its frames go; NaN, or 0 in hashes, if one is damaged.
 
     And whether a stretch of it took too long, or its process was killed.
 
     They may go on after the end that headers tell of, or stop before it.
 
     Raises:
-        Rejected: DECODE_FAILED where no frame decodes.
+        Rejected: DECODE_FAILED if no frame decodes.
     """
     moves = facts["kind"] == "video"
     how = {"uri": uri, "fps": settings.fps, "long_side": SIDE_PX, "decoder": facts["decoder"]}

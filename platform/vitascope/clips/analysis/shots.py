@@ -44,7 +44,7 @@ def shots(series: Mapping[str, np.ndarray], settings: ShotSettings, fps: float) 
 def change_beyond_motion(series: Mapping[str, np.ndarray]) -> np.ndarray:
     """The residual (F,) in shares of the picture's contrast: about 1 at a cut, however dark the scene.
 
-    Within a shot it is below 0.5 where the flow can follow. PySceneDetect's measure, the change without
+    Within a shot it is below 0.5 if the flow can follow. PySceneDetect's measure, the change without
     regard to motion, cannot tell a cut from fast motion at 8 frames/s.
     """
     contrast = series["contrast"].astype(np.float64)

@@ -128,16 +128,16 @@ def near_twins(
 ) -> Twins:
     """The near twins among `clips`.
 
-    A clip is a twin of a preferred one where its frames lie within a mean of `max_bits` of the other's,
+    A clip is a twin of a preferred one if its frames lie within a mean of `max_bits` of the other's,
     wherever in it; within one source, of SAME_SOURCE_BITS. What is only a part of another clip is its twin;
     what holds more is not. No chains: a clip is a twin only of one that is kept, at the distance given.
 
     Args:
         held_out: (n,) the validation clips. They are preferred to all others, and a training clip is a twin
-            already where a quarter of its frames, or of the held-out clip's, are in the other. So no kept
+            already if a quarter of its frames, or of the held-out clip's, are in the other. So no kept
             training clip is a near copy of a held-out one, and validation stays whole.
         n_key_bits: in how many bits frames must agree to be compared; `key_bits` of the number of clips
-            where not given. Fewer find more and compare more.
+            if not given. Fewer find more and compare more.
     """
     held = np.zeros(len(clips), bool) if held_out is None else np.asarray(held_out)
     first, second, counts = _candidates(clips, held, n_key_bits or key_bits(len(clips)))
@@ -269,7 +269,7 @@ def _near(words: Ints, others: Ints, mirror: np.int64) -> Bools:
 
 
 def _apart(clips: ClipHashes, entry: Ints, other: Ints) -> Ints:
-    """The pairs of clips, first * n + second, of these entries; not of one source where they overlap."""
+    """The pairs of clips, first * n + second, of these entries; not of one source if they overlap."""
     a, b = (clips.owner[some // clips.measure.n_keyed].astype(np.int64) for some in (entry, other))
     same = clips.source[a] == clips.source[b]
     overlap = same & (clips.start_s[a] < clips.end_s[b]) & (clips.start_s[b] < clips.end_s[a])

@@ -67,7 +67,7 @@ def _same_bytes(clips: pa.Table, rows: np.ndarray) -> dict[int, int]:
 
 
 def _same_as(clips: pa.Table, same: dict[int, int], near: _Found) -> _Found:
-    """What is said of copies with the same bytes: the same as of the one preferred, where that is dropped."""
+    """What is said of copies with the same bytes: the same as of the one preferred, if that is dropped."""
     names = clips["name"].take(pa.array(same.values(), pa.int64())).to_pylist()
     return {
         row: near.get(first, f"the same bytes as {name}")

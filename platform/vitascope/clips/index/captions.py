@@ -26,7 +26,7 @@ from vitascope.media import tars
 from vitascope.records import stable_int
 from vitascope.wording import a, count
 
-SIDECARS = (".txt", ".json")  # where both have a field, the first wins
+SIDECARS = (".txt", ".json")  # if both have a field, the first wins
 MAX_CHARACTERS = 20_000  # some 3,000 words; text encoders read 512 tokens, and what is longer is no caption
 _COMPARED = 100_000  # names, to say how they differ
 _MAX_SIDECAR_BYTES = 4 << 20  # JSON sidecars hold much besides the caption
@@ -41,7 +41,7 @@ def of_sidecars(uris: Sequence[str], fields: Iterable[str]) -> dict[str, str]:
     """The captions in sidecars: field -> text. Files of a folder, and members of a tar.
 
     Raises:
-        Rejected: NO_CAPTION where there is none, saying what is wrong with each file.
+        Rejected: NO_CAPTION if there is none, saying what is wrong with each file.
     """
     names = list(fields)
     texts: dict[str, str] = {}
@@ -74,7 +74,7 @@ def of_document(document: Any, fields: Iterable[str]) -> dict[str, str]:
     """The captions in a JSON document or a row of a table: field -> text. What is no text is passed over.
 
     Raises:
-        Rejected: NO_CAPTION where no field holds text, saying what they hold.
+        Rejected: NO_CAPTION if no field holds text, saying what they hold.
     """
     names = list(fields)
     if not isinstance(document, Mapping):
@@ -257,11 +257,11 @@ def _load_csv(uri: str, columns: list[str]) -> pa.Table:
 def draw(captions: Mapping[str, str], weights: Mapping[str, float], key: object) -> str:
     """The field of `captions` that the sample `key` uses, drawn by weight; the same every time.
 
-    Where a field is added or taken away, only the samples change that move to it or lose it (weighted
+    If a field is added or taken away, only the samples change that move to it or lose it (weighted
     rendezvous hashing).
 
     Raises:
-        Rejected: NO_CAPTION where no field with a weight above 0 is there.
+        Rejected: NO_CAPTION if no field with a weight above 0 is there.
     """
     there = [field for field in captions if weights.get(field, 0) > 0]
     if not there:

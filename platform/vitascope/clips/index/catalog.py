@@ -27,7 +27,7 @@ FILE_BYTES = 8 << 20
 """What a file counts for besides its bytes: to be opened, decoded at its ends, written down."""
 
 LEAST_PARTS = 64
-"""Work is cut into fewer parts only where there are fewer files: tasks enough for every core."""
+"""Work is cut into fewer parts only if there are fewer files: tasks enough for every core."""
 
 FILES = pa.schema(
     [
@@ -54,7 +54,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the rows about files are: each file's number of a part, below 0 where none tells of it."""
+    """Where the rows about files are: each file's number of a part, below 0 if none tells of it."""
 
     uris: list[str]
     number: np.ndarray
@@ -100,7 +100,7 @@ def commit(folder: str, part: pa.Table, table: pa.Table) -> None:
 def committed_rows(folder: str, part: pa.Table) -> dict[str, dict[str, Any]]:
     """The rows by name that the part about these files has, but for those to be looked at again.
 
-    Where a node is lost, Ray runs the tasks again whose results it held, also when they had committed.
+    If a node is lost, Ray runs the tasks again whose results it held, also when they had committed.
     """
     uri = part_uri(folder, part)
     rows = storage.rows(uri) if storage.exists(uri) else []

@@ -70,7 +70,7 @@ def nothing_under(root: str) -> Mistake:
 
 
 def some(settings: ClipsSettings, n: int) -> list[Item]:
-    """A few of the media, found without looking at all: of a tar, the first, where there is nothing else.
+    """A few of the media, found without looking at all: of a tar, the first, if there is nothing else.
 
     Raises:
         Mistake: there are none.

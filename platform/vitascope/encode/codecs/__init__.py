@@ -42,7 +42,7 @@ def make_codec(settings: EncodeSettings) -> Codec:
 
 
 def psnr_db(frames: torch.Tensor, decoded: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of uint8 frames in dB, over pixels and colours; 100 where equal."""
+    """Peak signal-to-noise ratio of uint8 frames in dB, over pixels and colours; 100 if equal."""
     pairs = zip(frames, decoded, strict=True)  # a frame at a time: floats take four times the room
     error = sum((a.float() - b.float()).square().mean().item() for a, b in pairs) / len(frames)
     return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0
