@@ -58,7 +58,8 @@ def test_commands_run_with_this_python_and_the_given_environment(host: Host) -> 
 
 @needs_hosts
 def test_signals_reach_the_command_and_not_only_what_is_before_it(host: Host) -> None:
-    command = host.popen(["bash", "-c", "trap 'echo stopped; exit 7' INT; echo ready; sleep 60 & wait"])
+    work = "echo ready; for i in {1..600}; do sleep 0.1; done"  # a signal just before `wait` would be lost
+    command = host.popen(["bash", "-c", f"trap 'echo stopped; exit 7' INT; {work}"])
     wait_until(lambda: "ready" in command.said(), 120, "the trap")
     command.send_signal(signal.SIGINT)
     assert command.wait(120) == 7
