@@ -18,6 +18,7 @@ from synthetic import make_run
 from vitascope import config, storage
 from vitascope.cluster import jobs
 from vitascope.config import Settings
+from vitascope.errors import Failed
 from vitascope.stages import runner
 from vitascope.train import log
 
@@ -81,6 +82,18 @@ def test_evaluation_takes_a_place_on_the_nodes_that_train() -> None:
         "entrypoint_label_selector": {"vitascope-node": "train"},
     }
     assert jobs.entrypoint_resources("train", labelled) == {}
+
+
+def test_a_head_whose_agent_is_away_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Away:
+        def submit_job(self, **_: Any) -> str:
+            raise RuntimeError("Request failed with status code 500: No available agent to submit job.")
+
+    monkeypatch.setattr(jobs, "_python", lambda _: "python")
+    monkeypatch.setattr(jobs, "_statuses", lambda _: {})
+    submission = jobs.Submission("clips", config.load(None))
+    with pytest.raises(Failed, match=r"takes no job at present: .*No available agent.*; run this again"):
+        jobs.submit(Away(), submission)
 
 
 def test_a_user_without_a_name_submits_as_a_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,9 +31,10 @@ from vitascope import config, credentials
 from vitascope.cluster.local import IN_A_JOB, TOKEN_HINT, answers_strangers, storage_environment, use_token
 from vitascope.cluster.placement import entrypoint_resources
 from vitascope.config import Settings
-from vitascope.errors import Mistake
+from vitascope.errors import Failed, Mistake
 from vitascope.progress import say
 from vitascope.records import stable_id
+from vitascope.wording import short
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _HEAD_SAYS_S = 60.0  # nodes report to the dashboard every few seconds
@@ -124,7 +125,11 @@ def _explained(address: str, error: Exception) -> Exception:
 
 
 def submit(client: JobSubmissionClient, submission: Submission) -> str:
-    """Submits, unless the very same is waiting or running, and returns the submission's id."""
+    """Submits, unless the very same is waiting or running, and returns the submission's id.
+
+    Raises:
+        Failed: the cluster cannot take a job at present.
+    """
     submission_id, there = choose_id(submission.name, _statuses(client))
     if there:
         return submission_id
@@ -138,9 +143,12 @@ def submit(client: JobSubmissionClient, submission: Submission) -> str:
                 metadata=_metadata(submission),
                 **entrypoint_resources(submission.command, submission.settings),
             )
-        except RuntimeError:
+        except RuntimeError as error:
             if submission_id in _statuses(client):  # submitted by somebody else in the meantime
                 return submission_id
+            if "status code 5" in str(error):
+                why = short(str(error).splitlines()[0], 300)
+                raise Failed(f"the cluster takes no job at present: {why}; run this again") from None
             raise
 
 
