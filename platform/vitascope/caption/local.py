@@ -33,7 +33,7 @@ class LocalModel:
         return [outcome for batch in batches for outcome in self._outcomes(batch)]
 
     def _outcomes(self, batch: Sequence[tuple[list[bytes], str]]) -> Iterator[str | Rejected]:
-        """What became of a batch. If it fails, each question is asked alone: one costs only itself."""
+        """The outcomes of a batch. If it fails, each question is asked alone, so only the culprit fails."""
         try:
             answers = self._generate(batch)
         except (RuntimeError, ValueError, IndexError) as error:  # memory too, which is a RuntimeError

@@ -52,8 +52,8 @@ class CaptionSettings(Section):
     endpoint: str = Field(
         "https://api.openai.com/v1",
         pattern=r"^https?://[^@]+$",
-        description="Base URL of the endpoint, http:// or https://, without credentials. The key, if it "
-        "wants one, is in OPENAI_API_KEY where the work is done.",
+        description="Base URL of the endpoint, http:// or https://, without credentials. If it needs a "
+        "key, set OPENAI_API_KEY on the workers.",
     )
     endpoint_model: str | None = Field(None, description="Name of the model there.")
     endpoint_options: dict[str, _Value] = Field(

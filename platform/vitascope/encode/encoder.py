@@ -36,8 +36,8 @@ class ShardEncoder:
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Commits the shard of the one row that `decode_shard` made, and says what became of its tasks.
 
-        One that is there already is left as it is: if an actor dies, Ray has all done again that it held,
-        also what was committed.
+        An existing shard is left untouched: if an actor dies, Ray re-runs all its tasks,
+        including committed ones.
 
         Raises:
             DamagedShard: what is there is damaged.

@@ -142,7 +142,7 @@ class TextStates:
 
 
 def _package_folder(package: str) -> Path:
-    """Where an installed package lies, found without importing it. Raises ValueError if it is missing."""
+    """The folder of an installed package, found without importing it. Raises ValueError if it is missing."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         name = package.replace("_", "-")

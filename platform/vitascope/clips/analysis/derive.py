@@ -26,7 +26,7 @@ Texts = tuple[dict[str, str], str]
 def clips_of(video: _Row, settings: ClipsSettings) -> list[_Row]:
     """The rows of records.CLIPS of a row of records.CATALOG, with their scores; `split` is filled in later.
 
-    Each has besides the columns of twins.FOUND_BY. None is dropped yet unless the video is damaged.
+    Each also has the columns of twins.FOUND_BY. Only clips of damaged video are dropped here.
     """
     if video["status"] != Status.OK:
         return []

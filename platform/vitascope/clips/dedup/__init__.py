@@ -1,6 +1,6 @@
-"""Twins among clips.
+"""Duplicates among clips.
 
 hashing  hashes of looks that survive copying
-joins    which clips are twins, by hashes
-twins    what of the clip table is dropped as one
+joins    finds duplicate clips by their hashes
+twins    drops duplicates from the clip table
 """

@@ -54,7 +54,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the rows about files are: each file's number of a part, below 0 if none tells of it."""
+    """The part that holds each file's row, by number; below 0 if no part does."""
 
     uris: list[str]
     number: np.ndarray
