@@ -129,3 +129,20 @@ def test_a_second_interrupt_ends_at_once() -> None:
         assert command.stdout.readline().strip() == expected
         command.send_signal(signal.SIGINT)
     assert command.wait(60) == signals.INTERRUPTED
+
+
+@pytest.mark.parametrize(("number", "caught"), [("SIGINT", "KeyboardInterrupt"), ("SIGTERM", "SystemExit")])
+def test_a_signal_that_comes_within_a_finalizer_is_not_lost(number: str, caught: str) -> None:
+    code = (
+        "import os, signal, time; from vitascope import signals\n"
+        "class Interrupted:\n"
+        f"    def __del__(self): os.kill(os.getpid(), signal.{number}); time.sleep(1)\n"
+        "with signals.handled():\n"
+        "    try:\n        held = Interrupted(); del held; time.sleep(60); print('lost')\n"
+        f"    except {caught}: print('stopped')\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "stopped\n", "")

@@ -11,12 +11,16 @@ from types import FrameType
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as shells have it."""
 
+SENT_AGAIN_S = 0.05
+"""Until a signal that came within a finalizer is sent again: long enough for the finalizer to end."""
+
 
 @contextmanager
 def handled() -> Iterator[None]:
     """Within it Ctrl-C raises KeyboardInterrupt, and a second one ends the process.
 
-    SIGTERM raises SystemExit(SIGTERM), as Ray has it. Only the main thread gets signals.
+    SIGTERM raises SystemExit(SIGTERM), as Ray has it. Only the main thread gets signals. If one comes
+    while Python runs a finalizer, whose exceptions it ignores, it is sent again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -33,6 +37,17 @@ def handled() -> Iterator[None]:
     def end(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         sys.exit(signum)
 
+    def ignored(unraisable: "sys.UnraisableHookArgs") -> None:
+        nonlocal came
+        if unraisable.exc_type not in (KeyboardInterrupt, SystemExit):
+            hook_before(unraisable)
+            return
+        came = False
+        number = signal.SIGINT if unraisable.exc_type is KeyboardInterrupt else signal.SIGTERM
+        main_thread = threading.main_thread().ident
+        threading.Timer(SENT_AGAIN_S, signal.pthread_kill, (main_thread, number)).start()
+
+    hook_before, sys.unraisablehook = sys.unraisablehook, ignored
     ours = {signal.SIGINT: interrupt, signal.SIGTERM: end}
     before = {number: signal.signal(number, handler) for number, handler in ours.items()}
     try:
@@ -40,6 +55,7 @@ def handled() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = hook_before
 
 
 def install_again() -> None:
