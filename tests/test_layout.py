@@ -95,7 +95,7 @@ LAYERS = [
 
 MOST_LINES = {
     "caption": 800,
-    "clips": 3350,
+    "clips": 3600,
     "cluster": 950,
     "demo": 300,
     "deploy": 1750,

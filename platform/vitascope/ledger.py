@@ -18,7 +18,10 @@ class Status(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an item was dropped. The detail beside it, free text, says the particulars."""
+    """Why an item was dropped; the detail, free text, has the particulars.
+
+    A clip beyond the limits of a score has a reason of its own for each score: `clips.filters.reason`.
+    """
 
     UNREADABLE = "unreadable"  # not a container or picture that any decoder opens
     EMPTY_FILE = "empty_file"
@@ -31,21 +34,6 @@ class Reason(StrEnum):
     DUPLICATE = "duplicate"  # the same as another, which is kept; the detail names it
     CAPTION_REFUSED = "caption_refused"  # the model was asked for one and would not, or said nothing
     CAPTION_FAILED = "caption_failed"  # the model could not be asked: no answer, or none that can be read
-    FILTER_WIDTH = "filter_width"  # a score beyond the limits of clips.filters; the detail says both
-    FILTER_HEIGHT = "filter_height"
-    FILTER_DURATION_S = "filter_duration_s"
-    FILTER_BLACK_SHARE = "filter_black_share"
-    FILTER_STILL_SHARE = "filter_still_share"
-    FILTER_CONTRAST = "filter_contrast"
-    FILTER_BRIGHTNESS = "filter_brightness"
-    FILTER_SATURATION = "filter_saturation"
-    FILTER_SHARPNESS = "filter_sharpness"
-    FILTER_MOTION = "filter_motion"
-    FILTER_MAX_CHANGE = "filter_max_change"
-    FILTER_COMBING = "filter_combing"
-    FILTER_TEXT = "filter_text"
-    FILTER_WATERMARK = "filter_watermark"
-    FILTER_AESTHETIC = "filter_aesthetic"
     NO_BUCKET = "no_bucket"
     TOO_MANY_TOKENS = "too_many_tokens"
     INVALID_REQUEST = "invalid_request"

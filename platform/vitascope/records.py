@@ -35,99 +35,12 @@ def stable_int(*parts: object) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-_OUTCOME = [
+OUTCOME = [
     pa.field("status", pa.string(), nullable=False),  # ledger.Status
     pa.field("reason", pa.string()),  # ledger.Reason if dropped
     pa.field("detail", pa.string()),
 ]
-
-VIDEOS = pa.schema(
-    [
-        pa.field("video_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("name", pa.string(), nullable=False),  # path relative to the input, '/'-separated
-        pa.field("size_bytes", pa.int64()),
-        pa.field("version", pa.string()),  # the store's tag, or size and time of change
-        pa.field("content", pa.string()),  # hash of the bytes
-        pa.field("kind", pa.string()),  # video | image
-        pa.field("codec", pa.string()),
-        pa.field("width", pa.int32()),  # after rotation
-        pa.field("height", pa.int32()),
-        pa.field("rotation_deg", pa.int32()),  # clockwise turn that its readers apply: 0, 90, 180, 270
-        pa.field("mirrored", pa.bool_()),  # and whether left and right are exchanged after that
-        pa.field("fps", pa.float64()),
-        pa.field("duration_s", pa.float64()),
-        pa.field("n_frames", pa.int64()),
-        pa.field("decoder", pa.string()),  # decord | pyav | pillow
-        *_OUTCOME,
-    ]
-)
-"""One row for every file found: what it is, or why it cannot be used."""
-
-SCORES = (
-    "black_share",
-    "still_share",
-    "contrast",
-    "brightness",
-    "saturation",
-    "sharpness",
-    "motion",
-    "max_change",
-    "combing",
-)
-"""What clips are filtered by: clips.filters says what each is, clips.scores how it is computed."""
-
-HOOKS = ("text", "watermark", "aesthetic")
-"""Scores by a user's own functions."""
-
-_SERIES = {
-    **dict.fromkeys(("change", "peak_change", "motion", "residual"), pa.float16()),
-    **dict.fromkeys(("brightness", "contrast", "saturation", "sharpness"), pa.float16()),
-    "bars": pa.float16(),  # 4 a frame
-    "phash": pa.int64(),
-    "copy_hashes": pa.int64(),  # 7 a frame
-    "combing": pa.float16(),  # NaN of frames that were not looked at
-    "sides": pa.int32(),  # 2 a frame: height and width as displayed
-}
-
-CATALOG = pa.schema(
-    [
-        *VIDEOS,
-        pa.field("again", pa.bool_(), nullable=False),  # it was the store that failed: to be looked at again
-        pa.field("said_s", pa.float64()),  # duration by its headers, if its packets end earlier
-        *(pa.field(name, pa.list_(kind)) for name, kind in _SERIES.items()),
-    ]
-)
-"""What is known of every file: records.VIDEOS, and how its frames look, one after the other on the grid of
-clips.fps (clips.features, clips.hashing); NaN if one is damaged."""
-
-CLIPS = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("video_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("name", pa.string(), nullable=False),
-        pa.field("version", pa.string(), nullable=False),  # of the file when it was scanned
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("start_s", pa.float64(), nullable=False),
-        pa.field("end_s", pa.float64(), nullable=False),
-        pa.field("fps", pa.float64(), nullable=False),  # frames are picked at this rate
-        pa.field("n_frames", pa.int32(), nullable=False),  # frames the span gives at `fps`
-        pa.field("width", pa.int32(), nullable=False),  # of the picture within its black bars
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("crop_left", pa.float64(), nullable=False),  # where that is, in shares of the upright frame:
-        pa.field("crop_top", pa.float64(), nullable=False),  # 0, 0, 1, 1 if there are no bars
-        pa.field("crop_width", pa.float64(), nullable=False),
-        pa.field("crop_height", pa.float64(), nullable=False),
-        pa.field("decoder", pa.string(), nullable=False),
-        pa.field("captions", pa.map_(pa.string(), pa.string())),  # by field, in the order of the settings
-        pa.field("caption", pa.string()),  # the one of them that is drawn
-        *(pa.field(name, pa.float32()) for name in SCORES + HOOKS),
-        pa.field("split", pa.string(), nullable=False),  # train | val, by source video
-        *_OUTCOME,
-    ]
-)
-"""One row for every clip cut: a span of a video, or a whole image."""
+"""The columns of every table that tell the outcome of a row."""
 
 SAMPLES = pa.schema(
     [
@@ -164,9 +77,7 @@ LATENTS = pa.schema(
 )
 """A latent shard: the bytes."""
 
-DROPS = pa.schema(
-    [pa.field("clip_id", pa.string(), nullable=False), pa.field("name", pa.string()), *_OUTCOME]
-)
+DROPS = pa.schema([pa.field("clip_id", pa.string(), nullable=False), pa.field("name", pa.string()), *OUTCOME])
 """Clips that became no sample, and why."""
 
 MANIFEST = pa.schema(
@@ -181,7 +92,7 @@ MANIFEST = pa.schema(
         pa.field("uri", pa.string()),  # the output
         pa.field("seconds", pa.float64()),  # it took, with the waiting for a place in a pass
         pa.field("changes", pa.list_(pa.string())),  # generate.changes.Change; the sidecar has particulars
-        *_OUTCOME,
+        *OUTCOME,
     ]
 )
 """One row for every request of a batch: its output, or why there is none."""

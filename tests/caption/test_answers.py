@@ -8,6 +8,7 @@ import pytest
 from vitascope import storage
 from vitascope.caption import answers
 from vitascope.caption.settings import CaptionSettings
+from vitascope.clips import table
 from vitascope.ledger import Reason, Rejected
 
 
@@ -57,17 +58,17 @@ def test_the_last_answer_to_the_present_question_counts(tmp_path: Path) -> None:
     now, before = settings(), settings(endpoint_options={"temperature": 1.0})
 
     def put(number: int, ours: CaptionSettings, outcome: str | Rejected) -> None:
-        table = answers.table({("a", "caption"): outcome}, ours)
-        storage.put_table(f"{tmp_path}/part-{number:06d}-x.parquet", table)
+        rows = answers.table({("a", "caption"): outcome}, ours)
+        storage.put_table(f"{tmp_path}/part-{number:06d}-x.parquet", rows)
 
-    assert answers.captions(answers.read(str(tmp_path), now)) == {}
+    assert table.captions(table.answers(str(tmp_path), now)) == {}
     put(0, now, Rejected(Reason.CAPTION_FAILED, "HTTP 500"))
-    assert answers.captions(answers.read(str(tmp_path), now)) == {}
+    assert table.captions(table.answers(str(tmp_path), now)) == {}
     put(1, now, "a cat")
     put(2, before, "a dog")
-    assert answers.captions(answers.read(str(tmp_path), now)) == {"a": {"caption": "a cat"}}
-    assert answers.captions(answers.read(str(tmp_path), before)) == {"a": {"caption": "a dog"}}
-    assert [row["status"] for row in answers.read(str(tmp_path), now)] == ["ok"]
+    assert table.captions(table.answers(str(tmp_path), now)) == {"a": {"caption": "a cat"}}
+    assert table.captions(table.answers(str(tmp_path), before)) == {"a": {"caption": "a dog"}}
+    assert [row["status"] for row in table.answers(str(tmp_path), now)] == ["ok"]
 
 
 @pytest.mark.parametrize(
@@ -84,32 +85,32 @@ def test_the_last_answer_to_the_present_question_counts(tmp_path: Path) -> None:
     ],
 )
 def test_what_shapes_an_answer_makes_another_question(more: dict[str, Any]) -> None:
-    assert answers.questions(settings(**more)) != answers.questions(settings())
+    assert table.questions(settings(**more)) != table.questions(settings())
 
 
 def test_what_only_decides_how_it_is_asked_does_not() -> None:
     other = settings(retries=1, timeout_s=1.0, in_flight=2, workers=3, clips_per_part=5, batch_size=3)
-    assert answers.questions(other) == answers.questions(settings())
+    assert table.questions(other) == table.questions(settings())
 
 
 def test_a_models_captions_join_those_of_the_sidecars() -> None:
     clip = {"clip_id": "a", "captions": [("tags", "sofa"), ("long", "old")], "caption": "old", "reason": None}
     weights = {"long": 1.0, "short": 0.0, "tags": 0.0}
-    changed = answers.merged(clip, {"short": "a cat", "long": "a cat on a sofa"}, weights)
+    changed = table.merged(clip, {"short": "a cat", "long": "a cat on a sofa"}, weights)
     assert list(changed["captions"].items()) == [
         ("long", "a cat on a sofa"),
         ("short", "a cat"),
         ("tags", "sofa"),
     ]
     assert changed["caption"] == "a cat on a sofa"
-    drawn = answers.merged(clip, {"short": "a cat"}, {"long": 0.0, "short": 0.0, "tags": 1.0})
+    drawn = table.merged(clip, {"short": "a cat"}, {"long": 0.0, "short": 0.0, "tags": 1.0})
     assert drawn["caption"] == "sofa"
 
 
 def test_a_clip_that_lacked_only_a_caption_is_good_with_one_that_is_drawn() -> None:
     clip = {"clip_id": "a", "captions": None, "caption": None, "reason": "no_caption"}
-    assert answers.merged(clip, {"long": "a cat"}, {"long": 1.0})["status"] == "ok"
-    kept = answers.merged(clip, {"long": "a cat"}, {"long": 0.0, "short": 1.0})
+    assert table.merged(clip, {"long": "a cat"}, {"long": 1.0})["status"] == "ok"
+    kept = table.merged(clip, {"long": "a cat"}, {"long": 0.0, "short": 1.0})
     assert kept == {"captions": {"long": "a cat"}}
     dark = clip | {"reason": "filter_brightness"}
-    assert "status" not in answers.merged(dark, {"long": "a cat"}, {"long": 1.0})
+    assert "status" not in table.merged(dark, {"long": "a cat"}, {"long": 1.0})

@@ -18,9 +18,10 @@ from PIL import Image
 from staged import clip, kill_workers, wait_for
 
 from vitascope import config, storage
-from vitascope.caption import answers
-from vitascope.caption.answers import CAPTIONS, Unusable
+from vitascope.caption.answers import Unusable
 from vitascope.caption.stage import run
+from vitascope.clips import table
+from vitascope.clips.table import CAPTIONS
 from vitascope.config import Settings
 from vitascope.records import OK, dropped
 
@@ -81,10 +82,10 @@ def test_all_clips_and_several_fields(tmp_path: Path) -> None:
         ours = settings(tmp_path, server, clips="all", prompts={"long": "Describe.", "short": "Name."})
         run(ours)
     assert asked_of(server) == Counter(dict.fromkeys(GREYS, 2))
-    found = answers.captions(answers.read(f"{tmp_path}/run/captions", ours.caption))
+    found = table.captions(table.answers(f"{tmp_path}/run/captions", ours.caption))
     assert found["40"] == {"long": "Describe. 40", "short": "Name. 40"}
     off = settings(tmp_path, None).caption
-    assert answers.captions(answers.read(f"{tmp_path}/run/captions", off)) == {}
+    assert table.captions(table.answers(f"{tmp_path}/run/captions", off)) == {}
 
 
 def test_moods_of_the_endpoint_end_as_rows_and_failures_are_asked_again(tmp_path: Path) -> None:
@@ -122,8 +123,8 @@ def test_another_prompt_is_another_question(tmp_path: Path) -> None:
             run(ours)
     assert asked_of(server) == {20: 2, 40: 2}
     folder = f"{tmp_path}/run/captions"
-    assert answers.captions(answers.read(folder, first.caption))["20"] == {"caption": "What? 20"}
-    assert answers.captions(answers.read(folder, second.caption))["20"] == {"caption": "Who? 20"}
+    assert table.captions(table.answers(folder, first.caption))["20"] == {"caption": "What? 20"}
+    assert table.captions(table.answers(folder, second.caption))["20"] == {"caption": "Who? 20"}
 
 
 def test_a_mistake_or_an_endpoint_that_is_gone_commits_nothing(tmp_path: Path) -> None:

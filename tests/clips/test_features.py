@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from media import joined
-from vitascope.clips.analysis.features import DTYPES, features
+from vitascope.clips.analysis.features import features
 from vitascope.clips.analysis.phash import distances, phashes
+from vitascope.clips.analysis.series import FEATURES
 from vitascope.demo.inputs import _shipped
 from vitascope.media.clip import read_clip
 
@@ -33,7 +34,9 @@ def moving(step_px: int, n: int = 6) -> np.ndarray:
 
 def test_every_series_has_its_length_and_type(footage: np.ndarray) -> None:
     series = features(footage)
-    assert {name: values.dtype for name, values in series.items()} == DTYPES
+    assert {name: values.dtype for name, values in series.items()} == {
+        name: kind.dtype for name, kind in FEATURES.items()
+    }
     assert all(len(values) == len(footage) for values in series.values())
     assert series["bars"].shape == (len(footage), 4)
     assert all(np.isfinite(values).all() for values in series.values())

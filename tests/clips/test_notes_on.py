@@ -9,15 +9,14 @@ from vitascope import records
 from vitascope.clips import notes_on
 from vitascope.clips.index.captions import CaptionTable
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.table import CLIPS, VIDEOS
 
 NOTHING = pa.table({})
 
 
 def videos(n: int, duration_s: float = 10.0) -> pa.Table:
     rows = [{"video_id": f"v{i}", "uri": "u", "name": f"{i}.mp4", "kind": "video"} for i in range(n)]
-    return pa.Table.from_pylist(
-        [row | records.OK | {"duration_s": duration_s} for row in rows], records.VIDEOS
-    )
+    return pa.Table.from_pylist([row | records.OK | {"duration_s": duration_s} for row in rows], VIDEOS)
 
 
 def clips(n: int, n_val: int = 0, **changes: Any) -> pa.Table:
@@ -26,7 +25,7 @@ def clips(n: int, n_val: int = 0, **changes: Any) -> pa.Table:
     row |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0} | records.OK | changes
     own = [{"clip_id": f"c{i}", "video_id": f"v{i}", "name": f"{i}.mp4"} for i in range(n)]
     splits = [{"split": "val" if i < n_val else "train"} for i in range(n)]
-    return pa.Table.from_pylist([row | a | b for a, b in zip(own, splits, strict=True)], records.CLIPS)
+    return pa.Table.from_pylist([row | a | b for a, b in zip(own, splits, strict=True)], CLIPS)
 
 
 def said(*tables: pa.Table, **settings: Any) -> list[str]:

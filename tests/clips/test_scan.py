@@ -21,9 +21,10 @@ from media.made import (
     truncated,
     write_video,
 )
-from vitascope import records, storage
+from vitascope import storage
 from vitascope.clips.analysis.derive import clips_of
-from vitascope.clips.analysis.scan import scan, series_of
+from vitascope.clips.analysis.scan import scan
+from vitascope.clips.analysis.series import CATALOG, of_row
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Rejected
@@ -37,23 +38,23 @@ def item(path: Path) -> Item:
 def test_a_row_holds_a_number_of_every_series_for_every_frame_of_the_grid(tmp_path: Path) -> None:
     row = scan(item(noisy_video(tmp_path / "a.mkv", seconds=9)), ClipsSettings())
     assert (row["status"], row["again"], row["kind"]) == ("ok", False, "video")
-    series = series_of(row)
+    series = of_row(row)
     n = 9 * 8 + 1  # two stretches
     assert {len(values) for values in series.values()} <= {n, n - 1}
     assert series["copy_hashes"].shape[1] == 7
     assert np.isfinite(series["brightness"]).all()
-    table = pa.Table.from_pylist([row], schema=records.CATALOG)
+    table = pa.Table.from_pylist([row], schema=CATALOG)
     storage.put_table(str(tmp_path / "row.parquet"), table)
     (read,) = storage.rows(str(tmp_path / "row.parquet"))
-    for name, values in series_of(read).items():
+    for name, values in of_row(read).items():
         np.testing.assert_array_equal(values, series[name])
 
 
 def test_series_do_not_depend_on_where_stretches_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = item(noisy_video(tmp_path / "a.mkv", seconds=5))
-    whole = series_of(scan(file, ClipsSettings()))
+    whole = of_row(scan(file, ClipsSettings()))
     monkeypatch.setattr("vitascope.clips.analysis.scan.STRETCH_FRAMES", 7)
-    for name, values in series_of(scan(file, ClipsSettings())).items():
+    for name, values in of_row(scan(file, ClipsSettings())).items():
         np.testing.assert_array_equal(values, whole[name], err_msg=name)
 
 
@@ -62,7 +63,7 @@ def test_a_file_cut_short_has_the_frames_it_has(tmp_path: Path) -> None:
     truncated(path, noisy_video(tmp_path / "a.mp4", faststart=True), 0.6)
     row = scan(item(path), ClipsSettings())
     assert row["status"] == "ok"
-    assert len(series_of(row)["brightness"]) == int(row["duration_s"] * 8) + 1 < 4 * 8
+    assert len(of_row(row)["brightness"]) == int(row["duration_s"] * 8) + 1 < 4 * 8
 
 
 def cut_short(name: str, folder: Path) -> bytes:
@@ -200,7 +201,7 @@ def test_the_same_content_has_the_same_hash_wherever_it_is(tmp_path: Path, s3: s
     here = scan(item(path), ClipsSettings())
     there = scan(Item(f"{s3}/b.mp4", "a.mp4", "etag", 0), ClipsSettings())
     assert (here["content"], here["video_id"]) == (there["content"], there["video_id"])
-    np.testing.assert_array_equal(series_of(here)["phash"], series_of(there)["phash"])
+    np.testing.assert_array_equal(of_row(here)["phash"], of_row(there)["phash"])
 
 
 @pytest.mark.parametrize("second", [(96, 64), (64, 48), (256, 192)])

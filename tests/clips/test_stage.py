@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from media.made import corners_frame, corners_video, noisy_video, tone, truncated
-from vitascope import records, storage
+from vitascope import storage
 from vitascope.clips import stage
 from vitascope.clips.stage import list_inputs, run
+from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
 from vitascope.stores import patience
@@ -127,8 +128,8 @@ def test_the_summary_adds_up(result: dict[str, Any]) -> None:
 
 
 def test_the_tables_have_their_schemas(result: dict[str, Any]) -> None:
-    assert storage.read_table(f"{result['folder']}/videos").schema.equals(records.VIDEOS)
-    assert storage.read_table(f"{result['folder']}/clips").schema.equals(records.CLIPS)
+    assert storage.read_table(f"{result['folder']}/videos").schema.equals(VIDEOS)
+    assert storage.read_table(f"{result['folder']}/clips").schema.equals(CLIPS)
 
 
 def test_s3_gives_the_same_tables(everything: Path, result: dict[str, Any], s3: str) -> None:
@@ -136,7 +137,7 @@ def test_s3_gives_the_same_tables(everything: Path, result: dict[str, Any], s3: 
         if path.is_file():
             storage.put(f"{s3}/in/{path.relative_to(everything)}", path.read_bytes())
     run(settings(f"{s3}/in", f"{s3}/run", captions=f"{s3}/in/captions.csv"))
-    keep = set(records.CLIPS.names) - {"uri", "version", "detail"}
+    keep = set(CLIPS.names) - {"uri", "version", "detail"}
     here = [{key: row[key] for key in keep} for row in result["clips"]]
     assert [{key: row[key] for key in keep} for row in storage.rows(f"{s3}/run/clips")] == here
 
@@ -410,7 +411,7 @@ def test_tables_are_sorted_piece_by_piece_as_in_one(monkeypatch: pytest.MonkeyPa
         }
         for i in range(100)
     ]
-    clips = pa.Table.from_pylist(rows, schema=pa.schema([records.CLIPS.field(name) for name in rows[0]]))
+    clips = pa.Table.from_pylist(rows, schema=pa.schema([CLIPS.field(name) for name in rows[0]]))
     for table in (clips, clips.slice(0, 0)):
         ours = storage.in_order(table, "name", "start_s")
         assert ours.equals(table.sort_by([("name", "ascending"), ("start_s", "ascending")]))

@@ -14,10 +14,10 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from media.made import write_video
 from vitascope import storage
-from vitascope.caption.answers import merged
 from vitascope.clips import stage
 from vitascope.clips.dedup.twins import without_twins
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.table import merged
 from vitascope.config import Settings
 from vitascope.demo.inputs import _shipped
 
@@ -135,6 +135,11 @@ def test_the_one_for_validation_is_kept_then_one_with_a_caption_then_the_largest
         "b_bytes": "the same bytes as b_val",
         "short": "0.1 s",
     }
+    kept = {"a_small": "a_large", "a_uncaptioned": "a_large", "b_train": "b_val", "b_bytes": "b_val"}
+    assert dict(zip(found["name"].to_pylist(), found["duplicate_of"].to_pylist(), strict=True)) == {
+        **dict.fromkeys(found["name"].to_pylist()),
+        **kept,
+    }
     assert without_twins(table, ClipsSettings(duplicates="keep")).equals(table)
     exact = without_twins(table, ClipsSettings(duplicates="exact"))
     assert exact["reason"].to_pylist().count("duplicate") == 1
@@ -175,5 +180,6 @@ def test_copies_of_a_clip_that_is_a_near_twin_itself_name_the_one_that_is_kept()
         "b_copy": "the same bytes as b",
         "b": None,
     }
+    assert near["duplicate_of"].to_pylist() == ["a_largest", "a_largest", None, "b", None]
     exact = without_twins(table, ClipsSettings(duplicates="exact"))
     assert exact["detail"].to_pylist() == ["the same bytes as a", None, None, "the same bytes as b", None]

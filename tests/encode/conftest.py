@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from vitascope import storage
+from vitascope.clips.table import CLIPS
 from vitascope.media.clip import read_clip
-from vitascope.records import CLIPS, OK, stable_id
+from vitascope.records import OK, stable_id
 
 
 def package_file(package: str, path: str) -> str:
@@ -34,7 +35,7 @@ class Media:
 
 
 def _clip_row(uri: str, **changes: Any) -> dict[str, Any]:
-    """A row of records.CLIPS: 9 frames of a 640x272 video from its start, unless `changes` say otherwise."""
+    """A row of CLIPS: 9 frames of a 640x272 video from its start, unless `changes` say otherwise."""
     row = {
         "video_id": stable_id(uri),
         "uri": uri,
@@ -73,7 +74,7 @@ def media() -> type[Media]:
 
 @pytest.fixture
 def clip_row() -> Callable[..., dict[str, Any]]:
-    """Makes a row of records.CLIPS: `clip_row(uri, **changes)`."""
+    """Makes a row of CLIPS: `clip_row(uri, **changes)`."""
     return _clip_row
 
 

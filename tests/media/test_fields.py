@@ -16,7 +16,6 @@ from vitascope.clips.filters import Filters
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.demo.inputs import _shipped
-from vitascope.ledger import Reason
 from vitascope.media.clip import read_clip
 from vitascope.media.fields import combing
 
@@ -130,7 +129,7 @@ def test_flagged_but_progressive_frames_lose_nothing(tmp_path: Path) -> None:
 def test_combed_footage_that_is_not_flagged_is_dropped_by_its_score(tmp_path: Path) -> None:
     drop = Filters(combing={"use": "drop", "max": 0.003})
     settings = ClipsSettings(fps=25, durations_s=(0.5,), min_side_px=8, filters=drop)
-    for frames, reason in ((woven(), Reason.FILTER_COMBING), (moments(N), None)):
+    for frames, reason in ((woven(), "filter_combing"), (moments(N), None)):
         path = write(tmp_path / "a.mp4", frames, None)
         (clip, *_) = clips_of(scan(Item(str(path), "a.mp4", "1", 1), settings), settings)
         columns = {name: [value] for name, value in clip.items() if isinstance(value, float)}

@@ -17,7 +17,8 @@ from media.called_in_child import late_once
 from media.picture_files import part, written
 from vitascope.clips.analysis import scan as scanning
 from vitascope.clips.analysis.derive import clips_of
-from vitascope.clips.analysis.scan import scan, series_of
+from vitascope.clips.analysis.scan import scan
+from vitascope.clips.analysis.series import of_row
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected
@@ -79,7 +80,7 @@ def test_a_moving_picture_is_damaged_from_its_first_damaged_part_on(tmp_path: Pa
     data = files.gif((64, 64), parts)
     path = written(tmp_path / "a.gif", data[: int(len(data) * 0.7)])
     row = scan(Item(str(path), "a.gif", "1", 1), ClipsSettings())
-    good = np.isfinite(series_of(row)["brightness"])
+    good = np.isfinite(of_row(row)["brightness"])
     assert clips_of(row, ClipsSettings())[-1]["detail"] == "its frames end before 3.00 s"
     assert (row["status"], row["n_frames"], good.sum()) == ("ok", 4, 24)
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from PIL import Image
 
 from vitascope import config, records, storage
+from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.generate.request import Limits, Request, parse
@@ -130,13 +131,13 @@ def write_tables(settings: Settings, n_val: int = 0) -> None:
     put(
         settings.path("videos", "videos.parquet"),
         [video | records.OK, image | records.OK, *lost],
-        records.VIDEOS,
+        VIDEOS,
     )
     clips = [clip(i, video if i else image) for i in range(10)]
     for row in clips[len(clips) - n_val :]:
         row["split"] = "val"
     clips[3] |= records.dropped(Reason.TOO_SHORT, "0.2 s")
-    put(settings.path("clips", "clips.parquet"), clips, records.CLIPS)
+    put(settings.path("clips", "clips.parquet"), clips, CLIPS)
     latents = latents_folder(settings)
     samples = [sample(c, i) for i, c in enumerate(clips) if i not in (3, 7)]
     put(storage.join(latents, "index.parquet"), samples, records.SAMPLES)

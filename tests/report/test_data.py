@@ -12,7 +12,10 @@ import pytest
 
 from vitascope import config, records, storage
 from vitascope.caption import answers
+from vitascope.clips import table
 from vitascope.clips.dedup.joins import twin_detail
+from vitascope.clips.filters import HOOKS, SCORES
+from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.plan import Limits, make_tasks
@@ -84,11 +87,11 @@ def clip(i: int, of: dict[str, Any], **changes: Any) -> dict[str, Any]:
     }
     row |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
     row |= {"start_s": float(i), "end_s": i + 1.0, "n_frames": 9, "caption": f"clip {i} of a rabbit"}
-    return row | dict.fromkeys(records.SCORES, i % 7 / 7) | records.OK | changes
+    return row | dict.fromkeys(SCORES, i % 7 / 7) | records.OK | changes
 
 
 def write(settings: Settings, videos: list[dict[str, Any]], clips: list[dict[str, Any]]) -> None:
-    for name, rows, schema in (("videos", videos, records.VIDEOS), ("clips", clips, records.CLIPS)):
+    for name, rows, schema in (("videos", videos, VIDEOS), ("clips", clips, CLIPS)):
         table = pa.Table.from_pylist(rows, schema)
         storage.put_table(settings.path(name, f"{name}.parquet"), table)
 
@@ -109,7 +112,7 @@ def mixed(tmp_path: Path) -> Settings:
     lost = video(9, name="c/lost.mp4", decoder=None, width=None) | records.dropped(Reason.UNREADABLE, "junk")
     clips = [clip(i, v) for v in videos for i in range(4)]
     for i in (0, 1):
-        clips[i] |= records.dropped(Reason.FILTER_STILL_SHARE, "still_share 1 > 0.95")
+        clips[i] |= records.dropped("filter_still_share", "still_share 1 > 0.95")
     clips[5] |= records.dropped(Reason.DUPLICATE, twin_detail(clips[9]["name"], 1.0, 3.25))
     clips[-1]["split"] = "val"
     write(settings, [*videos, lost], clips)
@@ -147,7 +150,7 @@ def test_a_filters_setting_and_what_it_drops_stand_at_its_score(mixed: Settings)
 
 def test_what_is_not_encoded_is_planned_as_the_encode_stage_does(mixed: Settings) -> None:
     limits = Limits(mixed.model.patch, mixed.feed.token_budget)
-    tasks, _ = make_tasks(answers.clip_rows(mixed), mixed.encode, limits)
+    tasks, _ = make_tasks(table.clip_rows(mixed), mixed.encode, limits)
     planned = fill.samples_of(read(mixed))
     assert planned.planned
     assert sorted(planned.tokens.tolist()) == sorted(task.n_tokens for task in tasks)
@@ -176,7 +179,7 @@ def test_names_captions_and_reasons_are_text_and_not_markup(tmp_path: Path) -> N
     videos = [video(0, name=f"{EVIL}/{EVIL}", codec=EVIL), video(1, name="b/x.mp4")]
     clips = [clip(i, v, caption=EVIL) for v in videos for i in range(3)]
     clips[0] |= records.dropped(Reason.DUPLICATE, f"the same bytes as {EVIL}")
-    clips[1] |= records.dropped(Reason.FILTER_MOTION, EVIL)
+    clips[1] |= records.dropped("filter_motion", EVIL)
     lost = video(2, name=EVIL, decoder=None) | records.dropped(Reason.UNREADABLE, EVIL)
     write(settings, [*videos, lost], clips)
     html = shown(settings)
@@ -195,7 +198,7 @@ def test_a_plot_label_is_no_formula() -> None:
     assert "a $_{ b &lt; c" in charts.histogram(bins, {}, "a $_{ b < c", "clips")
 
 
-ALL_DROPPED = records.dropped(Reason.FILTER_MOTION, "motion 0.9 > 0.8")
+ALL_DROPPED = records.dropped("filter_motion", "motion 0.9 > 0.8")
 IMAGE = {"kind": "image", "decoder": "pillow", "duration_s": 0.0, "fps": None}
 NO_TIME = {
     "end_s": 0.0,
@@ -215,7 +218,7 @@ NO_TIME = {
         ([video(0)], [clip(i, video(0)) | ALL_DROPPED for i in range(3)]),
         ([video(0, **IMAGE)], [clip(0, video(0, **IMAGE), **NO_TIME)]),
         ([video(0)], [clip(i, video(0), caption=None) for i in range(3)]),
-        ([video(0)], [clip(i, video(0), **dict.fromkeys(records.SCORES)) for i in range(3)]),
+        ([video(0)], [clip(i, video(0), **dict.fromkeys(SCORES)) for i in range(3)]),
         ([video(0)], [clip(0, video(0), width=8, height=8)]),
     ],
     ids=["nothing", "no clips", "all dropped", "images", "no captions", "no scores", "no bucket"],
@@ -256,7 +259,7 @@ def test_long_names_details_and_captions_are_shown_in_part(tmp_path: Path) -> No
     path, long = "deep/" * 800 + "a.mp4", "because " * 2_000
     videos = [video(0, name=path), video(1, name="x" * 4000) | records.dropped(Reason.UNREADABLE, long)]
     clips = [clip(i, videos[0], caption=long) for i in range(3)]
-    clips.append(clip(3, videos[0], caption=long) | records.dropped(Reason.FILTER_MOTION, long))
+    clips.append(clip(3, videos[0], caption=long) | records.dropped("filter_motion", long))
     write(settings, videos, clips)
     html = shown(settings)
     assert max(map(len, re.findall(r">([^<]+)<", html[html.index("<main>") :]))) < 1_000
@@ -271,14 +274,14 @@ def test_without_the_clips_stage_it_says_what_is_missing(tmp_path: Path) -> None
 def test_a_page_has_a_bounded_number_of_pictures(tmp_path: Path) -> None:
     """Every score with both limits, every reason, thousands of clips."""
     limits = 'use = "score", min = 0.3, max = 0.6'
-    filters = [f"{name} = {{{limits}}}" for name in records.SCORES]
-    filters += [f'{name} = {{{limits}, function = "a:b"}}' for name in records.HOOKS]
+    filters = [f"{name} = {{{limits}}}" for name in SCORES]
+    filters += [f'{name} = {{{limits}, function = "a:b"}}' for name in HOOKS]
     settings = settings_in(tmp_path, f"clips.filters={{{', '.join(filters)}}}")
     rng, reasons = np.random.default_rng(0), list(Reason)
     videos = [video(i) for i in range(50)]
     clips = []
     for i in range(4000):
-        scores = {name: float(rng.random()) for name in (*records.SCORES, *records.HOOKS)}
+        scores = {name: float(rng.random()) for name in (*SCORES, *HOOKS)}
         outcome = records.dropped(reasons[i % len(reasons)], "why") if i % 3 else records.OK
         clips.append(clip(i, videos[i % 50], **scores) | outcome)
     write(settings, videos, clips)
@@ -329,7 +332,7 @@ def test_captions_of_the_caption_stage_count(tmp_path: Path) -> None:
     found = read(settings)
     assert found.clips["caption"].to_pylist() == [None, "a fox in the snow", None]
     assert found.good.tolist() == [False, True, False]
-    assert [row["status"] for row in answers.clip_rows(settings)] == found.clips["status"].to_pylist()
+    assert [row["status"] for row in table.clip_rows(settings)] == found.clips["status"].to_pylist()
 
 
 def test_a_clip_that_the_model_would_not_describe_says_so(tmp_path: Path) -> None:
@@ -370,7 +373,7 @@ def dataset_of(tmp_path: Path, seconds: dict[str, int], lost: str = "") -> Datas
     settings = settings_in(tmp_path)
     videos = [video(i, name=name, duration_s=float(n)) for i, (name, n) in enumerate(seconds.items())]
     clips = [clip(i, v) for v, n in zip(videos, seconds.values(), strict=True) for i in range(n)]
-    bad = records.dropped(Reason.FILTER_MOTION, "too much")
+    bad = records.dropped("filter_motion", "too much")
     write(settings, videos, [c | (bad if lost and c["name"] == lost else {}) for c in clips])
     return read(settings)
 

@@ -14,9 +14,9 @@ from finished import make_run, put, wave
 from PIL import Image
 
 from vitascope import config, records, storage
+from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.ledger import Reason
 from vitascope.media.mp4 import media_bytes
 from vitascope.report import accounting, results
 from vitascope.report import stage as report
@@ -201,7 +201,7 @@ def test_sources_are_shown_as_they_are_encoded_without_their_bars(tmp_path: Path
                 "height": 60,
                 "version": storage.version(str(source)),
             }
-    put(settings.path("clips", "clips.parquet"), clips, records.CLIPS)
+    put(settings.path("clips", "clips.parquet"), clips, CLIPS)
     gallery = shown(settings).partition('id="what-went-in"')[2]
     pictures = re.findall(r"data:image/webp;base64,([^\"]+)", gallery)
     sizes = {Image.open(io.BytesIO(base64.b64decode(p))).size: base64.b64decode(p) for p in pictures}
@@ -256,8 +256,8 @@ def test_a_file_without_a_clip_says_why(tmp_path: Path) -> None:
     clips = storage.rows(settings.path("clips"))
     for row in clips:
         if row["name"] == "a.png":
-            row |= records.dropped(Reason.FILTER_CONTRAST, "0.01, the limit is 0.1")
-    put(settings.path("clips", "clips.parquet"), clips, records.CLIPS)
+            row |= records.dropped("filter_contrast", "0.01, the limit is 0.1")
+    put(settings.path("clips", "clips.parquet"), clips, CLIPS)
     index = f"{latents_folder(settings)}/index.parquet"
     put(index, [row for row in storage.rows(index) if row["name"] != "a.png"], records.SAMPLES)
     page = shown(settings)
@@ -271,7 +271,7 @@ def test_a_prompt_of_a_megabyte_and_a_path_of_thousands_are_shown_in_part(tmp_pa
     sidecar = settings.path("outputs", "batch", "r0.json")
     storage.put_json(sidecar, storage.read_json(sidecar) | {"prompt": "begin " + "words " * 200_000 + "end"})
     path, detail = "deep/" * 800 + "a.mp4", "because " * 20_000
-    for table, schema in (("videos/videos", records.VIDEOS), ("clips/clips", records.CLIPS)):
+    for table, schema in (("videos/videos", VIDEOS), ("clips/clips", CLIPS)):
         location = settings.path(f"{table}.parquet")
         rows = storage.rows(location)
         for row in rows:

@@ -19,7 +19,7 @@ def pictures(clip: dict[str, Any], settings: CaptionSettings, *, timeout_s: floa
     A clip of fewer frames gives them all. One frame alone is the middle one. Small frames keep their size.
 
     Args:
-        clip: a row of records.CLIPS.
+        clip: a row of table.CLIPS.
 
     Raises:
         Rejected: DECODE_FAILED, SOURCE_CHANGED.

@@ -14,7 +14,9 @@ from vitascope.caption import answers
 from vitascope.caption.answers import Asked
 from vitascope.caption.frames import pictures
 from vitascope.caption.settings import CaptionSettings
+from vitascope.clips import table
 from vitascope.clips.analysis import letterbox
+from vitascope.clips.table import Row
 from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
@@ -35,7 +37,6 @@ _SEEN = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
-_Row = dict[str, Any]
 
 
 class Captioner(Protocol):
@@ -81,14 +82,14 @@ def run(settings: Settings) -> dict[str, Any]:
         raise answers.Unusable(f"caption.folder {caption.folder} is no folder on this machine; set it")
     folder = settings.path("captions")
     clips = answers.wanted(storage.rows(settings.path("clips"), _COLUMNS), caption)
-    todo = answers.still_to_ask(clips, answers.read(folder, caption), list(caption.prompts))
+    todo = answers.still_to_ask(clips, table.answers(folder, caption), list(caption.prompts))
     todo = [({key: clip[key] for key in _CLIP}, fields) for clip, fields in todo]
     n_there = len(storage.list_files(folder))
     if todo:
         connect(settings.cluster)
         _ask(settings, answers.plan(todo, caption, n_there), sum(len(fields) for _, fields in todo))
     asked = {clip["clip_id"] for clip in clips}
-    rows = [row for row in answers.read(folder, caption) if row["clip_id"] in asked]
+    rows = [row for row in table.answers(folder, caption) if row["clip_id"] in asked]
     summary = {
         "clips_asked": len(asked),
         "captions": sum(row["status"] == Status.OK for row in rows),
@@ -100,7 +101,7 @@ def run(settings: Settings) -> dict[str, Any]:
     return summary
 
 
-def _ask(settings: Settings, parts: list[_Row], n_questions: int) -> None:
+def _ask(settings: Settings, parts: list[Row], n_questions: int) -> None:
     """Has Ray do the parts, and follows them."""
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)
     with track(n_questions, "caption") as advance, publisher.stage("caption", n_questions) as did:
@@ -116,7 +117,7 @@ def _ask(settings: Settings, parts: list[_Row], n_questions: int) -> None:
             advance(len(outcomes), note=f"{n_dropped} dropped" if n_dropped else "")
 
 
-def _execute(settings: Settings, parts: list[_Row]) -> Iterator[_Row]:
+def _execute(settings: Settings, parts: list[Row]) -> Iterator[Row]:
     """Runs the parts: pictures in tasks, questions in actors that hold the model, or tasks if none does.
 
     If the model is on CPUs its actors see the clips too: what a lost node had seen Ray has seen again,
@@ -124,7 +125,7 @@ def _execute(settings: Settings, parts: list[_Row]) -> Iterator[_Row]:
     """
     caption = settings.caption
     rows = place(ray.data.from_items(parts, override_num_blocks=len(parts)), settings, "caption")
-    how: _Row = {"settings": caption, "timeout_s": settings.clips.decode_timeout_s}
+    how: Row = {"settings": caption, "timeout_s": settings.clips.decode_timeout_s}
     given = how | {"folder": settings.path("captions")}
     at_once = min(caption.workers, len(parts))
     if caption.source == "endpoint":
@@ -133,7 +134,7 @@ def _execute(settings: Settings, parts: list[_Row]) -> Iterator[_Row]:
         rows = rows.map(_see, fn_kwargs=how, num_cpus=1)
         answered = rows.map(_ask_part, fn_kwargs=given, compute=TaskPoolStrategy(at_once), num_cpus=0.5)
     else:
-        takes: _Row = {"num_cpus": caption.worker_cpus, "num_gpus": 1 if caption.use_gpu else 0}
+        takes: Row = {"num_cpus": caption.worker_cpus, "num_gpus": 1 if caption.use_gpu else 0}
         needs = {"cpus": takes["num_cpus"] + caption.use_gpu, "gpus": takes["num_gpus"]}
         check_room(settings.cluster, "captioning (caption.worker_cpus)", **needs)
         if caption.use_gpu:
@@ -143,7 +144,7 @@ def _execute(settings: Settings, parts: list[_Row]) -> Iterator[_Row]:
     yield from answered.iter_rows()
 
 
-def _see(part: _Row, *, settings: CaptionSettings, timeout_s: float) -> _Row:
+def _see(part: Row, *, settings: CaptionSettings, timeout_s: float) -> Row:
     """The part with pictures of its clips: one row, which cannot be split up, with an Arrow stream in it."""
     rows = []
     for clip in part["clips"]:
@@ -162,7 +163,7 @@ class _Worker:
         self._settings, self._folder, self._timeout_s = settings, folder, timeout_s
         self._captioner = make_captioner(settings)
 
-    def __call__(self, part: _Row) -> _Row:
+    def __call__(self, part: Row) -> Row:
         """What became of each question; or, with nothing committed, why none can be asked."""
         uri = storage.join(self._folder, part["file"])
         try:
@@ -179,7 +180,7 @@ class _Worker:
         reasons = storage.read_table(uri, ["reason"])["reason"].to_pylist()
         return {"mistake": "", "away": "", "outcomes": [reason or str(Status.OK) for reason in reasons]}
 
-    def _outcomes(self, clips: list[_Row]) -> dict[Asked, str | Rejected]:
+    def _outcomes(self, clips: list[Row]) -> dict[Asked, str | Rejected]:
         """What became of every field of every clip."""
         outcomes: dict[Asked, str | Rejected] = {}
         questions = {}
@@ -193,5 +194,5 @@ class _Worker:
         return outcomes | dict(zip(questions, self._captioner.ask(list(questions.values())), strict=True))
 
 
-def _ask_part(part: _Row, **given: Any) -> _Row:
+def _ask_part(part: Row, **given: Any) -> Row:
     return _Worker(**given)(part)

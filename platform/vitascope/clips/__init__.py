@@ -3,10 +3,10 @@
 In: a folder or bucket of media files, or of tars of them, with captions in sidecars (`name.txt`,
 `name.json`) or in one Parquet/CSV table (columns name, caption).
 
-Out: `{run}/videos/*.parquet` (records.VIDEOS, a row for every file found) and `{run}/clips/*.parquet`
-(records.CLIPS, a row for every clip cut). What cannot be used is a row too, with its reason.
+Out: `{run}/videos/*.parquet` (table.VIDEOS, a row for every file found) and `{run}/clips/*.parquet`
+(table.CLIPS, a row for every clip cut). What cannot be used is a row too, with its reason.
 
-What is learnt of a file is kept in a catalog of every version of every file (records.CATALOG), so that a run
+What is learnt of a file is kept in a catalog of every version of every file (series.CATALOG), so that a run
 over more files looks only at those, and other thresholds cost no decoding.
 
     index      files, their captions, and what is known of each

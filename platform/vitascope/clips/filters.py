@@ -1,13 +1,59 @@
-"""Settings of shots, scores and filters."""
+"""Settings of shots, and every score of a clip: how it is computed, its limits, its help.
 
-from collections.abc import Iterator
-from typing import Any, Literal
+A new score is a field of `Filters`; a new series of numbers it may need is one of `clips.analysis.series`.
+"""
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
 from pydantic import Field, model_validator
 
 from vitascope.section import Section
 
 Use = Literal["off", "score", "drop"]
+Series = Mapping[str, np.ndarray]
+"""Numbers of a clip's frames, (F,) each: `clips.analysis.series.SERIES`, and `jump` (`shots`)."""
+
+STILL = 4.0  # of 255: H.264 (crf 28) changes a still picture's tiles by up to 3.4, motion one by 10 and more
+BLACK = 0.04  # of 1; a black frame is no brighter, and has no more contrast
+_BLURRED = 0.1  # a clip is as sharp as its blurred tenth
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a score is computed from the series of a clip; NaN if the clip has none.
+
+    moving: it is about time, so a single frame of the clip does not show it.
+    per_second: the series are per frame, and the score and its limits per second.
+    """
+
+    of: Callable[[Series], Any]
+    moving: bool = False
+    per_second: bool = False
+
+
+def is_black(series: Series) -> np.ndarray:
+    """Whether each frame is black."""
+    return (series["brightness"] < BLACK) & (series["contrast"] < BLACK)
+
+
+def _mean(name: str) -> Callable[[Series], Any]:
+    return lambda series: series[name].mean()
+
+
+def _steps(name: str, of: Callable[[np.ndarray], Any]) -> Callable[[Series], Any]:
+    """Of what changes against the frame before; the first frame follows a frame outside the clip."""
+    return lambda series: of(series[name][1:]) if len(series[name]) > 1 else np.nan
+
+
+def _mean_of_finite(name: str) -> Callable[[Series], Any]:
+    def mean(series: Series) -> Any:
+        finite = series[name][np.isfinite(series[name])]
+        return finite.mean() if len(finite) else np.nan
+
+    return mean
 
 
 class ShotSettings(Section):
@@ -60,6 +106,11 @@ class HookFilter(Filter):
         return self
 
 
+def reason(name: str) -> str:
+    """The ledger's reason for a clip beyond the limits of a score."""
+    return f"filter_{name}"
+
+
 def _drop(**limits: float) -> Any:
     return Filter(use="drop", **limits)
 
@@ -78,26 +129,32 @@ class Filters(Section):
     width: Filter = Field(_score(), description="In pixels, upright, within black bars.")
     height: Filter = Field(_score(), description="In pixels, upright, within black bars.")
     duration_s: Filter = Field(_score(), description="In seconds; images have none.")
-    black_share: Filter = Field(_drop(max=0.5), description="Share of the frames that are black.")
-    still_share: Filter = Field(
-        _drop(max=0.95), description="Share of the steps that change nothing: repeated frames."
+    black_share: Annotated[Filter, Score(lambda series: is_black(series).mean(), moving=True)] = Field(
+        _drop(max=0.5), description="Share of the frames that are black."
     )
-    contrast: Filter = Field(
+    still_share: Annotated[
+        Filter, Score(_steps("peak_change", lambda steps: (steps <= STILL).mean()), moving=True)
+    ] = Field(_drop(max=0.95), description="Share of the steps that change nothing: repeated frames.")
+    contrast: Annotated[Filter, Score(_mean("contrast"))] = Field(
         _drop(min=0.004), description="Standard deviation of grey, of 1; below 1 of 255, a flat colour."
     )
-    brightness: Filter = Field(_score(min=0.05, max=0.95), description="Mean grey, of 1.")
-    saturation: Filter = Field(_score(), description="Mean saturation, of 1.")
-    sharpness: Filter = Field(
+    brightness: Annotated[Filter, Score(_mean("brightness"))] = Field(
+        _score(min=0.05, max=0.95), description="Mean grey, of 1."
+    )
+    saturation: Annotated[Filter, Score(_mean("saturation"))] = Field(
+        _score(), description="Mean saturation, of 1."
+    )
+    sharpness: Annotated[Filter, Score(lambda series: np.quantile(series["sharpness"], _BLURRED))] = Field(
         _score(min=20), description="Variance of the Laplacian at 256 px, of the clip's blurred tenth."
     )
-    motion: Filter = Field(
+    motion: Annotated[Filter, Score(_steps("motion", np.mean), moving=True, per_second=True)] = Field(
         _score(min=0.002, max=0.8), description="Mean optical flow, in shares of the diagonal per second."
     )
-    max_change: Filter = Field(
+    max_change: Annotated[Filter, Score(_steps("jump", np.max), moving=True)] = Field(
         _score(max=0.55),
         description="Largest jump from frame to frame, motion aside, in shares of the picture's contrast.",
     )
-    combing: Filter = Field(
+    combing: Annotated[Filter, Score(_mean_of_finite("combing"))] = Field(
         _score(max=0.003),
         description="Share of the pixels that look like a comb: interlaced footage that does not say so. "
         "Footage that does is deinterlaced. Progressive footage stays below 0.0001, but for fine horizontal "
@@ -118,3 +175,15 @@ class Filters(Section):
     def used(self) -> Iterator[tuple[str, Filter]]:
         """The filters that are not off, by name."""
         yield from ((name, f) for name in type(self).model_fields if (f := getattr(self, name)).use != "off")
+
+
+SCORES = {
+    name: score
+    for name, field in Filters.model_fields.items()
+    for score in field.metadata
+    if isinstance(score, Score)
+}
+"""The scores computed from series, by name; each is a float32 column of the clips table."""
+
+HOOKS = tuple(name for name, field in Filters.model_fields.items() if field.annotation is HookFilter)
+"""The scores given by a user's own functions; float32 columns too."""

@@ -23,11 +23,13 @@ from vitascope.clips.analysis import cut, hooked
 from vitascope.clips.analysis.derive import Texts, clips_of, settle
 from vitascope.clips.analysis.features import SIDE_PX
 from vitascope.clips.analysis.scan import scan
+from vitascope.clips.analysis.series import CATALOG
 from vitascope.clips.dedup.twins import FOUND_BY, without_twins
 from vitascope.clips.index import captions, catalog, inputs, tar_table
 from vitascope.clips.index.catalog import Item, Places
 from vitascope.clips.index.inputs import Inputs
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.cluster import local
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
@@ -51,7 +53,7 @@ _CAPTIONS = pa.schema(
         pa.field("detail", pa.string()),
     ]
 )
-_CUT = pa.schema([*records.CLIPS, *FOUND_BY])
+_CUT = pa.schema([*CLIPS, *FOUND_BY])
 """Clips, with what their twins are found by."""
 
 _FIELD = "field."  # a caption's, as a column of a table with other columns
@@ -74,13 +76,13 @@ def run(settings: Settings) -> dict[str, Any]:
     found, n_tars = list_inputs(settings)
     wanted, table_notes = _wanted(found.media, settings.clips)
     how = (settings.clips.fps, SIDE_PX, CROP_RULE, settings.clips.decoder)
-    looks = _folder(settings, records.CATALOG, *how)
+    looks = _folder(settings, CATALOG, *how)
     texts = _folder(settings, _CAPTIONS, *settings.clips.caption_fields)
     places, n_scanned = _looked_at(found.media, looks, scan_part, settings)
     captioned, n_read = _looked_at(found.captioned, texts, read_captions, settings)
     work = _cut_work(wanted, found.captioned["name"], places, captioned)
     videos, clips, n_hooked = _cut(work, len(found.media), settings)
-    videos = pa.concat_tables([videos, pa.Table.from_pylist(found.unreadable, schema=records.VIDEOS)])
+    videos = pa.concat_tables([videos, pa.Table.from_pylist(found.unreadable, schema=VIDEOS)])
     videos, clips = (
         storage.in_order(videos, "name"),
         _settled(storage.in_order(clips, "name", "start_s"), settings),
@@ -212,7 +214,7 @@ def _on_ray(work: list[_Row], function: Callable, settings: Settings, **more: An
 
 def scan_part(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
     """Scans the files of a part and commits it; gives what became of each."""
-    return _committed(work, folder, records.CATALOG, lambda item: scan(item, settings))
+    return _committed(work, folder, CATALOG, lambda item: scan(item, settings))
 
 
 def read_captions(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
@@ -282,7 +284,7 @@ def _cut_work(wanted: pa.Table, with_sidecars: pa.Array, places: Places, caption
 
 def _cut(work: list[_Row], n_files: int, settings: Settings) -> tuple[pa.Table, pa.Table, int]:
     """The videos and the clips of all parts, in no certain order; and how many clips the hooks have seen."""
-    videos, clips, n_hooked = [records.VIDEOS.empty_table()], [_CUT.empty_table()], 0
+    videos, clips, n_hooked = [VIDEOS.empty_table()], [_CUT.empty_table()], 0
     publisher = Publisher(run=settings.run.folder)
     with progress.track(n_files, "cut") as advance, publisher.stage("cut", n_files) as did:
         for done in _on_ray(work, cut_part, settings, folder=_catalog(settings)):
@@ -305,11 +307,11 @@ def cut_part(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
         if uri := uris.get((video["name"], video["version"])):
             video |= _judged(video, settings) | {"uri": uri}  # the input may have been moved since
             clips += clips_of(video, settings)
-            videos.append({name: video[name] for name in records.VIDEOS.names})
+            videos.append({name: video[name] for name in VIDEOS.names})
     n_hooked = hooked.add(clips, folder, work["uri"], settings)
     settle(clips, texts, settings)
     return {
-        "videos": storage.stream_bytes(pa.Table.from_pylist(videos, schema=records.VIDEOS)),
+        "videos": storage.stream_bytes(pa.Table.from_pylist(videos, schema=VIDEOS)),
         "clips": storage.stream_bytes(pa.Table.from_pylist(clips, schema=_CUT)),
         "hooked": n_hooked,
     }
@@ -355,15 +357,15 @@ def _of_table(row: _Row, settings: ClipsSettings) -> Texts:
 
 
 def _settled(clips: pa.Table, settings: Settings) -> pa.Table:
-    """records.CLIPS: the split of every clip, and what is dropped as a twin of another."""
+    """CLIPS: the split of every clip, and what is dropped as a twin of another."""
     held_out = (settings.clips.val_share, settings.clips.val_names)
     names = pc.unique(clips["name"])
     usable = pc.unique(clips["name"].filter(pc.equal(clips["status"], str(Status.OK))))
     split = cut.splits(names.to_pylist(), usable.to_pylist(), *held_out)
     by_name = pa.array([split[name] for name in names.to_pylist()], pa.string())
     column = by_name.take(pc.index_in(clips["name"], value_set=names).combine_chunks())
-    clips = clips.set_column(clips.schema.get_field_index("split"), records.CLIPS.field("split"), column)
-    return without_twins(clips, settings.clips).select(records.CLIPS.names)
+    clips = clips.set_column(clips.schema.get_field_index("split"), CLIPS.field("split"), column)
+    return without_twins(clips, settings.clips).select(CLIPS.names)
 
 
 def _summary(videos: pa.Table, clips: pa.Table) -> _Row:

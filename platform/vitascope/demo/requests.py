@@ -11,7 +11,7 @@ def requests_for(samples: list[Row], clips: list[Row], fps: float) -> list[Row]:
 
     Args:
         samples: rows of records.SAMPLES.
-        clips: rows of records.CLIPS, which say the files.
+        clips: rows of table.CLIPS, which say the files.
         fps: of the outputs: the rate the samples' frames have.
     """
     clip_of = {clip["clip_id"]: clip for clip in clips}

@@ -3,8 +3,8 @@
 from typing import Any
 
 from vitascope import config, storage
-from vitascope.caption.answers import clip_rows
 from vitascope.clips import stage as clips
+from vitascope.clips.table import clip_rows
 from vitascope.config import Settings
 from vitascope.demo import inputs
 from vitascope.demo.requests import requests_for

@@ -1,6 +1,6 @@
 """Clips become latent shards: what the model trains on, at (near) native size.
 
-In: the clip table `clips/*.parquet` (records.CLIPS) and the videos its rows point to.
+In: the clip table `clips/*.parquet` (clips.table.CLIPS) and the videos its rows point to.
 Out: the folder `latents/<fingerprint>/`, where the fingerprint names everything that shapes a latent:
 
     shard-*.parquet     records.LATENTS: latents and text states as bf16 bytes, captions

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
 
-from vitascope.caption.answers import clip_table
+from vitascope.clips.table import clip_table
 from vitascope.config import Settings
 from vitascope.encode.buckets import (
     MAX_UPSCALE,

@@ -16,7 +16,7 @@ def shortened(samples: pa.Table, clips: pa.Table) -> list[str]:
 
     Args:
         samples: records.SAMPLES.
-        clips: clip_id, n_frames and fps of records.CLIPS.
+        clips: clip_id, n_frames and fps of table.CLIPS.
     """
     at = pc.index_in(samples["clip_id"], value_set=clips["clip_id"])
     known = np.asarray(pc.is_valid(at))

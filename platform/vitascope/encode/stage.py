@@ -14,7 +14,7 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from vitascope import storage
-from vitascope.caption.answers import clip_rows
+from vitascope.clips.table import clip_rows
 from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings

@@ -24,7 +24,7 @@ from vitascope.media.readers import READERS, NoDevice, Reader, Seen
 from vitascope.stores.patience import Unavailable
 
 SOURCE = ("uri", "version", "decoder")
-"""Of records.CLIPS: what `read_views` knows a clip's file by, beside the times."""
+"""Of table.CLIPS: what `read_views` knows a clip's file by, beside the times."""
 
 
 def read_clip(

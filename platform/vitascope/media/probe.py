@@ -23,7 +23,7 @@ _DECORD_LATEST_S = 3 * 3600.0  # its timestamps are float32, and there 1 ms coar
 
 
 def probe(uri: str, *, timeout_s: float = 60.0, decord: bool = False) -> dict[str, Any]:
-    """The media columns of records.VIDEOS, kind to decoder, after decoding a video's first frame.
+    """The media columns of table.VIDEOS, kind to decoder, after decoding a video's first frame.
 
     Of a video also `said_s`: the duration by its headers, if no packets back it. Of a picture also `detail`:
     what is wrong with it although it can be used, or None.

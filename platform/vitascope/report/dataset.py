@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitascope import storage
-from vitascope.caption import answers
+from vitascope.clips import table
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import INDEX, read_index
@@ -31,7 +31,7 @@ class Dataset:
     """The tables of `records`, and what follows from their columns.
 
     clips: with the captions that the caption stage found. answers: what became of each of its questions about
-    them, as answers.CAPTIONS. samples, drops: empty if `encoded` is false, as the encode stage has not
+    them, as table.CAPTIONS. samples, drops: empty if `encoded` is false, as the encode stage has not
     been run with these settings. missing: by file, why it cannot be read; the page does without it.
     notes: what the stages chose in silence.
     """
@@ -97,8 +97,8 @@ def read(settings: Settings) -> Dataset:
     """
     latents, captions = latents_folder(settings), settings.path("captions")
     missing: dict[str, str] = {}
-    answered = _or(missing, captions, lambda: answers.read(captions, settings.caption), [])
-    clips = answers.clip_table(settings, answered)
+    answered = _or(missing, captions, lambda: table.answers(captions, settings.caption), [])
+    clips = table.clip_table(settings, answered)
     index, drops = (storage.join(latents, name) for name in (INDEX, DROPS_FILE))
     samples = drop_rows = None
     if storage.exists(index):
@@ -136,9 +136,9 @@ def _or(missing: dict[str, str], location: str, read: Callable[[], Any], nothing
 
 
 def _answers_of(clip_ids: pa.ChunkedArray, rows: list[dict[str, Any]]) -> pa.Table:
-    """The answers.CAPTIONS about these clips."""
-    table = pa.Table.from_pylist(rows, schema=answers.CAPTIONS)
-    return table.filter(pc.is_in(table["clip_id"], value_set=clip_ids.combine_chunks()))
+    """The rows of table.CAPTIONS about these clips."""
+    answered = pa.Table.from_pylist(rows, schema=table.CAPTIONS)
+    return answered.filter(pc.is_in(answered["clip_id"], value_set=clip_ids.combine_chunks()))
 
 
 def numbers(table: pa.Table, name: str) -> Floats:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from vitascope import storage
-from vitascope.caption.answers import clip_rows
+from vitascope.clips.table import clip_rows
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_index

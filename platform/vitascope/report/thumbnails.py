@@ -46,7 +46,7 @@ class Thumbnail:
 
 
 def looks(clips: Iterable[tuple[_Row, bool]], timeout_s: float) -> Iterator[Thumbnail]:
-    """A picture of each clip, a row of records.CLIPS with whether it is to move; as encode reads it.
+    """A picture of each clip, a row of table.CLIPS with whether it is to move; as encode reads it.
 
     Whatever a file does costs its own picture and no more. Once the store has not answered, the clips that
     follow are not asked for, since each would wait for minutes.
@@ -71,7 +71,7 @@ def _look(clip: _Row, moving: bool, timeout_s: float) -> Thumbnail:
 
 
 def thumbnails(wanted: Mapping[str, tuple[_Row, bool]], settings: Settings) -> dict[str, Thumbnail]:
-    """Decodes a picture for every key of `wanted`: a row of records.CLIPS, and whether it is to move."""
+    """Decodes a picture for every key of `wanted`: a row of table.CLIPS, and whether it is to move."""
     if not wanted:
         return {}
     connect(settings.cluster)

@@ -8,10 +8,11 @@ import numpy as np
 
 from vitascope import records
 from vitascope.clips.analysis import cut, letterbox
-from vitascope.clips.analysis.scan import Series, series_of
 from vitascope.clips.analysis.scores import judge, scores
+from vitascope.clips.analysis.series import Series, of_row
 from vitascope.clips.analysis.shots import shots
 from vitascope.clips.dedup.joins import thin
+from vitascope.clips.filters import HOOKS, SCORES
 from vitascope.clips.index import captions
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected, Status
@@ -24,13 +25,13 @@ Texts = tuple[dict[str, str], str]
 
 
 def clips_of(video: _Row, settings: ClipsSettings) -> list[_Row]:
-    """The rows of records.CLIPS of a row of records.CATALOG, with their scores; `split` is filled in later.
+    """The rows of table.CLIPS of a row of series.CATALOG, with their scores; `split` is filled in later.
 
     Each also has the columns of twins.FOUND_BY. Only clips of damaged video are dropped here.
     """
     if video["status"] != Status.OK:
         return []
-    series = series_of(video)
+    series = of_row(video)
     found = list(_spans(video, series, settings))
     rows = [_row(video, span, settings) | outcome for span, outcome in found]
     good = [i for i, row in enumerate(rows) if row["status"] == Status.OK]
@@ -103,7 +104,7 @@ def settle(rows: list[_Row], texts: Mapping[str, Texts], settings: ClipsSettings
     """
     rows = [row for row in rows if row["status"] == Status.OK]
     own = ("width", "height", "start_s", "end_s", "n_frames")
-    names = [name for name, _ in settings.filters.used() if name in records.SCORES + records.HOOKS]
+    names = [name for name, _ in settings.filters.used() if name in {*SCORES, *HOOKS}]
     columns = {name: np.array([row[name] for row in rows]) for name in own}
     columns |= {name: np.array([row.get(name, np.nan) for row in rows], np.float32) for name in names}
     for row, verdict in zip(rows, judge(columns, settings.filters), strict=True):

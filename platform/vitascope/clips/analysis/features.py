@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from vitascope.clips.analysis.phash import phashes
+from vitascope.clips.analysis.series import FEATURES
 
 SIDE_PX = 256  # frames are analysed at this long side, whatever size they come in
 _BAR_LEVEL, _BAR_SPREAD = 24, 8  # of 255: black of a limited range is 16, with some noise; and flat
@@ -21,20 +22,6 @@ _Numbers = dict[str, Any]
 _Planes = tuple[np.ndarray, np.ndarray]  # HSV (H W 3), grey (H W)
 
 cv2.setNumThreads(1)  # a task has one core
-
-DTYPES = {
-    "change": np.float16,
-    "peak_change": np.float16,
-    "motion": np.float16,
-    "residual": np.float16,
-    "brightness": np.float16,
-    "contrast": np.float16,
-    "saturation": np.float16,
-    "sharpness": np.float16,
-    "bars": np.float16,
-    "phash": np.int64,
-}
-"""The series, in the order and with the types in which they are kept."""
 
 
 def features(frames: np.ndarray, previous: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -68,7 +55,7 @@ def features(frames: np.ndarray, previous: np.ndarray | None = None) -> dict[str
     series = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     series["phash"] = phashes(np.array(small))
     series["sharpness"] = series["sharpness"].clip(max=_FLOAT16_MAX)
-    return {name: series[name].astype(dtype) for name, dtype in DTYPES.items()}
+    return {name: series[name].astype(kind.dtype) for name, kind in FEATURES.items()}
 
 
 def _shape(height: int, width: int) -> tuple[int, int]:

@@ -15,7 +15,7 @@ _ASKEW = 0.05  # of the height or width; opposite bars that differ by more are a
 _MIN_PICTURE = 0.25  # of the height or width; less is no picture
 
 COLUMNS = ("crop_left", "crop_top", "crop_width", "crop_height")
-"""Of records.CLIPS."""
+"""Of table.CLIPS."""
 
 
 def letterbox(series: Mapping[str, np.ndarray], whole: Crop | None = None) -> Crop:
@@ -56,12 +56,12 @@ def _edges(crop: Crop) -> np.ndarray:
 
 
 def columns(crop: Crop, width: int, height: int) -> dict[str, Any]:
-    """The columns of records.CLIPS about the part of a frame of this size: where it is, and how large."""
+    """The columns of table.CLIPS about the part of a frame of this size: where it is, and how large."""
     *_, own_width, own_height = crop.pixels(width, height)
     places = (crop.left, crop.top, crop.width, crop.height)
     return dict(zip(COLUMNS, places, strict=True)) | {"width": own_width, "height": own_height}
 
 
 def crop_of(clip: Mapping[str, Any]) -> Crop:
-    """The part of the frame that a row of records.CLIPS is of."""
+    """The part of the frame that a row of table.CLIPS is of."""
     return Crop(*(clip[name] for name in COLUMNS))

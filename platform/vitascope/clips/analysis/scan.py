@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vitascope import records, storage
-from vitascope.clips.analysis.features import DTYPES, SIDE_PX, features
-from vitascope.clips.dedup.hashing import BOXES, copy_hashes
+from vitascope.clips.analysis.features import SIDE_PX, features
+from vitascope.clips.analysis.series import Series, columns, joined, missing
+from vitascope.clips.dedup.hashing import copy_hashes
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected
@@ -38,16 +39,9 @@ DECORD_REMOTE_BYTES = 64 << 20
 PROBED_FIRST_BYTES = 64 << 20
 """Larger ones are fetched only once a few ranges of them have shown that they hold a video."""
 
-_COPIES = "copy_hashes"
-_DTYPES = DTYPES | {_COPIES: np.int64, "combing": np.float16, "sides": np.int32}
-WIDTHS = dict.fromkeys(_DTYPES, 1) | {"bars": 4, _COPIES: len(BOXES), "sides": 2}
-"""The series of a row, each with its numbers a frame."""
-
-Series = dict[str, np.ndarray]
-
 
 def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
-    """A row of records.CATALOG about the file.
+    """A row of series.CATALOG about the file.
 
     `again` if it may not have been the file's fault: the store failed, or decoding took too long or was
     killed, as on a busy machine.
@@ -88,7 +82,7 @@ def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> bool:
         said_s = facts["said_s"] or facts["duration_s"]
         if said_s - last_s > 1 / settings.fps + HOLD_S:
             facts["detail"] = f"it should last {said_s:.2f} s; its last good frame is at {last_s:.2f} s"
-        facts |= _kept(series)
+        facts |= columns(series)
     return doubtful
 
 
@@ -130,13 +124,13 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[S
             got = isolated(stretch, timeout_s=settings.decode_timeout_s, first=first, **how)
             ended = len(got["brightness"]) < STRETCH_FRAMES
         except (Rejected, ChildDied, MemoryError) as error:
-            got, cause = _nothing(0), getattr(error, "detail", str(error))
+            got, cause = missing(0), getattr(error, "detail", str(error))
             doubtful = doubtful or not isinstance(error, Rejected)
         fruitless = 0 if np.isfinite(got["brightness"]).any() else fruitless + 1
-        stretches = [*stretches, _padded(got, STRETCH_FRAMES)] if moves else [got]
+        stretches = [*stretches, got, missing(STRETCH_FRAMES - len(got["brightness"]))] if moves else [got]
         if ended or fruitless == FRUITLESS:
             break
-    series = {name: np.concatenate([s[name] for s in stretches]) for name in WIDTHS}
+    series = joined(stretches)
     good = np.flatnonzero(np.isfinite(series["brightness"]))
     if not len(good):
         raise Rejected(Reason.DECODE_FAILED, cause, doubtful=doubtful)
@@ -170,7 +164,7 @@ def _looked_at(seen: Seen | None, number: int) -> _Look | None:
 
 def _in_runs(looks: list[_Look | None], skip: int) -> Series:
     """The series of the frames after the first `skip`; each run of good frames of one size begins anew."""
-    series = _nothing(len(looks))
+    series = missing(len(looks))
     end = 0
     for sides, group in itertools.groupby(looks, lambda look: look and look.sides):
         run = list(group)
@@ -180,31 +174,7 @@ def _in_runs(looks: list[_Look | None], skip: int) -> Series:
         pictures = [look.picture for look in run if look]
         series["sides"][begin:end] = sides
         series["combing"][begin:end] = [look.combing for look in run if look]
-        series[_COPIES][begin:end] = [copy_hashes(picture) for picture in pictures]
+        series["copy_hashes"][begin:end] = [copy_hashes(picture) for picture in pictures]
         for name, values in features(np.stack(pictures)).items():
             series[name][begin:end] = values
     return {name: values[skip:] for name, values in series.items()}
-
-
-def _nothing(n_frames: int) -> Series:
-    shapes = {name: (n_frames, width) if width > 1 else (n_frames,) for name, width in WIDTHS.items()}
-    return {
-        name: np.full(shapes[name], 0 if np.issubdtype(dtype, np.integer) else np.nan, dtype)
-        for name, dtype in _DTYPES.items()
-    }
-
-
-def _padded(series: Series, n_frames: int) -> Series:
-    missing = _nothing(n_frames - len(series["brightness"]))
-    return {name: np.concatenate([values, missing[name]]) for name, values in series.items()}
-
-
-def _kept(series: Series) -> Series:
-    """The series flat, for a row."""
-    return {name: values.ravel() for name, values in series.items()}
-
-
-def series_of(row: dict[str, Any]) -> Series:
-    """The inverse: the series (F, …) of a catalog row."""
-    flat = {name: np.asarray(row[name], dtype) for name, dtype in _DTYPES.items()}
-    return {name: v.reshape(-1, WIDTHS[name]) if WIDTHS[name] > 1 else v for name, v in flat.items()}

@@ -8,14 +8,9 @@ import pyarrow as pa
 from numpy.typing import ArrayLike
 
 from vitascope.clips.analysis.cut import Span
-from vitascope.clips.analysis.shots import change_beyond_motion, is_black
-from vitascope.clips.filters import Filter, Filters
+from vitascope.clips.analysis.shots import change_beyond_motion
+from vitascope.clips.filters import SCORES, Filter, Filters, reason
 from vitascope.errors import Mistake
-from vitascope.ledger import Reason
-from vitascope.records import SCORES
-
-STILL = 4.0  # of 255: H.264 (crf 28) changes a still picture's tiles by up to 3.4, motion one by 10 and more
-_BLURRED = 0.1  # a clip is as sharp as its blurred tenth
 
 Columns: TypeAlias = pa.Table | Mapping[str, ArrayLike]
 
@@ -28,33 +23,17 @@ def scores(
     What a frame changes against the one before counts from a clip's second frame on; a clip of one frame has
     NaN there.
     """
-    jumps = change_beyond_motion(series)
-    rows = [_scores(series, jumps, round(span.start_s * fps), span.n_frames) for span in spans]
-    wanted = [name for name, _ in filters.used() if name in SCORES]
-    columns = {name: np.array([row[name] for row in rows], np.float32) for name in wanted}
-    if "motion" in columns:
-        columns["motion"] *= np.float32(fps)  # the series are per frame, thresholds per second
-    return columns
-
-
-def _scores(series: Mapping[str, np.ndarray], jumps: np.ndarray, first: int, n: int) -> dict[str, float]:
-    clip = {name: values[first : first + n].astype(np.float32) for name, values in series.items()}
-    steps = jumps[first + 1 : first + n]
-    looked_at = clip["combing"][np.isfinite(clip["combing"])]
-    return {
-        "black_share": is_black(clip).mean(),
-        "still_share": (clip["peak_change"][1:] <= STILL).mean() if n > 1 else np.nan,
-        "contrast": clip["contrast"].mean(),
-        "brightness": clip["brightness"].mean(),
-        "saturation": clip["saturation"].mean(),
-        "sharpness": np.quantile(clip["sharpness"], _BLURRED),
-        "motion": clip["motion"][1:].mean() if n > 1 else np.nan,
-        "max_change": steps.max() if n > 1 else np.nan,
-        "combing": looked_at.mean() if len(looked_at) else np.nan,
+    series = {**series, "jump": change_beyond_motion(series)}
+    firsts = [(round(span.start_s * fps), span.n_frames) for span in spans]
+    clips = [{k: v[first : first + n].astype(np.float32) for k, v in series.items()} for first, n in firsts]
+    wanted = {name: SCORES[name] for name, _ in filters.used() if name in SCORES}
+    columns = {
+        name: np.array([score.of(clip) for clip in clips], np.float32) for name, score in wanted.items()
     }
+    return {n: v * np.float32(fps) if wanted[n].per_second else v for n, v in columns.items()}
 
 
-def judge(columns: Columns, filters: Filters) -> list[tuple[Reason, str] | None]:
+def judge(columns: Columns, filters: Filters) -> list[tuple[str, str] | None]:
     """Why each clip is dropped, or None: the reason of the first filter it fails, the detail of all.
 
     `columns` are a clips table's, or arrays (N,) by name: each score whose filter drops. A duration may come
@@ -64,14 +43,14 @@ def judge(columns: Columns, filters: Filters) -> list[tuple[Reason, str] | None]
         Mistake: a score that is to drop clips was not computed.
     """
     n_clips = len(columns) if isinstance(columns, pa.Table) else len(np.asarray(next(iter(columns.values()))))
-    reasons: list[Reason | None] = [None] * n_clips
+    reasons: list[str | None] = [None] * n_clips
     details: list[list[str]] = [[] for _ in range(n_clips)]
     for name, rule in filters.used():
         if rule.use == "drop":
             for i, detail in _failing(name, _column(columns, name), rule):
-                reasons[i] = reasons[i] or Reason(f"filter_{name}")
+                reasons[i] = reasons[i] or reason(name)
                 details[i].append(detail)
-    return [(reason, "; ".join(d)) if reason else None for reason, d in zip(reasons, details, strict=True)]
+    return [(why, "; ".join(d)) if why else None for why, d in zip(reasons, details, strict=True)]
 
 
 def _failing(name: str, values: np.ndarray, rule: Filter) -> Iterator[tuple[int, str]]:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from vitascope.clips.analysis.phash import distances
-from vitascope.clips.filters import ShotSettings
+from vitascope.clips.filters import ShotSettings, is_black
 
-BLACK = 0.04  # of 1; a black frame is no brighter, and has no more contrast
 _AROUND_S = 0.5  # the neighbours that a cut stands out from
 _CUT_BITS, _SAME_BITS = 14, 10  # of a hash's 64: at least so many differ at a cut; at most, in one picture
 _FLASH = 2  # frames; the same picture goes on after it
@@ -78,11 +77,6 @@ def _fades(series: Mapping[str, np.ndarray], fps: float) -> np.ndarray:
     after = _rises(brightness, black, round(_FADE_S * fps))
     before = _rises(brightness[::-1], black[::-1], round(_FADE_S * fps))[::-1]
     return black | after | before
-
-
-def is_black(series: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Whether each frame is black."""
-    return (series["brightness"] < BLACK) & (series["contrast"] < BLACK)
 
 
 def _rises(brightness: np.ndarray, black: np.ndarray, longest: int) -> np.ndarray:

@@ -1,13 +1,15 @@
 """What of the clip table is dropped as a twin."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitascope import records
 from vitascope.clips.dedup import joins as dedup
 from vitascope.clips.dedup.hashing import EMBEDDINGS, FRAMES, WORDS, Measure
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.table import CLIPS
 from vitascope.ledger import Reason, Status
 
 FOUND_BY = pa.schema(
@@ -16,9 +18,19 @@ FOUND_BY = pa.schema(
         pa.field("looks", pa.large_list(pa.int64())),  # 7 hashes a frame: of dedup.thin, or of an image model
     ]
 )
-"""What twins are found by, beside records.CLIPS."""
+"""What twins are found by, beside CLIPS."""
 
-_Found = dict[int, str]  # the row of a clip to be dropped, and what the ledger says of it
+
+@dataclass(frozen=True)
+class _Twin:
+    """Why a clip is dropped: the row of the one that is kept, and what the ledger says."""
+
+    kept: int
+    detail: str
+
+
+_Twins = dict[int, _Twin]
+"""By the row of the clip that is dropped."""
 
 
 def without_twins(clips: pa.Table, settings: ClipsSettings) -> pa.Table:
@@ -28,24 +40,30 @@ def without_twins(clips: pa.Table, settings: ClipsSettings) -> pa.Table:
     may be among those trained on.
     """
     same: dict[int, int] = {}
-    found: _Found = {}
+    twins: _Twins = {}
     rows = _by_preference(clips)
     if settings.duplicates != "keep":
         same = _same_bytes(clips, rows)
     if settings.duplicates == "near":
-        found = _same_looks(clips, rows[~np.isin(rows, list(same))], settings)
-    found |= _same_as(clips, same, found)
-    twins = np.zeros(len(clips), bool)
-    twins[list(found)] = True
-    details = pa.array([found[row] for row in sorted(found)], pa.string())
+        twins = _same_looks(clips, rows[~np.isin(rows, list(same))], settings)
+    twins |= _same_as(clips, same, twins)
+    dropped = np.zeros(len(clips), bool)
+    dropped[list(twins)] = True
+    mask, ordered = pa.array(dropped), [twins[row] for row in sorted(twins)]
+    kept = clips["clip_id"].take(pa.array([twin.kept for twin in ordered], pa.int64()))
     outcome = {
-        "status": pc.if_else(twins, str(Status.DROPPED), clips["status"]),
-        "reason": pc.if_else(twins, str(Reason.DUPLICATE), clips["reason"]),
-        "detail": pc.replace_with_mask(clips["detail"].combine_chunks(), pa.array(twins), details),
+        "status": pc.if_else(mask, str(Status.DROPPED), clips["status"]),
+        "reason": pc.if_else(mask, str(Reason.DUPLICATE), clips["reason"]),
+        "detail": _replaced(clips["detail"], mask, pa.array([twin.detail for twin in ordered], pa.string())),
+        "duplicate_of": _replaced(clips["duplicate_of"], mask, kept.combine_chunks()),
     }
     for name, column in outcome.items():
-        clips = clips.set_column(clips.schema.get_field_index(name), records.CLIPS.field(name), column)
+        clips = clips.set_column(clips.schema.get_field_index(name), CLIPS.field(name), column)
     return clips
+
+
+def _replaced(column: pa.ChunkedArray, mask: pa.Array, values: pa.Array) -> pa.Array:
+    return pc.replace_with_mask(column.combine_chunks(), mask, values)
 
 
 def _by_preference(clips: pa.Table) -> np.ndarray:
@@ -66,27 +84,26 @@ def _same_bytes(clips: pa.Table, rows: np.ndarray) -> dict[int, int]:
     return dict(zip(rows[copies].tolist(), rows[twin[copies]].tolist(), strict=True))
 
 
-def _same_as(clips: pa.Table, same: dict[int, int], near: _Found) -> _Found:
-    """What is said of copies with the same bytes: the same as of the one preferred, if that is dropped."""
+def _same_as(clips: pa.Table, same: dict[int, int], near: _Twins) -> _Twins:
+    """Copies with the same bytes: twins of the one preferred, or of what that is itself a twin of."""
     names = clips["name"].take(pa.array(same.values(), pa.int64())).to_pylist()
     return {
-        row: near.get(first, f"the same bytes as {name}")
+        row: near.get(first, _Twin(first, f"the same bytes as {name}"))
         for (row, first), name in zip(same.items(), names, strict=True)
     }
 
 
-def _same_looks(clips: pa.Table, rows: np.ndarray, settings: ClipsSettings) -> _Found:
+def _same_looks(clips: pa.Table, rows: np.ndarray, settings: ClipsSettings) -> _Twins:
     """The clips that show what another shows."""
     some = clips.select(["looks", "name", "start_s", "end_s", "split"]).take(rows)
     held_out = np.asarray(pc.equal(some["split"], "val"))
     measure = EMBEDDINGS if settings.duplicates_model else FRAMES
     twins = dedup.near_twins(looks_of(some, measure), max_bits=settings.duplicates_bits, held_out=held_out)
     copies = np.flatnonzero(twins.twin >= 0)
-    kept = some.select(["name", "start_s"]).take(twins.twin[copies]).to_pylist()
-    return {
-        row: dedup.twin_detail(**twin, distance=bits)
-        for row, twin, bits in zip(rows[copies].tolist(), kept, twins.distance[copies].tolist(), strict=True)
-    }
+    kept = twins.twin[copies]
+    shown = some.select(["name", "start_s"]).take(kept).to_pylist()
+    details = [dedup.twin_detail(**a, distance=b) for a, b in zip(shown, twins.distance[copies], strict=True)]
+    return dict(zip(rows[copies].tolist(), map(_Twin, rows[kept].tolist(), details), strict=True))
 
 
 def looks_of(clips: pa.Table, measure: Measure) -> dedup.ClipHashes:

@@ -47,7 +47,7 @@ class Inputs:
 
     media: pa.Table  # FILES
     captioned: pa.Table  # FILES: those of the media that have sidecars, with the sidecars' versions
-    unreadable: list[_Row]  # rows of records.VIDEOS
+    unreadable: list[_Row]  # rows of table.VIDEOS
     passed: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -152,7 +152,7 @@ def tars_among(files: pa.Table) -> tuple[pa.Table, pa.Table]:
 
 
 def of_tars(tars: pa.Table, told: Iterable[pa.Table]) -> tuple[pa.Table, list[_Row], Counter[str]]:
-    """The members of all tars, as LISTED; rows of records.VIDEOS about damage; how much was passed over.
+    """The members of all tars, as LISTED; rows of table.VIDEOS about damage; how much was passed over.
 
     `told` are rows of TARS about `tars`. A member is called as its tar, and by its name within it:
     `a.tar/000123.mp4`. It changes when its tar does.
@@ -191,7 +191,7 @@ def _damaged(tars: pa.Table, rows: pa.Table) -> list[_Row]:
 
 
 def _unreadable(file: _Row, why: str) -> _Row:
-    """A row of records.VIDEOS about a file of which nothing else is known."""
+    """A row of table.VIDEOS about a file of which nothing else is known."""
     facts = {name: file[name] for name in ("uri", "name", "version", "size_bytes")}
     video_id = records.stable_id(file["name"], file["size_bytes"])
     return {"video_id": video_id} | facts | records.dropped(Reason.UNREADABLE, why)
