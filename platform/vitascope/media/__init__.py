@@ -6,7 +6,7 @@ In: a location, and the times and sizes that are wanted. Out: frames, uint8 BT.7
     probe       what a file is
     clip        the frames of a clip, and of a whole source
     readers     open sources, and their frames by timestamp (`clock`: how exact those are)
-    containers  the format, the track that players show (`tracks`), and what ffmpeg's errors mean (`formats`)
+    containers  the format, the track that players show (`boxes`), and what ffmpeg's errors mean (`formats`)
     pictures    stills and animations (`animation`: composed as in browsers; `profiles`: colours to sRGB)
     colour      decoded frames to RGB (`fields`: deinterlaced)
     geometry    sizes: displayed, covering, cropped; and which way up

@@ -8,7 +8,6 @@ with an error of up to 160 levels. WebP and AVIF come out composed, by libwebp a
 import io
 import itertools
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -16,9 +15,9 @@ from enum import Enum
 from PIL import Image
 
 from vitascope.media import profiles
+from vitascope.media.boxes import PNG, Chunk, chunk, chunks
 
 _MAX_PIXELS = 2**26  # as of a video's frame
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Disposal(Enum):
@@ -94,8 +93,8 @@ class Animation:
 
 def _size_of(content: bytes) -> tuple[int, int]:
     """Width and height in the header of a GIF or PNG."""
-    if content.startswith(_PNG):
-        return struct.unpack_from(">II", content, len(_PNG) + 8)
+    if content.startswith(PNG):
+        return struct.unpack_from(">II", content, len(PNG) + 8)
     return struct.unpack_from("<HH", content, 6)
 
 
@@ -161,16 +160,16 @@ def apng(content: bytes) -> Animation | None:
     Raises:
         OSError, struct.error: its animation breaks the format's rules.
     """
-    chunks = list(_chunks(content))
-    kinds = [kind for kind, _ in chunks]
+    every = list(chunks(content))
+    kinds = [each.kind for each in every]
     if b"IDAT" not in kinds or b"acTL" not in kinds[: kinds.index(b"IDAT")] or b"fcTL" not in kinds:
         return None
-    header, before = chunks[0][1], chunks[1 : kinds.index(b"IDAT")]
-    shared = b"".join(_chunk(kind, data) for kind, data in before if kind not in (b"acTL", b"fcTL"))
+    header, before = every[0].data, every[1 : kinds.index(b"IDAT")]
+    shared = b"".join(chunk(kind, data) for kind, data, _ in before if kind not in (b"acTL", b"fcTL"))
     begins = [number for number, kind in enumerate(kinds) if kind == b"fcTL"]
     parts = [
-        _apng_part(chunks[begin:end], header, shared)
-        for begin, end in itertools.pairwise([*begins, len(chunks)])
+        _apng_part(every[begin:end], header, shared)
+        for begin, end in itertools.pairwise([*begins, len(every)])
     ]
     if parts[0].disposal is Disposal.RESTORE:
         parts[0] = replace(parts[0], disposal=Disposal.CLEAR)
@@ -182,23 +181,10 @@ def apng(content: bytes) -> Animation | None:
     return Animation(size, parts)
 
 
-def _apng_part(chunks: list[tuple[bytes, bytes]], header: bytes, shared: bytes) -> Part:
-    _, width, height, left, top, num, den, disposal, blend = struct.unpack(">IIIIIHHBB", chunks[0][1])
-    data = b"".join(d[4:] if kind == b"fdAT" else d for kind, d in chunks if kind in (b"IDAT", b"fdAT"))
+def _apng_part(own: list[Chunk], header: bytes, shared: bytes) -> Part:
+    _, width, height, left, top, num, den, disposal, blend = struct.unpack(">IIIIIHHBB", own[0].data)
+    data = b"".join(d[4:] if kind == b"fdAT" else d for kind, d, _ in own if kind in (b"IDAT", b"fdAT"))
     own_header = struct.pack(">II", width, height) + header[8:]
-    pieces = (_chunk(b"IHDR", own_header), shared, _chunk(b"IDAT", data), _chunk(b"IEND", b""))
+    pieces = (chunk(b"IHDR", own_header), shared, chunk(b"IDAT", data), chunk(b"IEND", b""))
     duration_ms = 1000 * num / (den or 100)
-    return Part(_PNG + b"".join(pieces), (left, top), duration_ms, Disposal(disposal), replaces=blend == 0)
-
-
-def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of a PNG, kind and data; the last one is cut short if the file is."""
-    at = len(_PNG)
-    while at + 8 <= len(content):
-        size, kind = struct.unpack_from(">I4s", content, at)
-        yield kind, content[at + 8 : at + 8 + size]
-        at += 12 + size
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return Part(PNG + b"".join(pieces), (left, top), duration_ms, Disposal(disposal), replaces=blend == 0)

@@ -1,4 +1,4 @@
-"""Frames of a clip, and of a whole source.
+"""A clip: which frames of a source, and how they are read.
 
 All decoding happens in a child process that its time limit kills, in PyAV unless `clips.decoder` asks for
 decord: then decord reads clips at their own size, from files in which it agrees with PyAV, and PyAV the rest.
@@ -9,7 +9,9 @@ an exact one and PyAV's 52. Stepping through a file, PyAV took as long or less a
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,93 +20,152 @@ from vitascope import storage
 from vitascope.ledger import Reason, Rejected
 from vitascope.media import tars
 from vitascope.media.containers import words
-from vitascope.media.geometry import Crop, Size, View
+from vitascope.media.geometry import WHOLE, Crop, Seen, Size, View
 from vitascope.media.isolate import ChildDied, isolated
-from vitascope.media.readers import READERS, NoDevice, Reader, Seen
+from vitascope.media.readers import READERS, NoDevice, Reader
 from vitascope.stores.patience import Unavailable
 
 SOURCE = ("uri", "version", "decoder")
-"""Of table.CLIPS: what `read_views` knows a clip's file by, beside the times."""
+_CROP = ("crop_left", "crop_top", "crop_width", "crop_height")
+COLUMNS = (*SOURCE, "start_s", "fps", "n_frames", *_CROP)
+"""The columns of the clip table that `Clip.of_row` reads."""
 
 
-def read_clip(
-    uri: str, *, n_frames: int = 1, size: Size | None = None, crop: Crop | None = None, **where: Any
-) -> np.ndarray:
-    """A clip as one `View` has it: uint8 (F, H, W, 3); `where` and errors as of `read_views`."""
-    return read_views(uri, [View(n_frames, size, crop or Crop())], **where)[0]
+@dataclass(frozen=True)
+class Clip:
+    """Frames of a video, or an image: those on screen at start_s, start_s + 1/fps, …, `n_frames` in all.
 
-
-def read_views(
-    uri: str,
-    views: Sequence[View],
-    *,
-    start_s: float = 0.0,
-    fps: float = 1.0,
-    decoder: str,
-    version: str | None = None,
-    timeout_s: float = 60.0,
-) -> list[np.ndarray]:
-    """The frames on screen at start_s + i/fps, as each of `views` has them: uint8 (F, H, W, 3), BT.709 RGB.
-
-    They are upright, mirrored if the file says so, deinterlaced if combed, and over white if transparent.
-    They are decoded once, whatever the number of views.
+    Frames are read as uint8 (F, H, W, 3), BT.709 RGB: upright, mirrored if the file says so, deinterlaced if
+    combed, and over white if transparent.
 
     Args:
-        uri: a local path, s3:// or gs:// URI, or a tar's member (`tars`).
-        decoder: decord, pyav or pillow, from `probe`, or nvdec. If decord fails, PyAV is tried.
-        version: the file's when it was scanned; without one, it is taken as it is now.
+        uri: a local path, an s3:// or gs:// URI, or a tar's member (`tars`).
+        decoder: decord, pyav or pillow, as `probe` says, or nvdec. If decord fails, PyAV is tried.
+        crop: the part of the upright frame that counts, without black bars.
+        version: the file's when it was scanned; None reads the file as it is.
 
     Raises:
-        Rejected: DECODE_FAILED, also if decoding takes more processor time than `timeout_s`; SOURCE_CHANGED.
-        NoDevice: nvdec, and no GPU.
-        Unavailable: the store does not answer.
+        ValueError: a time, a rate or a number of frames that no clip can have, or an unknown decoder.
     """
-    what: dict[str, Any] = {"uri": uri, "version": version}
-    what |= {"start_s": start_s, "fps": fps}
-    order = sorted(range(len(views)), key=lambda i: -views[i].n_frames)
-    what["views"] = [views[i] for i in order]
-    for attempt in (decoder, "pyav") if decoder == "decord" else (decoder,):
-        try:
-            frames = isolated(_read, timeout_s=timeout_s, decoder=attempt, **what)
-            return [frames[order.index(i)] for i in range(len(views))]
-        except ChildDied as death:
-            cause = str(death)
-    raise Rejected(Reason.DECODE_FAILED, cause) from None
+
+    uri: str
+    decoder: str
+    start_s: float = 0.0
+    fps: float = 1.0
+    n_frames: int = 1
+    crop: Crop = WHOLE
+    version: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.start_s >= 0 and math.isfinite(self.start_s) and self.n_frames >= 1):
+            raise ValueError(f"a clip begins at 0 s or later and has 1 frame or more, got {self}")
+        if not 0 < self.fps < math.inf:
+            raise ValueError(f"the frame rate of a clip is above 0, got {self}")
+        if self.decoder not in READERS:
+            raise ValueError(f"the decoder of a clip is one of {', '.join(READERS)}, got {self}")
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> "Clip":
+        """The clip that a row of the clip table (clips.table.CLIPS) describes; it needs COLUMNS only."""
+        own = {name: row[name] for name in COLUMNS if name not in _CROP}
+        return cls(**own, crop=Crop(*(row[name] for name in _CROP)))
+
+    @property
+    def end_s(self) -> float:
+        """When its last frame is on screen."""
+        return self.start_s + (self.n_frames - 1) / self.fps
+
+    def sampled(self, n: int) -> "Clip":
+        """The clip of `n` of its frames, at even distances from the first to the last; one is the middle one.
+
+        A clip of `n` frames or fewer keeps them all.
+        """
+        last = self.n_frames - 1
+        if n == 1:
+            return replace(self, start_s=self.start_s + (last + 1) // 2 / self.fps, n_frames=1)
+        if n > last:
+            return self
+        return replace(self, fps=self.fps * (n - 1) / last, n_frames=n)
+
+    def frames(
+        self, n: int | None = None, size: Size | int | None = None, *, timeout_s: float = 60.0
+    ) -> np.ndarray:
+        """All its frames, or `n` of them (`sampled`): uint8 (F, H, W, 3).
+
+        Args:
+            size: the crop is scaled to cover this (height, width) and cut around its centre; a number is the
+                longest side that the crop, made smaller, may have; None keeps the size as displayed.
+
+        Raises: as `views`.
+        """
+        clip = self if n is None else self.sampled(n)
+        height_width, long_side = (None, size) if isinstance(size, int) else (size, None)
+        view = View(clip.n_frames, height_width, self.crop, long_side)
+        return clip.views([view], timeout_s=timeout_s)[0]
+
+    def views(self, views: Sequence[View], *, timeout_s: float = 60.0) -> list[np.ndarray]:
+        """The clip's first frames as each of `views` has them: uint8 (F, H, W, 3). They are decoded once.
+
+        A view has a number of frames and a part of the picture of its own.
+
+        Raises:
+            Rejected: DECODE_FAILED, also if decoding takes more processor time than `timeout_s`;
+                SOURCE_CHANGED.
+            NoDevice: nvdec, and no GPU.
+            Unavailable: the store does not answer.
+        """
+        order = sorted(range(len(views)), key=lambda i: -views[i].n_frames)
+        longest_first = [views[i] for i in order]
+        for decoder in ("decord", "pyav") if self.decoder == "decord" else (self.decoder,):
+            try:
+                clip = replace(self, decoder=decoder)
+                frames = isolated(_read, timeout_s=timeout_s, clip=clip, views=longest_first)
+                return [frames[order.index(i)] for i in range(len(views))]
+            except ChildDied as death:
+                cause = str(death)
+        raise Rejected(Reason.DECODE_FAILED, cause) from None
+
+    def stream(self, first: int, n_frames: int, *, long_side: int | None = None) -> Iterator[Seen | None]:
+        """Its source's frames at start_s + k/fps, first <= k < first + n_frames, None if damaged.
+
+        Each has one view: the whole of it, `shrunk` to `long_side` if that is given.
+
+        For functions that `isolated` runs, so that what they make of the frames leaves the child and not the
+        frames; one is held at a time. The source stays open: the stretch that follows is decoded on from
+        there, without a seek. If the source ends before, so do the frames; the last one stands
+        `clock.HOLD_S` longer than it says. Errors as of `views`.
+        """
+        clip = replace(self, decoder="pyav") if self.decoder == "decord" else self
+        times_s = self.start_s + (first + np.arange(n_frames)) / self.fps
+        yield from _pictures(clip, times_s, [View(n_frames, long_side=long_side)])
+
+
+def read_clip(uri: str, *, size: Size | None = None, timeout_s: float = 60.0, **where: Any) -> np.ndarray:
+    """`Clip.frames` of the clip at `where`."""
+    return Clip(uri, **where).frames(size=size, timeout_s=timeout_s)
+
+
+def read_views(uri: str, views: Sequence[View], *, timeout_s: float = 60.0, **where: Any) -> list[np.ndarray]:
+    """`Clip.views` of the clip at `where`."""
+    return Clip(uri, **where).views(views, timeout_s=timeout_s)
 
 
 def stream(
-    uri: str,
-    *,
-    fps: float,
-    first: int,
-    n_frames: int,
-    long_side: int | None = None,
-    decoder: str,
+    uri: str, *, first: int, n_frames: int, long_side: int | None = None, **where: Any
 ) -> Iterator[Seen | None]:
-    """The source's frames at k/fps, first <= k < first + n_frames, None if damaged.
-
-    Each has one view: the whole of it, `shrunk` to `long_side` if that is given.
-
-    For functions that `isolated` runs, so that what they make of the frames leaves the child and not the
-    frames; one is held at a time. The source stays open: the stretch that follows is decoded on from
-    there, without a seek. Where the source ends, so do the frames; the last one stands `readers.HOLD_S`
-    longer than it says. Arguments and errors as of `read_views`.
-    """
-    times_s = (first + np.arange(n_frames)) / fps
-    reader = "pyav" if decoder == "decord" else decoder
-    views = [View(n_frames, long_side=long_side)]
-    yield from _pictures(reader, times_s, uri=uri, version=None, views=views)
+    """`Clip.stream` of the clip at `where`."""
+    return Clip(uri, **where).stream(first, n_frames, long_side=long_side)
 
 
-def _read(*, decoder: str, start_s: float, fps: float, views: list[View], **source: Any) -> list[np.ndarray]:
+def _read(*, clip: Clip, views: list[View]) -> list[np.ndarray]:
     """The frames of all views, of which the longest come first. Runs in the child."""
-    times_s = start_s + np.arange(views[0].n_frames) / fps
-    if decoder == "decord":
-        decoder = "pyav"
+    times_s = clip.start_s + np.arange(views[0].n_frames) / clip.fps
+    if clip.decoder == "decord":
         if all(view.is_plain for view in views):
             with contextlib.suppress(Exception):  # PyAV decides whether the clip is bad, and says why
-                return _stacked(_pictures("decord", times_s, views=views, **source), times_s, views)
-    return _stacked(_pictures(decoder, times_s, views=views, **source), times_s, views)
+                return _stacked(_pictures(clip, times_s, views), times_s, views)
+        clip = replace(clip, decoder="pyav")
+    return _stacked(_pictures(clip, times_s, views), times_s, views)
 
 
 def _stacked(pictures: Iterator[Seen | None], times_s: np.ndarray, views: list[View]) -> list[np.ndarray]:
@@ -132,14 +193,13 @@ def _stacked(pictures: Iterator[Seen | None], times_s: np.ndarray, views: list[V
     return frames
 
 
-def _pictures(
-    decoder: str, times_s: np.ndarray, *, uri: str, version: str | None, views: list[View]
-) -> Iterator[Seen | None]:
+def _pictures(clip: Clip, times_s: np.ndarray, views: list[View]) -> Iterator[Seen | None]:
     """The reader's pictures; all failures that are the file's become Rejected."""
+    uri, version = clip.uri, clip.version
     try:
         # s3fs reads on in the version that it opened, or not at all; others may be written over.
         known = version if version and uri.startswith("s3://") else _same(uri, version)
-        yield from _reader(uri, decoder, known).pictures(times_s, views)
+        yield from _reader(uri, clip.decoder, known).pictures(times_s, views)
     except Exception as error:
         _reader.cache_clear()  # its state is not known any more
         if isinstance(error, Rejected | NoDevice | Unavailable):
@@ -159,7 +219,9 @@ def _reader(uri: str, decoder: str, version: str) -> Reader:
 def _same(uri: str, version: str | None) -> str:
     """The version of a file, or of its tar, which has to be `version` if that is known."""
     member = tars.locate(uri)
-    there = storage.version(member.tar if member else uri)
-    if version not in (None, there):
-        raise Rejected(Reason.SOURCE_CHANGED, f"scanned as {version}, now {there}; run vitascope clips again")
-    return there
+    current = storage.version(member.tar if member else uri)
+    if version not in (None, current):
+        raise Rejected(
+            Reason.SOURCE_CHANGED, f"scanned as {version}, now {current}; run vitascope clips again"
+        )
+    return current

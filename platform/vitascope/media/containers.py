@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import av
 
 from vitascope.ledger import Reason, Rejected
-from vitascope.media import formats, tars, tracks
+from vitascope.media import boxes, formats, tars
 from vitascope.stores.patience import Unavailable
 
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
@@ -127,12 +127,11 @@ def _shown(container: Any, uri: str) -> Any:
     videos = [stream for stream in container.streams.video if not stream.disposition & _ASIDE]
     if len(videos) > 1 and container.format.name == MOV:
         with tars.open_file(uri) as file:
-            aside = tracks.asides(file)
+            aside = boxes.asides(file)
         videos = [stream for stream in videos if stream.id not in aside]
     if not videos:
-        kinds = {
-            "pictures that are not shown as video" if s.type == "video" else s.type for s in container.streams
-        }
+        kinds = {stream.type for stream in container.streams}
+        kinds = {"pictures that are not shown as video" if kind == "video" else kind for kind in kinds}
         raise Rejected(Reason.NO_VIDEO_STREAM, f"holds only {', '.join(sorted(kinds)) or 'no streams'}")
     return max(videos, key=_rank)
 

@@ -92,9 +92,8 @@ def _shape(frame: av.VideoFrame) -> tuple[int, int, str]:
 def _graph(like: av.VideoFrame) -> av.filter.Graph:
     graph = av.filter.Graph()
     graph.threads = 1
-    source = graph.add_buffer(
-        width=like.width, height=like.height, format=like.format, time_base=Fraction(1, 1000)
-    )
+    width, height, base = like.width, like.height, Fraction(1, 1000)
+    source = graph.add_buffer(width=width, height=height, format=like.format, time_base=base)
     graph.link_nodes(source, graph.add("bwdif", "mode=send_frame:deint=all"), graph.add("buffersink"))
     graph.configure()
     return graph

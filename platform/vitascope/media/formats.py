@@ -7,77 +7,62 @@ from vitascope.ledger import Reason, Rejected
 HEAD_BYTES = 4096
 """Of a file, which `picture` and `refusal` look at."""
 
-_PICTURES = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-    b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000",
-    b"\xff\x4f\xff\x51": "JPEG2000",
-}
+_PICTURES = re.compile(  # groups are called as Pillow calls the formats
+    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<BMP>BM)"
+    rb"|(?P<WEBP>RIFF.{4}WEBP)|(?P<TIFF>II[*+]\0|MM\0[*+])"
+    rb"|(?P<JPEG2000>\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51)",
+    re.DOTALL,
+)
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"miaf"}
-_HEIF_SEQUENCES = {
-    b"hevc",
-    b"hevx",
-    b"hevm",
-    b"hevs",
-    b"msf1",
-}  # a picture, a track, or both
+_HEIF_SEQUENCES = {b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"}  # a picture, a track, or both
 
 READ = (
     "pictures in JPEG, PNG, WebP, AVIF, HEIC, GIF, TIFF, JPEG 2000 and BMP; videos in mp4, mov, Matroska, "
     "WebM, AVI, MPEG, FLV, ASF, Ogg, MXF, IVF, NUT, DV and y4m; and bare H.264, HEVC, AV1, MPEG-4, MPEG-2, "
     "Motion JPEG"
 )
-_NOT_READ = (
-    (0, b"\xff\x0a", "JPEG XL"),
-    (0, b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL"),
-    (0, b"II\xbc", "JPEG XR"),
-    (0, b"8BPS", "Photoshop (PSD)"),
-    (0, b"gimp xcf", "GIMP (XCF)"),
-    (0, b"%PDF-", "PDF"),
-    (0, b"%!PS", "PostScript"),
-    (0, b"v/1\x01", "OpenEXR"),
-    (0, b"#?RADIANCE", "Radiance HDR"),
-    (0, b"#?RGBE", "Radiance HDR"),
-    (0, b"qoif", "QOI"),
-    (0, b"icns", "ICNS"),
-    (0, b"DDS ", "DDS"),
-    (0, b"SDPX", "DPX"),
-    (0, b"XPDS", "DPX"),
-    (0, b"SIMPLE  =", "FITS"),
-    (128, b"DICM", "DICOM"),
-    (0, b"AT&TFORM", "DjVu"),
-    (0, b"IIRO", "Olympus RAW (ORF)"),
-    (0, b"IIRS", "Olympus RAW (ORF)"),
-    (0, b"MMOR", "Olympus RAW (ORF)"),
-    (0, b"IIU\0", "Panasonic RAW (RW2)"),
-    (0, b"FUJIFILMCCD-RAW", "Fujifilm RAW (RAF)"),
-    (0, b"FOVb", "Sigma RAW (X3F)"),
-    (0, b"\0MRM", "Minolta RAW (MRW)"),
-    (4, b"ftypcrx ", "Canon RAW (CR3)"),
-    (8, b"CR\2\0", "Canon RAW (CR2)"),
-    (0, b".RMF", "RealMedia"),
-    (0, b"PK\3\4", "ZIP"),
-    (0, b"\x1f\x8b", "gzip"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7-Zip"),
-    (0, b"Rar!\x1a\7", "RAR"),
-)
+_NOT_READ = {
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
+    "JPEG XR": rb"II\xbc",
+    "Photoshop (PSD)": rb"8BPS",
+    "GIMP (XCF)": rb"gimp xcf",
+    "PDF": rb"%PDF-",
+    "PostScript": rb"%!PS",
+    "OpenEXR": rb"v/1\x01",
+    "Radiance HDR": rb"#\?(RADIANCE|RGBE)",
+    "QOI": rb"qoif",
+    "ICNS": rb"icns",
+    "DDS": rb"DDS ",
+    "DPX": rb"SDPX|XPDS",
+    "FITS": rb"SIMPLE  =",
+    "DICOM": rb".{128}DICM",
+    "DjVu": rb"AT&TFORM",
+    "Olympus RAW (ORF)": rb"IIR[OS]|MMOR",
+    "Panasonic RAW (RW2)": rb"IIU\0",
+    "Fujifilm RAW (RAF)": rb"FUJIFILMCCD-RAW",
+    "Sigma RAW (X3F)": rb"FOVb",
+    "Minolta RAW (MRW)": rb"\0MRM",
+    "Canon RAW (CR3)": rb".{4}ftypcrx ",
+    "Canon RAW (CR2)": rb".{8}CR\x02\0",
+    "RealMedia": rb"\.RMF",
+    "ZIP": rb"PK\x03\x04",
+    "gzip": rb"\x1f\x8b",
+    "7-Zip": rb"7z\xbc\xaf\x27\x1c",
+    "RAR": rb"Rar!\x1a\x07",
+    "PNM (PPM, PGM, PBM, PAM, PFM)": rb"P[1-7Ff][\n\r\t #].",
+    "SVG": rb"[\xef\xbb\xbf \t\r\n]*(?=<).*<svg",
+    # More than its first bytes, with which MPEG-4's video objects begin too.
+    "ICO": rb"\0\0\x01\0[^\0]\0(.{3}\0|.{0,3}\Z)",
+}
 
 
 def picture(head: bytes) -> str | None:
     """The format of a picture, as Pillow calls it, from a file's first HEAD_BYTES; None if it is none."""
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "WEBP"
     if head[4:8] == b"ftyp":
         return _by_brand(head)
-    return next((name for start, name in _PICTURES.items() if head.startswith(start)), None)
+    match = _PICTURES.match(head)
+    return match and match.lastgroup
 
 
 def _by_brand(head: bytes) -> str | None:
@@ -127,29 +112,13 @@ def _jpeg(content: bytes, begin: int) -> tuple[bytes, int]:
 
 
 def refusal(head: bytes) -> Rejected | None:
-    """Why a file that begins so is not read; None if its format is a known one, or none that is known."""
-    name = next((name for at, start, name in _NOT_READ if head[at : at + len(start)] == start), None)
+    """Why a file that begins so is not read; None if its format is read, or unknown."""
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_SEQUENCES and picture(head) is None:
-        name = "HEIF image sequence"
-    by_structure = {_is_pnm: "PNM (PPM, PGM, PBM, PAM, PFM)", _is_svg: "SVG", _is_ico: "ICO"}
-    name = name or next((format for is_so, format in by_structure.items() if is_so(head)), None)
-    return unread(name) if name else None
+        return unread("HEIF image sequence")
+    names = (name for name, begin in _NOT_READ.items() if re.match(begin, head, re.DOTALL))
+    return next(map(unread, names), None)
 
 
 def unread(name: str) -> Rejected:
     """The refusal of a format."""
     return Rejected(Reason.UNREADABLE, f"format {name} is not read; these are: {READ}")
-
-
-def _is_pnm(head: bytes) -> bool:
-    return head[:1] == b"P" and head[1:2] in b"1234567Ff" and head[2:3] in b"\n\r\t #" and len(head) > 3
-
-
-def _is_ico(head: bytes) -> bool:
-    """Not only by its first bytes, with which MPEG-4's video objects begin too."""
-    return head[:4] == b"\0\0\1\0" and head[4:5] != b"\0" and head[5:6] == b"\0" and not any(head[9:10])
-
-
-def _is_svg(head: bytes) -> bool:
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    return start.startswith(b"<") and b"<svg" in head

@@ -17,6 +17,7 @@ CROP_RULE = (
 """Names the pixels that frames become; part of the latents' fingerprint, and of the catalog's folder."""
 
 Size = tuple[int, int]
+_SLACK = 1e-6  # of shares that are sums and differences of others
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ class Crop:
     width: float = 1.0
     height: float = 1.0
 
+    def __post_init__(self) -> None:
+        low, high = -_SLACK, 1 + _SLACK
+        ends = ((self.left, self.width), (self.top, self.height))
+        if not all(begin >= low and size > 0 and begin + size <= high for begin, size in ends):
+            raise ValueError(f"a crop is a part of the frame, in shares of its sides from 0 to 1, got {self}")
+
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Left, top, width and height in pixels of a frame of this size; at least 1 x 1, within the frame."""
         left, top = (min(round(s * n), n - 1) for s, n in ((self.left, width), (self.top, height)))
@@ -86,17 +93,21 @@ class Crop:
         return Crop(left, top, self.width, self.height)
 
 
+WHOLE = Crop()
+"""The whole frame."""
+
+
 @dataclass(frozen=True)
 class View:
     """A way to see a clip: its first frames, at a size, of a part of the picture.
 
     Frames are scaled, antialiased, so that the part covers `size`, and cropped around the part's centre.
-    Without a size the part is as large as displayed; whole frames may be `shrunk` to a long side instead.
+    Without a size the part is as large as displayed, or is `shrunk` to a long side.
     """
 
     n_frames: int
     size: Size | None = None
-    crop: Crop = Crop()
+    crop: Crop = WHOLE
     long_side: int | None = None
 
     def __post_init__(self) -> None:
@@ -106,7 +117,7 @@ class View:
     @property
     def is_plain(self) -> bool:
         """Whether frames are seen as they are."""
-        return self.size is None and self.crop == Crop() and self.long_side is None
+        return self.size is None and self.crop == WHOLE and self.long_side is None
 
     def lying(self, turn: Turn) -> "View":
         """The same view of coded frames, which `turn` makes upright."""
@@ -115,16 +126,16 @@ class View:
     def placed(self, frame: Size) -> tuple[Size, slice, slice]:
         """The size to scale a frame of this displayed size to, and the rows and columns to keep of it."""
         shares = (self.crop.height, self.crop.width)
-        if size := self.size or (self.long_side and shrunk(frame, self.long_side)):
-            target = size
+        *_, part_width, part_height = self.crop.pixels(frame[1], frame[0])
+        part = (part_height, part_width)
+        if target := self.size or (self.long_side and shrunk(part, self.long_side)):
             scale = max(t / (share * n) for t, share, n in zip(target, shares, frame, strict=True))
             height, width = (
                 max(math.ceil(t / share - 1e-6), round(n * scale))
                 for t, share, n in zip(target, shares, frame, strict=True)
             )
         else:
-            *_, part_width, part_height = self.crop.pixels(frame[1], frame[0])
-            target, (height, width) = (part_height, part_width), frame
+            target, (height, width) = part, frame
         begins = (self.crop.top, self.crop.left)
         top, left = (
             min(max(int(begin * n + (share * n - t) / 2 + 1e-6), 0), n - t)

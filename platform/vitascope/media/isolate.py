@@ -117,12 +117,9 @@ class _Child:
         ours, theirs = socket.socketpair()
         fd = theirs.fileno()
         self.shared = _memory_file()
+        program = f"from vitascope.media.isolate import serve; serve({fd}, {self.shared.fileno()})"
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                f"from vitascope.media.isolate import serve; serve({fd}, {self.shared.fileno()})",
-            ],
+            [sys.executable, "-c", program],
             pass_fds=[fd, self.shared.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -105,6 +105,5 @@ def _has(name: str) -> bool:
 def _check(frames: np.ndarray) -> None:
     even = frames.ndim == 4 and frames.shape[1] % 2 == 0 and frames.shape[2] % 2 == 0
     if frames.dtype != np.uint8 or not even or frames.shape[-1] != 3:
-        raise ValueError(
-            f"expected uint8 frames (F, H, W, 3) with even H and W, got {frames.dtype} {frames.shape}"
-        )
+        expected = "uint8 frames (F, H, W, 3) with even H and W"
+        raise ValueError(f"expected {expected}, got {frames.dtype} {frames.shape}")

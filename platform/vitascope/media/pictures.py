@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from vitascope.ledger import Reason, Rejected
 from vitascope.media import animation, formats, profiles, tars
+from vitascope.media.boxes import PNG, chunks
 from vitascope.media.clock import HOLD_S, LONGEST_S, TIME_TOLERANCE_S
 from vitascope.media.geometry import Seen, Size, View
 
@@ -35,7 +36,6 @@ _UPRIGHT: dict[int, tuple[Image.Transpose | None, int]] = {
 }
 _ORIENTATION = 0x0112
 _TWO_JPEGS_BYTES = 64 << 20  # searched for a second JPEG; a whole Motion JPEG may not fit into memory
-_PNG = b"\x89PNG\r\n\x1a\n"
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # what Pillow raises for damaged pixels
 
 
@@ -109,20 +109,11 @@ class Picture:
     @functools.cached_property
     def _deep(self) -> np.ndarray | None:
         """The colours (H W 3) uint16 of an HDR picture, of which Pillow gives 8 bits."""
-        if not self._colours.is_hdr:
+        if not self._colours.is_hdr or self._form not in _DEEP:
             return None
-        codes = _DEEP.get(self._form, _no_more)(self._content)
+        codes = _DEEP[self._form](self._content)
         shape = (self._image.height, self._image.width, 3)
         return codes if codes is not None and (codes.shape, codes.dtype) == (shape, np.uint16) else None
-
-
-def _after_png(content: bytes) -> bytes:
-    """What comes after the end of a PNG."""
-    at, kind = len(_PNG), b""
-    while kind != b"IEND" and at < len(content):
-        kind = content[at + 4 : at + 8]
-        at += 12 + int.from_bytes(content[at : at + 4], "big")
-    return content[at : at + formats.HEAD_BYTES]
 
 
 def _opened(content: bytes, form: str) -> Image.Image:
@@ -136,10 +127,10 @@ def _opened(content: bytes, form: str) -> Image.Image:
     if image.mode in ("I", "F"):
         detail = f"its samples are numbers of 32 bits ({image.mode}), whose black and white are not known"
         raise Rejected(Reason.UNREADABLE, detail)
-    if form == "PNG" and _after_png(content).lstrip(b"\0\r\n").startswith(
-        _PNG
-    ):  # as ffmpeg's image2pipe writes
-        raise Rejected(Reason.UNREADABLE, "several PNGs in one file; give each as a file of its own")
+    if form == "PNG":  # several as ffmpeg's image2pipe writes them
+        end = next((each.end for each in chunks(content) if each.kind == b"IEND"), len(content))
+        if content[end : end + formats.HEAD_BYTES].lstrip(b"\0\r\n").startswith(PNG):
+            raise Rejected(Reason.UNREADABLE, "several PNGs in one file; give each as a file of its own")
     if form == "TIFF":
         _check_tiff(image)
     return image
@@ -152,9 +143,8 @@ def _check_tiff(image: Any) -> None:
     if is_preview or _DNG in tags:
         raise formats.unread("camera RAW (DNG, NEF, ARW, …)")
     if image.mode.startswith("I;16") and tags.get(_PHOTOMETRIC) == 0:  # Pillow shows the negative
-        raise Rejected(
-            Reason.UNREADABLE, "a TIFF of 16-bit grey whose white is 0 is not read; save it as PNG"
-        )
+        detail = "a TIFF of 16-bit grey whose white is 0 is not read; save it as PNG"
+        raise Rejected(Reason.UNREADABLE, detail)
     pages = []
     for number in range(image.n_frames):
         image.seek(number)
@@ -212,10 +202,6 @@ def _deep_by_ffmpeg(content: bytes, form: str) -> np.ndarray | None:
     container: Any
     with av.open(io.BytesIO(content), format=form, metadata_errors="ignore") as container:
         return next(container.decode(video=0)).to_ndarray(format="rgb48le")
-
-
-def _no_more(content: bytes) -> None:
-    """Of other formats there are only 8 bits."""
 
 
 _DEEP: dict[str, Callable[[bytes], np.ndarray | None]] = {

@@ -7,8 +7,8 @@ left as it is, to the last bit. Little CMS converts ICC profiles.
 
 import functools
 import io
+import itertools
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +19,7 @@ from av.video.reformatter import ColorTrc
 from PIL import Image, ImageCms
 
 from vitascope.media import colour
+from vitascope.media.boxes import boxes, chunk, chunks
 
 # Curves of SDR by their code points; all others are taken as sRGB's.
 _POWERS: dict[int, float] = {ColorTrc.LINEAR: 1.0, ColorTrc.GAMMA22: 2.2, ColorTrc.GAMMA28: 2.8}
@@ -102,27 +103,16 @@ def _code_points_of_icc(icc: bytes) -> tuple[int, int]:
 
 def _icc_of_jpeg2000(content: bytes) -> bytes | None:
     """The ICC profile in the box `colr` of `jp2h` (ISO/IEC 15444-1, annex I), which Pillow does not give."""
-    at, end = 0, len(content)
-    while at + 8 <= end:
-        size, kind = struct.unpack_from(">I4s", content, at)
-        if kind == b"colr" and content[at + 8 : at + 9] in (b"\2", b"\3"):
-            return content[at + 11 : at + size]
-        at += 8 if kind == b"jp2h" else size if size >= 8 else end
-    return None
+    header = next((inner for kind, inner in boxes(memoryview(content)) if kind == b"jp2h"), memoryview(b""))
+    profiles = (bytes(box) for kind, box in boxes(header) if kind == b"colr")
+    return next((box[3:] for box in profiles if box[:1] in (b"\2", b"\3")), None)
 
 
 def _colour_chunks(content: bytes) -> dict[bytes, bytes]:
     """The chunks of a PNG before its pixels that tell of colours and are whole."""
-    found, at = {}, 8
-    while at + 12 <= len(content):
-        size, kind = struct.unpack_from(">I4s", content, at)
-        data, crc = content[at + 8 : at + 8 + size], content[at + 8 + size : at + 12 + size]
-        if kind == b"IDAT":
-            break
-        if kind in (b"cICP", b"sRGB", b"gAMA", b"cHRM") and crc == struct.pack(">I", zlib.crc32(kind + data)):
-            found[kind] = data
-        at += 12 + size
-    return found
+    before = itertools.takewhile(lambda each: each.kind != b"IDAT", chunks(content))
+    colours = [each for each in before if each.kind in (b"cICP", b"sRGB", b"gAMA", b"cHRM")]
+    return {kind: data for kind, data, end in colours if content[:end].endswith(chunk(kind, data))}
 
 
 def srgb(image: Image.Image, colours: Colours, deep: np.ndarray | None = None) -> Image.Image:

@@ -30,11 +30,7 @@ _BLOCK = tarfile.BLOCKSIZE
 _AT_ONCE_BYTES = 8 << 20
 _MOST_LINKS = 40  # that are followed one after the other, as by Linux; so those in a circle end
 
-_KINDS = {
-    tarfile.FIFOTYPE: "named pipe",
-    tarfile.CHRTYPE: "device",
-    tarfile.BLKTYPE: "device",
-}
+_KINDS = {tarfile.FIFOTYPE: "named pipe", tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device"}
 
 
 @dataclass(frozen=True)

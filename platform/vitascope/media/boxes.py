@@ -1,12 +1,15 @@
-"""Which tracks of an mp4 or mov are not shown.
+"""Boxes of ISO files (mp4, mov, JPEG 2000) and chunks of PNG, for what the libraries do not report.
 
-PyAV tells neither a track's handler nor its references, so the few boxes that say it are read here
-(ISO/IEC 14496-12, 8.3.3 and 8.4.3).
+PyAV reports neither a track's handler nor its references (ISO/IEC 14496-12, 8.3.3 and 8.4.3), Pillow no ICC
+profile of JPEG 2000 and few chunks of a PNG.
 """
 
 import struct
+import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+PNG = b"\x89PNG\r\n\x1a\n"
 
 _ASIDE = {b"auxl", b"thmb", b"vdep", b"vplx", b"cdsc"}  # kinds of references from what belongs to another
 _MOST_BYTES = 64 << 20  # of moov: that of a day of 60 frames/s
@@ -15,7 +18,7 @@ _MOST_BYTES = 64 << 20  # of moov: that of a day of 60 frames/s
 def asides(file: Any) -> set[int]:
     """The ids of tracks that hold another's alpha, depth, thumbnails or descriptions; `file` is open."""
     moov = _moov(file)
-    traks = [dict(_boxes(content)) for kind, content in _boxes(moov) if kind == b"trak"]
+    traks = [dict(boxes(content)) for kind, content in boxes(moov) if kind == b"trak"]
     return {_id(trak) for trak in traks if b"tkhd" in trak and _is_aside(trak)}
 
 
@@ -36,7 +39,8 @@ def _moov(file: Any) -> memoryview:
     return memoryview(b"")
 
 
-def _boxes(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+def boxes(content: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """The kind and the content of each box, up to the first that is not whole."""
     while len(content) >= 8:
         size, kind = struct.unpack(">I4s", content[:8])
         if not 8 <= size <= len(content):
@@ -51,6 +55,29 @@ def _id(trak: dict[bytes, memoryview]) -> int:
 
 
 def _is_aside(trak: dict[bytes, memoryview]) -> bool:
-    handler = bytes(dict(_boxes(trak.get(b"mdia", memoryview(b"")))).get(b"hdlr", b""))[8:12]
-    refers = {kind for kind, _ in _boxes(trak.get(b"tref", memoryview(b"")))}
+    handler = bytes(dict(boxes(trak.get(b"mdia", memoryview(b"")))).get(b"hdlr", b""))[8:12]
+    refers = {kind for kind, _ in boxes(trak.get(b"tref", memoryview(b"")))}
     return handler == b"auxv" or bool(refers & _ASIDE)
+
+
+class Chunk(NamedTuple):
+    """A chunk of a PNG, and where the next one begins."""
+
+    kind: bytes
+    data: bytes
+    end: int
+
+
+def chunks(content: bytes) -> Iterator[Chunk]:
+    """The chunks of a PNG; the last one is cut short if the file is."""
+    at = len(PNG)
+    while at + 8 <= len(content):
+        size, kind = struct.unpack_from(">I4s", content, at)
+        begin, at = at + 8, at + 12 + size
+        yield Chunk(kind, content[begin : begin + size], at)
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """A chunk as it is written."""
+    body = kind + data
+    return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
