@@ -97,10 +97,13 @@ MANIFEST = pa.schema(
 )
 """One row for every request of a batch: its output, or why there is none."""
 
-OK = {"status": str(Status.OK), "reason": None, "detail": None}
+Outcome = dict[str, str | None]
+"""The columns status, reason and detail."""
+
+OK: Outcome = {"status": str(Status.OK), "reason": None, "detail": None}
 """The outcome columns of a row that is fine."""
 
 
-def dropped(reason: str, detail: str) -> dict[str, str]:
+def dropped(reason: str, detail: str) -> Outcome:
     """The outcome columns of a row that was dropped."""
     return {"status": str(Status.DROPPED), "reason": str(reason), "detail": detail}

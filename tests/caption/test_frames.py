@@ -11,16 +11,15 @@ import pytest
 from PIL import Image
 
 from vitascope import storage
-from vitascope.caption import frames
-from vitascope.caption.frames import pictures, times
+from vitascope.caption.frames import pictures
 from vitascope.caption.settings import CaptionSettings
+from vitascope.media.clip import Clip
 from vitascope.media.tars import list_members
 
 
-def clip(n_frames: int, **more: Any) -> dict[str, Any]:
-    whole = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
-    span = {"start_s": 3.0, "fps": 8.0, "n_frames": n_frames}
-    return {"uri": "a.mp4", "version": "1"} | span | whole | more
+def clip(n_frames: int, **more: Any) -> Clip:
+    at = {"uri": "a.mp4", "version": "1", "start_s": 3.0, "fps": 8.0, "decoder": "pyav"}
+    return Clip(**at | {"n_frames": n_frames} | more)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +34,8 @@ def clip(n_frames: int, **more: Any) -> dict[str, Any]:
     ],
 )
 def test_frames_lie_evenly_from_first_to_last(in_clip: int, asked: int, expected_s: list[float]) -> None:
-    when = times(clip(in_clip), asked)
-    picked = when["start_s"] + np.arange(when["n_frames"]) / when["fps"]
+    sampled = clip(in_clip).sampled(asked)
+    picked = sampled.start_s + np.arange(sampled.n_frames) / sampled.fps
     np.testing.assert_allclose(picked, expected_s)
     assert picked[-1] <= 3.0 + (in_clip - 1) / 8 + 1e-9
 
@@ -44,7 +43,7 @@ def test_frames_lie_evenly_from_first_to_last(in_clip: int, asked: int, expected
 def test_pictures_are_scaled_down_and_never_up(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = np.zeros((2, 200, 400, 3), np.uint8)
     seen[1, :, :, 0] = 255
-    monkeypatch.setattr(frames, "read_clip", lambda *_, **__: seen)
+    monkeypatch.setattr(Clip, "frames", lambda *_, **__: seen)
     for limit, size in ((100, (100, 50)), (1000, (400, 200))):
         made = pictures(clip(2, decoder="decord"), CaptionSettings(frames=2, max_side_px=limit), timeout_s=60)
         black, red = (Image.open(io.BytesIO(content)) for content in made)

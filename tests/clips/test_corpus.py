@@ -217,7 +217,7 @@ class Fuzz:
         started = time.monotonic()
         try:
             row = scan(Item(str(path), name, str(seed), path.stat().st_size), self.settings)
-            clips = clips_of(row, self.settings)
+            clips = [clip.as_row() for clip in clips_of(row, self.settings)]
             for each in [row, *clips]:
                 assert_reasoned(each)
             took_s, stretches = time.monotonic() - started, len(row.get("brightness", ())) / STRETCH_FRAMES

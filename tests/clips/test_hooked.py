@@ -10,6 +10,8 @@ import pytest
 from media.made import write_video
 from vitascope import storage
 from vitascope.clips.analysis import hooked
+from vitascope.clips.analysis.cut import Span
+from vitascope.clips.analysis.derive import CutClip, Source
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.stage import run
 from vitascope.config import Settings
@@ -85,17 +87,14 @@ def test_what_is_no_hook_is_told_before_any_work(source: Path, tmp_path: Path) -
     assert not (tmp_path / "run").exists()
 
 
-def rows_of(source: Path) -> list[dict[str, Any]]:
-    whole = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
-    span = {"start_s": 0.0, "fps": 8.0, "n_frames": 5, "decoder": "pyav"}
-    rows = []
+def clips_of(source: Path) -> list[CutClip]:
+    clips = []
     for i in range(N_COLOURS):
         width, height = (96, 64) if i % 2 else (80, 80)
         uri = f"{source}/{i}.mp4"
-        about = {"clip_id": str(i), "uri": uri, "width": width, "height": height}
-        about["version"] = storage.version(uri)
-        rows.append(about | whole | span | {"status": "ok", "reason": None, "detail": None})
-    return rows
+        file = Source(str(i), str(i), uri, f"{i}.mp4", storage.version(uri), "video", "pyav")
+        clips.append(CutClip(file, Span(0.0, 0.5, 5), 8.0, width, height))
+    return clips
 
 
 def clips_settings(filters: dict[str, Any]) -> ClipsSettings:
@@ -105,18 +104,19 @@ def clips_settings(filters: dict[str, Any]) -> ClipsSettings:
 def test_clips_of_several_files_share_a_call(source: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     ours = clips_settings({"text": hook(log)})
-    assert hooked.add(rows_of(source), str(tmp_path / "catalog"), "x/part-1.parquet", ours) == N_COLOURS
+    assert hooked.add(clips_of(source), str(tmp_path / "catalog"), "x/part-1.parquet", ours)[1] == N_COLOURS
     assert sorted(calls(log)) == [[4, 64, 96, 3], [4, 80, 80, 3]]
 
 
 def test_batches_hold_each_clip_once_and_no_more_than_fit() -> None:
     sizes = [(64, 64)] * 70 + [(3840, 2160)] * 30 + [(8192, 8192)] * 2
-    rows = [{"clip_id": i, "width": w, "height": h} for i, (w, h) in enumerate(sizes)]
-    found = list(hooked.batches(rows))
-    assert sorted(row["clip_id"] for batch in found for row in batch) == list(range(102))
-    assert all(len({(r["width"], r["height"]) for r in batch}) == 1 for batch in found)
+    file = Source("", "", "", "", "", "video", "pyav")
+    clips = [CutClip(file, Span(float(i), i + 1.0, 9), 8.0, w, h) for i, (w, h) in enumerate(sizes)]
+    found = list(hooked.batches(clips))
+    assert sorted(clip.span.start_s for batch in found for clip in batch) == list(range(102))
+    assert all(len({(clip.width, clip.height) for clip in batch}) == 1 for batch in found)
     assert max(map(len, found)) == hooked.BATCH
-    assert max(sum(r["width"] * r["height"] * 3 for r in batch) for batch in found) <= 2**28
+    assert max(sum(clip.width * clip.height * 3 for clip in batch) for batch in found) <= 2**28
 
 
 def test_what_was_committed_before_a_kill_is_not_scored_again(
@@ -135,12 +135,12 @@ def test_what_was_committed_before_a_kill_is_not_scored_again(
 
     monkeypatch.setattr(hooked, "_commit", killed)
     with pytest.raises(KeyboardInterrupt):
-        hooked.add(rows_of(source), *where, ours)
+        hooked.add(clips_of(source), *where, ours)
     monkeypatch.setattr(hooked, "_commit", commit)
-    rows = rows_of(source)
-    assert (done, hooked.add(rows, *where, ours)) == ([3, 3], N_COLOURS - 6)
-    assert all(math.isfinite(row["text"]) for row in rows)
-    assert hooked.add(rows_of(source), *where, ours) == 0
+    clips, n_decoded = hooked.add(clips_of(source), *where, ours)
+    assert (done, n_decoded) == ([3, 3], N_COLOURS - 6)
+    assert all(math.isfinite((clip.scores or {})["text"]) for clip in clips)
+    assert hooked.add(clips_of(source), *where, ours)[1] == 0
 
 
 def test_a_clip_that_does_not_decode_is_dropped_and_one_without_a_score_passes(
@@ -151,7 +151,7 @@ def test_a_clip_that_does_not_decode_is_dropped_and_one_without_a_score_passes(
         {"watermark": {"use": "drop", "max": 0.5, "function": "tests.clips.hook_functions:nothing"}}
     )
     for n_decoded in (N_COLOURS, 1):  # the one that did not decode is tried again: it may have been too slow
-        rows = rows_of(source)
-        assert hooked.add(rows, str(tmp_path / "catalog"), "x/part-1.parquet", ours) == n_decoded
-        assert [row["clip_id"] for row in rows if row["reason"] == "unreadable"] == ["3"]
-        assert all("watermark" not in row for row in rows)
+        clips, n = hooked.add(clips_of(source), str(tmp_path / "catalog"), "x/part-1.parquet", ours)
+        assert n == n_decoded
+        assert [c.source.name for c in clips if c.outcome["reason"] == "unreadable"] == ["3.mp4"]
+        assert not any(clip.scores for clip in clips)

@@ -100,8 +100,8 @@ def test_the_table_counts_the_frames_that_are_in_the_file(tmp_path: Path, name: 
     n_frames = decoded(path)
     assert row["n_frames"] == n_frames <= 40
     assert row["duration_s"] == pytest.approx(n_frames / 10, abs=0.01)
-    good = [clip for clip in clips_of(row, ClipsSettings()) if clip["status"] == "ok"]
-    assert max(clip["end_s"] for clip in good) <= row["duration_s"]
+    good = [clip for clip in clips_of(row, ClipsSettings()) if clip.is_good]
+    assert max(clip.span.end_s for clip in good) <= row["duration_s"]
     says_nothing = {
         ("a.avi", cut_short),
         ("a.mp4", promising),
@@ -110,7 +110,7 @@ def test_the_table_counts_the_frames_that_are_in_the_file(tmp_path: Path, name: 
     if row["said_s"]:
         assert row["said_s"] == pytest.approx(100 if make is promising else 4, rel=0.3)
         assert row["detail"].startswith(f"it should last {row['said_s']:.2f} s")
-        assert clips_of(row, ClipsSettings())[-1]["end_s"] == pytest.approx(row["said_s"])
+        assert clips_of(row, ClipsSettings())[-1].span.end_s == pytest.approx(row["said_s"])
 
 
 def with_sound(path: Path, sound_s: float, delay_s: float = 0) -> Path:
@@ -139,7 +139,7 @@ def test_sound_that_goes_on_longer_promises_no_frames(tmp_path: Path, suffix: st
     row = scan(item(with_sound(tmp_path / f"a.{suffix}", 12, delay_s)), ClipsSettings())
     assert (row["status"], row["said_s"], row["detail"]) == ("ok", None, None)
     assert row["duration_s"] == pytest.approx(4, abs=0.3)
-    assert {clip["status"] for clip in clips_of(row, ClipsSettings())} == {"ok"}
+    assert {clip.is_good for clip in clips_of(row, ClipsSettings())} == {True}
 
 
 def test_a_file_with_sound_that_is_cut_short_tells_so(tmp_path: Path) -> None:
@@ -211,11 +211,11 @@ def test_a_change_of_size_is_a_cut_and_each_part_has_its_own(tmp_path: Path, sec
     path = tmp_path / "a.ts"
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     settings = ClipsSettings(durations_s=(1.0,), min_side_px=8)
-    good = [clip for clip in clips_of(scan(item(path), settings), settings) if clip["status"] == "ok"]
-    assert {(clip["width"], clip["height"]) for clip in good} == {(128, 96), second}
+    good = [clip for clip in clips_of(scan(item(path), settings), settings) if clip.is_good]
+    assert {(clip.width, clip.height) for clip in good} == {(128, 96), second}
     for clip in good:
-        frames = read_clip(str(path), **{k: clip[k] for k in ("start_s", "fps", "n_frames", "decoder")})
-        assert frames.shape == (clip["n_frames"], clip["height"], clip["width"], 3)
+        frames = clip.clip.frames()
+        assert frames.shape == (clip.span.n_frames, clip.height, clip.width, 3)
         assert {corner_names(frame) for frame in frames} == {"RGBW"}
     with pytest.raises(Rejected, match="change size"):
         read_clip(str(path), fps=1, n_frames=6, size=(48, 64), decoder="pyav")
@@ -260,16 +260,16 @@ def test_sizes_change_within_a_stream_without_loss(tmp_path: Path, codec: str, s
     )  # it says some times only, and ffmpeg takes some frames for later ones
     assert row["n_frames"] == pytest.approx(3 * n, abs=slack)
     clips = clips_of(row, settings)
-    assert [(clip["start_s"], clip["width"], clip["height"]) for clip in clips][:3] == [
+    assert [(clip.span.start_s, clip.width, clip.height) for clip in clips][:3] == [
         (2.0 * i, *size) for i, size in enumerate(sizes)
     ]
     for clip in clips:
-        assert clip["status"] == "ok"
-        frames = read_clip(str(path), **{k: clip[k] for k in ("start_s", "fps", "n_frames", "decoder")})
-        assert frames.shape == (clip["n_frames"], clip["height"], clip["width"], 3)
-        shown = parts[int(clip["start_s"] // 2)]
+        assert clip.is_good
+        frames = clip.clip.frames()
+        assert frames.shape == (clip.span.n_frames, clip.height, clip.width, 3)
+        shown = parts[int(clip.span.start_s // 2)]
         for i, frame in enumerate(frames):
             apart = [np.abs(frame.astype(int) - other).mean() for other in shown]
-            number = int((clip["start_s"] % 2 + i / clip["fps"]) * 25 + 1e-6)
+            number = int((clip.span.start_s % 2 + i / clip.fps) * 25 + 1e-6)
             assert min(number, n - 1) - slack <= np.argmin(apart) <= number
             assert min(apart) < 6

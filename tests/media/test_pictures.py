@@ -81,7 +81,7 @@ def test_a_moving_picture_is_damaged_from_its_first_damaged_part_on(tmp_path: Pa
     path = written(tmp_path / "a.gif", data[: int(len(data) * 0.7)])
     row = scan(Item(str(path), "a.gif", "1", 1), ClipsSettings())
     good = np.isfinite(of_row(row)["brightness"])
-    assert clips_of(row, ClipsSettings())[-1]["detail"] == "its frames end before 3.00 s"
+    assert clips_of(row, ClipsSettings())[-1].outcome["detail"] == "its frames end before 3.00 s"
     assert (row["status"], row["n_frames"], good.sum()) == ("ok", 4, 24)
 
 

@@ -15,18 +15,17 @@ from vitascope.caption.answers import Asked
 from vitascope.caption.frames import pictures
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips import table
-from vitascope.clips.analysis import letterbox
 from vitascope.clips.table import Row
 from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
-from vitascope.media.clip import SOURCE
+from vitascope.media.clip import COLUMNS, Clip
 from vitascope.metrics import Publisher
 from vitascope.progress import track
 
-_CLIP = ["clip_id", "start_s", "fps", "n_frames", *SOURCE, *letterbox.COLUMNS]
+_CLIP = ["clip_id", *COLUMNS]
 _COLUMNS = [*_CLIP, "caption", "status", "reason"]
 _SEEN = pa.schema(
     [
@@ -150,7 +149,7 @@ def _see(part: Row, *, settings: CaptionSettings, timeout_s: float) -> Row:
     for clip in part["clips"]:
         row = {"clip_id": clip["clip_id"], "fields": list(clip["fields"])}
         try:
-            rows.append(row | {"pictures": pictures(clip, settings, timeout_s=timeout_s)})
+            rows.append(row | {"pictures": pictures(Clip.of_row(clip), settings, timeout_s=timeout_s)})
         except Rejected as rejected:
             rows.append(row | {"reason": str(rejected.reason), "detail": rejected.detail})
     return {"file": part["file"], "seen": storage.stream_bytes(pa.Table.from_pylist(rows, schema=_SEEN))}

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitascope.clips.analysis.letterbox import COLUMNS
 from vitascope.clips.index.captions import CaptionTable, hint
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Status
@@ -71,7 +70,7 @@ def _matches(pattern: str, names: pa.ChunkedArray) -> bool:
 
 
 def _cropped(good: pa.Table) -> list[str]:
-    areas = good[COLUMNS[2]].to_numpy() * good[COLUMNS[3]].to_numpy()
+    areas = good["crop_width"].to_numpy() * good["crop_height"].to_numpy()
     n, least = int((areas < 1).sum()), float(areas.min(initial=1.0))
     if not n:
         return []

@@ -20,7 +20,7 @@ from ray.exceptions import RayTaskError
 from vitascope import progress, records, storage
 from vitascope.clips import hooks, notes_on
 from vitascope.clips.analysis import cut, hooked
-from vitascope.clips.analysis.derive import Texts, clips_of, settle
+from vitascope.clips.analysis.derive import CutClip, Texts, clips_of, settled
 from vitascope.clips.analysis.features import SIDE_PX
 from vitascope.clips.analysis.scan import scan
 from vitascope.clips.analysis.series import CATALOG
@@ -29,7 +29,7 @@ from vitascope.clips.index import captions, catalog, inputs, tar_table
 from vitascope.clips.index.catalog import Item, Places
 from vitascope.clips.index.inputs import Inputs
 from vitascope.clips.settings import ClipsSettings
-from vitascope.clips.table import CLIPS, VIDEOS
+from vitascope.clips.table import CLIPS, VIDEOS, Row
 from vitascope.cluster import local
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
@@ -57,7 +57,6 @@ _CUT = pa.schema([*CLIPS, *FOUND_BY])
 """Clips, with what their twins are found by."""
 
 _FIELD = "field."  # a caption's, as a column of a table with other columns
-_Row = dict[str, Any]
 
 
 def run(settings: Settings) -> dict[str, Any]:
@@ -164,7 +163,7 @@ def _listed(root: str, settings: Settings) -> tuple[pa.Table, int]:
 
     They are listed by tasks: a folder each, once there are some.
     """
-    how: _Row = {"num_cpus": 1, "label_selector": node_labels(settings, "clips") or {}}
+    how: Row = {"num_cpus": 1, "label_selector": node_labels(settings, "clips") or {}}
     of_level = ray.remote(inputs.of_level).options(**how)
     of_folder = ray.remote(inputs.of_folder).options(**how)
     tables, folders, n_hidden = [inputs.LISTED.empty_table()], [root], 0
@@ -204,7 +203,7 @@ def _looked_at(
     return Places(places.uris + [catalog.part_uri(folder, part) for part in parts], places.number), len(rows)
 
 
-def _on_ray(work: list[_Row], function: Callable, settings: Settings, **more: Any) -> Iterator[_Row]:
+def _on_ray(work: list[Row], function: Callable, settings: Settings, **more: Any) -> Iterator[Row]:
     """What `function` makes of each row of `work`, as it is made."""
     if work:
         rows = ray.data.from_items(work, override_num_blocks=len(work))
@@ -212,22 +211,22 @@ def _on_ray(work: list[_Row], function: Callable, settings: Settings, **more: An
         yield from place(rows, settings, "clips").map(function, fn_kwargs=arguments, num_cpus=1).iter_rows()
 
 
-def scan_part(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
+def scan_part(work: Row, *, settings: ClipsSettings, folder: str) -> Row:
     """Scans the files of a part and commits it; gives what became of each."""
     return _committed(work, folder, CATALOG, lambda item: scan(item, settings))
 
 
-def read_captions(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
+def read_captions(work: Row, *, settings: ClipsSettings, folder: str) -> Row:
     """Reads the sidecars of a part and commits it; gives what became of each."""
     return _committed(work, folder, _CAPTIONS, lambda item: _texts(item, settings))
 
 
-def list_tars(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:  # noqa: ARG001
+def list_tars(work: Row, *, settings: ClipsSettings, folder: str) -> Row:  # noqa: ARG001
     """Lists the tars of a part and commits it; gives what became of each."""
     return _committed(work, folder, tar_table.TARS, tar_table.row)
 
 
-def _committed(work: _Row, folder: str, schema: pa.Schema, look: Callable[[Item], _Row]) -> _Row:
+def _committed(work: Row, folder: str, schema: pa.Schema, look: Callable[[Item], Row]) -> Row:
     """Looks at what is not committed, small files first, and commits it: at the end, and now and then before.
 
     So files that are quickly looked at do not wait for a film that takes long, nor are lost with it.
@@ -244,7 +243,7 @@ def _committed(work: _Row, folder: str, schema: pa.Schema, look: Callable[[Item]
     return {"outcomes": [row.get("reason") or str(Status.OK) for row in rows.values()]}
 
 
-def _texts(item: Item, settings: ClipsSettings) -> _Row:
+def _texts(item: Item, settings: ClipsSettings) -> Row:
     row = {"name": item.name, "version": item.version, "again": False}
     try:
         return row | {"texts": captions.of_sidecars(item.beside, settings.caption_fields)}
@@ -266,7 +265,7 @@ def _wanted(media: pa.Table, settings: ClipsSettings) -> tuple[pa.Table, list[st
     return wanted, notes_on.table(uri, table)
 
 
-def _cut_work(wanted: pa.Table, with_sidecars: pa.Array, places: Places, captioned: Places) -> list[_Row]:
+def _cut_work(wanted: pa.Table, with_sidecars: pa.Array, places: Places, captioned: Places) -> list[Row]:
     """A row for each part of the catalog that tells of inputs: which rows of it count, and their captions.
 
     `captioned` is of the media of these names.
@@ -282,7 +281,7 @@ def _cut_work(wanted: pa.Table, with_sidecars: pa.Array, places: Places, caption
     return work
 
 
-def _cut(work: list[_Row], n_files: int, settings: Settings) -> tuple[pa.Table, pa.Table, int]:
+def _cut(work: list[Row], n_files: int, settings: Settings) -> tuple[pa.Table, pa.Table, int]:
     """The videos and the clips of all parts, in no certain order; and how many clips the hooks have seen."""
     videos, clips, n_hooked = [VIDEOS.empty_table()], [_CUT.empty_table()], 0
     publisher = Publisher(run=settings.run.folder)
@@ -297,27 +296,28 @@ def _cut(work: list[_Row], n_files: int, settings: Settings) -> tuple[pa.Table, 
     return pa.concat_tables(videos), pa.concat_tables(clips), n_hooked
 
 
-def cut_part(work: _Row, *, settings: ClipsSettings, folder: str) -> _Row:
+def cut_part(work: Row, *, settings: ClipsSettings, folder: str) -> Row:
     """The videos and the clips of the rows that count of a part, as Arrow's streams."""
     wanted = storage.read_stream(work["wanted"]).to_pylist()
     texts = _texts_of(wanted, list(work["sidecars"]), settings)
     uris = {(row["name"], row["version"]): row["uri"] for row in wanted}
-    videos, clips = [], []
+    videos: list[Row] = []
+    clips: list[CutClip] = []
     for video in storage.rows(work["uri"]):
         if uri := uris.get((video["name"], video["version"])):
             video |= _judged(video, settings) | {"uri": uri}  # the input may have been moved since
             clips += clips_of(video, settings)
             videos.append({name: video[name] for name in VIDEOS.names})
-    n_hooked = hooked.add(clips, folder, work["uri"], settings)
-    settle(clips, texts, settings)
+    clips, n_hooked = hooked.add(clips, folder, work["uri"], settings)
+    rows = [clip.as_row() for clip in settled(clips, texts, settings)]
     return {
         "videos": storage.stream_bytes(pa.Table.from_pylist(videos, schema=VIDEOS)),
-        "clips": storage.stream_bytes(pa.Table.from_pylist(clips, schema=_CUT)),
+        "clips": storage.stream_bytes(pa.Table.from_pylist(rows, schema=_CUT)),
         "hooked": n_hooked,
     }
 
 
-def _judged(video: _Row, settings: ClipsSettings) -> _Row:
+def _judged(video: Row, settings: ClipsSettings) -> Row:
     """What the settings say of a video that could be read."""
     if (
         video["status"] != Status.OK
@@ -328,7 +328,7 @@ def _judged(video: _Row, settings: ClipsSettings) -> _Row:
     return records.dropped(Reason.TOO_SMALL, f"{size}, clips.min_side_px is {settings.min_side_px}")
 
 
-def _texts_of(wanted: list[_Row], sidecars: list[str], settings: ClipsSettings) -> dict[str, Texts]:
+def _texts_of(wanted: list[Row], sidecars: list[str], settings: ClipsSettings) -> dict[str, Texts]:
     """The captions of each file by its name, a sidecar's before the table's; or why there are none."""
     numbers = {row["name"]: row["sidecars"] for row in wanted}
     read: dict[str, Texts] = {}
@@ -344,7 +344,7 @@ def _joined(sidecar: Texts | None, table: Texts) -> Texts:
     return ({**table[0], **sidecar[0]}, sidecar[1] or table[1]) if sidecar else table
 
 
-def _of_table(row: _Row, settings: ClipsSettings) -> Texts:
+def _of_table(row: Row, settings: ClipsSettings) -> Texts:
     fields = {name.removeprefix(_FIELD): row[name] for name in row if name.startswith(_FIELD)}
     if not fields:
         return {}, "no sidecar and no captions table"
@@ -368,7 +368,7 @@ def _settled(clips: pa.Table, settings: Settings) -> pa.Table:
     return without_twins(clips, settings.clips).select(CLIPS.names)
 
 
-def _summary(videos: pa.Table, clips: pa.Table) -> _Row:
+def _summary(videos: pa.Table, clips: pa.Table) -> Row:
     counts: Counter[str] = Counter()
     for found in (pc.value_counts(table["reason"].drop_null()) for table in (videos, clips)):
         counts.update(dict(zip(*(found.field(i).to_pylist() for i in range(2)), strict=True)))

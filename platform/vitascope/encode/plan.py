@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from vitascope import storage
-from vitascope.clips.analysis import letterbox
 from vitascope.encode.buckets import SPACE_STRIDE, check_table, choose, count_tokens
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, Rejected, Status
+from vitascope.media.clip import CROP
 from vitascope.media.geometry import Crop, View
 from vitascope.records import VideoSize, dropped, stable_id, stable_int
 
@@ -149,7 +149,7 @@ def _task(clip: dict[str, Any], size: VideoSize, limits: Limits) -> EncodeTask:
             f"{size} makes {n_tokens} tokens, a pack holds {limits.token_budget} (feed.token_budget); "
             "lower encode.max_pixels or encode.frame_counts",
         )
-    crop = {key: clip[key] for key in letterbox.COLUMNS}
+    crop = {key: clip[key] for key in CROP}
     shared: dict[str, Any] = {key: sys.intern(clip[key]) for key in _SHARED}
     whole = tuple(crop.values()) == (0, 0, 1, 1)
     return EncodeTask(

@@ -26,8 +26,8 @@ from vitascope.media.readers import READERS, NoDevice, Reader
 from vitascope.stores.patience import Unavailable
 
 SOURCE = ("uri", "version", "decoder")
-_CROP = ("crop_left", "crop_top", "crop_width", "crop_height")
-COLUMNS = (*SOURCE, "start_s", "fps", "n_frames", *_CROP)
+CROP = ("crop_left", "crop_top", "crop_width", "crop_height")
+COLUMNS = (*SOURCE, "start_s", "fps", "n_frames", *CROP)
 """The columns of the clip table that `Clip.of_row` reads."""
 
 
@@ -67,8 +67,8 @@ class Clip:
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> "Clip":
         """The clip that a row of the clip table (clips.table.CLIPS) describes; it needs COLUMNS only."""
-        own = {name: row[name] for name in COLUMNS if name not in _CROP}
-        return cls(**own, crop=Crop(*(row[name] for name in _CROP)))
+        own = {name: row[name] for name in COLUMNS if name not in CROP}
+        return cls(**own, crop=crop_of(row))
 
     @property
     def end_s(self) -> float:
@@ -138,6 +138,11 @@ class Clip:
         clip = replace(self, decoder="pyav") if self.decoder == "decord" else self
         times_s = self.start_s + (first + np.arange(n_frames)) / self.fps
         yield from _pictures(clip, times_s, [View(n_frames, long_side=long_side)])
+
+
+def crop_of(row: Mapping[str, Any]) -> Crop:
+    """The part of the frame that a row of the clip table is of."""
+    return Crop(*(row[name] for name in CROP))
 
 
 def read_clip(uri: str, *, size: Size | None = None, timeout_s: float = 60.0, **where: Any) -> np.ndarray:

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vitascope.clips.analysis.letterbox import COLUMNS
 from vitascope.ledger import Reason, Status
+from vitascope.media.clip import CROP
 from vitascope.report.dataset import Dataset, Ints, is_in, labels
 from vitascope.report.spread import Example, examples, limits_of, spaced
 
@@ -147,5 +147,5 @@ def _as_clip(video: dict[str, Any]) -> dict[str, Any]:
     if not video["decoder"] or not video["width"]:
         return {}
     middle_s = (video["duration_s"] or 0) / 2
-    whole = dict(zip(COLUMNS, (0.0, 0.0, 1.0, 1.0), strict=True))
+    whole = dict(zip(CROP, (0.0, 0.0, 1.0, 1.0), strict=True))
     return video | whole | {"start_s": middle_s, "end_s": middle_s, "fps": 1.0, "n_frames": 1}

@@ -10,13 +10,11 @@ import ray.data
 from PIL import Image
 
 from vitascope import progress
-from vitascope.caption.frames import times
-from vitascope.clips.analysis.letterbox import COLUMNS, crop_of
 from vitascope.cluster.local import connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.ledger import Rejected
-from vitascope.media.clip import SOURCE, read_clip
+from vitascope.media.clip import COLUMNS, Clip
 from vitascope.media.geometry import shrunk
 from vitascope.storage import Unavailable
 
@@ -28,7 +26,7 @@ MOST_BYTES = {False: 12_000, True: 48_000}
 _QUALITIES = ((75, 1), (50, 1), (30, 1), (10, 1), (10, 2), (10, 4))  # of WebP, and every nth pixel
 _FASTEST_S, _SLOWEST_S = 0.05, 0.25  # a frame; a long clip runs faster than it is
 _AT_ONCE = 4  # thumbnails a task
-_CLIP = (*SOURCE, "start_s", "end_s", "fps", "n_frames", "width", "height", *COLUMNS)
+_CLIP = (*COLUMNS, "end_s", "width", "height")
 
 _Row = Mapping[str, Any]
 
@@ -107,11 +105,8 @@ def _decode(work: dict[str, Any], *, timeout_s: float) -> Iterator[dict[str, Any
 
 def _frames(clip: _Row, n_frames: int, timeout_s: float) -> np.ndarray:
     """At most so many frames of a clip, at even distances, small: uint8 (F, H, W, 3)."""
-    what = {key: clip[key] for key in SOURCE}
     size = shrunk((clip["height"], clip["width"]), SIDE_PX)
-    return read_clip(
-        **what, **times(dict(clip), n_frames), size=size, crop=crop_of(clip), timeout_s=timeout_s
-    )
+    return Clip.of_row(clip).frames(n_frames, size, timeout_s=timeout_s)
 
 
 def webp(frames: np.ndarray, seconds: float = 0.0) -> bytes:

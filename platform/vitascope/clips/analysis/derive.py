@@ -1,13 +1,13 @@
 """The clips of a file, from its catalog row."""
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from vitascope import records
 from vitascope.clips.analysis import cut, letterbox
+from vitascope.clips.analysis.cut import Span
 from vitascope.clips.analysis.scores import judge, scores
 from vitascope.clips.analysis.series import Series, of_row
 from vitascope.clips.analysis.shots import shots
@@ -15,38 +15,124 @@ from vitascope.clips.dedup.joins import thin
 from vitascope.clips.filters import HOOKS, SCORES
 from vitascope.clips.index import captions
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.table import Row
 from vitascope.ledger import Reason, Rejected, Status
-from vitascope.media.geometry import Crop
+from vitascope.media.clip import CROP, Clip
+from vitascope.media.geometry import WHOLE, Crop
+from vitascope.records import OK, Outcome, dropped, stable_id
 
-_SHARED = ("content", "video_id", "uri", "name", "version", "kind", "decoder")
-_Row = dict[str, Any]
 Texts = tuple[dict[str, str], str]
 """A file's captions by field; and why there are none."""
 
 
-def clips_of(video: _Row, settings: ClipsSettings) -> list[_Row]:
-    """The rows of table.CLIPS of a row of series.CATALOG, with their scores; `split` is filled in later.
+@dataclass(frozen=True)
+class Source:
+    """The file that a clip is of, as its row of series.CATALOG has it."""
 
-    Each also has the columns of twins.FOUND_BY. Only clips of damaged video are dropped here.
+    content: str
+    video_id: str
+    uri: str
+    name: str
+    version: str
+    kind: str
+    decoder: str
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> "Source":
+        """The file of a row of series.CATALOG."""
+        return cls(**{name: row[name] for name in cls.__dataclass_fields__})
+
+
+@dataclass(frozen=True)
+class CutClip:
+    """A clip of a file: where it is cut, what it scores, and whether it is kept.
+
+    width, height: of the picture within `crop`. hashes: what near duplicates are found by, flat.
     """
+
+    source: Source
+    span: Span
+    fps: float
+    width: int
+    height: int
+    crop: Crop = WHOLE
+    scores: Mapping[str, float] | None = None
+    hashes: Sequence[int] | np.ndarray | None = None
+    captions: Mapping[str, str] | None = None
+    caption: str | None = None
+    outcome: Outcome = field(default_factory=lambda: OK)
+
+    @property
+    def clip_id(self) -> str:
+        """The same wherever the file lies."""
+        return stable_id(self.source.video_id, self.span.start_s, self.span.n_frames, self.fps)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether nothing speaks against it so far."""
+        return self.outcome == OK
+
+    @property
+    def clip(self) -> Clip:
+        """What it shows, to be read."""
+        source, span = self.source, self.span
+        place = (span.start_s, self.fps, span.n_frames)
+        return Clip(source.uri, source.decoder, *place, crop=self.crop, version=source.version)
+
+    def as_row(self) -> Row:
+        """A row of table.CLIPS with the columns of twins.FOUND_BY; its split is not settled yet."""
+        crop = (self.crop.left, self.crop.top, self.crop.width, self.crop.height)
+        own = {"clip_id": self.clip_id, "fps": self.fps, "width": self.width, "height": self.height}
+        texts = {"captions": self.captions, "caption": self.caption}
+        return {
+            **vars(self.source),
+            **vars(self.span),
+            **own,
+            **dict(zip(CROP, crop, strict=True)),
+            **(self.scores or {}),
+            **texts,
+            **self.outcome,
+            "looks": self.hashes,
+            "split": "train",
+        }
+
+
+def clips_of(video: Row, settings: ClipsSettings) -> list[CutClip]:
+    """The clips of a row of series.CATALOG, with their scores; only clips of damaged video are dropped yet."""
     if video["status"] != Status.OK:
         return []
-    series = of_row(video)
-    found = list(_spans(video, series, settings))
-    rows = [_row(video, span, settings) | outcome for span, outcome in found]
-    good = [i for i, row in enumerate(rows) if row["status"] == Status.OK]
-    scored = scores(series, [found[i][0] for i in good], settings.filters, settings.fps)
+    series, source = of_row(video), Source.of_row(video)
+    spans = list(_spans(video, series, settings))
+    good = [span for span, outcome in spans if outcome == OK]
+    scored = scores(series, good, settings.filters, settings.fps)
+    of_span = {span: {name: v[i] for name, v in scored.items()} for i, span in enumerate(good)}
     bars = _bars(series) if settings.letterbox == "crop" else {}
-    for place, i in enumerate(good):
-        looks = _of_span(series, found[i][0], settings.fps)
-        height, width = looks["sides"][0].tolist()
-        crop = letterbox.letterbox(looks, bars[height, width]) if bars else Crop()
-        rows[i] |= letterbox.columns(crop, width, height) | _compared(looks)
-        rows[i] |= {k: float(values[place]) for k, values in scored.items() if np.isfinite(values[place])}
-    return rows
+    clips = []
+    for span, outcome in spans:
+        if outcome != OK:
+            lost = CutClip(source, span, settings.fps, video["width"], video["height"], outcome=outcome)
+            clips.append(lost)
+            continue
+        frames = _of_span(series, span, settings.fps)
+        height, width = frames["sides"][0].tolist()
+        crop = letterbox.letterbox(frames, bars[height, width]) if bars else WHOLE
+        *_, own_width, own_height = crop.pixels(width, height)
+        clips.append(
+            CutClip(
+                source,
+                span,
+                settings.fps,
+                own_width,
+                own_height,
+                crop,
+                scores={name: float(v) for name, v in of_span[span].items() if np.isfinite(v)},
+                hashes=thin(frames["copy_hashes"], frames["contrast"] * np.float32(255)).ravel(),
+            )
+        )
+    return clips
 
 
-def _spans(video: _Row, series: Series, settings: ClipsSettings) -> Iterator[tuple[cut.Span, _Row]]:
+def _spans(video: Row, series: Series, settings: ClipsSettings) -> Iterator[tuple[Span, Outcome]]:
     """The spans of every shot; and those of damage, which are dropped. A change of size is a cut too."""
     lengths = (settings.fps, settings.durations_s, settings.every_s)
     sides = series["sides"]  # 0 of damaged frames
@@ -56,7 +142,7 @@ def _spans(video: _Row, series: Series, settings: ClipsSettings) -> Iterator[tup
             part = {name: values[begin:end] for name, values in series.items()}
             found = shots(part, settings.shots, settings.fps)
             moved = [(begin + first, begin + last) for first, last in found]
-            yield from ((span, records.OK) for span in cut.spans(moved, *lengths))
+            yield from ((span, OK) for span in cut.spans(moved, *lengths))
         else:
             yield _lost(begin, end, settings.fps, f"{end - begin} of its frames are damaged")
     expected = cut.steps(video["said_s"] or video["duration_s"], settings.fps) + 1
@@ -76,54 +162,48 @@ def _bars(series: Series) -> dict[tuple[int, int], Crop]:
     }
 
 
-def _lost(begin: int, end: int, fps: float, what: str) -> tuple[cut.Span, _Row]:
-    span = cut.Span(begin / fps, (end - 1) / fps, end - begin)
-    return span, records.dropped(Reason.DECODE_FAILED, what)
+def _lost(begin: int, end: int, fps: float, what: str) -> tuple[Span, Outcome]:
+    return Span(begin / fps, (end - 1) / fps, end - begin), dropped(Reason.DECODE_FAILED, what)
 
 
-def _row(video: _Row, span: cut.Span, settings: ClipsSettings) -> _Row:
-    clip_id = records.stable_id(video["video_id"], span.start_s, span.n_frames, settings.fps)
-    shared = {key: video[key] for key in _SHARED} | letterbox.columns(Crop(), video["width"], video["height"])
-    return shared | dataclasses.asdict(span) | {"clip_id": clip_id, "fps": settings.fps, "split": "train"}
-
-
-def _of_span(series: Series, span: cut.Span, fps: float) -> Series:
+def _of_span(series: Series, span: Span, fps: float) -> Series:
     first = round(span.start_s * fps)
     return {name: values[first : first + span.n_frames] for name, values in series.items()}
 
 
-def _compared(looks: Series) -> _Row:
-    """What a clip's near twins are found by."""
-    return {"looks": thin(looks["copy_hashes"], looks["contrast"] * np.float32(255)).ravel()}
-
-
-def settle(rows: list[_Row], texts: Mapping[str, Texts], settings: ClipsSettings) -> None:
-    """Gives good clips their captions, and drops those beyond the limits, or without one.
+def settled(clips: list[CutClip], texts: Mapping[str, Texts], settings: ClipsSettings) -> list[CutClip]:
+    """The clips with their captions; those beyond the limits, or without a caption, are dropped.
 
     `texts` are those of every file, by its name. What a filter drops is not asked for its caption.
     """
-    rows = [row for row in rows if row["status"] == Status.OK]
-    own = ("width", "height", "start_s", "end_s", "n_frames")
+    verdicts = iter(judge(_judged_by([clip for clip in clips if clip.is_good], settings), settings.filters))
+    return [_settled(clip, next(verdicts), texts, settings) if clip.is_good else clip for clip in clips]
+
+
+def _judged_by(clips: list[CutClip], settings: ClipsSettings) -> dict[str, np.ndarray]:
+    """What the filters go by, (N,) each."""
     names = [name for name, _ in settings.filters.used() if name in {*SCORES, *HOOKS}]
-    columns = {name: np.array([row[name] for row in rows]) for name in own}
-    columns |= {name: np.array([row.get(name, np.nan) for row in rows], np.float32) for name in names}
-    for row, verdict in zip(rows, judge(columns, settings.filters), strict=True):
-        if min(row["width"], row["height"]) < settings.min_side_px:
-            within = f"{row['width']}x{row['height']} within its bars"
-            row |= records.dropped(Reason.TOO_SMALL, f"{within}, clips.min_side_px is {settings.min_side_px}")
-        elif verdict:
-            row |= records.dropped(*verdict)
-        else:
-            row |= _caption(row["clip_id"], texts[row["name"]], settings)
+    sizes = {name: np.array([getattr(clip, name) for clip in clips]) for name in ("width", "height")}
+    spans = {n: np.array([getattr(clip.span, n) for clip in clips]) for n in ("start_s", "end_s", "n_frames")}
+    found = {n: np.array([(clip.scores or {}).get(n, np.nan) for clip in clips], np.float32) for n in names}
+    return sizes | spans | found
 
 
-def _caption(clip_id: str, texts: Texts, settings: ClipsSettings) -> _Row:
-    found, why_none = texts
-    found = {field: found[field] for field in settings.caption_fields if field in found}
+def _settled(
+    clip: CutClip, verdict: tuple[str, str] | None, texts: Mapping[str, Texts], settings: ClipsSettings
+) -> CutClip:
+    if min(clip.width, clip.height) < settings.min_side_px:
+        within = f"{clip.width}x{clip.height} within its bars"
+        outcome = dropped(Reason.TOO_SMALL, f"{within}, clips.min_side_px is {settings.min_side_px}")
+        return replace(clip, outcome=outcome)
+    if verdict:
+        return replace(clip, outcome=dropped(*verdict))
+    by_field, why_none = texts[clip.source.name]
+    own = {name: by_field[name] for name in settings.caption_fields if name in by_field}
     try:
-        if not found:
+        if not own:
             raise Rejected(Reason.NO_CAPTION, why_none)
-        drawn = found[captions.draw(found, settings.caption_fields, clip_id)]
-        return {"captions": found, "caption": drawn}
+        caption = own[captions.draw(own, settings.caption_fields, clip.clip_id)]
+        return replace(clip, captions=own, caption=caption)
     except Rejected as rejected:
-        return {"captions": found} | records.dropped(rejected.reason, rejected.detail)
+        return replace(clip, captions=own, outcome=dropped(rejected.reason, rejected.detail))

@@ -8,7 +8,8 @@ killed, decode no frame for a score that is there.
 import itertools
 import math
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,10 @@ import pyarrow as pa
 
 from vitascope import records, storage
 from vitascope.clips import hooks
-from vitascope.clips.analysis.letterbox import crop_of
+from vitascope.clips.analysis.derive import CutClip
 from vitascope.clips.filters import HookFilter
 from vitascope.clips.settings import ClipsSettings
-from vitascope.ledger import Rejected, Status
-from vitascope.media.clip import SOURCE, read_clip
+from vitascope.ledger import Rejected
 
 BATCH = 32
 """Most frames that a function gets at once."""
@@ -28,32 +28,52 @@ BATCH = 32
 _BATCH_BYTES = 256 << 20
 _COMMITTED = 256  # clips at most whose scores are lost when a worker is
 
-_LOOKS = "looks"  # the column by which near twins are found: a list for each clip
-_Row = dict[str, Any]
-_Scores = dict[str, _Row]
+_LOOKS = "looks"  # the hook that gives what near duplicates are found by: hashes for each clip
 
 
-def add(rows: list[_Row], catalog: str, part: str, settings: ClipsSettings) -> int:
-    """Adds hooks' scores to the good ones of the clips of a part; how many had to be decoded for it.
+@dataclass(frozen=True)
+class _Scored:
+    """What a hook gives a clip: a score, hashes or None; or why there was no frame to score."""
+
+    score: float | list[int] | None
+    reason: str | None = None
+    detail: str | None = None
+
+
+_ByClip = dict[str, _Scored]
+
+
+def add(clips: list[CutClip], catalog: str, part: str, settings: ClipsSettings) -> tuple[list[CutClip], int]:
+    """The clips of a part, the good ones with hooks' scores; and how many had to be decoded for it.
 
     A clip whose frame does not decode is dropped.
     """
-    rows = [row for row in rows if row["status"] == Status.OK]
+    good = [clip for clip in clips if clip.is_good]
     used = _used(settings)
     folders = {name: _folder(rule, catalog, part, settings) for name, rule in used.items()}
     known = {name: _known(folder) for name, folder in folders.items()}
-    todo = [row for row in rows if any(row["clip_id"] not in known[name] for name in used)]
+    todo = [clip for clip in good if any(clip.clip_id not in known[name] for name in used)]
     for begin in range(0, len(todo), _COMMITTED):
         some = todo[begin : begin + _COMMITTED]
-        for name, found in _scored(some, used, known, settings.decode_timeout_s).items():
-            _commit(folders[name], found, name)
-            known[name] |= found
-    for row in rows:
-        for name in used:
-            about = known[name][row["clip_id"]]
-            row |= {} if about["score"] is None else {name: about["score"]}
-            row |= records.dropped(about["reason"], about["detail"]) if about["detail"] else {}
-    return len(todo)
+        for name, scored in _scored(some, used, known, settings.decode_timeout_s).items():
+            _commit(folders[name], scored, name)
+            known[name] |= scored
+    with_scores = [
+        _with(clip, {name: known[name][clip.clip_id] for name in used}) if clip.is_good else clip
+        for clip in clips
+    ]
+    return with_scores, len(todo)
+
+
+def _with(clip: CutClip, scored: Mapping[str, _Scored]) -> CutClip:
+    for name, given in scored.items():
+        if given.detail:
+            clip = replace(clip, outcome=records.dropped(str(given.reason), given.detail))
+        elif isinstance(given.score, list):
+            clip = replace(clip, hashes=given.score)
+        elif given.score is not None:
+            clip = replace(clip, scores={**(clip.scores or {}), name: given.score})
+    return clip
 
 
 def _used(settings: ClipsSettings) -> dict[str, HookFilter]:
@@ -69,10 +89,10 @@ def _folder(rule: HookFilter, catalog: str, part: str, settings: ClipsSettings) 
     return storage.join(catalog, records.stable_id("hook", *hook), posixpath.basename(part).split(".")[0])
 
 
-def _known(folder: str) -> _Scores:
+def _known(folder: str) -> _ByClip:
     """Scores by clip; if there was no frame to score, it is tried again: a busy machine may be slow."""
     rows = (row for uri in storage.list_files(folder) for row in storage.rows(uri))
-    return {row["clip_id"]: row for row in rows if row["detail"] is None}
+    return {row["clip_id"]: _Scored(row["score"]) for row in rows if row["detail"] is None}
 
 
 def _schema(name: str) -> pa.Schema:
@@ -85,62 +105,60 @@ def _schema(name: str) -> pa.Schema:
     )
 
 
-def _commit(folder: str, found: _Scores, name: str) -> None:
-    if found:
-        uri = storage.join(folder, f"scores-{records.stable_id(*found)}.parquet")
-        storage.put_table(uri, pa.Table.from_pylist(list(found.values()), schema=_schema(name)))
+def _commit(folder: str, scored: _ByClip, name: str) -> None:
+    if scored:
+        uri = storage.join(folder, f"scores-{records.stable_id(*scored)}.parquet")
+        rows = [{"clip_id": clip_id} | vars(given) for clip_id, given in scored.items()]
+        storage.put_table(uri, pa.Table.from_pylist(rows, schema=_schema(name)))
 
 
 def _scored(
-    rows: list[_Row], used: dict[str, HookFilter], known: dict[str, _Scores], timeout_s: float
-) -> dict[str, _Scores]:
-    """What each hook says of those clips that it does not know."""
-    found: dict[str, _Scores] = {name: {} for name in used}
-    for batch in batches(rows):
+    clips: list[CutClip], used: dict[str, HookFilter], known: dict[str, _ByClip], timeout_s: float
+) -> dict[str, _ByClip]:
+    """What each hook gives those clips that it does not know."""
+    scored: dict[str, _ByClip] = {name: {} for name in used}
+    for batch in batches(clips):
         frames, lost = _middle_frames(batch, timeout_s)
         for name, rule in used.items():
-            new = {row["clip_id"] for row in batch} - known[name].keys()
-            found[name] |= {i: {"clip_id": i, "score": None} | why for i, why in lost.items() if i in new}
-            found[name] |= _scores({i: frame for i, frame in frames.items() if i in new}, name, rule)
-    return found
+            new = {clip.clip_id for clip in batch} - known[name].keys()
+            scored[name] |= {clip_id: why for clip_id, why in lost.items() if clip_id in new}
+            scored[name] |= _given({i: frame for i, frame in frames.items() if i in new}, name, rule)
+    return scored
 
 
-def batches(rows: list[_Row]) -> Iterator[list[_Row]]:
+def batches(clips: list[CutClip]) -> Iterator[list[CutClip]]:
     """Clips of one size whose frames are given to a function at once."""
-    for _, same in itertools.groupby(sorted(rows, key=_size), key=_size):
-        clips = list(same)
-        n = max(min(BATCH, _BATCH_BYTES // (3 * clips[0]["width"] * clips[0]["height"])), 1)
-        yield from (clips[begin : begin + n] for begin in range(0, len(clips), n))
+    for _, same in itertools.groupby(sorted(clips, key=_size), key=_size):
+        alike = list(same)
+        n = max(min(BATCH, _BATCH_BYTES // (3 * alike[0].width * alike[0].height)), 1)
+        yield from (alike[begin : begin + n] for begin in range(0, len(alike), n))
 
 
-def _size(row: _Row) -> tuple[int, int]:
-    return row["height"], row["width"]
+def _size(clip: CutClip) -> tuple[int, int]:
+    return clip.height, clip.width
 
 
-def _middle_frames(rows: list[_Row], timeout_s: float) -> tuple[dict[str, np.ndarray], dict[str, _Row]]:
+def _middle_frames(clips: list[CutClip], timeout_s: float) -> tuple[dict[str, np.ndarray], _ByClip]:
     """Each clip's middle frame (H W 3), within its bars, by its id; or why there is none."""
     frames, lost = {}, {}
-    for row in rows:
-        where = {key: row[key] for key in SOURCE}
-        where["start_s"] = row["start_s"] + row["n_frames"] // 2 / row["fps"]
+    for clip in clips:
         try:
-            (frame,) = read_clip(crop=crop_of(row), timeout_s=timeout_s, **where)
-            frames[row["clip_id"]] = frame
+            (frames[clip.clip_id],) = clip.clip.frames(1, timeout_s=timeout_s)
         except Rejected as rejected:
-            lost[row["clip_id"]] = {"reason": rejected.reason, "detail": rejected.detail}
+            lost[clip.clip_id] = _Scored(None, str(rejected.reason), rejected.detail)
     return frames, lost
 
 
-def _scores(frames: dict[str, np.ndarray], name: str, rule: HookFilter) -> _Scores:
-    found: _Scores = {}
+def _given(frames: dict[str, np.ndarray], name: str, rule: HookFilter) -> _ByClip:
+    scored: _ByClip = {}
     for shape in {frame.shape for frame in frames.values()}:  # one, but for a file that changes its size
         alike = {i: frame for i, frame in frames.items() if frame.shape == shape}
-        scores = _given(np.stack(list(alike.values())), name, rule)
-        found |= {i: {"clip_id": i, "score": s, "detail": None} for i, s in zip(alike, scores, strict=True)}
-    return found
+        given = _of_frames(np.stack(list(alike.values())), name, rule)
+        scored |= {clip_id: _Scored(score) for clip_id, score in zip(alike, given, strict=True)}
+    return scored
 
 
-def _given(frames: np.ndarray, name: str, rule: HookFilter) -> list[Any]:
+def _of_frames(frames: np.ndarray, name: str, rule: HookFilter) -> list[Any]:
     if name == _LOOKS:
         return hooks.looks(frames, model=str(rule.options["model"])).tolist()
     return [score if math.isfinite(score) else None for score in hooks.score(frames, rule).tolist()]

@@ -1,7 +1,6 @@
 """The picture inside black bars."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -13,9 +12,6 @@ _SHARE = 0.9  # of the bright frames must have a bar; a title that runs into it 
 _SAME = 0.01  # of the height or width: so near each other are the bars of one letterbox
 _ASKEW = 0.05  # of the height or width; opposite bars that differ by more are a night sky, or a stage
 _MIN_PICTURE = 0.25  # of the height or width; less is no picture
-
-COLUMNS = ("crop_left", "crop_top", "crop_width", "crop_height")
-"""Of table.CLIPS."""
 
 
 def letterbox(series: Mapping[str, np.ndarray], whole: Crop | None = None) -> Crop:
@@ -53,15 +49,3 @@ def _usual(bars: np.ndarray) -> np.ndarray:
 def _edges(crop: Crop) -> np.ndarray:
     """Top, bottom, left, right bars."""
     return np.array([crop.top, 1 - crop.top - crop.height, crop.left, 1 - crop.left - crop.width])
-
-
-def columns(crop: Crop, width: int, height: int) -> dict[str, Any]:
-    """The columns of table.CLIPS about the part of a frame of this size: where it is, and how large."""
-    *_, own_width, own_height = crop.pixels(width, height)
-    places = (crop.left, crop.top, crop.width, crop.height)
-    return dict(zip(COLUMNS, places, strict=True)) | {"width": own_width, "height": own_height}
-
-
-def crop_of(clip: Mapping[str, Any]) -> Crop:
-    """The part of the frame that a row of table.CLIPS is of."""
-    return Crop(*(clip[name] for name in COLUMNS))

@@ -5,7 +5,7 @@ import itertools
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,10 @@ from vitascope.clips.analysis.series import Series, columns, joined, missing
 from vitascope.clips.dedup.hashing import copy_hashes
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.table import Row
 from vitascope.ledger import Reason, Rejected
 from vitascope.media import tars
-from vitascope.media.clip import stream
+from vitascope.media.clip import Clip
 from vitascope.media.clock import HOLD_S
 from vitascope.media.fields import combing
 from vitascope.media.geometry import Seen, Size
@@ -40,16 +41,14 @@ PROBED_FIRST_BYTES = 64 << 20
 """Larger ones are fetched only once a few ranges of them have shown that they hold a video."""
 
 
-def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
+def scan(item: Item, settings: ClipsSettings) -> Row:
     """A row of series.CATALOG about the file.
 
     `again` if it may not have been the file's fault: the store failed, or decoding took too long or was
     killed, as on a busy machine.
     """
     origin = {"uri": item.uri, "name": item.name, "version": item.version, "size_bytes": item.size_bytes}
-    facts: dict[str, Any] = {"content": None, "said_s": None}
-    outcome: dict[str, Any] = records.OK
-    again = False
+    facts: Row = {"content": None, "said_s": None}
     try:
         again = _look(item, settings, facts)
         outcome = records.OK | {"detail": facts.get("detail")}
@@ -63,7 +62,7 @@ def scan(item: Item, settings: ClipsSettings) -> dict[str, Any]:
     return {"video_id": video_id, "again": again} | origin | facts | outcome
 
 
-def _look(item: Item, settings: ClipsSettings, facts: dict[str, Any]) -> bool:
+def _look(item: Item, settings: ClipsSettings, facts: Row) -> bool:
     """Adds to `facts` as they are found, and says whether they are in doubt.
 
     Every byte of a remote file is fetched once, into a temporary folder of the node, which must have room for
@@ -104,7 +103,7 @@ def _at_hand(uri: str) -> Iterator[tuple[str, str]]:
         yield copy.name if away else uri, digest.hexdigest()
 
 
-def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[Series, bool]:
+def _series(uri: str, facts: Row, settings: ClipsSettings) -> tuple[Series, bool]:
     """The file's series (F, …), as far as its frames go; NaN, or 0 in hashes, if one is damaged.
 
     And whether a stretch of it took too long, or its process was killed.
@@ -115,8 +114,7 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[S
         Rejected: DECODE_FAILED if no frame decodes.
     """
     moves = facts["kind"] == "video"
-    how = {"uri": uri, "fps": settings.fps, "long_side": SIDE_PX, "decoder": facts["decoder"]}
-    how["n_frames"] = STRETCH_FRAMES if moves else 1
+    how = {"clip": Clip(uri, facts["decoder"], fps=settings.fps), "n_frames": STRETCH_FRAMES if moves else 1}
     stretches: list[Series] = []
     fruitless, cause, ended, doubtful = 0, "no frame decodes", False, False
     for first in itertools.count(0, STRETCH_FRAMES if moves else 0):
@@ -140,10 +138,10 @@ def _series(uri: str, facts: dict[str, Any], settings: ClipsSettings) -> tuple[S
     return {name: values[: last + 1] for name, values in series.items()}, doubtful and moves
 
 
-def stretch(*, uri: str, first: int, n_frames: int, **how: Any) -> Series:
+def stretch(*, clip: Clip, first: int, n_frames: int) -> Series:
     """The series of frames first <= k < first + n_frames, or of as many as there are; runs in the child."""
     before = max(first - 1, 0)
-    frames = stream(uri, first=before, n_frames=n_frames + first - before, **how)
+    frames = clip.stream(before, n_frames + first - before, long_side=SIDE_PX)
     return _in_runs([_looked_at(seen, number) for number, seen in enumerate(frames, before)], first - before)
 
 

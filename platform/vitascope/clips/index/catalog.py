@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vitascope import storage
+from vitascope.clips.table import Row
 from vitascope.records import stable_id
 
 PART_BYTES = 512 << 20
@@ -97,7 +97,7 @@ def commit(folder: str, part: pa.Table, table: pa.Table) -> None:
     storage.put_table(part_uri(folder, part), table)
 
 
-def committed_rows(folder: str, part: pa.Table) -> dict[str, dict[str, Any]]:
+def committed_rows(folder: str, part: pa.Table) -> dict[str, Row]:
     """The rows by name that the part about these files has, but for those to be looked at again.
 
     If a node is lost, Ray runs the tasks again whose results it held, also when they had committed.

@@ -7,7 +7,6 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +18,7 @@ from vitascope.clips.index.catalog import FILES, Item, items
 from vitascope.clips.index.tar_table import TARS
 from vitascope.clips.index.tar_table import row as tar_row
 from vitascope.clips.settings import ClipsSettings
+from vitascope.clips.table import Row
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason
 
@@ -35,7 +35,6 @@ _STEM = r"\.[^./]*$"  # a/b.c of a/b.c.mp4, for files of a folder
 _TAR_STEM = r"\.[^/]*$"  # a/b of a/b.c.mp4, for members of a tar: WebDataset's rule
 _NOT_UTF8 = "its name is not UTF-8; rename the file, or the folder it is in"
 _LOOP = "a link to a folder whose files are found without it, or that it lies in itself; it is not followed"
-_Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Inputs:
 
     media: pa.Table  # FILES
     captioned: pa.Table  # FILES: those of the media that have sidecars, with the sidecars' versions
-    unreadable: list[_Row]  # rows of table.VIDEOS
+    unreadable: list[Row]  # rows of table.VIDEOS
     passed: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -151,7 +150,7 @@ def tars_among(files: pa.Table) -> tuple[pa.Table, pa.Table]:
     return _as_files(files.filter(is_tar)), files.filter(pc.invert(is_tar))
 
 
-def of_tars(tars: pa.Table, told: Iterable[pa.Table]) -> tuple[pa.Table, list[_Row], Counter[str]]:
+def of_tars(tars: pa.Table, told: Iterable[pa.Table]) -> tuple[pa.Table, list[Row], Counter[str]]:
     """The members of all tars, as LISTED; rows of table.VIDEOS about damage; how much was passed over.
 
     `told` are rows of TARS about `tars`. A member is called as its tar, and by its name within it:
@@ -184,20 +183,20 @@ def _members(tars: pa.Table, lists: pa.ListArray) -> pa.Table:
     return pa.table(columns, schema=LISTED)
 
 
-def _damaged(tars: pa.Table, rows: pa.Table) -> list[_Row]:
+def _damaged(tars: pa.Table, rows: pa.Table) -> list[Row]:
     damage = rows["damage"]
     wrong = tars.append_column("damage", damage).filter(pc.is_valid(damage))
     return [_unreadable(row, row["damage"]) for row in wrong.to_pylist()]
 
 
-def _unreadable(file: _Row, why: str) -> _Row:
+def _unreadable(file: Row, why: str) -> Row:
     """A row of table.VIDEOS about a file of which nothing else is known."""
     facts = {name: file[name] for name in ("uri", "name", "version", "size_bytes")}
     video_id = records.stable_id(file["name"], file["size_bytes"])
     return {"video_id": video_id} | facts | records.dropped(Reason.UNREADABLE, why)
 
 
-def of_files(files: pa.Table, unreadable: Sequence[_Row] = ()) -> Inputs:
+def of_files(files: pa.Table, unreadable: Sequence[Row] = ()) -> Inputs:
     """What of LISTED is media, and what captions it; `unreadable` is known already.
 
     A text or JSON file captions the media that share its key. Beside none it is nobody's sidecar, and an

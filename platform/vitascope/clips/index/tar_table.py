@@ -1,11 +1,11 @@
 """The table of tars: what each holds."""
 
 from dataclasses import asdict
-from typing import Any
 
 import pyarrow as pa
 
 from vitascope.clips.index.catalog import Item
+from vitascope.clips.table import Row
 from vitascope.media.tars import list_members
 from vitascope.wording import count
 
@@ -34,7 +34,7 @@ TARS = pa.schema(
 """A row for every tar: what it holds, what is wrong with it, and how much of what kind was passed over."""
 
 
-def row(item: Item) -> dict[str, Any]:
+def row(item: Item) -> Row:
     """A row of TARS about a tar."""
     origin = {"name": item.name, "version": item.version}
     try:
