@@ -91,7 +91,7 @@ def repeated(path: Path, piece: Path, minutes: int) -> None:
 
 
 def settings_of(store: str, run: str, every_s: float = CLIP_S) -> Settings:
-    """Both stages without filters and twins, so that every clip is decoded."""
+    """Both stages without filters and duplicates, so that every clip is decoded."""
     return load(
         None,
         [

@@ -4,9 +4,10 @@
 
 What the clips show, and the copies: `dedup_set.py`. The limit is chosen on half A of it, which has half as
 many clips: of clips.duplicates_bits in steps of a half, the one with the best F1 (the harmonic mean of recall
-and precision). What is told of it is measured on half B. A copy is found where its twin is its original or
-another copy of it; a dropped clip with another twin is an error. `recall_of_stills` is that of the middle
-frames alone, as of images. `--keep FOLDER` keeps the hashes there, for runs to come.
+and precision). Reported numbers are measured on half B. A copy is found if it is dropped as a duplicate of
+its original or of another copy of that; a clip dropped as a duplicate of anything else is an error.
+`recall_of_stills` is that of the middle frames alone, as of images. `--keep FOLDER` keeps the hashes there
+for later runs.
 
 Growth is measured on tables with simulated hashes, a tenth of which are copies and a hundredth of which show
 one of 20 title cards, in seconds of processor time and in what is compared; the exponent is fitted to the
@@ -26,9 +27,9 @@ import numpy as np
 import pyarrow as pa
 from dedup_set import KINDS, Corpus, corpus
 
+from vitascope.clips.dedup.duplicates import FOUND_BY, hashes_of
 from vitascope.clips.dedup.hashing import FRAMES, WORDS
-from vitascope.clips.dedup.joins import ClipHashes, near_twins, thin
-from vitascope.clips.dedup.twins import FOUND_BY, looks_of
+from vitascope.clips.dedup.joins import ClipHashes, near_duplicates, thin
 from vitascope.clips.settings import ClipsSettings
 
 BITS = np.arange(4, 10.5, 0.5).tolist()
@@ -59,9 +60,9 @@ def thinned(data: Corpus) -> ClipHashes:
 
 def judged(data: Corpus, clips: ClipHashes, bits: float) -> dict[str, Any]:
     """Recall of each kind of copy, and precision."""
-    twins = near_twins(clips, max_bits=bits)
-    dropped = twins.twin >= 0
-    right = dropped & (data.origin[twins.twin] == data.origin)
+    duplicates = near_duplicates(clips, max_bits=bits)
+    dropped = duplicates.kept >= 0
+    right = dropped & (data.origin[duplicates.kept] == data.origin)
     wrong = dropped & ~right
     return {
         "recall": {kind: round(float(right[data.kind == kind].mean()), 4) for kind in KINDS},
@@ -69,7 +70,9 @@ def judged(data: Corpus, clips: ClipHashes, bits: float) -> dict[str, Any]:
         "precision": round(float(right.sum() / max(dropped.sum(), 1)), 4),
         "recall_by_show": {s: round(float(right[_copies(data, s)].mean()), 4) for s in _shows(data)},
         "wrongly_dropped": {s: int(wrong[data.show == s].sum()) for s in _shows(data)},
-        "distance_of_found_p50_p99": np.round(np.percentile(twins.distance[right], (50, 99)), 1).tolist(),
+        "distance_of_found_p50_p99": np.round(
+            np.percentile(duplicates.distance[right], (50, 99)), 1
+        ).tolist(),
     }
 
 
@@ -101,8 +104,8 @@ def middles(clips: ClipHashes) -> tuple[np.ndarray, ClipHashes]:
 def recall_of_stills(data: Corpus, clips: ClipHashes, bits: float) -> float:
     """As `judged` has it of clips."""
     of, stills = middles(clips)
-    twin = near_twins(stills, max_bits=bits).twin
-    right = (twin >= 0) & (data.origin[of][twin] == data.origin[of])
+    duplicate = near_duplicates(stills, max_bits=bits).kept
+    right = (duplicate >= 0) & (data.origin[of][duplicate] == data.origin[of])
     return round(float(right.sum() / (data.kind != "distinct").sum()), 4)
 
 
@@ -119,21 +122,21 @@ def closest_distinct(data: Corpus, clips: ClipHashes) -> dict[str, list[float]]:
 
 
 def simulated(n: int, seed: int) -> pa.Table:
-    """What `looks_of` needs of n clips of 9 to 33 frames.
+    """What `hashes_of` needs of n clips of 9 to 33 frames.
 
     A third of them are stills, of the others 0 to 3 bits change from frame to frame.
     """
     rng = np.random.default_rng(seed)
     shows = np.concatenate([np.arange(n - n // 10), rng.integers(0, n - n // 10, n // 10)])
     shows[rng.permutation(n)[: n // 100]] = rng.integers(0, 20, n // 100)
-    parts = [_looks(shows[begin : begin + _CHUNK], rng) for begin in range(0, n, _CHUNK)]
+    parts = [_hashes(shows[begin : begin + _CHUNK], rng) for begin in range(0, n, _CHUNK)]
     columns = {"start_s": pa.repeat(0.0, n), "end_s": pa.repeat(2.0, n)}
     names = pa.array(f"folder/of/some/length/{i:09}.mp4" for i in range(n))
-    return pa.table(columns | {"name": names, "looks": pa.chunked_array(parts)})
+    return pa.table(columns | {"name": names, "hashes": pa.chunked_array(parts)})
 
 
-def _looks(shows: np.ndarray, rng: np.random.Generator) -> pa.Array:
-    """The column `looks` of clips that show these."""
+def _hashes(shows: np.ndarray, rng: np.random.Generator) -> pa.Array:
+    """The column `hashes` of clips that show these."""
     length = 9 + _mixed(shows) % 25
     offsets = np.r_[0, np.cumsum(length)]
     clip = np.repeat(np.arange(len(shows)), length)
@@ -149,7 +152,7 @@ def _looks(shows: np.ndarray, rng: np.random.Generator) -> pa.Array:
     kept = [thin(hashes[a:b], contrast[a:b]) for a, b in itertools.pairwise(offsets.tolist())]
     ends = np.r_[0, np.cumsum([frames.size for frames in kept])]
     return pa.LargeListArray.from_arrays(ends, np.concatenate(kept).ravel()).cast(
-        FOUND_BY.field("looks").type
+        FOUND_BY.field("hashes").type
     )
 
 
@@ -172,15 +175,20 @@ def growth(sizes: list[int], seed: int) -> dict[str, Any]:
     for n in sorted(sizes):
         table = simulated(n, seed)
         begin = time.process_time()
-        twins = near_twins(looks_of(table, FRAMES), max_bits=ClipsSettings().duplicates_bits)
+        duplicates = near_duplicates(hashes_of(table, FRAMES), max_bits=ClipsSettings().duplicates_bits)
         seconds.append(round(time.process_time() - begin, 2))
         peaks.append(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2))
-        n_bytes = table["looks"].nbytes
-        each = (twins.n_keys, twins.n_compared, twins.n_candidates, (twins.twin >= 0).sum())
+        n_bytes = table["hashes"].nbytes
+        each = (
+            duplicates.n_keys,
+            duplicates.n_compared,
+            duplicates.n_candidates,
+            (duplicates.kept >= 0).sum(),
+        )
         print(
             f"{n:,} clips: {seconds[-1]} s of processor, {peaks[-1]} GB at most; a clip:"
             f" {n_bytes / 8 / WORDS / n:.1f} frames in {n_bytes / n:.0f} bytes, and keys, pairs of frames,"
-            f" pairs of clips and twins {np.round(np.array(each) / n, 3).tolist()}",
+            f" pairs of clips and duplicates {np.round(np.array(each) / n, 3).tolist()}",
             flush=True,
         )
     exponent = float(np.polyfit(np.log(sorted(sizes)), np.log(seconds), 1)[0]) if len(sizes) > 1 else None

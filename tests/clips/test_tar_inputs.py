@@ -12,11 +12,10 @@ from PIL import Image
 
 from media.made import corners_frame, corners_video, noisy_video, timed_video
 from vitascope import storage
-from vitascope.clips.analysis.letterbox import crop_of
 from vitascope.clips.stage import run
 from vitascope.config import Settings
 from vitascope.media import tars
-from vitascope.media.clip import read_clip
+from vitascope.media.clip import Clip
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -98,8 +97,7 @@ def test_a_tar_gives_the_clips_of_its_files(
 
 
 def frames(clip: dict[str, Any]) -> np.ndarray:
-    how = {key: clip[key] for key in ("start_s", "fps", "n_frames", "decoder")}
-    return read_clip(clip["uri"], size=(48, 64), crop=crop_of(clip), **how)
+    return Clip.of_row(clip).frames(size=(48, 64))
 
 
 def test_a_tar_damaged_in_the_middle_gives_what_comes_before_and_a_row(

@@ -13,7 +13,7 @@ import pytest
 from vitascope import config, records, storage
 from vitascope.caption import answers
 from vitascope.clips import table
-from vitascope.clips.dedup.joins import twin_detail
+from vitascope.clips.dedup.joins import duplicate_detail
 from vitascope.clips.filters import HOOKS, SCORES
 from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.config import Settings
@@ -113,7 +113,7 @@ def mixed(tmp_path: Path) -> Settings:
     clips = [clip(i, v) for v in videos for i in range(4)]
     for i in (0, 1):
         clips[i] |= records.dropped("filter_still_share", "still_share 1 > 0.95")
-    clips[5] |= records.dropped(Reason.DUPLICATE, twin_detail(clips[9]["name"], 1.0, 3.25))
+    clips[5] |= records.dropped(Reason.DUPLICATE, duplicate_detail(clips[9]["name"], 1.0, 3.25))
     clips[-1]["split"] = "val"
     write(settings, [*videos, lost], clips)
     return settings
@@ -359,7 +359,7 @@ def test_a_duplicate_is_shown_beside_what_is_kept(tmp_path: Path) -> None:
     clips = [
         clip(i, video(v, name=name)) for v, name in enumerate(("a at 2 s.mp4", "b.mp4")) for i in range(3)
     ]
-    clips[3] |= records.dropped(Reason.DUPLICATE, twin_detail("a at 2 s.mp4", 1.0, 4.75))
+    clips[3] |= records.dropped(Reason.DUPLICATE, duplicate_detail("a at 2 s.mp4", 1.0, 4.75))
     clips[5] |= records.dropped(Reason.DUPLICATE, "the same bytes as a at 2 s.mp4")
     write(settings, [video(0), video(1)], clips)
     found = read(settings)

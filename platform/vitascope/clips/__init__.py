@@ -12,7 +12,7 @@ over more files looks only at those, and other thresholds cost no decoding.
     index      files, their captions, and what is known of each
     analysis   what one file looks like, and the clips that follow from it
     filters    the settings of scores and filters (`hooks`: functions of your own)
-    dedup      twins among clips
+    dedup      duplicates among clips
     notes_on   what was chosen in silence, in words
     stage      the stage, on Ray Data
 """

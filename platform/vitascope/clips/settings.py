@@ -80,13 +80,13 @@ class ClipsSettings(Section):
         6.0,
         ge=0,
         le=10,
-        description="In how many of 63 bits near twins may differ, in the mean of their frames; the detail "
-        "of each that is dropped says in how many it did.",
+        description="Near duplicates differ in at most so many of 63 bits, in the mean of their frames; the "
+        "detail of each dropped clip has the number.",
     )
     duplicates_model: Location | None = Field(
         None,
-        description="Local folder of a transformers image model (CLIP, SigLIP, DINOv2). Near twins are then "
-        "what it gives like embeddings of the clips' middle frames: 6 bits are an angle of 17 degrees.",
+        description="Local folder of a transformers image model (CLIP, SigLIP, DINOv2). Near duplicates are "
+        "then clips whose middle frames have similar embeddings: 6 bits are an angle of 17 degrees.",
     )
 
     @field_validator("captions")

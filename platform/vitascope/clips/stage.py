@@ -24,7 +24,7 @@ from vitascope.clips.analysis.derive import CutClip, Texts, clips_of, settled
 from vitascope.clips.analysis.features import SIDE_PX
 from vitascope.clips.analysis.scan import scan
 from vitascope.clips.analysis.series import CATALOG
-from vitascope.clips.dedup.twins import FOUND_BY, without_twins
+from vitascope.clips.dedup.duplicates import FOUND_BY, without_duplicates
 from vitascope.clips.index import captions, catalog, inputs, tar_table
 from vitascope.clips.index.catalog import Item, Places
 from vitascope.clips.index.inputs import Inputs
@@ -54,7 +54,7 @@ _CAPTIONS = pa.schema(
     ]
 )
 _CUT = pa.schema([*CLIPS, *FOUND_BY])
-"""Clips, with what their twins are found by."""
+"""Clips, with what their duplicates are found by."""
 
 _FIELD = "field."  # a caption's, as a column of a table with other columns
 
@@ -357,7 +357,7 @@ def _of_table(row: Row, settings: ClipsSettings) -> Texts:
 
 
 def _settled(clips: pa.Table, settings: Settings) -> pa.Table:
-    """CLIPS: the split of every clip, and what is dropped as a twin of another."""
+    """CLIPS: the split of every clip, and what is dropped as a duplicate of another."""
     held_out = (settings.clips.val_share, settings.clips.val_names)
     names = pc.unique(clips["name"])
     usable = pc.unique(clips["name"].filter(pc.equal(clips["status"], str(Status.OK))))
@@ -365,7 +365,7 @@ def _settled(clips: pa.Table, settings: Settings) -> pa.Table:
     by_name = pa.array([split[name] for name in names.to_pylist()], pa.string())
     column = by_name.take(pc.index_in(clips["name"], value_set=names).combine_chunks())
     clips = clips.set_column(clips.schema.get_field_index("split"), CLIPS.field("split"), column)
-    return without_twins(clips, settings.clips).select(CLIPS.names)
+    return without_duplicates(clips, settings.clips).select(CLIPS.names)
 
 
 def _summary(videos: pa.Table, clips: pa.Table) -> Row:

@@ -68,7 +68,7 @@ class Clip:
     def of_row(cls, row: Mapping[str, Any]) -> "Clip":
         """The clip that a row of the clip table (clips.table.CLIPS) describes; it needs COLUMNS only."""
         own = {name: row[name] for name in COLUMNS if name not in CROP}
-        return cls(**own, crop=crop_of(row))
+        return cls(**own, crop=Crop(*(row[name] for name in CROP)))
 
     @property
     def end_s(self) -> float:
@@ -138,11 +138,6 @@ class Clip:
         clip = replace(self, decoder="pyav") if self.decoder == "decord" else self
         times_s = self.start_s + (first + np.arange(n_frames)) / self.fps
         yield from _pictures(clip, times_s, [View(n_frames, long_side=long_side)])
-
-
-def crop_of(row: Mapping[str, Any]) -> Crop:
-    """The part of the frame that a row of the clip table is of."""
-    return Crop(*(row[name] for name in CROP))
 
 
 def read_clip(uri: str, *, size: Size | None = None, timeout_s: float = 60.0, **where: Any) -> np.ndarray:

@@ -23,7 +23,7 @@ MOVING = ("black_share", "still_share", "motion", "max_change")
 _MOST_GROUPS, _EACH, _PAIRS = 15, 4, 6
 """With 9 examples a score and two limits' more, these keep a page below 200 pictures."""
 
-_TWIN = r"^(?s:the same bytes as (?P<same>.*)|twin of (?P<name>.*) at (?P<start_s>\S+) s, distance .*)$"
+_TWIN = r"^(?s:the same bytes as (?P<same>.*)|duplicate of (?P<name>.*) at (?P<start_s>\S+) s, distance .*)$"
 
 
 @dataclass(frozen=True, eq=False)

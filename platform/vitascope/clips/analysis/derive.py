@@ -80,7 +80,7 @@ class CutClip:
         return Clip(source.uri, source.decoder, *place, crop=self.crop, version=source.version)
 
     def as_row(self) -> Row:
-        """A row of table.CLIPS with the columns of twins.FOUND_BY; its split is not settled yet."""
+        """A row of table.CLIPS with the columns of duplicates.FOUND_BY; its split is not settled yet."""
         crop = (self.crop.left, self.crop.top, self.crop.width, self.crop.height)
         own = {"clip_id": self.clip_id, "fps": self.fps, "width": self.width, "height": self.height}
         texts = {"captions": self.captions, "caption": self.caption}
@@ -92,13 +92,13 @@ class CutClip:
             **(self.scores or {}),
             **texts,
             **self.outcome,
-            "looks": self.hashes,
+            "hashes": self.hashes,
             "split": "train",
         }
 
 
 def clips_of(video: Row, settings: ClipsSettings) -> list[CutClip]:
-    """The clips of a row of series.CATALOG, with their scores; only clips of damaged video are dropped yet."""
+    """The clips of a row of series.CATALOG, with their scores; only damaged ones are dropped yet."""
     if video["status"] != Status.OK:
         return []
     series, source = of_row(video), Source.of_row(video)

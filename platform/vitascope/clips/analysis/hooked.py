@@ -77,7 +77,7 @@ def _with(clip: CutClip, scored: Mapping[str, _Scored]) -> CutClip:
 
 
 def _used(settings: ClipsSettings) -> dict[str, HookFilter]:
-    """The hooks by the columns they give; an image model for near twins is one."""
+    """The hooks by the columns they give; an image model for near duplicates is one."""
     used = {name: rule for name, rule in settings.filters.used() if isinstance(rule, HookFilter)}
     if settings.duplicates == "near" and settings.duplicates_model:
         used[_LOOKS] = HookFilter(function=_LOOKS, options={"model": settings.duplicates_model})

@@ -2,5 +2,5 @@
 
 hashing  hashes of looks that survive copying
 joins    finds duplicate clips by their hashes
-twins    drops duplicates from the clip table
+duplicates    drops duplicates from the clip table
 """

@@ -82,7 +82,7 @@ class Measure:
     """How hashes (int64, 7) are compared."""
 
     apart: Callable[[np.ndarray, np.ndarray], np.ndarray]  # (m, 7), (m, 7): (m,), in bits
-    n_keyed: int  # so many of the first may be nearly equal in twins, any to any
+    n_keyed: int  # so many of the first may be nearly equal in duplicates, any to any
     mirror: np.int64  # the bits of these that change in a mirror
 
 

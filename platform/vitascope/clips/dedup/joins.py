@@ -1,15 +1,14 @@
-"""Twins among clips, by hashing and joins.
+"""Duplicates among clips, by hashing and joins.
 
-Exact twins have equal content hashes. Near twins (compressed again, resized, cropped, re-timed, mirrored or
-graded copies) are found from hashes of what a clip looks like, in four steps, none of which looks at all
-pairs:
+Exact duplicates have equal content hashes. Near duplicates (compressed again, resized, cropped, re-timed,
+mirrored or graded copies) are found from perceptual hashes in four steps, none of which compares all pairs:
 
-    thin     a clip's frames that look different from one another; featureless ones left out
-    join     frames that agree in all of some bits, in any of ten choices: sort, then compare neighbours
-    verify   clips with such frames: the mean distance of a clip's frames from the other's nearest ones
-    settle   in the order of preference a clip is kept, or is the twin of a clip that is kept
+    thin     keep the frames of a clip that differ from one another; drop featureless ones
+    join     frames that agree in all bits of a mask, for any of ten masks: sort, then compare neighbours
+    verify   clips that share such frames: mean distance from a clip's frames to the nearest of the other
+    settle   in order of preference, a clip is kept or is the duplicate of a kept clip
 
-The work grows with the number of clips and of copies among them, not with their square.
+The work grows with the number of clips and of their copies, not with the square.
 """
 
 import itertools
@@ -28,26 +27,26 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-SAME_SOURCE_BITS = 1.0  # within one source: a still repeated; a slow pan moves by 2 or more in a second
-HELD_OUT_SHARE = 0.25  # of a clip's frames that also in training would spoil a held-out clip
+SAME_SOURCE_BITS = 1.0  # within one source: a repeated still; a slow pan changes 2 bits or more in a second
+HELD_OUT_FRACTION = 0.25  # of a clip's frames; so many in training would contaminate a held-out clip
 
-_MIN_CONTRAST = 4.0  # of 255: frames below all look alike
-_NEW_BITS = 3  # a frame that differs in so many bits from the last one kept is kept too
-_TABLES = 10  # choices of bits
-_KEYS_PER_TABLE = 12  # of a clip, about; the same ones in its copies. A still has 6: all
-_FRAME_BITS = 10  # a pair of frames further apart is agreement by chance
-_CROWD = 32  # frames of a bucket that each of the bucket is compared with, and clips that a clip is
-_VERIFIED_FRAMES = 8  # of a clip, at most, evenly picked
-_CHUNK = 1 << 17  # items at a time: they fit a processor's cache
+_MIN_CONTRAST = 4.0  # of 255: darker or flatter frames all have the same hash
+_NEW_BITS = 3  # a frame that differs in so many bits from the previous one kept is kept too
+_TABLES = 10  # masks
+_KEYS_PER_TABLE = 12  # of a clip, about; its copies have the same ones. A still has 6, all of them
+_FRAME_BITS = 10  # a pair of frames further apart agrees by chance
+_CROWD = 32  # frames of a bucket, and clips, that one of them is compared with at most
+_VERIFIED_FRAMES = 8  # of a clip at most, evenly spaced
+_CHUNK = 1 << 17  # items at a time, to fit a processor's cache
 
 
 @dataclass(frozen=True)
 class ClipHashes:
-    """What clips look like, in order of preference: of twins the first is kept.
+    """Perceptual hashes of clips in order of preference: the first of a set of duplicates is kept.
 
-    Clip i has the frames offsets[i] to offsets[i + 1] of `hashes` (int64, F x 7, thinned), which are compared
-    by `measure`. `source` numbers the file a clip is from; clips of one source that overlap in time are never
-    twins, since they were asked for.
+    Clip i has the frames offsets[i] to offsets[i + 1] of `hashes` (int64, F x 7, thinned), compared by
+    `measure`. `source` numbers the file of a clip; clips of one source that overlap in time are never
+    duplicates, because the settings asked for them.
     """
 
     hashes: Ints
@@ -67,8 +66,8 @@ class ClipHashes:
             )
         if n_frames * self.measure.n_keyed > _LOW:
             raise Mistake(
-                f"{n_frames:,} frames of {n:,} clips are too many to find twins among at once, which is done "
-                f"for {int(_LOW) // self.measure.n_keyed:,}; set clips.duplicates to exact"
+                f"{n_frames:,} frames of {n:,} clips are too many for near duplicates, at most "
+                f"{int(_LOW) // self.measure.n_keyed:,}; set clips.duplicates to exact"
             )
 
     def __len__(self) -> int:
@@ -80,21 +79,21 @@ class ClipHashes:
         return np.repeat(np.arange(len(self), dtype=np.uint32), np.diff(self.offsets))
 
     def words(self, entries: Ints) -> Ints:
-        """The hashes that keys are of, by their number."""
+        """The hashes that the keys with these numbers are computed from."""
         return self.hashes[entries // self.measure.n_keyed, entries % self.measure.n_keyed]
 
 
 @dataclass(frozen=True)
-class Twins:
-    """What became of n clips: the twin that is kept, or -1 (int64), and the distance in bits, or NaN.
+class Duplicates:
+    """For each of n clips the duplicate kept in its place, or -1 (int64), and the distance in bits, or NaN.
 
-    The counts say what was looked at. `n_unseen` pairs were not: in a crowded bucket (more than 32 frames
-    with one key) a frame is compared with the bucket's 32 most preferred only, of which its twin usually is
-    one, as all copies of a much-used intro are twins of the first. And of the clips that have like frames,
-    held-out ones apart, a clip is compared with the 32 that agree in most of the tables.
+    The counts describe the work. `n_unseen` pairs were not compared: in a crowded bucket (more than 32 frames
+    with one key) a frame is compared only with the bucket's 32 most preferred ones, which usually include its
+    duplicate, because all copies of a common intro are duplicates of the first. A clip is compared with the
+    32 clips that share frames with it in most of the tables; held-out ones are not limited.
     """
 
-    twin: Ints
+    kept: Ints
     distance: Floats
     n_keys: int
     n_compared: int  # pairs of frames with one key
@@ -103,17 +102,17 @@ class Twins:
     n_unseen: int  # pairs of frames in them
 
 
-def exact_twins(contents: pa.Array) -> Ints:
-    """For each item -1, or the first one with the same content hash; nulls have no twins."""
+def exact_duplicates(contents: pa.Array) -> Ints:
+    """For each item the first one with the same content hash, or -1; nulls have no duplicates."""
     codes = np.asarray(contents.dictionary_encode().indices.fill_null(-1), np.int64)
     _, first, group = np.unique(codes, return_index=True, return_inverse=True)
     return np.where((codes < 0) | (first[group] == np.arange(len(codes))), -1, first[group])
 
 
 def thin(hashes: Ints, contrast: np.ndarray) -> Ints:
-    """The hashes (F', 7) of those of a clip's frames (F, 7) that do not look like the last one kept.
+    """The hashes (F', 7) of the frames of a clip (F, 7) that differ from the previous one kept.
 
-    Frames whose contrast (F,), in levels of 255, is too low to tell them apart are left out.
+    Frames whose contrast (F,), in levels of 255, is too low to distinguish them are dropped.
     """
     kept: list[int] = []
     whole = hashes[:, 0].tolist()
@@ -123,21 +122,21 @@ def thin(hashes: Ints, contrast: np.ndarray) -> Ints:
     return hashes[kept]
 
 
-def near_twins(
-    clips: ClipHashes, *, max_bits: float, held_out: Bools | None = None, n_key_bits: int | None = None
-) -> Twins:
-    """The near twins among `clips`.
+def near_duplicates(
+    clips: ClipHashes, max_bits: float, *, held_out: Bools | None = None, n_key_bits: int | None = None
+) -> Duplicates:
+    """The near duplicates among `clips`.
 
-    A clip is a twin of a preferred one if its frames lie within a mean of `max_bits` of the other's,
-    wherever in it; within one source, of SAME_SOURCE_BITS. What is only a part of another clip is its twin;
-    what holds more is not. No chains: a clip is a twin only of one that is kept, at the distance given.
+    A clip is a duplicate of a preferred one if the mean distance of its frames to the nearest frames of the
+    other is at most `max_bits`, or SAME_SOURCE_BITS within one source. A part of another clip is its
+    duplicate; a clip that shows more is not. No chains: a clip is a duplicate only of a kept clip.
 
     Args:
-        held_out: (n,) the validation clips. They are preferred to all others, and a training clip is a twin
-            already if a quarter of its frames, or of the held-out clip's, are in the other. So no kept
-            training clip is a near copy of a held-out one, and validation stays whole.
-        n_key_bits: in how many bits frames must agree to be compared; `key_bits` of the number of clips
-            if not given. Fewer find more and compare more.
+        held_out: (n,) the validation clips. They are preferred to all others, and a training clip is a
+            duplicate if a quarter of its frames, or of the held-out clip's, appear in the other. So no kept
+            training clip is a near copy of a held-out one, and validation stays complete.
+        n_key_bits: number of bits in which frames must agree to be compared; by default `key_bits` of the
+            number of clips. Fewer bits find more duplicates and compare more pairs.
     """
     held = np.zeros(len(clips), bool) if held_out is None else np.asarray(held_out)
     first, second, counts = _candidates(clips, held, n_key_bits or key_bits(len(clips)))
@@ -147,22 +146,22 @@ def near_twins(
     kept, copy = np.where(swap, second, first), np.where(swap, first, second)
     distance = _distances(clips, kept, copy, held)
     close = distance <= np.where(clips.source[kept] == clips.source[copy], SAME_SOURCE_BITS, max_bits)
-    twin, bits = _settle(kept[close], copy[close], distance[close], rank)
-    return Twins(twin, bits, n_candidates=len(first), **counts)
+    duplicate, bits = _settle(kept[close], copy[close], distance[close], rank)
+    return Duplicates(duplicate, bits, n_candidates=len(first), **counts)
 
 
-def twin_detail(name: str, start_s: float, distance: float) -> str:
-    """What the ledger says of a dropped twin: the clip that is kept."""
-    return f"twin of {name} at {start_s:g} s, distance {distance:.1f} bits"
+def duplicate_detail(name: str, start_s: float, distance: float) -> str:
+    """The ledger's detail of a dropped duplicate: the clip kept in its place."""
+    return f"duplicate of {name} at {start_s:g} s, distance {distance:.1f} bits"
 
 
 def key_bits(n_clips: int) -> int:
-    """The bits of a key: so many that chance agreements stay about as many as clips; 28 for 10 million."""
+    """The bits of a key: enough to keep chance agreements about as many as clips; 28 for 10 million."""
     return min(max((n_clips - 1).bit_length() + 4, 16), 32)
 
 
 def _candidates(clips: ClipHashes, held_out: Bools, n_key_bits: int) -> tuple[Ints, Ints, dict[str, int]]:
-    """Pairs of clips (first < second) that have like frames, and the counts of Twins."""
+    """Pairs of clips (first < second) that share similar frames, and the counts of Duplicates."""
     found, n_tables = np.zeros(0, np.int64), np.zeros(0, np.int64)
     counts = dict.fromkeys(("n_keys", "n_compared", "n_crowded", "n_unseen"), 0)
     for mask in _masks(n_key_bits):
@@ -174,7 +173,7 @@ def _candidates(clips: ClipHashes, held_out: Bools, n_key_bits: int) -> tuple[In
         counts["n_crowded"] += len(crowded)
         counts["n_unseen"] += int(((crowded - _CROWD) * (crowded - _CROWD - 1) // 2).sum())
         entry = (keyed & _LOW).astype(np.int64)
-        words = clips.words(entry)  # side by side: those of a pair are near each other in memory
+        words = clips.words(entry)  # contiguous: the words of a pair are near each other in memory
         alike = []
         for one, other in _bucket_pairs(start):
             counts["n_compared"] += len(one)
@@ -195,7 +194,7 @@ def _summed(numbers: Ints, values: Ints) -> tuple[Ints, Ints]:
 
 
 def _first_of_each(group: Ints, worth: Ints, n: int) -> Bools:
-    """Of each group the `n` that are worth most; of several worth the same, those that stand first."""
+    """The `n` items of each group with the largest worth; ties keep their order."""
     order = np.lexsort((-worth, group))
     begins = np.flatnonzero(np.diff(group[order], prepend=-1) > 0)
     _, place = _ragged(np.diff(np.append(begins, len(group))))
@@ -205,17 +204,18 @@ def _first_of_each(group: Ints, worth: Ints, n: int) -> Bools:
 
 
 def _masks(n_key_bits: int) -> list[np.int64]:
-    """For each table the bits of a hash that its keys are of; bit 0 of a frame's says nothing."""
+    """For each table the bits of a hash that form its keys; bit 0 of a frame's hash is constant."""
     rng = np.random.default_rng(0)
     chosen = [1 + rng.permutation(63)[:n_key_bits] for _ in range(_TABLES)]
     return [np.packbits(np.isin(np.arange(64), bits)).view(">i8").astype(np.int64)[0] for bits in chosen]
 
 
 def _keyed(clips: ClipHashes, mask: np.int64) -> np.ndarray:
-    """The table's entries in order, key above and number of the word below (uint64); one a key and clip.
+    """The table's entries in order (uint64): key in the high half, number of the word in the low half.
 
-    The key is the same for a word and its mirror image. A clip with many words gives only keys from a part
-    of their range that shrinks with their number: its copies, with about as many, give the same ones.
+    One entry for each key and clip. A word and its mirror image have the same key. A clip with many words
+    contributes only keys from a part of their range that shrinks with their number; its copies, with about
+    as many words, contribute the same keys.
     """
     n_keyed, mirror = clips.measure.n_keyed, clips.measure.mirror
     share = np.minimum(_KEYS_PER_TABLE / np.maximum(np.diff(clips.offsets) * n_keyed, 1), 1)
@@ -245,7 +245,7 @@ def _mixed(keys: np.ndarray) -> np.ndarray:
 
 
 def _bucket_starts(keyed: np.ndarray) -> Ints:
-    """For each entry the index of the first one with its key."""
+    """For each entry the index of the first entry with its key."""
     key = keyed >> np.uint64(32)
     new = np.ones(len(key), bool)
     new[1:] = key[1:] != key[:-1]
@@ -253,7 +253,7 @@ def _bucket_starts(keyed: np.ndarray) -> Ints:
 
 
 def _bucket_pairs(start: Ints) -> Iterator[tuple[Ints, Ints]]:
-    """Each entry with the first _CROWD of its bucket that stand before it: in small buckets all pairs."""
+    """Pairs each entry with the first _CROWD of its bucket before it: all pairs in small buckets."""
     late = np.arange(len(start))
     for place in range(_CROWD):
         late = late[late - start[late] > place]
@@ -263,13 +263,13 @@ def _bucket_pairs(start: Ints) -> Iterator[tuple[Ints, Ints]]:
 
 
 def _near(words: Ints, others: Ints, mirror: np.int64) -> Bools:
-    """Whether two hashes, or one and the other's in a mirror, differ in few bits."""
+    """Whether two hashes, or a hash and the other's mirror image, differ in few bits."""
     differ = words ^ others
     return (np.bitwise_count(differ) <= _FRAME_BITS) | (np.bitwise_count(differ ^ mirror) <= _FRAME_BITS)
 
 
 def _apart(clips: ClipHashes, entry: Ints, other: Ints) -> Ints:
-    """The pairs of clips, first * n + second, of these entries; not of one source if they overlap."""
+    """The pairs of clips of these entries as first * n + second, without overlaps within one source."""
     a, b = (clips.owner[some // clips.measure.n_keyed].astype(np.int64) for some in (entry, other))
     same = clips.source[a] == clips.source[b]
     overlap = same & (clips.start_s[a] < clips.end_s[b]) & (clips.start_s[b] < clips.end_s[a])
@@ -279,26 +279,26 @@ def _apart(clips: ClipHashes, entry: Ints, other: Ints) -> Ints:
 
 
 def _distinct(numbers: Ints) -> Ints:
-    """As `np.unique` gives them, which hashes, and takes several times as long for many."""
+    """Distinct numbers in order; `np.unique` hashes them, which takes several times as long."""
     ordered = np.sort(numbers)
     return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 def _distances(clips: ClipHashes, kept: Ints, copy: Ints, held_out: Bools) -> Floats:
-    """How far each copy is from what is kept, in bits; between training and held out, from either side."""
+    """Distance of each copy from the kept clip in bits; between training and held out, the smaller way."""
     guarded = held_out[kept] & ~held_out[copy]
     distance = np.empty(len(kept))
-    distance[~guarded] = _nearest(clips, copy[~guarded], kept[~guarded], share=1.0)
+    distance[~guarded] = _nearest(clips, copy[~guarded], kept[~guarded], fraction=1.0)
     ours, theirs = copy[guarded], kept[guarded]
     distance[guarded] = np.minimum(
-        _nearest(clips, ours, theirs, share=HELD_OUT_SHARE),
-        _nearest(clips, theirs, ours, share=HELD_OUT_SHARE),
+        _nearest(clips, ours, theirs, fraction=HELD_OUT_FRACTION),
+        _nearest(clips, theirs, ours, fraction=HELD_OUT_FRACTION),
     )
     return distance
 
 
-def _nearest(clips: ClipHashes, of: Ints, to: Ints, share: float) -> Floats:
-    """For each pair the mean distance of frames of `of` to their nearest of `to`, over the best `share`."""
+def _nearest(clips: ClipHashes, of: Ints, to: Ints, fraction: float) -> Floats:
+    """For each pair the mean distance of frames of `of` to the nearest of `to`, over the best `fraction`."""
     lengths = np.diff(clips.offsets)
     n_of, n_to = np.minimum(lengths[of], _VERIFIED_FRAMES), lengths[to]
     batch = np.cumsum(n_of * n_to) // _CHUNK
@@ -312,23 +312,23 @@ def _nearest(clips: ClipHashes, of: Ints, to: Ints, share: float) -> Floats:
         theirs = clips.hashes[clips.offsets[other[row]] + column]
         bits = clips.measure.apart(clips.hashes[frame[row]], theirs)
         nearest = np.minimum.reduceat(bits, np.flatnonzero(column == 0)) if len(bits) else bits
-        best = nearest[np.lexsort((nearest, pair))]  # in each pair ascending, beside `place`
-        n_best = np.ceil(share * n_of[begin:end])
+        best = nearest[np.lexsort((nearest, pair))]  # ascending within each pair, as `place`
+        n_best = np.ceil(fraction * n_of[begin:end])
         result[begin:end] = np.bincount(pair, best * (place < n_best[pair]), end - begin) / n_best
     return result
 
 
 def _ragged(lengths: Ints) -> tuple[Ints, Ints]:
-    """For runs of these lengths, end to end: the number of the run, and the place in it."""
+    """For runs of these lengths, end to end: the number of the run and the index within it."""
     run = np.repeat(np.arange(len(lengths)), lengths)
     return run, np.arange(len(run)) - (np.cumsum(lengths) - lengths)[run]
 
 
 def _settle(kept: Ints, copy: Ints, distance: Floats, rank: Ints) -> tuple[Ints, Floats]:
-    """The nearest kept twin of every clip, and its distance. Pairs are kept-before-copy by rank."""
-    twin, bits = np.full(len(rank), -1), np.full(len(rank), np.nan)
+    """The nearest kept duplicate of every clip, and its distance. `kept` ranks before `copy` in each pair."""
+    duplicate, bits = np.full(len(rank), -1), np.full(len(rank), np.nan)
     order = np.lexsort((rank[kept], distance, rank[copy]))
     for a, b, d in zip(kept[order].tolist(), copy[order].tolist(), distance[order].tolist(), strict=True):
-        if twin[a] < 0 and twin[b] < 0:  # all pairs that could drop a stand before those that drop b
-            twin[b], bits[b] = a, d
-    return twin, bits
+        if duplicate[a] < 0 and duplicate[b] < 0:  # all pairs that could drop a come before those that drop b
+            duplicate[b], bits[b] = a, d
+    return duplicate, bits

@@ -1,4 +1,4 @@
-"""Twins of a clip table, on real footage that is encoded again."""
+"""Duplicates of a clip table, on real footage that is encoded again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 from media.made import write_video
 from vitascope import storage
 from vitascope.clips import stage
-from vitascope.clips.dedup.twins import without_twins
+from vitascope.clips.dedup.duplicates import without_duplicates
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.table import merged
 from vitascope.config import Settings
@@ -76,8 +76,8 @@ def test_no_copy_of_a_held_out_film_is_trained_on(source: Path, tmp_path: Path) 
         "city_smaller.mp4": "duplicate",
     }
     assert {name for name, row in rows.items() if row["split"] == "val"} == {"held.mp4"}
-    assert all(rows[name]["detail"].startswith("twin of held.mp4 at 0 s, distance ") for name in COPIES)
-    assert rows["city_smaller.mp4"]["detail"].startswith("twin of city.mp4 at 0 s, distance ")
+    assert all(rows[name]["detail"].startswith("duplicate of held.mp4 at 0 s, distance ") for name in COPIES)
+    assert rows["city_smaller.mp4"]["detail"].startswith("duplicate of city.mp4 at 0 s, distance ")
     bits = {name: float(row["detail"].split()[-2]) for name, row in rows.items() if row["reason"]}
     farthest = max(bits, key=lambda name: bits[name])
     strict = clips_of(source, tmp_path / "strict", duplicates_bits=bits[farthest] - 0.06)
@@ -96,7 +96,7 @@ def test_a_model_given_decides_what_looks_the_same(source: Path, tmp_path: Path)
     dropped = {name for name, row in rows.items() if row["reason"] == "duplicate"}
     assert {"bunny_smaller.mp4", "bunny_cropped.mp4", "city_smaller.mp4"} <= dropped
     assert rows["held.mp4"]["reason"] is rows["city.mp4"]["reason"] is None
-    assert rows["city_smaller.mp4"]["detail"].startswith("twin of city.mp4 at 0 s, distance ")
+    assert rows["city_smaller.mp4"]["detail"].startswith("duplicate of city.mp4 at 0 s, distance ")
     (tmp_path / "vit" / "model.safetensors").unlink()  # what it gave is known
     assert clips_of(source, tmp_path / "again", **model) == rows
 
@@ -104,11 +104,11 @@ def test_a_model_given_decides_what_looks_the_same(source: Path, tmp_path: Path)
 RNG = np.random.default_rng(0)
 
 
-def row(name: str, looks: np.ndarray | None, **columns: Any) -> dict[str, Any]:
+def row(name: str, hashes: np.ndarray | None, **columns: Any) -> dict[str, Any]:
     same = {"clip_id": name, "video_id": name, "uri": name, "kind": "video", "decoder": "pyav", "fps": 8.0}
     size = {"start_s": 0.0, "end_s": 1.0, "n_frames": 9, "width": 64, "height": 64}
     crop = {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
-    own = {"name": name, "version": name, "content": name, "looks": looks, "split": "train", "status": "ok"}
+    own = {"name": name, "version": name, "content": name, "hashes": hashes, "split": "train", "status": "ok"}
     return same | size | crop | own | columns
 
 
@@ -125,12 +125,12 @@ def test_the_one_for_validation_is_kept_then_one_with_a_caption_then_the_largest
         row("short", None, status="dropped", reason="too_short", detail="0.1 s"),
     ]
     table = pa.Table.from_pylist(rows, schema=stage._CUT)
-    found = without_twins(table, ClipsSettings())
+    found = without_duplicates(table, ClipsSettings())
     assert dict(zip(found["name"].to_pylist(), found["detail"].to_pylist(), strict=True)) == {
-        "a_small": "twin of a_large at 0 s, distance 0.0 bits",
+        "a_small": "duplicate of a_large at 0 s, distance 0.0 bits",
         "a_large": None,
-        "a_uncaptioned": "twin of a_large at 0 s, distance 0.0 bits",
-        "b_train": "twin of b_val at 0 s, distance 0.0 bits",
+        "a_uncaptioned": "duplicate of a_large at 0 s, distance 0.0 bits",
+        "b_train": "duplicate of b_val at 0 s, distance 0.0 bits",
         "b_val": None,
         "b_bytes": "the same bytes as b_val",
         "short": "0.1 s",
@@ -140,10 +140,10 @@ def test_the_one_for_validation_is_kept_then_one_with_a_caption_then_the_largest
         **dict.fromkeys(found["name"].to_pylist()),
         **kept,
     }
-    assert without_twins(table, ClipsSettings(duplicates="keep")).equals(table)
-    exact = without_twins(table, ClipsSettings(duplicates="exact"))
+    assert without_duplicates(table, ClipsSettings(duplicates="keep")).equals(table)
+    exact = without_duplicates(table, ClipsSettings(duplicates="exact"))
     assert exact["reason"].to_pylist().count("duplicate") == 1
-    assert len(without_twins(table.slice(0, 0), ClipsSettings())) == 0
+    assert len(without_duplicates(table.slice(0, 0), ClipsSettings())) == 0
 
 
 def test_no_near_copy_of_a_held_out_clip_is_trained_on_if_captions_come_later() -> None:
@@ -156,13 +156,13 @@ def test_no_near_copy_of_a_held_out_clip_is_trained_on_if_captions_come_later() 
         row("b_train", b),
         row("b_bare_bytes", b, content="b_train", **bare),
     ]
-    found = without_twins(pa.Table.from_pylist(rows, schema=stage._CUT), ClipsSettings())
+    found = without_duplicates(pa.Table.from_pylist(rows, schema=stage._CUT), ClipsSettings())
     captioned = [r | merged(r, {"caption": "now it has one"}, {"caption": 1.0}) for r in found.to_pylist()]
     kept = [r["name"] for r in captioned if r["status"] == "ok"]
     assert kept == ["a_val", "b_val_bare"]
 
 
-def test_copies_of_a_clip_that_is_a_near_twin_itself_name_the_one_that_is_kept() -> None:
+def test_copies_of_a_clip_that_is_a_near_duplicate_itself_name_the_one_that_is_kept() -> None:
     a, b = (np.pad(RNG.integers(0, 2**63 - 1, (4, 6)), ((0, 0), (0, 1))).ravel() for _ in range(2))
     rows = [
         row("a_copy", a, content="a"),
@@ -172,14 +172,14 @@ def test_copies_of_a_clip_that_is_a_near_twin_itself_name_the_one_that_is_kept()
         row("b", b, content="b", width=128),
     ]
     table = pa.Table.from_pylist(rows, schema=stage._CUT)
-    near = without_twins(table, ClipsSettings())
+    near = without_duplicates(table, ClipsSettings())
     assert dict(zip(near["name"].to_pylist(), near["detail"].to_pylist(), strict=True)) == {
-        "a_copy": "twin of a_largest at 2.5 s, distance 0.0 bits",
-        "a": "twin of a_largest at 2.5 s, distance 0.0 bits",
+        "a_copy": "duplicate of a_largest at 2.5 s, distance 0.0 bits",
+        "a": "duplicate of a_largest at 2.5 s, distance 0.0 bits",
         "a_largest": None,
         "b_copy": "the same bytes as b",
         "b": None,
     }
     assert near["duplicate_of"].to_pylist() == ["a_largest", "a_largest", None, "b", None]
-    exact = without_twins(table, ClipsSettings(duplicates="exact"))
+    exact = without_duplicates(table, ClipsSettings(duplicates="exact"))
     assert exact["detail"].to_pylist() == ["the same bytes as a", None, None, "the same bytes as b", None]
