@@ -44,14 +44,14 @@ def test_a_plan_asks_everything_open_once_in_parts() -> None:
     done += [{"clip_id": "4", "field": "long", "reason": Reason.CAPTION_REFUSED}]
     done += [{"clip_id": "5", "field": "long", "reason": Reason.CAPTION_FAILED}]
     todo = answers.still_to_ask(clips, done, ["long", "short"])
-    parts = answers.plan(todo, settings(clips_per_part=4), n_there=7)
+    parts = answers.plan(todo, settings(clips_per_part=4), n_existing=7)
     asked = [(c["clip_id"], f) for part in parts for c in part["clips"] for f in c["fields"]]
     expected = {(str(i), f) for i in range(10) for f in ("long", "short")}
     assert len(asked) == len(set(asked))
     assert set(asked) == expected - {("3", "long"), ("3", "short"), ("4", "long")}
     assert [len(part["clips"]) for part in parts] == [4, 4, 1]
     assert len({part["file"] for part in parts}) == 3
-    assert parts == answers.plan(todo, settings(clips_per_part=4), n_there=7)
+    assert parts == answers.plan(todo, settings(clips_per_part=4), n_existing=7)
 
 
 def test_the_last_answer_to_the_present_question_counts(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_what_is_told_of_files_is_of_their_version(tmp_path: Path) -> None:
         catalog.commit(folder, part, table(part))
     wanted = pa.concat_tables([old.take([0, 2, 3]), new.take([0])])
     places, _ = catalog.known(folder, wanted)
-    told = pa.concat_tables(catalog.told(places, wanted)).sort_by("name")
+    told = pa.concat_tables(catalog.rows_about(places, wanted)).sort_by("name")
     expected = [("000000.mp4", "1"), ("000001.mp4", "2"), ("000002.mp4", "1"), ("000003.mp4", "1")]
     assert [(row["name"], row["version"]) for row in told.to_pylist()] == expected
 

@@ -1,10 +1,10 @@
-"""Captions for clips, asked of a vision-language model. Off by default.
+"""Captions for clips from a vision-language model. Off by default.
 
-In: the clip table. Out: `{run}/captions/part-*.parquet` (answers.CAPTIONS), a row for every field of every
-clip that was asked for: the caption, or why there is none. Each part is committed once, so a run that was cut
-short goes on with what no part answers.
+In: the clip table. Out: `{run}/captions/part-*.parquet` (clips.table.CAPTIONS), a row for every requested
+field of every clip: the caption, or why there is none. Each part is committed once, so an interrupted run
+continues with the questions that no part answers.
 
-    answers    which clips are asked, and what was answered
+    answers    which clips and fields to ask for, and rows from answers
     frames     a few small pictures of a clip
     endpoint   ask an OpenAI-compatible endpoint
     local      ask a transformers model in a folder

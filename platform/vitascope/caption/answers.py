@@ -1,4 +1,4 @@
-"""Which clips are asked, and what an answer is worth."""
+"""Which clips and fields to ask for, and rows from answers."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,34 +16,34 @@ from vitascope.wording import short
 Asked = tuple[str, str]
 """A clip's id and a caption field."""
 
-# Answers. What failed otherwise the next run asks again: it may have been the storage or the service.
+# Final outcomes. The next run repeats other failures, which may be due to the storage or the service.
 _FINAL = (None, Reason.CAPTION_REFUSED)
 
 
 class Unusable(Mistake):
-    """The model that the settings name cannot be asked; the text says why, and what to change."""
+    """The model in the settings cannot be used; the message says why, and what to change."""
 
 
 def wanted(clips: Iterable[Row], settings: CaptionSettings) -> list[Row]:
-    """The clips to be asked: those that lack only a caption; with `clips = "all"`, all good ones too."""
+    """The clips to caption: those that lack only a caption; with `clips = "all"`, all good ones too."""
     usable = (c for c in clips if c["status"] == Status.OK or c["reason"] == Reason.NO_CAPTION)
     return [c for c in usable if settings.clips == "all" or not c["caption"]]
 
 
-def plan(todo: list[tuple[Row, list[str]]], settings: CaptionSettings, n_there: int) -> list[Row]:
-    """Parts to write: a file's name, its clips, and the fields each is asked for; after `n_there` parts."""
+def plan(todo: list[tuple[Row, list[str]]], settings: CaptionSettings, n_existing: int) -> list[Row]:
+    """Parts to write after the existing ones: file name, clips, and the fields to ask for of each."""
     parts: list[Row] = []
     for start in range(0, len(todo), settings.clips_per_part):
         clips = [clip | {"fields": fields} for clip, fields in todo[start : start + settings.clips_per_part]]
         key = stable_id(*(word for clip in clips for word in (clip["clip_id"], *clip["fields"])))
-        parts.append({"file": f"part-{n_there + len(parts):06d}-{key}.parquet", "clips": clips})
+        parts.append({"file": f"part-{n_existing + len(parts):06d}-{key}.parquet", "clips": clips})
     return parts
 
 
 def still_to_ask(
     clips: Iterable[Row], answers: Iterable[Row], fields: list[str]
 ) -> list[tuple[Row, list[str]]]:
-    """Each clip with the fields that `answers` (rows of CAPTIONS) leave open; clips without such left out."""
+    """The clips with fields that `answers` (rows of CAPTIONS) leave open, with those fields."""
     done = {(row["clip_id"], row["field"]) for row in answers if row["reason"] in _FINAL}
     open_fields = ((clip, [f for f in fields if (clip["clip_id"], f) not in done]) for clip in clips)
     return [(clip, left) for clip, left in open_fields if left]

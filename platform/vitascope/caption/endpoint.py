@@ -13,22 +13,22 @@ from vitascope.caption.settings import CaptionSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.wording import short
 
-# The openai package waits as a Retry-After says, up to this, or else half a second, doubled up to 8 s.
+# The openai package waits as Retry-After says, up to this; otherwise half a second, doubled up to 8 s.
 _LONGEST_PAUSE_S = 120.0
 _KEY = "OPENAI_API_KEY"
 _FILTERED = ("content_filter", "content_policy_violation", "moderation_blocked", "safety")
 
 
 class _Lost(Rejected):
-    """A question to which there was no answer at all, nor a timeout."""
+    """A question whose connection was lost."""
 
 
 class Endpoint:
-    """Asks for captions over `/chat/completions`, many at once; retries are the openai package's."""
+    """Asks for captions over `/chat/completions`, concurrently; the openai package retries."""
 
     def __init__(self, settings: CaptionSettings) -> None:
         self._settings = settings
-        # The package's limit is on silence; this one also ends an answer that drips in for ever.
+        # The package limits silence; this also ends an answer that trickles in without end.
         self._give_up_s = (settings.retries + 1) * settings.timeout_s + settings.retries * _LONGEST_PAUSE_S
 
     def ask(self, questions: Sequence[tuple[list[bytes], str]]) -> list[str | Rejected]:
@@ -64,13 +64,13 @@ class Endpoint:
     def _client(self) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(
             base_url=self._settings.endpoint,
-            api_key=os.environ.get(_KEY) or "none",  # many an endpoint wants none
+            api_key=os.environ.get(_KEY) or "none",  # many endpoints need none
             max_retries=self._settings.retries,
             timeout=self._settings.timeout_s,
         )
 
     async def _be_reachable(self, client: openai.AsyncOpenAI) -> None:
-        """Tells an endpoint that is gone from one that only loses certain requests."""
+        """Distinguishes an endpoint that is down from one that drops certain requests."""
         try:
             await client.with_options(max_retries=0).models.list()
         except openai.APIConnectionError as error:
@@ -101,25 +101,25 @@ class Endpoint:
 
 
 def _messages(pictures: list[bytes], prompt: str) -> Any:
-    """The pictures in order, then what is asked of them."""
+    """The pictures in order, then the prompt."""
     uris = (f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}" for picture in pictures)
     shown: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": uri}} for uri in uris]
     return [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}]
 
 
 def _caption(answer: Any, refusal: str) -> str:
-    """The caption in an answer, whatever it is that came."""
+    """The caption in an answer of any shape."""
     try:
         choice = answer.choices[0]
-        said, why_not, ended = choice.message.content, choice.message.refusal, choice.finish_reason
+        content, why_not, ended = choice.message.content, choice.message.refusal, choice.finish_reason
     except (AttributeError, IndexError, TypeError) as error:
         raise _unreadable(error) from None
     if why_not or ended == "content_filter":
         why = str(why_not or "stopped by the endpoint's content filter")
         raise Rejected(Reason.CAPTION_REFUSED, short(why, 200))
-    if said is not None and not isinstance(said, str):
-        raise _unreadable(f"its content is a {type(said).__name__}")
-    return caption_of(said, refusal)
+    if content is not None and not isinstance(content, str):
+        raise _unreadable(f"its content is a {type(content).__name__}")
+    return caption_of(content, refusal)
 
 
 def _cause(error: openai.APIConnectionError) -> str:
@@ -131,24 +131,24 @@ def _unreadable(why: object) -> Rejected:
 
 
 def _failure(settings: CaptionSettings, error: openai.APIStatusError) -> Exception:
-    """What a status that is no success means: a refusal, a mistake, or a failure after all attempts."""
-    told = _told(error)
+    """The meaning of an error status: a refusal, a mistake, or a failure after all attempts."""
+    message = _message_of(error)
     if error.code in _FILTERED:
-        return Rejected(Reason.CAPTION_REFUSED, told)
+        return Rejected(Reason.CAPTION_REFUSED, message)
     if error.code == "insufficient_quota":
         return Unusable(_mistake(settings, error))
-    return Rejected(Reason.CAPTION_FAILED, told)
+    return Rejected(Reason.CAPTION_FAILED, message)
 
 
 def _mistake(settings: CaptionSettings, error: openai.APIStatusError) -> str:
     return (
-        f"{settings.endpoint} refuses to work with the model {settings.endpoint_model!r}: {_told(error)}; "
-        "check caption.endpoint, caption.endpoint_model and OPENAI_API_KEY where the work is done"
+        f"{settings.endpoint} rejects the model {settings.endpoint_model!r}: {_message_of(error)}; "
+        "check caption.endpoint, caption.endpoint_model and OPENAI_API_KEY on the cluster"
     )
 
 
-def _told(error: openai.APIStatusError) -> str:
+def _message_of(error: openai.APIStatusError) -> str:
     body = error.body if isinstance(error.body, dict) else {}
-    said = f"HTTP {error.status_code} {body.get('message') or error.message}"
+    message = f"HTTP {error.status_code} {body.get('message') or error.message}"
     key = os.environ.get(_KEY)  # which some servers repeat
-    return short(said.replace(key, "…") if key else said, 300)
+    return short(message.replace(key, "…") if key else message, 300)

@@ -12,9 +12,9 @@ _QUALITY = 90  # of JPEG: a frame of 512 pixels takes some 50 KB
 
 
 def pictures(clip: Clip, settings: CaptionSettings, *, timeout_s: float) -> list[bytes]:
-    """JPEG files of `settings.frames` frames of a clip, at even distances from its first to its last.
+    """JPEG files of `settings.frames` frames of a clip, evenly spaced from its first to its last.
 
-    A clip of fewer frames gives them all. One frame alone is the middle one. Small frames keep their size.
+    A clip with fewer frames gives all of them; a single frame is the middle one. Frames are never enlarged.
 
     Raises:
         Rejected: DECODE_FAILED, SOURCE_CHANGED.
@@ -24,7 +24,7 @@ def pictures(clip: Clip, settings: CaptionSettings, *, timeout_s: float) -> list
 
 
 def _jpeg(frame: np.ndarray, max_side_px: int) -> bytes:
-    """A frame (H W 3) uint8, RGB, scaled down with antialiasing."""
+    """A frame (H W 3, uint8, RGB) as JPEG, scaled down with antialiasing."""
     picture = Image.fromarray(frame)
     picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()

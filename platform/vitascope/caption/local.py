@@ -16,13 +16,13 @@ from vitascope.precision import fastest
 
 
 class LocalModel:
-    """Any image-text-to-text model of transformers, read from its folder alone, never from a network."""
+    """Any image-text-to-text model of transformers, read from a local folder without network access."""
 
     def __init__(self, settings: CaptionSettings) -> None:
         self._settings = settings
 
     def ask(self, questions: Sequence[tuple[list[bytes], str]]) -> list[str | Rejected]:
-        """The caption for each (JPEG files, prompt), or why there is none; drawn greedily.
+        """The caption for each (JPEG files, prompt), or why there is none; greedy decoding.
 
         Raises:
             Unusable: the folder holds no such model.
@@ -33,10 +33,10 @@ class LocalModel:
         return [outcome for batch in batches for outcome in self._outcomes(batch)]
 
     def _outcomes(self, batch: Sequence[tuple[list[bytes], str]]) -> Iterator[str | Rejected]:
-        """The outcomes of a batch. If it fails, each question is asked alone, so only the culprit fails."""
+        """The outcomes of a batch. If it fails, each question is asked alone: only the culprit fails."""
         try:
             answers = self._generate(batch)
-        except (RuntimeError, ValueError, IndexError) as error:  # memory too, which is a RuntimeError
+        except (RuntimeError, ValueError, IndexError) as error:  # including out of memory, a RuntimeError
             if len(batch) > 1:
                 for question in batch:
                     yield from self._outcomes([question])
@@ -66,7 +66,7 @@ class LocalModel:
         )
         return answers
 
-    @functools.cache  # noqa: B019 - one model to a process, for as long as that lives
+    @functools.cache  # noqa: B019 - one model for the lifetime of a process
     def _load(self) -> tuple[Any, Any]:
         from transformers import AutoModelForImageTextToText, AutoProcessor
         from transformers.utils import logging
@@ -83,7 +83,7 @@ class LocalModel:
             raise Unusable(f"caption.folder {folder} holds no image-text-to-text model: {error}") from None
         if not processor.chat_template:
             raise Unusable(f"the processor in caption.folder {folder} has no chat template; add one")
-        processor.tokenizer.padding_side = "left"  # so that the answers of a batch begin at one place
+        processor.tokenizer.padding_side = "left"  # so that all answers of a batch start at the same position
         device = torch.device("cuda" if self._settings.use_gpu else "cpu")
         return processor, model.to(device=device, dtype=fastest(device, model.dtype)).eval()
 

@@ -31,21 +31,21 @@ _SEEN = pa.schema(
     [
         pa.field("clip_id", pa.string()),
         pa.field("fields", pa.list_(pa.string())),
-        pa.field("pictures", pa.list_(pa.binary())),  # JPEG files; none if the clip does not decode
-        pa.field("reason", pa.string()),  # why it does not: ledger.Reason
+        pa.field("pictures", pa.list_(pa.binary())),  # JPEG files; null if the clip does not decode
+        pa.field("reason", pa.string()),  # ledger.Reason if it does not decode
         pa.field("detail", pa.string()),
     ]
 )
 
 
 class Captioner(Protocol):
-    """Something that describes pictures."""
+    """A model that describes pictures."""
 
     def ask(self, questions: list[tuple[list[bytes], str]]) -> list[str | Rejected]:
         """The caption for each (JPEG files, prompt), or why there is none.
 
         Raises:
-            answers.Unusable: the settings name a model that cannot be asked.
+            answers.Unusable: the model in the settings cannot be used.
             ConnectionError: it cannot be reached.
         """
         ...
@@ -54,7 +54,7 @@ class Captioner(Protocol):
 def make_captioner(settings: CaptionSettings) -> Captioner:
     """The captioner of `settings.source`."""
     if settings.source == "folder":
-        from vitascope.caption.local import LocalModel  # here, since it takes seconds to import
+        from vitascope.caption.local import LocalModel  # imported here, as that takes seconds
 
         return LocalModel(settings)
     from vitascope.caption.endpoint import Endpoint
@@ -63,10 +63,10 @@ def make_captioner(settings: CaptionSettings) -> Captioner:
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Asks for the captions that no committed part answers, commits them by parts, returns the summary.
+    """Asks for the captions that no committed part has, commits them by parts, returns the summary.
 
     Raises:
-        Mistake: the stage is off, or the model cannot be asked.
+        Mistake: the stage is off, or the model cannot be used.
         ConnectionError: nothing answers at the endpoint.
     """
     started = time.monotonic()
@@ -83,10 +83,10 @@ def run(settings: Settings) -> dict[str, Any]:
     clips = answers.wanted(storage.rows(settings.path("clips"), _COLUMNS), caption)
     todo = answers.still_to_ask(clips, table.answers(folder, caption), list(caption.prompts))
     todo = [({key: clip[key] for key in _CLIP}, fields) for clip, fields in todo]
-    n_there = len(storage.list_files(folder))
+    n_existing = len(storage.list_files(folder))
     if todo:
         connect(settings.cluster)
-        _ask(settings, answers.plan(todo, caption, n_there), sum(len(fields) for _, fields in todo))
+        _ask(settings, answers.plan(todo, caption, n_existing), sum(len(fields) for _, fields in todo))
     asked = {clip["clip_id"] for clip in clips}
     rows = [row for row in table.answers(folder, caption) if row["clip_id"] in asked]
     summary = {
@@ -101,7 +101,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _ask(settings: Settings, parts: list[Row], n_questions: int) -> None:
-    """Has Ray do the parts, and follows them."""
+    """Runs the parts on Ray and follows their progress."""
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)
     with track(n_questions, "caption") as advance, publisher.stage("caption", n_questions) as did:
         for done in _execute(settings, parts):
@@ -117,10 +117,11 @@ def _ask(settings: Settings, parts: list[Row], n_questions: int) -> None:
 
 
 def _execute(settings: Settings, parts: list[Row]) -> Iterator[Row]:
-    """Runs the parts: pictures in tasks, questions in actors that hold the model, or tasks if none does.
+    """Runs the parts: pictures in tasks, questions in actors that hold the model, or in tasks for an
+    endpoint.
 
-    If the model is on CPUs its actors see the clips too: what a lost node had seen Ray has seen again,
-    for which actors that wait for it might leave no CPU.
+    Actors with a model on CPUs decode the clips too: when a node is lost, Ray decodes its clips again, and
+    actors waiting for that could hold all CPUs.
     """
     caption = settings.caption
     rows = place(ray.data.from_items(parts, override_num_blocks=len(parts)), settings, "caption")
@@ -128,23 +129,23 @@ def _execute(settings: Settings, parts: list[Row]) -> Iterator[Row]:
     given = how | {"folder": settings.path("captions")}
     at_once = min(caption.workers, len(parts))
     if caption.source == "endpoint":
-        # Half a CPU for what waits on a network; also, Ray Data joins steps that take the same into one.
+        # Half a CPU for tasks that wait for the network; also, Ray Data fuses steps with equal resources.
         check_room(settings.cluster, "seeing and asking", cpus=1.5)
-        rows = rows.map(_see, fn_kwargs=how, num_cpus=1)
+        rows = rows.map(_with_pictures, fn_kwargs=how, num_cpus=1)
         answered = rows.map(_ask_part, fn_kwargs=given, compute=TaskPoolStrategy(at_once), num_cpus=0.5)
     else:
         takes: Row = {"num_cpus": caption.worker_cpus, "num_gpus": 1 if caption.use_gpu else 0}
         needs = {"cpus": takes["num_cpus"] + caption.use_gpu, "gpus": takes["num_gpus"]}
         check_room(settings.cluster, "captioning (caption.worker_cpus)", **needs)
         if caption.use_gpu:
-            rows = rows.map(_see, fn_kwargs=how, num_cpus=1)
+            rows = rows.map(_with_pictures, fn_kwargs=how, num_cpus=1)
         actors = ActorPoolStrategy(min_size=1, max_size=at_once)
         answered = rows.map(_Worker, fn_constructor_kwargs=given, compute=actors, **takes)
     yield from answered.iter_rows()
 
 
-def _see(part: Row, *, settings: CaptionSettings, timeout_s: float) -> Row:
-    """The part with pictures of its clips: one row, which cannot be split up, with an Arrow stream in it."""
+def _with_pictures(part: Row, *, settings: CaptionSettings, timeout_s: float) -> Row:
+    """The part with pictures of its clips: one row, which Ray Data cannot split, with an Arrow stream."""
     rows = []
     for clip in part["clips"]:
         row = {"clip_id": clip["clip_id"], "fields": list(clip["fields"])}
@@ -152,24 +153,24 @@ def _see(part: Row, *, settings: CaptionSettings, timeout_s: float) -> Row:
             rows.append(row | {"pictures": pictures(Clip.of_row(clip), settings, timeout_s=timeout_s)})
         except Rejected as rejected:
             rows.append(row | {"reason": str(rejected.reason), "detail": rejected.detail})
-    return {"file": part["file"], "seen": storage.stream_bytes(pa.Table.from_pylist(rows, schema=_SEEN))}
+    return {"file": part["file"], "pictures": storage.stream_bytes(pa.Table.from_pylist(rows, schema=_SEEN))}
 
 
 class _Worker:
-    """Asks for the captions of a part, which it sees first if that is still to do, and commits them."""
+    """Asks for the captions of a part, after decoding its pictures if necessary, and commits them."""
 
     def __init__(self, settings: CaptionSettings, folder: str, timeout_s: float) -> None:
         self._settings, self._folder, self._timeout_s = settings, folder, timeout_s
         self._captioner = make_captioner(settings)
 
     def __call__(self, part: Row) -> Row:
-        """What became of each question; or, with nothing committed, why none can be asked."""
+        """The outcome of each question; or, with nothing committed, why none can be asked."""
         uri = storage.join(self._folder, part["file"])
         try:
-            if not storage.exists(uri):  # else a worker before this one did it, and was lost
-                if "seen" not in part:
-                    part = _see(part, settings=self._settings, timeout_s=self._timeout_s)
-                clips = storage.read_stream(part["seen"]).to_pylist()
+            if not storage.exists(uri):  # otherwise an earlier worker committed it and was lost
+                if "pictures" not in part:
+                    part = _with_pictures(part, settings=self._settings, timeout_s=self._timeout_s)
+                clips = storage.read_stream(part["pictures"]).to_pylist()
                 rows = answers.table(self._outcomes(clips), self._settings)
                 storage.create(uri, storage.parquet_bytes(rows))
         except answers.Unusable as mistake:
@@ -180,7 +181,7 @@ class _Worker:
         return {"mistake": "", "away": "", "outcomes": [reason or str(Status.OK) for reason in reasons]}
 
     def _outcomes(self, clips: list[Row]) -> dict[Asked, str | Rejected]:
-        """What became of every field of every clip."""
+        """The outcome of every field of every clip."""
         outcomes: dict[Asked, str | Rejected] = {}
         questions = {}
         for clip in clips:

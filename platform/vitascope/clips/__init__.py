@@ -4,15 +4,16 @@ In: a folder or bucket of media files, or of tars of them, with captions in side
 `name.json`) or in one Parquet/CSV table (columns name, caption).
 
 Out: `{run}/videos/*.parquet` (table.VIDEOS, a row for every file found) and `{run}/clips/*.parquet`
-(table.CLIPS, a row for every clip cut). What cannot be used is a row too, with its reason.
+(table.CLIPS, a row for every clip cut). Unusable files and clips are rows too, with the reason.
 
-What is learnt of a file is kept in a catalog of every version of every file (series.CATALOG), so that a run
-over more files looks only at those, and other thresholds cost no decoding.
+The facts of every version of every file are kept in a catalog (series.CATALOG), so that a run over more files
+scans only the new ones, and other thresholds cost no decoding.
 
-    index      files, their captions, and what is known of each
-    analysis   what one file looks like, and the clips that follow from it
-    filters    the settings of scores and filters (`hooks`: functions of your own)
+    index      files, their captions, and the catalog
+    analysis   the frames of one file as numbers, and the clips that follow from them
+    filters    every score, declared once, and its limits (`hooks`: user-defined functions)
     dedup      duplicates among clips
-    notes_on   what was chosen in silence, in words
+    table      the tables, and the one view of clips and their captions
+    notes_on   notes on choices that no table shows
     stage      the stage, on Ray Data
 """

@@ -1,6 +1,6 @@
-"""Settings of shots, and every score of a clip: how it is computed, its limits, its help.
+"""Settings of shots, and every score of a clip: its computation, limits and help.
 
-A new score is a field of `Filters`; a new series of numbers it may need is one of `clips.analysis.series`.
+A new score is a field of `Filters`; a new series of numbers for it is an entry of `clips.analysis.series`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from vitascope.section import Section
 
 Use = Literal["off", "score", "drop"]
 Series = Mapping[str, np.ndarray]
-"""Numbers of a clip's frames, (F,) each: `clips.analysis.series.SERIES`, and `jump` (`shots`)."""
+"""The series of a clip, (F,) each: `clips.analysis.series.SERIES`, and `jump` (`shots`)."""
 
 STILL = 4.0  # of 255: H.264 (crf 28) changes a still picture's tiles by up to 3.4, motion one by 10 and more
 BLACK = 0.04  # of 1; a black frame is no brighter, and has no more contrast
@@ -25,8 +25,8 @@ _BLURRED = 0.1  # a clip is as sharp as its blurred tenth
 class Score:
     """How a score is computed from the series of a clip; NaN if the clip has none.
 
-    moving: it is about time, so a single frame of the clip does not show it.
-    per_second: the series are per frame, and the score and its limits per second.
+    moving: it is about time, so one frame of the clip does not show it.
+    per_second: the series is per frame; the score and its limits are per second.
     """
 
     of: Callable[[Series], Any]
@@ -44,7 +44,7 @@ def _mean(name: str) -> Callable[[Series], Any]:
 
 
 def _steps(name: str, of: Callable[[np.ndarray], Any]) -> Callable[[Series], Any]:
-    """Of what changes against the frame before; the first frame follows a frame outside the clip."""
+    """Of changes from frame to frame, without the first, whose previous frame is outside the clip."""
     return lambda series: of(series[name][1:]) if len(series[name]) > 1 else np.nan
 
 

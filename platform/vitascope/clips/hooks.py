@@ -1,9 +1,9 @@
-"""Scores by functions of your own.
+"""Scores by user-defined functions.
 
-A hook is any function that takes frames (N H W 3, uint8, RGB) and gives scores (N,), named by
-`clips.filters.text.function`, `watermark` or `aesthetic` as `module:function`. It sees the middle frames of
-several clips of one size at once, without their black bars; `options` come as keyword arguments. Its scores
-are kept by its name and options (`hooked`): a function that changes needs another name.
+A hook is any function from frames (N H W 3, uint8, RGB) to scores (N,), named `module:function` in
+`clips.filters.text.function`, `watermark` or `aesthetic`. A call gets the middle frames of several clips of
+one size, without black bars; `options` are keyword arguments. Scores are kept under the name and options
+(`hooked`), so a function that changes needs another name.
 
     [clips.filters.aesthetic]
     use = "drop"
@@ -32,24 +32,23 @@ def load(function: str) -> Callable[..., Any]:
     """The function at `module:function`.
 
     Raises:
-        Mistake: there is no such module or function, saying which.
+        Mistake: there is no such module or function; names it.
     """
     module, _, name = function.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        loaded = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise Mistake(f"cannot load the function {function}: {error}; give module:function") from error
-    if not callable(found):
-        raise Mistake(f"{function} is a {type(found).__name__}, expected a function")
-    return found
+    if not callable(loaded):
+        raise Mistake(f"{function} is a {type(loaded).__name__}, expected a function")
+    return loaded
 
 
 def check(settings: ClipsSettings) -> None:
-    """Loads all hooks in use, and looks at the folders of models, before there is any work for them.
+    """Loads all hooks in use and checks the folders of their models, before any work starts.
 
     Raises:
-        Mistake: naming the setting; there is no such function, it does not take its options, or
-            there is no such model.
+        Mistake: no such function, options it does not take, or no such model; names the setting.
     """
     for name, rule in settings.filters.used():
         if isinstance(rule, HookFilter):
@@ -69,7 +68,7 @@ def check(settings: ClipsSettings) -> None:
 
 
 def _check_files(options: dict[str, Any], setting: str) -> None:
-    """Looks at the files that `aesthetic` is given."""
+    """Checks the files in the options of `aesthetic`."""
     for key, look in (("model", _check_model), ("head", _check_head)):
         look(str(options[key]), f"{setting}.{key}")
         if not os.path.isabs(str(options[key])):
@@ -77,7 +76,7 @@ def _check_files(options: dict[str, Any], setting: str) -> None:
 
 
 def _check_model(folder: str, setting: str) -> None:
-    """Reads what is small of a model; its weights are left alone."""
+    """Reads the small files of a model, not its weights."""
     from transformers import AutoConfig, AutoImageProcessor
 
     try:
@@ -96,7 +95,7 @@ def score(frames: np.ndarray, hook: HookFilter) -> np.ndarray:
     """The hook's scores, float32 (N,), of frames (N H W 3, uint8).
 
     Raises:
-        Mistake: the function cannot be loaded, or gives something else than a score for each frame.
+        Mistake: the function cannot be loaded, or does not return one score for each frame.
     """
     function = load(str(hook.function))
     scores = np.asarray(function(frames, **hook.options), np.float32)
@@ -108,14 +107,14 @@ def score(frames: np.ndarray, hook: HookFilter) -> np.ndarray:
 
 
 def aesthetic(frames: np.ndarray, *, model: str, head: str) -> np.ndarray:
-    """How good frames (N H W 3, uint8) look, by a linear head on a CLIP-like model's image embeddings: (N,).
+    """Aesthetic scores (N,) of frames (N H W 3, uint8): a linear head on the embeddings of a CLIP-like model.
 
-    As LAION's aesthetic predictors do (Schuhmann et al. 2022, "LAION-5B"); their second is a stack of linear
-    layers without anything between, and works too.
+    This is LAION's aesthetic predictor (Schuhmann et al. 2022, "LAION-5B"); its second version, a stack of
+    linear layers without activations, works too.
 
     Args:
         model: folder of a transformers model with image features (CLIP, SigLIP), and its image processor.
-        head: safetensors with linear layers, `*weight` and `*bias`, taken in the order of their names.
+        head: safetensors with linear layers, `*weight` and `*bias`, applied in the order of their names.
     """
     import torch
 
@@ -151,15 +150,15 @@ def _embedded(frames: np.ndarray, model: str) -> Any:
 def _model(folder: str) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModel
 
-    # In float32: half precision is many times slower on processors without instructions for it.
+    # float32: half precision is many times slower on processors without instructions for it.
     return _pretrained(AutoModel, folder).float().eval(), _pretrained(AutoImageProcessor, folder)
 
 
 def _pretrained(kind: Any, folder: str) -> Any:
-    """What an Auto class of transformers reads from a local folder; the network is never asked.
+    """Loads an Auto class of transformers from a local folder, without network access.
 
     Raises:
-        Mistake: there is no such folder, or it does not hold that.
+        Mistake: there is no such folder, or it holds no such model.
     """
     expected = "give a local folder with what save_pretrained of an image model and of its processor writes"
     if not os.path.isdir(folder):
@@ -167,7 +166,7 @@ def _pretrained(kind: Any, folder: str) -> Any:
         raise Mistake(f"the model {folder} {what}; {expected}")
     try:
         return kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # of whatever kind the broken file leads to
+    except Exception as error:  # its type depends on the broken file
         what = f"{type(error).__name__}: {error}"
         raise Mistake(f"the model {folder} does not load ({what}); {expected}") from error
 
@@ -177,7 +176,7 @@ def _layers(head: str) -> list[tuple[Any, Any]]:
     """Weight and bias (or None) of each linear layer.
 
     Raises:
-        Mistake: the last does not give one score.
+        Mistake: the last layer does not have one output.
     """
     from safetensors.torch import load_file
 

@@ -39,10 +39,10 @@ from vitascope.media.geometry import CROP_RULE
 from vitascope.metrics import Publisher
 
 _FOLDERS = 64
-"""Folders are opened on the driver's side until there are so many, which tasks then list to their ends."""
+"""Folders are listed level by level up to this number; then each is listed recursively by a task."""
 
 COMMIT_S = 30.0
-"""So often a task commits what it knows of its part."""
+"""Interval at which a task commits the finished rows of its part."""
 
 _CAPTIONS = pa.schema(
     [
@@ -54,39 +54,39 @@ _CAPTIONS = pa.schema(
     ]
 )
 _CUT = pa.schema([*CLIPS, *FOUND_BY])
-"""Clips, with what their duplicates are found by."""
+"""Clips, with the columns that duplicates are listed by."""
 
-_FIELD = "field."  # a caption's, as a column of a table with other columns
+_FIELD = "field."  # prefix of a caption field among other columns
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Scans what is new, cuts and judges all; commits the videos and the clips table; returns the summary.
+    """Scans new files, cuts and filters all; commits the videos and clips tables; returns the summary.
 
     Raises:
-        Mistake: there is no input, or the captions table, a hook or a model is unusable.
+        Mistake: no input, or an unusable captions table, hook or model.
     """
     started = time.monotonic()
     hooks.check(settings.clips)
     root = inputs.root_of(settings.clips)
     _refuse_own_output(root, settings)
-    with contextlib.suppress(PermissionError, BotoCoreError):  # tasks may be let in where we are not
+    with contextlib.suppress(PermissionError, BotoCoreError):  # tasks may have access that the driver lacks
         _check_exist(root, settings.clips)
     local.connect(settings.cluster)
-    found, n_tars = list_inputs(settings)
-    wanted, table_notes = _wanted(found.media, settings.clips)
+    listed, n_tars = list_inputs(settings)
+    wanted, table_notes = _wanted(listed.media, settings.clips)
     how = (settings.clips.fps, SIDE_PX, CROP_RULE, settings.clips.decoder)
     looks = _folder(settings, CATALOG, *how)
     texts = _folder(settings, _CAPTIONS, *settings.clips.caption_fields)
-    places, n_scanned = _looked_at(found.media, looks, scan_part, settings)
-    captioned, n_read = _looked_at(found.captioned, texts, read_captions, settings)
-    work = _cut_work(wanted, found.captioned["name"], places, captioned)
-    videos, clips, n_hooked = _cut(work, len(found.media), settings)
-    videos = pa.concat_tables([videos, pa.Table.from_pylist(found.unreadable, schema=VIDEOS)])
+    places, n_scanned = _looked_at(listed.media, looks, scan_part, settings)
+    captioned, n_read = _looked_at(listed.captioned, texts, read_captions, settings)
+    work = _cut_work(wanted, listed.captioned["name"], places, captioned)
+    videos, clips, n_hooked = _cut(work, len(listed.media), settings)
+    videos = pa.concat_tables([videos, pa.Table.from_pylist(listed.unreadable, schema=VIDEOS)])
     videos, clips = (
         storage.in_order(videos, "name"),
         _settled(storage.in_order(clips, "name", "start_s"), settings),
     )
-    notes = [*notes_on.passed(found.passed), *table_notes, *notes_on.clips(videos, clips, settings.clips)]
+    notes = [*notes_on.passed(listed.passed), *table_notes, *notes_on.clips(videos, clips, settings.clips)]
     summary = _summary(videos, clips) | {
         "notes": notes,
         "tars_listed": n_tars,
@@ -105,21 +105,23 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _check_exist(root: str, settings: ClipsSettings) -> None:
-    """Looks for the input and the captions table before Ray starts.
+    """Checks that the input and the captions table exist, before Ray starts.
 
-    If the store does not answer, this is where it is said: tasks would wait for it in silence.
+    A store that does not answer is reported here; tasks would wait for it without a message.
     """
     bucket = storage.is_remote(root) and "/" not in root.partition("://")[2].rstrip("/")
-    there = storage.exists(storage.join(root, "any") if bucket else root)  # of a bucket any key tells
+    exists = storage.exists(
+        storage.join(root, "any") if bucket else root
+    )  # any key shows that a bucket exists
     is_empty = not storage.is_remote(root) and os.path.isdir(root) and not os.listdir(root)
-    if is_empty or not (there or bucket):
+    if is_empty or not (exists or bucket):
         raise inputs.nothing_under(root)
     if settings.captions and not storage.exists(table := storage.absolute(settings.captions)):
         raise Missing(f"no captions table at {table}; set clips.captions, or leave it out")
 
 
 def _refuse_own_output(root: str, settings: Settings) -> None:
-    """What a run writes, videos among it, would be the next run's input."""
+    """Refuses an input that contains the run folder: its outputs would be the next run's input."""
     if (settings.path() + "/").startswith(root.rstrip("/") + "/"):
         raise Mistake(
             f"run.folder {settings.path()} lies in clips.input {root}, and what the run writes would be its "
@@ -128,7 +130,7 @@ def _refuse_own_output(root: str, settings: Settings) -> None:
 
 
 def _folder(settings: Settings, schema: pa.Schema, *what: object) -> str:
-    """Where the catalog has tables of such columns about something."""
+    """The catalog's folder for tables with this schema, computed with these settings."""
     return storage.join(_catalog(settings), records.stable_id(str(schema), *what))
 
 
@@ -137,31 +139,31 @@ def _catalog(settings: Settings) -> str:
 
 
 def list_inputs(settings: Settings) -> tuple[Inputs, int]:
-    """Every input file with its version, members of tars too, and what captions it; needs Ray.
+    """Every input file and tar member with its version and sidecars; needs Ray.
 
-    And of how many tars the headers had to be read for it. A local name that is not UTF-8 is shown with
+    Also the number of tars whose headers had to be read. A local name that is not UTF-8 is shown with
     backslashes (`caf\\xe9.mp4`), and its file is unreadable.
 
     Raises:
-        Mistake: there is no input.
+        Mistake: no input.
     """
     root = inputs.root_of(settings.clips)
     listed, n_hidden = _listed(root, settings)
     files = inputs.without_captions(listed, settings.clips)
     of_tars, files = inputs.tars_among(files)
     places, n_listed = _looked_at(of_tars, _folder(settings, tar_table.TARS), list_tars, settings)
-    members, damaged, passed = inputs.of_tars(of_tars, catalog.told(places, of_tars))
+    members, damaged, passed = inputs.of_tars(of_tars, catalog.rows_about(places, of_tars))
     passed.update({"hidden": n_hidden})
-    found = replace(inputs.of_files(pa.concat_tables([files, members]), damaged), passed=passed)
-    if not len(found.media) + len(found.unreadable):
+    listed = replace(inputs.of_files(pa.concat_tables([files, members]), damaged), passed=passed)
+    if not len(listed.media) + len(listed.unreadable):
         raise inputs.nothing_under(root)
-    return found, n_listed
+    return listed, n_listed
 
 
 def _listed(root: str, settings: Settings) -> tuple[pa.Table, int]:
-    """Every file under `root`, as inputs.LISTED, and how many hidden ones are passed over.
+    """Every file under `root`, as inputs.LISTED, and the number of hidden files that are skipped.
 
-    They are listed by tasks: a folder each, once there are some.
+    Tasks list them, one folder each.
     """
     how: Row = {"num_cpus": 1, "label_selector": node_labels(settings, "clips") or {}}
     of_level = ray.remote(inputs.of_level).options(**how)
@@ -183,7 +185,7 @@ def _listed(root: str, settings: Settings) -> tuple[pa.Table, int]:
 def _looked_at(
     files: pa.Table, folder: str, look: Callable[..., dict], settings: Settings
 ) -> tuple[Places, int]:
-    """Where the catalog tells of each of `files`, once all are looked at; and how many had to be."""
+    """The catalog parts that describe `files` after all are looked at, and how many were looked at now."""
     if not len(files):
         return Places([], np.zeros(0, np.int64)), 0
     places, unsettled = catalog.known(folder, files)
@@ -204,7 +206,7 @@ def _looked_at(
 
 
 def _on_ray(work: list[Row], function: Callable, settings: Settings, **more: Any) -> Iterator[Row]:
-    """What `function` makes of each row of `work`, as it is made."""
+    """Yields `function` of each row of `work` as it completes."""
     if work:
         rows = ray.data.from_items(work, override_num_blocks=len(work))
         arguments = {"settings": settings.clips} | more
@@ -212,24 +214,24 @@ def _on_ray(work: list[Row], function: Callable, settings: Settings, **more: Any
 
 
 def scan_part(work: Row, *, settings: ClipsSettings, folder: str) -> Row:
-    """Scans the files of a part and commits it; gives what became of each."""
+    """Scans the files of a part and commits it; returns the outcome of each."""
     return _committed(work, folder, CATALOG, lambda item: scan(item, settings))
 
 
 def read_captions(work: Row, *, settings: ClipsSettings, folder: str) -> Row:
-    """Reads the sidecars of a part and commits it; gives what became of each."""
+    """Reads the sidecars of a part and commits it; returns the outcome of each."""
     return _committed(work, folder, _CAPTIONS, lambda item: _texts(item, settings))
 
 
 def list_tars(work: Row, *, settings: ClipsSettings, folder: str) -> Row:  # noqa: ARG001
-    """Lists the tars of a part and commits it; gives what became of each."""
+    """Lists the tars of a part and commits it; returns the outcome of each."""
     return _committed(work, folder, tar_table.TARS, tar_table.row)
 
 
 def _committed(work: Row, folder: str, schema: pa.Schema, look: Callable[[Item], Row]) -> Row:
-    """Looks at what is not committed, small files first, and commits it: at the end, and now and then before.
+    """Processes the files not yet committed, small ones first, and commits at intervals and at the end.
 
-    So files that are quickly looked at do not wait for a film that takes long, nor are lost with it.
+    So small files neither wait for a long video nor are lost if it fails.
     """
     part = storage.read_stream(work["files"])
     rows = catalog.committed_rows(folder, part)
@@ -254,7 +256,7 @@ def _texts(item: Item, settings: ClipsSettings) -> Row:
 
 
 def _wanted(media: pa.Table, settings: ClipsSettings) -> tuple[pa.Table, list[str]]:
-    """Name, version and location of all media, and what the captions table says of them; and notes on it."""
+    """Name, version and URI of all media with their rows of the captions table; and notes on the table."""
     wanted = media.select(["name", "version", "uri"])
     if not settings.captions:
         return wanted, []
@@ -266,9 +268,9 @@ def _wanted(media: pa.Table, settings: ClipsSettings) -> tuple[pa.Table, list[st
 
 
 def _cut_work(wanted: pa.Table, with_sidecars: pa.Array, places: Places, captioned: Places) -> list[Row]:
-    """A row for each part of the catalog that tells of inputs: which rows of it count, and their captions.
+    """One row for each catalog part that describes inputs: its rows in use, and parts with their captions.
 
-    `captioned` is of the media of these names.
+    `captioned` belongs to the media named `with_sidecars`.
     """
     at = pc.index_in(wanted["name"], value_set=with_sidecars)
     sidecars = pc.fill_null(pa.array(captioned.number, pa.int64()).take(at.combine_chunks()), -1).to_numpy()
@@ -282,7 +284,7 @@ def _cut_work(wanted: pa.Table, with_sidecars: pa.Array, places: Places, caption
 
 
 def _cut(work: list[Row], n_files: int, settings: Settings) -> tuple[pa.Table, pa.Table, int]:
-    """The videos and the clips of all parts, in no certain order; and how many clips the hooks have seen."""
+    """The videos and clips of all parts, in any order; and the number of clips that hooks scored."""
     videos, clips, n_hooked = [VIDEOS.empty_table()], [_CUT.empty_table()], 0
     publisher = Publisher(run=settings.run.folder)
     with progress.track(n_files, "cut") as advance, publisher.stage("cut", n_files) as did:
@@ -297,7 +299,7 @@ def _cut(work: list[Row], n_files: int, settings: Settings) -> tuple[pa.Table, p
 
 
 def cut_part(work: Row, *, settings: ClipsSettings, folder: str) -> Row:
-    """The videos and the clips of the rows that count of a part, as Arrow's streams."""
+    """The videos and clips of the rows in use of a part, as Arrow streams."""
     wanted = storage.read_stream(work["wanted"]).to_pylist()
     texts = _texts_of(wanted, list(work["sidecars"]), settings)
     uris = {(row["name"], row["version"]): row["uri"] for row in wanted}
@@ -305,7 +307,7 @@ def cut_part(work: Row, *, settings: ClipsSettings, folder: str) -> Row:
     clips: list[CutClip] = []
     for video in storage.rows(work["uri"]):
         if uri := uris.get((video["name"], video["version"])):
-            video |= _judged(video, settings) | {"uri": uri}  # the input may have been moved since
+            video |= _too_small(video, settings) | {"uri": uri}  # the input may have moved since
             clips += clips_of(video, settings)
             videos.append({name: video[name] for name in VIDEOS.names})
     clips, n_hooked = hooked.add(clips, folder, work["uri"], settings)
@@ -317,8 +319,8 @@ def cut_part(work: Row, *, settings: ClipsSettings, folder: str) -> Row:
     }
 
 
-def _judged(video: Row, settings: ClipsSettings) -> Row:
-    """What the settings say of a video that could be read."""
+def _too_small(video: Row, settings: ClipsSettings) -> Row:
+    """The outcome of a readable video by the settings: empty if it is fine."""
     if (
         video["status"] != Status.OK
         or np.reshape(video["sides"], (-1, 2)).min(axis=1).max() >= settings.min_side_px
@@ -329,7 +331,7 @@ def _judged(video: Row, settings: ClipsSettings) -> Row:
 
 
 def _texts_of(wanted: list[Row], sidecars: list[str], settings: ClipsSettings) -> dict[str, Texts]:
-    """The captions of each file by its name, a sidecar's before the table's; or why there are none."""
+    """The captions of each file by name, from its sidecars, else the table; or why it has none."""
     numbers = {row["name"]: row["sidecars"] for row in wanted}
     read: dict[str, Texts] = {}
     for number, uri in enumerate(sidecars):
@@ -340,7 +342,7 @@ def _texts_of(wanted: list[Row], sidecars: list[str], settings: ClipsSettings) -
 
 
 def _joined(sidecar: Texts | None, table: Texts) -> Texts:
-    """What a file's sidecars say, and in other fields the captions table."""
+    """The captions in a file's sidecars; other fields come from the captions table."""
     return ({**table[0], **sidecar[0]}, sidecar[1] or table[1]) if sidecar else table
 
 
@@ -357,7 +359,7 @@ def _of_table(row: Row, settings: ClipsSettings) -> Texts:
 
 
 def _settled(clips: pa.Table, settings: Settings) -> pa.Table:
-    """CLIPS: the split of every clip, and what is dropped as a duplicate of another."""
+    """CLIPS with the split of every clip, and duplicates dropped."""
     held_out = (settings.clips.val_share, settings.clips.val_names)
     names = pc.unique(clips["name"])
     usable = pc.unique(clips["name"].filter(pc.equal(clips["status"], str(Status.OK))))
@@ -370,8 +372,8 @@ def _settled(clips: pa.Table, settings: Settings) -> pa.Table:
 
 def _summary(videos: pa.Table, clips: pa.Table) -> Row:
     counts: Counter[str] = Counter()
-    for found in (pc.value_counts(table["reason"].drop_null()) for table in (videos, clips)):
-        counts.update(dict(zip(*(found.field(i).to_pylist() for i in range(2)), strict=True)))
+    for counted in (pc.value_counts(table["reason"].drop_null()) for table in (videos, clips)):
+        counts.update(dict(zip(*(counted.field(i).to_pylist() for i in range(2)), strict=True)))
     return {
         "videos_in": len(videos),
         "videos_ok": videos["reason"].null_count,

@@ -1,7 +1,7 @@
 """The tables of the stage, and the one view of clips and their captions.
 
-`clips/` holds what sidecars and tables of captions say, and `captions/` what a model answered; `clip_table`
-joins them, and every stage after these reads clips through it.
+`clips/` holds captions from sidecars and captions tables, `captions/` those from a model; `clip_table` joins
+them, and every later stage reads clips through it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,14 +23,14 @@ VIDEOS = pa.schema(
         pa.field("uri", pa.string(), nullable=False),
         pa.field("name", pa.string(), nullable=False),  # path relative to the input, '/'-separated
         pa.field("size_bytes", pa.int64()),
-        pa.field("version", pa.string()),  # the store's tag, or size and time of change
+        pa.field("version", pa.string()),  # the store's tag, or size and modification time
         pa.field("content", pa.string()),  # hash of the bytes
         pa.field("kind", pa.string()),  # video | image
         pa.field("codec", pa.string()),
         pa.field("width", pa.int32()),  # after rotation
         pa.field("height", pa.int32()),
-        pa.field("rotation_deg", pa.int32()),  # clockwise turn that its readers apply: 0, 90, 180, 270
-        pa.field("mirrored", pa.bool_()),  # and whether left and right are exchanged after that
+        pa.field("rotation_deg", pa.int32()),  # clockwise rotation applied by readers: 0, 90, 180, 270
+        pa.field("mirrored", pa.bool_()),  # whether readers mirror it left to right after that
         pa.field("fps", pa.float64()),
         pa.field("duration_s", pa.float64()),
         pa.field("n_frames", pa.int64()),
@@ -38,7 +38,7 @@ VIDEOS = pa.schema(
         *OUTCOME,
     ]
 )
-"""One row for every file found: what it is, or why it cannot be used."""
+"""One row for every file of the input: its facts, or why it is unusable."""
 
 CLIPS = pa.schema(
     [
@@ -50,52 +50,50 @@ CLIPS = pa.schema(
         pa.field("kind", pa.string(), nullable=False),
         pa.field("start_s", pa.float64(), nullable=False),
         pa.field("end_s", pa.float64(), nullable=False),
-        pa.field("fps", pa.float64(), nullable=False),  # frames are picked at this rate
-        pa.field("n_frames", pa.int32(), nullable=False),  # frames the span gives at `fps`
-        pa.field("width", pa.int32(), nullable=False),  # of the picture within its black bars
+        pa.field("fps", pa.float64(), nullable=False),  # rate at which frames are taken
+        pa.field("n_frames", pa.int32(), nullable=False),  # of the span at `fps`
+        pa.field("width", pa.int32(), nullable=False),  # of the picture within black bars
         pa.field("height", pa.int32(), nullable=False),
-        pa.field(
-            "crop_left", pa.float64(), nullable=False
-        ),  # where that is, in fractions of the frame as shown:
-        pa.field("crop_top", pa.float64(), nullable=False),  # 0, 0, 1, 1 if there are no bars
+        pa.field("crop_left", pa.float64(), nullable=False),  # the picture, in fractions of the frame:
+        pa.field("crop_top", pa.float64(), nullable=False),  # 0, 0, 1, 1 without bars
         pa.field("crop_width", pa.float64(), nullable=False),
         pa.field("crop_height", pa.float64(), nullable=False),
         pa.field("decoder", pa.string(), nullable=False),
         pa.field("captions", pa.map_(pa.string(), pa.string())),  # by field, in the order of the settings
-        pa.field("caption", pa.string()),  # the one of them that is sampled
+        pa.field("caption", pa.string()),  # the sampled one of them
         *(pa.field(name, pa.float32()) for name in (*SCORES, *HOOKS)),
         pa.field("split", pa.string(), nullable=False),  # train | val, by source video
-        pa.field("duplicate_of", pa.string()),  # clip_id of the one that is kept, of a dropped duplicate
+        pa.field("duplicate_of", pa.string()),  # clip_id of the clip kept in its place
         *OUTCOME,
     ]
 )
-"""One row for every clip cut: a span of a video, or a whole image."""
+"""One row for every clip: a span of a video, or an image."""
 
 CAPTIONS = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("field", pa.string(), nullable=False),  # of the caption: a key of caption.prompts
+        pa.field("field", pa.string(), nullable=False),  # a key of caption.prompts
         pa.field("caption", pa.string()),
         pa.field("model", pa.string(), nullable=False),
-        pa.field("question", pa.string(), nullable=False),  # a name for model, prompt and frames
+        pa.field("question", pa.string(), nullable=False),  # identity of model, prompt and frames
         *OUTCOME,
     ]
 )
-"""One row for every field of a clip that was asked for."""
+"""One row for every caption field of a clip that a model was asked for."""
 
-_ROWS = 1 << 13  # that captions are put into at a time
+_ROWS = 1 << 13  # that captions are joined to at a time
 
 Row = dict[str, Any]
-"""A row of a table, as Arrow gives and takes it."""
+"""A row of a table, as Arrow and Ray Data have it."""
 
 
 def model_name(settings: CaptionSettings) -> str:
-    """The model that is asked."""
+    """The model that writes captions."""
     return str(settings.folder if settings.source == "folder" else settings.endpoint_model)
 
 
 def questions(settings: CaptionSettings) -> dict[str, str]:
-    """Field -> a name for all that shapes its answers."""
+    """Field -> identity of everything that shapes its answers."""
     shared = (
         settings.source,
         model_name(settings),
@@ -111,9 +109,9 @@ def questions(settings: CaptionSettings) -> dict[str, str]:
 
 
 def answers(folder: str, settings: CaptionSettings) -> list[Row]:
-    """The rows of CAPTIONS that answer the present questions: the last for each field of a clip.
+    """The rows of CAPTIONS that answer the current questions: the last for each field of a clip.
 
-    None if the stage is off.
+    Empty if the stage is off.
     """
     if settings.source == "off" or not storage.list_files(folder):
         return []
@@ -132,7 +130,7 @@ def captions(rows: Iterable[Row]) -> dict[str, dict[str, str]]:
 
 
 def clip_table(settings: Settings, answered: Iterable[Row] | None = None) -> pa.Table:
-    """A run's CLIPS with the captions that a model gave; as they are if the caption stage is off.
+    """CLIPS of a run with the captions of the caption stage, if that is on.
 
     Args:
         answered: `answers` of these settings, for a caller that has them.
@@ -148,7 +146,7 @@ def clip_table(settings: Settings, answered: Iterable[Row] | None = None) -> pa.
 
 
 def _with_all_columns(clips: pa.Table) -> pa.Table:
-    """CLIPS; tables written before `duplicate_of` was a column lack it."""
+    """CLIPS, also of tables written without `duplicate_of`."""
     if "duplicate_of" not in clips.column_names:
         clips = clips.append_column(CLIPS.field("duplicate_of"), pa.nulls(len(clips), pa.string()))
     return clips.select(CLIPS.names)
@@ -163,14 +161,14 @@ def _with(clips: pa.RecordBatch, texts: dict[str, dict[str, str]], settings: Set
 
 
 def clip_rows(settings: Settings) -> Iterator[Row]:
-    """The rows of `clip_table`, few of them in memory at a time."""
+    """The rows of `clip_table`, few in memory at a time."""
     return storage.iter_rows(clip_table(settings))
 
 
 def merged(clip: Mapping[str, Any], texts: Mapping[str, str], weights: Mapping[str, float]) -> Row:
-    """What changes in a row of CLIPS with a model's captions, by field: they replace those it has.
+    """The changed columns of a row of CLIPS with captions of a model by field, which replace its own.
 
-    Then one is sampled anew; a clip that lacked only a caption is good.
+    The caption is sampled again; a clip that lacked only a caption becomes usable.
     """
     all_texts = dict(clip.get("captions") or {}) | dict(texts)
     changed: Row = {"captions": {field: all_texts[field] for field in weights if field in all_texts}}

@@ -1,10 +1,11 @@
-"""What one file looks like, and the clips that follow from it.
+"""One file: the series of its frames, and the clips that follow from them.
 
-scan       one file: what it is, and its features
-features   what every frame looks like, in numbers (`phash`: fingerprints)
-shots      where a source is cut
+series     the series of numbers that describe frames, declared once
+scan       probe a file and compute its series
+features   the series of consecutive frames (`phash`: perceptual hash)
+shots      shot boundaries
 letterbox  the picture inside black bars
 cut        spans within shots, and the split
-scores     a clip's scores, and what is dropped for them (`hooked`: those of hooks, kept)
+scores     scores of clips, and which ones they drop (`hooked`: scores of hooks, kept)
 derive     the clips of a file, from its catalog row
 """

@@ -7,12 +7,12 @@ from fnmatch import fnmatchcase
 
 from vitascope.records import stable_int
 
-_SLACK_S = 1e-6  # durations are read from containers in whole ticks, so 2 s may read 1.9999999
+_SLACK_S = 1e-6  # containers store durations in whole ticks, so 2 s may read 1.9999999
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of a source: frames are picked at start_s, start_s + 1/fps, … up to and with end_s."""
+    """A span of a source: its frames are at start_s, start_s + 1/fps, … up to and including end_s."""
 
     start_s: float
     end_s: float
@@ -25,10 +25,10 @@ def spans(
     """Cuts each shot from its beginning into spans, taking `durations_s` in turn.
 
     Shots are given by their first and last frame on the grid of `fps`, and spans lie on that grid. If the
-    next duration does not fit, the longest that does is taken; a shot too short for all gives one span of all
-    it has. A span of d seconds gives floor(d * fps) + 1 frames, both ends included, so that 1 s at 8 fps is
-    the 1 + 4k frames of a codec; the last frame of a span is the first of the next. With `every_s` one begins
-    so often, and spans overlap. A rest shorter than every duration is left.
+    next duration does not fit, the longest one that fits is taken; a shot shorter than all durations is one
+    span. A span of d seconds has floor(d * fps) + 1 frames, both ends included, so that 1 s at 8 fps has the
+    1 + 4k frames of a codec; the last frame of a span is the first of the next. With `every_s` a span begins
+    at that interval, and spans overlap. A remainder shorter than every duration is not used.
     """
     lengths = [steps(length_s, fps) for length_s in durations_s]
     every = max(steps(every_s, fps), 1) if every_s else None
@@ -37,7 +37,7 @@ def spans(
 
 
 def _cut(first: int, last: int, lengths: Sequence[int], every: int | None) -> list[tuple[int, int]]:
-    """Where each span of a shot begins, and its length, both in steps of the grid."""
+    """Start and length of each span of a shot, in steps of the grid."""
     cut: list[tuple[int, int]] = []
     start = first
     while True:
@@ -51,7 +51,7 @@ def _cut(first: int, last: int, lengths: Sequence[int], every: int | None) -> li
 
 
 def steps(length_s: float, fps: float) -> int:
-    """How many steps of the grid lie in so many seconds."""
+    """Number of steps of the grid within a duration."""
     return math.floor(length_s * fps + _SLACK_S)
 
 
@@ -60,11 +60,10 @@ def splits(
 ) -> dict[str, str]:
     """train or val for each source of `names`: val if a hash of the name falls below `val_share`.
 
-    If any name matches one of `val_names`, patterns such as `tower*`, they alone decide. If the share
-    leaves no `usable` source (one with a good clip) for validation although `val_share` > 0 and there are two
-    or more, the usable one with the smallest hash goes there; if it leaves none for training, the one with
-    the largest hash goes back. Names are relative to the input, so a source stays in its split wherever the
-    folder lies and however often its file is encoded again.
+    If any name matches one of the patterns `val_names` (`tower*`), they alone decide. If `val_share` > 0 and
+    two or more sources are `usable` (have a good clip), each split gets one: the usable source with the
+    smallest hash is in validation, the one with the largest in training. Names are relative to the input, so
+    a source stays in its split if the folder moves or the file is encoded again.
     """
     held_out = {name for name in names if any(fnmatchcase(name, pattern) for pattern in val_names)}
     if held_out:
@@ -77,5 +76,5 @@ def splits(
 
 
 def _draw(name: str) -> float:
-    """A number in [0, 1) that belongs to the name."""
+    """A number in [0, 1) derived from the name."""
     return stable_int("split", name) / 2**63

@@ -22,12 +22,12 @@ from vitascope.media.geometry import WHOLE, Crop
 from vitascope.records import OK, Outcome, dropped, stable_id
 
 Texts = tuple[dict[str, str], str]
-"""A file's captions by field; and why there are none."""
+"""The captions of a file by field, and why it has none."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """The file that a clip is of, as its row of series.CATALOG has it."""
+    """The file of a clip: columns of series.CATALOG."""
 
     content: str
     video_id: str
@@ -45,9 +45,9 @@ class Source:
 
 @dataclass(frozen=True)
 class CutClip:
-    """A clip of a file: where it is cut, what it scores, and whether it is kept.
+    """A clip of a file: its span, its scores, and whether it is kept.
 
-    width, height: of the picture within `crop`. hashes: what near duplicates are found by, flat.
+    width, height: of the picture within `crop`. hashes: those that near duplicates are found by, flat.
     """
 
     source: Source
@@ -64,23 +64,23 @@ class CutClip:
 
     @property
     def clip_id(self) -> str:
-        """The same wherever the file lies."""
+        """Stable when the file moves."""
         return stable_id(self.source.video_id, self.span.start_s, self.span.n_frames, self.fps)
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing speaks against it so far."""
+        """Whether nothing has dropped it so far."""
         return self.outcome == OK
 
     @property
     def clip(self) -> Clip:
-        """What it shows, to be read."""
+        """The frames, to be read."""
         source, span = self.source, self.span
         place = (span.start_s, self.fps, span.n_frames)
         return Clip(source.uri, source.decoder, *place, crop=self.crop, version=source.version)
 
     def as_row(self) -> Row:
-        """A row of table.CLIPS with the columns of duplicates.FOUND_BY; its split is not settled yet."""
+        """The row of table.CLIPS, with the columns of duplicates.FOUND_BY; its split is a placeholder."""
         crop = (self.crop.left, self.crop.top, self.crop.width, self.crop.height)
         own = {"clip_id": self.clip_id, "fps": self.fps, "width": self.width, "height": self.height}
         texts = {"captions": self.captions, "caption": self.caption}
@@ -98,7 +98,7 @@ class CutClip:
 
 
 def clips_of(video: Row, settings: ClipsSettings) -> list[CutClip]:
-    """The clips of a row of series.CATALOG, with their scores; only damaged ones are dropped yet."""
+    """The clips of a row of series.CATALOG, with their scores; only damaged ones are dropped here."""
     if video["status"] != Status.OK:
         return []
     series, source = of_row(video), Source.of_row(video)
@@ -133,15 +133,15 @@ def clips_of(video: Row, settings: ClipsSettings) -> list[CutClip]:
 
 
 def _spans(video: Row, series: Series, settings: ClipsSettings) -> Iterator[tuple[Span, Outcome]]:
-    """The spans of every shot; and those of damage, which are dropped. A change of size is a cut too."""
+    """The spans of every shot, and damaged spans, which are dropped. A change of size is a cut too."""
     lengths = (settings.fps, settings.durations_s, settings.every_s)
     sides = series["sides"]  # 0 of damaged frames
     edges = np.r_[0, np.flatnonzero(np.diff(sides, axis=0).any(axis=1)) + 1, len(sides)]
     for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         if sides[begin].all():
             part = {name: values[begin:end] for name, values in series.items()}
-            found = shots(part, settings.shots, settings.fps)
-            moved = [(begin + first, begin + last) for first, last in found]
+            in_part = shots(part, settings.shots, settings.fps)
+            moved = [(begin + first, begin + last) for first, last in in_part]
             yield from ((span, OK) for span in cut.spans(moved, *lengths))
         else:
             yield _lost(begin, end, settings.fps, f"{end - begin} of its frames are damaged")
@@ -174,19 +174,19 @@ def _of_span(series: Series, span: Span, fps: float) -> Series:
 def settled(clips: list[CutClip], texts: Mapping[str, Texts], settings: ClipsSettings) -> list[CutClip]:
     """The clips with their captions; those beyond the limits, or without a caption, are dropped.
 
-    `texts` are those of every file, by its name. What a filter drops is not asked for its caption.
+    `texts` are the captions of every file, by name. A clip that a filter drops needs no caption.
     """
     verdicts = iter(judge(_judged_by([clip for clip in clips if clip.is_good], settings), settings.filters))
     return [_settled(clip, next(verdicts), texts, settings) if clip.is_good else clip for clip in clips]
 
 
 def _judged_by(clips: list[CutClip], settings: ClipsSettings) -> dict[str, np.ndarray]:
-    """What the filters go by, (N,) each."""
+    """The columns that filters judge by, (N,) each."""
     names = [name for name, _ in settings.filters.used() if name in {*SCORES, *HOOKS}]
     sizes = {name: np.array([getattr(clip, name) for clip in clips]) for name in ("width", "height")}
     spans = {n: np.array([getattr(clip.span, n) for clip in clips]) for n in ("start_s", "end_s", "n_frames")}
-    found = {n: np.array([(clip.scores or {}).get(n, np.nan) for clip in clips], np.float32) for n in names}
-    return sizes | spans | found
+    scored = {n: np.array([(clip.scores or {}).get(n, np.nan) for clip in clips], np.float32) for n in names}
+    return sizes | spans | scored
 
 
 def _settled(

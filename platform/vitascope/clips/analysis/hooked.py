@@ -1,8 +1,7 @@
-"""Hooks' scores of clips, kept between runs.
+"""Scores by hooks, kept between runs.
 
-For each hook, which is a function and its options, a folder in the catalog; in it one for each part of the
-catalog, and in that a file for every few clips that were scored. So other thresholds, and a run that was
-killed, decode no frame for a score that is there.
+Each hook (a function and its options) has a folder in the catalog, with a folder for each part of the catalog
+and in it a file for every few clips. So other thresholds, and runs after a kill, decode no frame again.
 """
 
 import itertools
@@ -23,17 +22,17 @@ from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Rejected
 
 BATCH = 32
-"""Most frames that a function gets at once."""
+"""Most frames in a call of a function."""
 
 _BATCH_BYTES = 256 << 20
-_COMMITTED = 256  # clips at most whose scores are lost when a worker is
+_COMMITTED = 256  # clips whose scores are lost at most if a worker is killed
 
-_LOOKS = "looks"  # the hook that gives what near duplicates are found by: hashes for each clip
+_LOOKS = "looks"  # the hook whose hashes near duplicates are found by
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """What a hook gives a clip: a score, hashes or None; or why there was no frame to score."""
+    """The result of a hook for a clip: a score, hashes or None; or why no frame could be scored."""
 
     score: float | list[int] | None
     reason: str | None = None
@@ -44,7 +43,7 @@ _ByClip = dict[str, _Scored]
 
 
 def add(clips: list[CutClip], catalog: str, part: str, settings: ClipsSettings) -> tuple[list[CutClip], int]:
-    """The clips of a part, the good ones with hooks' scores; and how many had to be decoded for it.
+    """The clips of a part, the good ones with scores of hooks; and how many were decoded for that.
 
     A clip whose frame does not decode is dropped.
     """
@@ -77,7 +76,7 @@ def _with(clip: CutClip, scored: Mapping[str, _Scored]) -> CutClip:
 
 
 def _used(settings: ClipsSettings) -> dict[str, HookFilter]:
-    """The hooks by the columns they give; an image model for near duplicates is one."""
+    """The hooks by column; an image model for near duplicates is one of them."""
     used = {name: rule for name, rule in settings.filters.used() if isinstance(rule, HookFilter)}
     if settings.duplicates == "near" and settings.duplicates_model:
         used[_LOOKS] = HookFilter(function=_LOOKS, options={"model": settings.duplicates_model})
@@ -90,7 +89,7 @@ def _folder(rule: HookFilter, catalog: str, part: str, settings: ClipsSettings) 
 
 
 def _known(folder: str) -> _ByClip:
-    """Scores by clip; if there was no frame to score, it is tried again: a busy machine may be slow."""
+    """Scores by clip; clips without a frame are tried again, as a busy machine may have been too slow."""
     rows = (row for uri in storage.list_files(folder) for row in storage.rows(uri))
     return {row["clip_id"]: _Scored(row["score"]) for row in rows if row["detail"] is None}
 
@@ -100,7 +99,7 @@ def _schema(name: str) -> pa.Schema:
         [
             pa.field("clip_id", pa.string(), nullable=False),
             pa.field("score", pa.list_(pa.int64()) if name == _LOOKS else pa.float32()),  # null if none
-            pa.field("detail", pa.string()),  # why there is no frame to score
+            pa.field("detail", pa.string()),  # why no frame could be scored
         ]
     )
 
@@ -115,7 +114,7 @@ def _commit(folder: str, scored: _ByClip, name: str) -> None:
 def _scored(
     clips: list[CutClip], used: dict[str, HookFilter], known: dict[str, _ByClip], timeout_s: float
 ) -> dict[str, _ByClip]:
-    """What each hook gives those clips that it does not know."""
+    """The results of each hook for the clips without one."""
     scored: dict[str, _ByClip] = {name: {} for name in used}
     for batch in batches(clips):
         frames, lost = _middle_frames(batch, timeout_s)
@@ -127,7 +126,7 @@ def _scored(
 
 
 def batches(clips: list[CutClip]) -> Iterator[list[CutClip]]:
-    """Clips of one size whose frames are given to a function at once."""
+    """Clips of one size, whose frames go into one call of a function."""
     for _, same in itertools.groupby(sorted(clips, key=_size), key=_size):
         alike = list(same)
         n = max(min(BATCH, _BATCH_BYTES // (3 * alike[0].width * alike[0].height)), 1)
@@ -151,7 +150,7 @@ def _middle_frames(clips: list[CutClip], timeout_s: float) -> tuple[dict[str, np
 
 def _given(frames: dict[str, np.ndarray], name: str, rule: HookFilter) -> _ByClip:
     scored: _ByClip = {}
-    for shape in {frame.shape for frame in frames.values()}:  # one, but for a file that changes its size
+    for shape in {frame.shape for frame in frames.values()}:  # one, unless a file has changed its size
         alike = {i: frame for i, frame in frames.items() if frame.shape == shape}
         given = _of_frames(np.stack(list(alike.values())), name, rule)
         scored |= {clip_id: _Scored(score) for clip_id, score in zip(alike, given, strict=True)}

@@ -1,4 +1,4 @@
-"""What one file is, and what its frames look like."""
+"""Probe a file and compute the series of its frames."""
 
 import hashlib
 import itertools
@@ -26,26 +26,26 @@ from vitascope.media.isolate import ChildDied, isolated
 from vitascope.media.probe import probe
 
 STRETCH_FRAMES = 64
-"""Of the grid, decoded in one call: each has the time limit to itself."""
+"""Frames of the grid decoded in one call, with the time limit for each call."""
 
 FRUITLESS = 2
-"""Stretches in a row without a frame after which a file is left: the rest of it is not there."""
+"""Consecutive stretches without a frame after which scanning ends: the rest of the file is missing."""
 
 COMBING_EVERY = 4
-"""Frames of the grid, of which one is looked at for combs: in all, it would take a tenth of a scan."""
+"""One in so many frames is checked for combing; checking all would take a tenth of a scan."""
 
 DECORD_REMOTE_BYTES = 64 << 20
-"""decord reads remote files whole, for every clip that another child reads; larger ones are PyAV's."""
+"""Larger remote files are read by PyAV: decord downloads the whole file in every child process."""
 
 PROBED_FIRST_BYTES = 64 << 20
-"""Larger ones are fetched only once a few ranges of them have shown that they hold a video."""
+"""Larger remote files are probed by range reads before they are downloaded."""
 
 
 def scan(item: Item, settings: ClipsSettings) -> Row:
-    """A row of series.CATALOG about the file.
+    """The row of series.CATALOG about a file.
 
-    `again` if it may not have been the file's fault: the store failed, or decoding took too long or was
-    killed, as on a busy machine.
+    `again` is true if a failure may not be the file's fault: the store failed, or decoding took too long or
+    was killed, as on a busy machine.
     """
     origin = {"uri": item.uri, "name": item.name, "version": item.version, "size_bytes": item.size_bytes}
     facts: Row = {"content": None, "said_s": None}
@@ -63,14 +63,14 @@ def scan(item: Item, settings: ClipsSettings) -> Row:
 
 
 def _look(item: Item, settings: ClipsSettings, facts: Row) -> bool:
-    """Adds to `facts` as they are found, and says whether they are in doubt.
+    """Adds to `facts` as they are determined; returns whether they are doubtful.
 
-    Every byte of a remote file is fetched once, into a temporary folder of the node, which must have room for
-    a file a worker.
+    Every byte of a remote file is fetched once, into a temporary folder of the node, which needs room for one
+    file for each worker.
     """
     if _is_away(item.uri) and item.size_bytes > PROBED_FIRST_BYTES:
         probe(item.uri, timeout_s=settings.decode_timeout_s)
-    with _at_hand(item.uri) as (path, content):
+    with _local_copy(item.uri) as (path, content):
         facts["content"] = content
         facts |= probe(path, timeout_s=settings.decode_timeout_s, decord=settings.decoder == "decord")
         if facts["decoder"] == "decord" and _is_away(item.uri) and item.size_bytes > DECORD_REMOTE_BYTES:
@@ -90,8 +90,8 @@ def _is_away(uri: str) -> bool:
 
 
 @contextmanager
-def _at_hand(uri: str) -> Iterator[tuple[str, str]]:
-    """The file on a local disk, if it is not there already, and the BLAKE2b of its content."""
+def _local_copy(uri: str) -> Iterator[tuple[str, str]]:
+    """A local path of the file, copied if it is remote, and the BLAKE2b hash of its content."""
     away = _is_away(uri)
     digest = hashlib.blake2b(digest_size=16)
     with tars.open_file(uri) as source, tempfile.NamedTemporaryFile(prefix="vitascope-") as copy:
@@ -104,11 +104,10 @@ def _at_hand(uri: str) -> Iterator[tuple[str, str]]:
 
 
 def _series(uri: str, facts: Row, settings: ClipsSettings) -> tuple[Series, bool]:
-    """The file's series (F, …), as far as its frames go; NaN, or 0 in hashes, if one is damaged.
+    """The series (F, …) of a file up to its last frame; NaN, or 0 in hashes, for damaged frames.
 
-    And whether a stretch of it took too long, or its process was killed.
-
-    They may go on after the end that headers tell of, or stop before it.
+    Also whether a stretch took too long or its process was killed. Frames may continue after the end given by
+    the headers, or stop before it.
 
     Raises:
         Rejected: DECODE_FAILED if no frame decodes.
@@ -139,14 +138,14 @@ def _series(uri: str, facts: Row, settings: ClipsSettings) -> tuple[Series, bool
 
 
 def stretch(*, clip: Clip, first: int, n_frames: int) -> Series:
-    """The series of frames first <= k < first + n_frames, or of as many as there are; runs in the child."""
+    """The series of frames first <= k < first + n_frames, as far as they exist; runs in the child."""
     before = max(first - 1, 0)
     frames = clip.stream(before, n_frames + first - before, long_side=SIDE_PX)
     return _in_runs([_looked_at(seen, number) for number, seen in enumerate(frames, before)], first - before)
 
 
 class _Look(NamedTuple):
-    """A frame as it is analysed, and what is known of it at its own size."""
+    """A frame at the size of the analysis, and facts about it at its own size."""
 
     picture: np.ndarray
     sides: Size
@@ -161,7 +160,7 @@ def _looked_at(seen: Seen | None, number: int) -> _Look | None:
 
 
 def _in_runs(looks: list[_Look | None], skip: int) -> Series:
-    """The series of the frames after the first `skip`; each run of good frames of one size begins anew."""
+    """The series of the frames after the first `skip`, computed by runs of good frames of one size."""
     series = missing(len(looks))
     end = 0
     for sides, group in itertools.groupby(looks, lambda look: look and look.sides):

@@ -1,4 +1,4 @@
-"""A clip's scores, and what is dropped for them."""
+"""Scores of clips, and which ones they drop."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -18,10 +18,9 @@ Columns: TypeAlias = pa.Table | Mapping[str, ArrayLike]
 def scores(
     series: Mapping[str, np.ndarray], spans: Sequence[Span], filters: Filters, fps: float
 ) -> dict[str, np.ndarray]:
-    """The clips' scores, float32 (N,), of all filters in use that go by the `series` of `features` at `fps`.
+    """The scores of clips, float32 (N,), of all filters in use that are computed from `series` at `fps`.
 
-    What a frame changes against the one before counts from a clip's second frame on; a clip of one frame has
-    NaN there.
+    Changes from frame to frame count from the second frame of a clip on; a clip of one frame has NaN.
     """
     series = {**series, "jump": change_beyond_motion(series)}
     firsts = [(round(span.start_s * fps), span.n_frames) for span in spans]
@@ -34,13 +33,13 @@ def scores(
 
 
 def judge(columns: Columns, filters: Filters) -> list[tuple[str, str] | None]:
-    """Why each clip is dropped, or None: the reason of the first filter it fails, the detail of all.
+    """Why each clip is dropped, or None: the reason of the first filter it fails, the details of all.
 
-    `columns` are a clips table's, or arrays (N,) by name: each score whose filter drops. A duration may come
-    as start_s, end_s and n_frames. Null and NaN pass.
+    `columns` is a clips table, or arrays (N,) by name, with every score whose filter drops; a duration may be
+    given as start_s, end_s and n_frames. Null and NaN pass.
 
     Raises:
-        Mistake: a score that is to drop clips was not computed.
+        Mistake: a filter drops by a score that was not computed.
     """
     n_clips = len(columns) if isinstance(columns, pa.Table) else len(np.asarray(next(iter(columns.values()))))
     reasons: list[str | None] = [None] * n_clips
@@ -55,7 +54,7 @@ def judge(columns: Columns, filters: Filters) -> list[tuple[str, str] | None]:
 
 def _failing(name: str, values: np.ndarray, rule: Filter) -> Iterator[tuple[int, str]]:
     for limit, key, sign, compare in ((rule.min, "min", "<", np.less), (rule.max, "max", ">", np.greater)):
-        if limit is not None:  # in float32, as the scores are, so that 0.95 is not below 0.95
+        if limit is not None:  # float32 like the scores, so that 0.95 is not below 0.95
             for i in np.flatnonzero(compare(values, np.float32(limit))):
                 yield int(i), f"{name} {values[i]:.5g} {sign} {limit:g} (clips.filters.{name}.{key})"
 

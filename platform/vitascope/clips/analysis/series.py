@@ -1,6 +1,6 @@
-"""The series of numbers that describe a file's frames.
+"""The series of numbers that describe the frames of a file.
 
-One list declares them: dtype and numbers a frame, for the analysis and for the catalog alike.
+They are declared once, with dtype and width, for the analysis and the catalog.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ Series = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Kind:
-    """How a series is kept: its dtype, and how many numbers it has a frame."""
+    """How a series is stored: its dtype, and its number of values for a frame."""
 
     dtype: DTypeLike = np.float16
     width: int = 1
@@ -43,11 +43,11 @@ FEATURES = {
     "bars": Kind(width=4),
     "phash": Kind(np.int64),
 }
-"""What `features` computes of frames that follow each other."""
+"""The series that `features` computes."""
 
 SERIES = FEATURES | {
     "copy_hashes": Kind(np.int64, len(BOXES)),
-    "combing": Kind(),  # NaN of frames that were not looked at
+    "combing": Kind(),  # NaN for frames that were not checked
     "sides": Kind(np.int32, 2),  # height and width as displayed
 }
 """All series of a file."""
@@ -55,26 +55,26 @@ SERIES = FEATURES | {
 CATALOG = pa.schema(
     [
         *VIDEOS,
-        pa.field("again", pa.bool_(), nullable=False),  # it was the store that failed: to be looked at again
+        pa.field("again", pa.bool_(), nullable=False),  # failed for now: to be scanned again
         pa.field("said_s", pa.float64()),  # duration by its headers, if its packets end earlier
         *(pa.field(name, pa.list_(pa.from_numpy_dtype(kind.dtype))) for name, kind in SERIES.items()),
     ]
 )
-"""What is known of every file: table.VIDEOS, and its series, flat."""
+"""One row a file: table.VIDEOS and the series, flattened."""
 
 
 def missing(n_frames: int) -> Series:
-    """The series of so many damaged frames."""
+    """The series of `n_frames` damaged frames."""
     return {name: kind.missing(n_frames) for name, kind in SERIES.items()}
 
 
 def joined(parts: list[Series]) -> Series:
-    """The series of stretches that follow each other."""
+    """The series of consecutive stretches as one."""
     return {name: np.concatenate([part[name] for part in parts]) for name in SERIES}
 
 
 def columns(series: Series) -> Series:
-    """The series as columns of a row of CATALOG: flat."""
+    """The series as columns of a row of CATALOG, flattened."""
     return {name: values.ravel() for name, values in series.items()}
 
 

@@ -1,4 +1,4 @@
-"""Shots, from the series of `features`.
+"""Shot boundaries, from the series of `features`.
 
 All numbers below were chosen on real footage joined by cuts, dissolves and fades (tests/clips/test_shots.py).
 """
@@ -10,21 +10,21 @@ import numpy as np
 from vitascope.clips.analysis.phash import distances
 from vitascope.clips.filters import ShotSettings, is_black
 
-_AROUND_S = 0.5  # the neighbours that a cut stands out from
-_CUT_BITS, _SAME_BITS = 14, 10  # of a hash's 64: at least so many differ at a cut; at most, in one picture
-_FLASH = 2  # frames; the same picture goes on after it
-_FADE_STEP, _FADE_S = 0.04, 2.0  # a fade gains so much of its brightness in every frame; longest fade
+_AROUND_S = 0.5  # the neighbourhood in which a cut stands out
+_CUT_BITS, _SAME_BITS = 14, 10  # of 64: at least so many differ at a cut; at most so many within one picture
+_FLASH = 2  # frames; the same picture continues after a flash
+_FADE_STEP, _FADE_S = 0.04, 2.0  # brightness gained in every frame of a fade, as a fraction; longest fade
 _DISSOLVE_HALVES_S = (0.25, 0.375, 0.5, 0.75)
-_DISSOLVE_SHARPNESS, _DISSOLVE_CONTRAST = 0.75, 0.8  # at its middle, of the mean of its ends
-_DISSOLVE_BITS = 18  # of a hash's 64, between its ends
-_DISSOLVE_CHANGE_PER_S, _DISSOLVE_MOTION_PER_S = 1.2, 0.24  # at least; at most, or it is a whip pan
+_DISSOLVE_SHARPNESS, _DISSOLVE_CONTRAST = 0.75, 0.8  # in the middle of a dissolve, of the mean of its ends
+_DISSOLVE_BITS = 18  # of 64, between the ends of a dissolve
+_DISSOLVE_CHANGE_PER_S, _DISSOLVE_MOTION_PER_S = 1.2, 0.24  # at least; at most, otherwise it is a whip pan
 
 
 def shots(series: Mapping[str, np.ndarray], settings: ShotSettings, fps: float) -> list[tuple[int, int]]:
-    """The first and last index of every shot, ascending; `series` are those of `features` at `fps`.
+    """First and last index of every shot, ascending; `series` are those of `features` at `fps`.
 
-    Black frames, fades from and to black, and dissolves lie in no shot. A source that has nothing else is one
-    shot, for the filters to judge.
+    Black frames, fades from and to black, and dissolves belong to no shot. A source with nothing else is one
+    shot, left to the filters.
     """
     n = len(series["brightness"])
     whole = [(0, n - 1)]
@@ -41,10 +41,10 @@ def shots(series: Mapping[str, np.ndarray], settings: ShotSettings, fps: float) 
 
 
 def change_beyond_motion(series: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The residual (F,) in shares of the picture's contrast: about 1 at a cut, however dark the scene.
+    """The residual (F,) as a fraction of the picture's contrast: about 1 at a cut, even in dark scenes.
 
-    Within a shot it is below 0.5 if the flow can follow. PySceneDetect's measure, the change without
-    regard to motion, cannot tell a cut from fast motion at 8 frames/s.
+    Within a shot it is below 0.5 if the flow can follow. PySceneDetect's measure, which ignores motion, does
+    not separate cuts from fast motion at 8 frames/s.
     """
     contrast = series["contrast"].astype(np.float64)
     between = (contrast + np.r_[contrast[:1], contrast[:-1]]) / 2
@@ -52,10 +52,10 @@ def change_beyond_motion(series: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _cuts(jumps: np.ndarray, hashes: np.ndarray, settings: ShotSettings, fps: float) -> np.ndarray:
-    """Whether each frame begins a shot by a hard cut.
+    """Whether each frame begins a shot with a hard cut.
 
     As in PySceneDetect's AdaptiveDetector, a cut stands out from its neighbours; here from their median, so
-    that a second cut nearby hides neither.
+    that two cuts close to each other do not hide each other.
     """
     cuts = np.zeros(len(jumps), bool)
     differ = np.r_[0, distances(hashes[1:], hashes[:-1])]
@@ -80,7 +80,7 @@ def _fades(series: Mapping[str, np.ndarray], fps: float) -> np.ndarray:
 
 
 def _rises(brightness: np.ndarray, black: np.ndarray, longest: int) -> np.ndarray:
-    """Whether each frame is on the way up from a black one before it."""
+    """Whether each frame is part of a rise from a preceding black frame."""
     rising = np.zeros(len(black), bool)
     for start in (np.flatnonzero(black[:-1] & ~black[1:]) + 1).tolist():
         for i in range(start, min(start + longest, len(black) - 1)):
@@ -95,9 +95,9 @@ def _dissolves(
 ) -> np.ndarray:
     """Whether each frame shows two shots at once.
 
-    Half of one picture and half of another has, against the mean of both, about half the squared contrast and
-    half the sharpness (Lienhart 1999, "Comparison of Automatic Shot Boundary Detection Algorithms"). Besides,
-    the pictures at both ends differ, and the change is not the motion of a pan.
+    An even mix of two pictures has about half the mean squared contrast and half the mean sharpness of both
+    (Lienhart 1999, "Comparison of Automatic Shot Boundary Detection Algorithms"). Also, the pictures at its
+    ends differ, and the change is not the motion of a pan.
     """
     sharpness, contrast, motion = (series[k].astype(np.float64) for k in ("sharpness", "contrast", "motion"))
     mixed = np.zeros(len(jumps), bool)
@@ -118,12 +118,12 @@ def _dissolves(
 
 
 def _mean(values: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
-    """The means of `values` after `first` up to and with `last`."""
+    """The means of `values` after `first` up to and including `last`."""
     sums = np.r_[0.0, np.cumsum(values)]
     return (sums[last + 1] - sums[first + 1]) / (last - first)
 
 
 def _dip(values: np.ndarray, half: int) -> np.ndarray:
-    """The middle of every window in shares of the mean of its ends."""
+    """The middle of every window as a fraction of the mean of its ends."""
     ends = (values[: -2 * half] + values[2 * half :]) / 2
     return values[half:-half] / np.maximum(ends, 1e-9)

@@ -1,6 +1,6 @@
 """Duplicates among clips.
 
-hashing  hashes of looks that survive copying
-joins    finds duplicate clips by their hashes
-duplicates    drops duplicates from the clip table
+hashing     perceptual hashes that copies share
+joins       find duplicate clips by their hashes
+duplicates  drop duplicates from the clip table
 """

@@ -162,7 +162,7 @@ def key_bits(n_clips: int) -> int:
 
 def _candidates(clips: ClipHashes, held_out: Bools, n_key_bits: int) -> tuple[Ints, Ints, dict[str, int]]:
     """Pairs of clips (first < second) that share similar frames, and the counts of Duplicates."""
-    found, n_tables = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    pairs, n_tables = np.zeros(0, np.int64), np.zeros(0, np.int64)
     counts = dict.fromkeys(("n_keys", "n_compared", "n_crowded", "n_unseen"), 0)
     for mask in _masks(n_key_bits):
         keyed = _keyed(clips, mask)
@@ -179,9 +179,9 @@ def _candidates(clips: ClipHashes, held_out: Bools, n_key_bits: int) -> tuple[In
             counts["n_compared"] += len(one)
             near = _near(words[one], words[other], clips.measure.mirror)
             alike.append(_apart(clips, entry[one[near]], entry[other[near]]))
-        new = _distinct(np.concatenate([found[:0], *alike]))
-        found, n_tables = _summed(np.append(found, new), np.append(n_tables, np.ones_like(new)))
-    first, second = found // len(clips), found % len(clips)
+        new = _distinct(np.concatenate([pairs[:0], *alike]))
+        pairs, n_tables = _summed(np.append(pairs, new), np.append(n_tables, np.ones_like(new)))
+    first, second = pairs // len(clips), pairs % len(clips)
     likely = _first_of_each(second, n_tables, _CROWD) | (held_out[first] != held_out[second])
     return first[likely], second[likely], counts
 

@@ -1,7 +1,7 @@
-"""What the input holds: files, members of tars, their captions, and what is known of each.
+"""The input: files, tar members, their captions, and the catalog of what is known of each.
 
-inputs     which files are media, and which caption them
-tar_table  what tars hold
+inputs     media files and their sidecars
+tar_table  contents of tars
 captions   sidecar files and caption tables (`utf8`: their text)
-catalog    which files are known, and the parts to look at
+catalog    files already described, and the parts still to process
 """

@@ -1,7 +1,7 @@
 """Sidecar files and caption tables.
 
-A clip may have several captions, each a field with a name (`long`, `short`, `tags`): the settings name the
-fields and give each a weight, and `draw` says which one a sample uses. A text file is the first field.
+A clip may have several captions, each a named field (`long`, `short`, `tags`): the settings name the fields
+and give each a weight, and `draw` chooses the one that a sample uses. A text file is the first field.
 """
 
 import json
@@ -27,10 +27,10 @@ from vitascope.records import stable_int
 from vitascope.wording import a, count
 
 SIDECARS = (".txt", ".json")  # if both have a field, the first wins
-MAX_CHARACTERS = 20_000  # some 3,000 words; text encoders read 512 tokens, and what is longer is no caption
-_COMPARED = 100_000  # names, to say how they differ
-_MAX_SIDECAR_BYTES = 4 << 20  # JSON sidecars hold much besides the caption
-_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff]+")  # control characters, halves of characters
+MAX_CHARACTERS = 20_000  # some 3,000 words; text encoders read 512 tokens, and a longer text is no caption
+_COMPARED = 100_000  # names, to find out how they differ
+_MAX_SIDECAR_BYTES = 4 << 20  # JSON sidecars hold more than the caption
+_NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufeff]+")  # control characters, lone surrogates
 
 
 def _suffix(name: str) -> str:
@@ -38,10 +38,10 @@ def _suffix(name: str) -> str:
 
 
 def of_sidecars(uris: Sequence[str], fields: Iterable[str]) -> dict[str, str]:
-    """The captions in sidecars: field -> text. Files of a folder, and members of a tar.
+    """The captions in sidecars, files or tar members: field -> text.
 
     Raises:
-        Rejected: NO_CAPTION if there is none, saying what is wrong with each file.
+        Rejected: NO_CAPTION if none has text; names the problem of each file.
     """
     names = list(fields)
     texts: dict[str, str] = {}
@@ -71,10 +71,10 @@ def _document(uri: str, text_field: str) -> Any:
 
 
 def of_document(document: Any, fields: Iterable[str]) -> dict[str, str]:
-    """The captions in a JSON document or a row of a table: field -> text. What is no text is passed over.
+    """The captions in a JSON document or a row of a table: field -> text. Other values are skipped.
 
     Raises:
-        Rejected: NO_CAPTION if no field holds text, saying what they hold.
+        Rejected: NO_CAPTION if no field holds text; says what they hold.
     """
     names = list(fields)
     if not isinstance(document, Mapping):
@@ -92,7 +92,7 @@ def of_document(document: Any, fields: Iterable[str]) -> dict[str, str]:
 
 
 def text_of(value: Any) -> str:
-    """A caption on one line, from text, UTF-8 bytes or a list of tags, which `, ` joins; `""` from None.
+    """A caption on one line, from text, UTF-8 bytes or a list of tags, joined by `, `; `""` from None.
 
     Raises:
         Rejected: NO_CAPTION for anything else, and for more than MAX_CHARACTERS.
@@ -123,11 +123,10 @@ def _kind(value: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class CaptionTable:
-    """What a table says of an input's files.
+    """The rows of a captions table about the files of an input.
 
-    rows: a row for each file, nulls if the table has none; the columns are the caption fields, as they are in
-    the table. n_names: names in the table. unused, without: names that are no file's, and files without a
-    row, as indices into the table and the files.
+    rows: one row a file, nulls if the table has none; the columns are the caption fields as in the table.
+    n_names: number of names in the table. unused: names that match no file. without: files without a row.
     """
 
     rows: pa.Table
@@ -137,21 +136,21 @@ class CaptionTable:
 
 
 def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> CaptionTable:
-    """What a Parquet or CSV table says of the files called `names`; `of_document` reads a row.
+    """The rows of a Parquet or CSV table about the files called `names`; `of_document` reads a row.
 
-    Names match if they are the same text, in whatever form Unicode writes it.
+    Names match if they are the same text in any Unicode normal form.
 
     Raises:
-        Mistake: it is no such table, has no column `name` or no field, two rows caption one file, or none
-            of its names is a file's.
+        Mistake: it is no such table, lacks the column `name` or all fields, has two rows for one file, or
+            none of its names matches a file.
     """
     columns = list(fields)
     table = _load(uri, columns)
     for column in ("name", *columns):
         if table.column_names.count(column) > 1:
             raise Mistake(f"{uri} has the column {column!r} more than once; keep one")
-    there = [column for column in columns if column in table.column_names]
-    if "name" not in table.column_names or not there:
+    present = [column for column in columns if column in table.column_names]
+    if "name" not in table.column_names or not present:
         expected = " and ".join(("name", " or ".join(columns)))
         raise Mistake(f"{uri}: expected the columns {expected}, got {', '.join(table.column_names)}")
     keys = _names_of(table, uri)
@@ -162,21 +161,21 @@ def of_table(uri: str, names: pa.ChunkedArray, fields: Iterable[str]) -> Caption
     at = same_name(names, keys)
     used = pc.is_in(pa.array(np.arange(len(keys))), value_set=pc.unique(at.drop_null()))
     unused = keys.filter(pc.and_(pc.invert(used), pc.is_valid(keys)))
-    found = CaptionTable(
-        rows=storage.large_texts(table.select(there)).take(at),
+    captions = CaptionTable(
+        rows=storage.large_texts(table.select(present)).take(at),
         n_names=len(keys) - keys.null_count,
         unused=unused.to_pylist(),
         without=names.filter(pc.is_null(at)).to_pylist(),
     )
-    if len(names) and found.n_names and at.null_count == len(at):
-        raise Mistake(_none_matches(uri, found))
-    return found
+    if len(names) and captions.n_names and at.null_count == len(at):
+        raise Mistake(_none_matches(uri, captions))
+    return captions
 
 
 def same_name(names: pa.ChunkedArray, keys: pa.ChunkedArray) -> pa.Array:
-    """Where each of `names` stands in `keys`, null if nowhere: the very same, else the same in Unicode's NFC.
+    """The index of each of `names` in `keys`, else null: of the same bytes, else of the same text in NFC.
 
-    A name that macOS has decomposed (`e` and an accent) is the one that was typed (`é`).
+    macOS decomposes names (`e` and an accent); they match the name as typed (`é`).
     """
     exact = pc.index_in(names, value_set=keys)
     if exact.null_count:
@@ -193,28 +192,28 @@ def _names_of(table: pa.Table, uri: str) -> pa.ChunkedArray:
         raise Mistake(f"{uri}: the column name holds {kind} that is not UTF-8; write it as text") from None
 
 
-def _none_matches(uri: str, found: CaptionTable) -> str:
-    """Says that the table is of other files, and how names differ if that can be seen."""
-    said = (
-        f"none of {count(found.n_names, 'name')} in {uri} is a file of the input: the table has "
-        f"{found.unused[0]!r}, the input has {found.without[0]!r}"
+def _none_matches(uri: str, table: CaptionTable) -> str:
+    """The error that no name of the table matches, with a hint if one is known."""
+    mismatch = (
+        f"none of {count(table.n_names, 'name')} in {uri} is a file of the input: the table has "
+        f"{table.unused[0]!r}, the input has {table.without[0]!r}"
     )
-    return f"{said}; {hint(found) or 'names are paths relative to clips.input'}"
+    return f"{mismatch}; {hint(table) or 'names are paths relative to clips.input'}"
 
 
-def hint(found: CaptionTable) -> str:
-    """How names that match nothing differ from files' names, if it is by one of the usual mistakes."""
-    files = found.without[:_COMPARED]
+def hint(table: CaptionTable) -> str:
+    """How unmatched names differ from the names of files, if by one of the usual mistakes; else empty."""
+    files = table.without[:_COMPARED]
     rules: dict[str, Callable[[str], str]] = {
         "they differ in case alone": str.casefold,
         "they differ in the suffix": lambda name: posixpath.splitext(name)[0],
         "they differ in the folder; names are relative to clips.input": posixpath.basename,
     }
-    for said, key in rules.items():
+    for difference, key in rules.items():
         known = {key(file): file for file in files}
-        for name in found.unused[:_COMPARED]:
+        for name in table.unused[:_COMPARED]:
             if key(name) in known:
-                return f"{said} ({name!r}, {known[key(name)]!r})"
+                return f"{difference} ({name!r}, {known[key(name)]!r})"
     return ""
 
 
@@ -227,7 +226,7 @@ def _load(uri: str, columns: list[str]) -> pa.Table:
 
 
 def _files_of(uri: str) -> str:
-    """A folder of Parquet files, as Spark and Ray write tables, may have the name of a file."""
+    """The folder or file of a Parquet table: Spark and Ray write folders with the name of a file."""
     fs, path = storage.filesystem(uri)
     return f"{uri}/" if fs.isdir(path) else uri
 
@@ -255,19 +254,19 @@ def _load_csv(uri: str, columns: list[str]) -> pa.Table:
 
 
 def draw(captions: Mapping[str, str], weights: Mapping[str, float], key: object) -> str:
-    """The field of `captions` that the sample `key` uses, drawn by weight; the same every time.
+    """The field of `captions` that the sample `key` uses, sampled by weight; deterministic.
 
-    If a field is added or taken away, only the samples change that move to it or lose it (weighted
-    rendezvous hashing).
+    If a field is added or removed, only the samples that move to it or lose it change (weighted rendezvous
+    hashing).
 
     Raises:
-        Rejected: NO_CAPTION if no field with a weight above 0 is there.
+        Rejected: NO_CAPTION if no field has a weight above 0.
     """
-    there = [field for field in captions if weights.get(field, 0) > 0]
-    if not there:
-        wanted, found = ", ".join(weights), ", ".join(captions) or "no field"
-        raise Rejected(Reason.NO_CAPTION, f"has {found}; clips.caption_fields gives weights to {wanted}")
-    return max(sorted(there), key=lambda field: weights[field] / -math.log(_uniform(key, field)))
+    weighted = [field for field in captions if weights.get(field, 0) > 0]
+    if not weighted:
+        wanted, present = ", ".join(weights), ", ".join(captions) or "no field"
+        raise Rejected(Reason.NO_CAPTION, f"has {present}; clips.caption_fields gives weights to {wanted}")
+    return max(sorted(weighted), key=lambda field: weights[field] / -math.log(_uniform(key, field)))
 
 
 def _uniform(*parts: object) -> float:

@@ -1,6 +1,6 @@
 """The input's files: media, their sidecars, and tars.
 
-Everything is a table with a row a file, so that a million of them take some 150 MB and not 1 GB.
+Files are rows of tables, so that a million of them take some 150 MB and not 1 GB.
 """
 
 import posixpath
@@ -26,10 +26,10 @@ LISTED = pa.schema(
     [
         *(FILES.field(name) for name in ("name", "version", "size_bytes", "uri")),
         pa.field("in_tar", pa.bool_(), nullable=False),
-        pa.field("closed", pa.string()),  # why it cannot be looked at
+        pa.field("closed", pa.string()),  # why it cannot be opened
     ]
 )
-"""Files as a listing, or a tar's headers, show them."""
+"""Files as a listing or the headers of a tar show them."""
 
 _STEM = r"\.[^./]*$"  # a/b.c of a/b.c.mp4, for files of a folder
 _TAR_STEM = r"\.[^/]*$"  # a/b of a/b.c.mp4, for members of a tar: WebDataset's rule
@@ -39,22 +39,22 @@ _LOOP = "a link to a folder whose files are found without it, or that it lies in
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is under the input: media, what captions them, and what cannot be looked at. Each by name.
+    """The contents of the input, sorted by name: media, their sidecars, and unreadable files.
 
-    passed: what was passed over and has no row, by kind: `hidden`, of tars also `named pipe` and the like.
+    passed: number of skipped entries without a row by kind: `hidden`, in tars also `named pipe` and others.
     """
 
     media: pa.Table  # FILES
-    captioned: pa.Table  # FILES: those of the media that have sidecars, with the sidecars' versions
+    captioned: pa.Table  # FILES: media with sidecars, and the versions of those
     unreadable: list[Row]  # rows of table.VIDEOS
     passed: Mapping[str, int] = field(default_factory=dict)
 
 
 def root_of(settings: ClipsSettings) -> str:
-    """Where the input is.
+    """The URI of the input.
 
     Raises:
-        Mistake: it is not set, or on a store that is not known.
+        Mistake: it is not set, or its store is unknown.
     """
     if not settings.input:
         raise Mistake("clips.input is not set; set clips.input to a folder or a bucket's prefix of videos")
@@ -64,12 +64,12 @@ def root_of(settings: ClipsSettings) -> str:
 
 
 def nothing_under(root: str) -> Mistake:
-    """The error that there is no input."""
+    """The error for an empty input."""
     return Mistake(f"no media files under {root}; set clips.input to a folder or prefix that has some")
 
 
 def some(settings: ClipsSettings, n: int) -> list[Item]:
-    """A few of the media, found without looking at all: of a tar, the first, if there is nothing else.
+    """A few of the media, without a complete listing; members of the first tar if there are only tars.
 
     Raises:
         Mistake: there are none.
@@ -77,8 +77,8 @@ def some(settings: ClipsSettings, n: int) -> list[Item]:
     root = root_of(settings)
     files, folders = LISTED.empty_table(), [root]
     while folders and len(files) < n:
-        found, below, _ = of_level(folders.pop(), root)
-        files, folders = pa.concat_tables([files, without_captions(found, settings)]), folders + below
+        level, below, _ = of_level(folders.pop(), root)
+        files, folders = pa.concat_tables([files, without_captions(level, settings)]), folders + below
     archives, files = tars_among(files)
     if not len(files) and len(archives):
         first = archives.slice(0, 1)
@@ -90,7 +90,7 @@ def some(settings: ClipsSettings, n: int) -> list[Item]:
 
 
 def of_level(folder: str, root: str) -> tuple[pa.Table, list[str], int]:
-    """The files right in a folder, as LISTED, the folders in it, and how many hidden children it has."""
+    """The direct children of a folder: its files as LISTED, its subfolders, and the number of hidden ones."""
     level = storage.level(folder, root)
     loops = [storage.Listed(link, 0, "link") for link in level.loops]
     files = pa.concat_tables([_listed(level.files, root), _listed(loops, root, _LOOP)])
@@ -98,7 +98,7 @@ def of_level(folder: str, root: str) -> tuple[pa.Table, list[str], int]:
 
 
 def of_folder(folder: str, root: str) -> tuple[pa.Table, int]:
-    """All files below a folder, as LISTED, and how many hidden files or folders are passed over."""
+    """All files below a folder, as LISTED, and the number of hidden files and folders that are skipped."""
     if storage.is_remote(folder):
         return _listed(storage.listing(folder), root), 0
     tables, folders, n_hidden = [LISTED.empty_table()], [folder], 0
@@ -109,7 +109,7 @@ def of_folder(folder: str, root: str) -> tuple[pa.Table, int]:
 
 
 def _listed(files: Sequence[storage.Listed], root: str, closed: str | None = None) -> pa.Table:
-    """A name that is not UTF-8 is shown with backslashes (`caf\\xe9.mp4`), and its file cannot be opened."""
+    """Files as LISTED. Names that are not UTF-8 get backslash escapes (`caf\\xe9.mp4`) and no reader."""
     uris = [_utf8(file.uri) for file in files]
     names = pa.array([_name(uri, root) for uri in uris], pa.string())
     columns = {
@@ -136,7 +136,7 @@ def _utf8(name: str) -> str:
 
 
 def without_captions(files: pa.Table, settings: ClipsSettings) -> pa.Table:
-    """LISTED but for the captions table, which may lie in the input: a file, or a folder with all in it."""
+    """LISTED without the captions table, a file or a folder that may lie in the input."""
     if not settings.captions:
         return files
     table = storage.absolute(settings.captions)
@@ -145,19 +145,19 @@ def without_captions(files: pa.Table, settings: ClipsSettings) -> pa.Table:
 
 
 def tars_among(files: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The tars, as FILES, and all other files. Compressed tars are none: they have no bytes to point at."""
+    """The tars, as FILES, and all other files. Members of a compressed tar have no byte range."""
     is_tar = pc.and_(pc.match_substring_regex(files["name"], r"(?i)\.tar$"), pc.is_null(files["closed"]))
     return _as_files(files.filter(is_tar)), files.filter(pc.invert(is_tar))
 
 
-def of_tars(tars: pa.Table, told: Iterable[pa.Table]) -> tuple[pa.Table, list[Row], Counter[str]]:
-    """The members of all tars, as LISTED; rows of table.VIDEOS about damage; how much was passed over.
+def of_tars(tars: pa.Table, indexes: Iterable[pa.Table]) -> tuple[pa.Table, list[Row], Counter[str]]:
+    """The members of all tars, as LISTED; rows of table.VIDEOS about damage; counts of skipped members.
 
-    `told` are rows of TARS about `tars`. A member is called as its tar, and by its name within it:
-    `a.tar/000123.mp4`. It changes when its tar does.
+    `indexes` are rows of TARS about `tars`. The name of a member is that of its tar and its own:
+    `a.tar/000123.mp4`. Its version is that of its tar.
     """
     members, damaged, passed = [LISTED.empty_table()], [], Counter[str]()
-    for rows in told:
+    for rows in indexes:
         own = tars.take(pc.index_in(rows["name"], value_set=tars["name"]))
         members.append(_members(own, rows["members"].combine_chunks()))
         damaged += _damaged(own, rows)
@@ -167,7 +167,7 @@ def of_tars(tars: pa.Table, told: Iterable[pa.Table]) -> tuple[pa.Table, list[Ro
 
 
 def _members(tars: pa.Table, lists: pa.ListArray) -> pa.Table:
-    """LISTED, of a list of members for each tar."""
+    """LISTED, from the list of members of each tar."""
     of_tar, inside = tars.take(pc.list_parent_indices(lists)), pc.list_flatten(lists)
     name, start, size = (inside.field(i) for i in range(3))
     names = pc.binary_join_element_wise(of_tar["name"], name, "/")
@@ -190,17 +190,17 @@ def _damaged(tars: pa.Table, rows: pa.Table) -> list[Row]:
 
 
 def _unreadable(file: Row, why: str) -> Row:
-    """A row of table.VIDEOS about a file of which nothing else is known."""
+    """A row of table.VIDEOS about a file that could not be opened."""
     facts = {name: file[name] for name in ("uri", "name", "version", "size_bytes")}
     video_id = records.stable_id(file["name"], file["size_bytes"])
     return {"video_id": video_id} | facts | records.dropped(Reason.UNREADABLE, why)
 
 
 def of_files(files: pa.Table, unreadable: Sequence[Row] = ()) -> Inputs:
-    """What of LISTED is media, and what captions it; `unreadable` is known already.
+    """The media among LISTED with their sidecars; `unreadable` are rows known already.
 
-    A text or JSON file captions the media that share its key. Beside none it is nobody's sidecar, and an
-    input like any other.
+    A text or JSON file is the sidecar of the media with the same key. Without such media it is an input like
+    any other file.
     """
     files = files.sort_by("name")
     key, suffix, can_open = _key(files), _suffix(files), np.asarray(pc.is_null(files["closed"]))
@@ -209,9 +209,9 @@ def of_files(files: pa.Table, unreadable: Sequence[Row] = ()) -> Inputs:
     for kind in SIDECARS:
         texts = np.flatnonzero(pc.is_in(suffix, pa.array([kind])))
         at = same_name(key.take(media), key.take(texts))
-        found = np.r_[texts, -1][pc.fill_null(at, len(texts))]
-        is_input[found[found >= 0]] = False
-        beside.append(found)
+        sidecars = np.r_[texts, -1][pc.fill_null(at, len(texts))]
+        is_input[sidecars[sidecars >= 0]] = False
+        beside.append(sidecars)
     captioned = np.any(np.array(beside) >= 0, axis=0) & can_open[media]
     lost = files.filter(pa.array(is_input & ~can_open)).to_pylist()
     return Inputs(
@@ -222,18 +222,18 @@ def of_files(files: pa.Table, unreadable: Sequence[Row] = ()) -> Inputs:
 
 
 def _key(files: pa.Table) -> pa.Array:
-    """What a file shares with its sidecars: its name without the suffix, in a tar without all of them."""
+    """The key shared by a file and its sidecars: its name without the suffix, or all of them in a tar."""
     own, in_tar = (pc.replace_substring_regex(files["name"], rule, "") for rule in (_STEM, _TAR_STEM))
     return pc.if_else(files["in_tar"], in_tar, own).combine_chunks()
 
 
 def _suffix(files: pa.Table) -> pa.Array:
-    found = pc.extract_regex(files["name"], r"(?P<suffix>\.[^./]*)$").combine_chunks()
-    return pc.utf8_lower(pc.struct_field(found, "suffix"))
+    match = pc.extract_regex(files["name"], r"(?P<suffix>\.[^./]*)$").combine_chunks()
+    return pc.utf8_lower(pc.struct_field(match, "suffix"))
 
 
 def _captioned(files: pa.Table, media: np.ndarray, beside: np.ndarray) -> pa.Table:
-    """FILES: those at `media` (N,), with their sidecars at `beside` (kinds, N), below 0 for none."""
+    """FILES: those at `media` (N,) with their sidecars at `beside` (kinds, N), below 0 for none."""
     counts = (beside >= 0).sum(axis=0)
     sidecars = files.take(beside.T[beside.T >= 0])
     ends = np.r_[0, np.cumsum(counts)]

@@ -1,4 +1,4 @@
-"""The table of tars: what each holds."""
+"""The table of tars and their members."""
 
 from dataclasses import asdict
 
@@ -13,7 +13,7 @@ TARS = pa.schema(
     [
         pa.field("name", pa.string(), nullable=False),
         pa.field("version", pa.string(), nullable=False),
-        pa.field("again", pa.bool_(), nullable=False),  # it was the store that failed
+        pa.field("again", pa.bool_(), nullable=False),  # the store failed
         pa.field(
             "members",
             pa.list_(
@@ -31,11 +31,11 @@ TARS = pa.schema(
         pa.field("passed", pa.map_(pa.string(), pa.int64())),
     ]
 )
-"""A row for every tar: what it holds, what is wrong with it, and how much of what kind was passed over."""
+"""One row a tar: its members, its damage, and the number of skipped members by kind."""
 
 
 def row(item: Item) -> Row:
-    """A row of TARS about a tar."""
+    """The row of TARS about a tar."""
     origin = {"name": item.name, "version": item.version}
     try:
         index = list_members(item.uri)

@@ -1,7 +1,7 @@
-"""Bytes to text: UTF-8, or what a byte order mark says.
+"""Bytes to text: UTF-8, or the encoding of a byte order mark.
 
-Anything else is refused and never guessed at: a guess that is wrong is a caption that is wrong. The error
-names the encoding that charset-normalizer takes it for.
+Anything else is refused, because a wrong guess is a wrong caption. The error names the encoding that
+charset-normalizer detects.
 """
 
 import codecs
@@ -9,7 +9,7 @@ import re
 
 from charset_normalizer import from_bytes
 
-_MARKS = {  # the longer first: UTF-32's little-endian mark begins with UTF-16's
+_MARKS = {  # longer ones first: the little-endian mark of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF8: "utf-8-sig",
@@ -18,17 +18,17 @@ _MARKS = {  # the longer first: UTF-32's little-endian mark begins with UTF-16's
 }
 _USUAL = ["cp1252", "gb18030", "shift_jis", "big5", "euc_kr", "cp1251"]
 _UNMARKED = "UTF-16 without a byte order mark"
-_LOOKED_AT = 1 << 14  # bytes around the first that is wrong
-_FEW = 0.34  # of all bytes: so many accented letters has a text in a European language
+_LOOKED_AT = 1 << 14  # bytes around the first invalid one
+_FEW = 0.34  # of all bytes: the most accented letters in a text in a European language
 _RUNS = re.compile(rb"[\x80-\xff]+")
 
 
 class NotText(ValueError):
-    """Bytes that are no text in an encoding that can be told; the text says what they look like."""
+    """Bytes in no supported encoding; the message names the likely one."""
 
 
 def decoded(content: bytes) -> str:
-    """The text in UTF-8 bytes, or in those that begin with a byte order mark of UTF-8, UTF-16 or UTF-32.
+    """The text of UTF-8 bytes, or of bytes that begin with a byte order mark of UTF-8, UTF-16 or UTF-32.
 
     Raises:
         NotText: they are neither.
@@ -46,7 +46,7 @@ def decoded(content: bytes) -> str:
 
 
 def _guess(content: bytes, wrong: int) -> str:
-    """The encoding that bytes which are not UTF-8 look like."""
+    """The likely encoding of bytes that are not UTF-8."""
     if content.count(b"\0") > len(content) / 4:
         return _UNMARKED
     part = content[max(0, wrong - _LOOKED_AT // 2) : wrong + _LOOKED_AT // 2]
