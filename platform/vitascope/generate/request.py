@@ -60,32 +60,32 @@ class Request(Section):
     """
 
     custom_id: str = Field(
-        min_length=1, max_length=512, description="The caller's name for it; once per file."
+        min_length=1, max_length=512, description="The caller's name for the request; unique in the file."
     )
-    prompt: str = Field(max_length=MAX_PROMPT_CHARS, description="What is to be seen.")
+    prompt: str = Field(max_length=MAX_PROMPT_CHARS, description="What the output shows.")
     negative_prompt: str = Field(
         "",
         max_length=MAX_PROMPT_CHARS,
-        description="What is to be avoided; without it, guidance leads away from no text at all.",
+        description="What to avoid; if empty, guidance leads away from no text at all.",
     )
-    mode: Mode = Field(Mode.TEXT_TO_VIDEO, description="Which frames are given.")
+    mode: Mode = Field(Mode.TEXT_TO_VIDEO, description="Which frames are conditioning frames.")
     width: int = Field(ge=16, le=16_384, description="Pixels; even for a video.")
     height: int = Field(ge=16, le=16_384, description="Pixels; even for a video.")
-    seconds: float = Field(ge=0, le=86_400, description="Duration; 0 asks for a single picture, a png.")
+    seconds: float = Field(ge=0, le=86_400, description="Duration; 0 requests a single picture (png).")
     fps: float = Field(8.0, ge=1, le=120, description="Frames per second of the output.")
-    seed: int = Field(ge=0, lt=2**63, description="Of the noise; by default derived from custom_id.")
+    seed: int = Field(ge=0, lt=2**63, description="Seed of the noise; by default derived from custom_id.")
     steps: int = Field(ge=1, le=1000, description="Sampling steps; by default generate.steps.")
     guidance: float = Field(
         ge=1, le=1000, description="Guidance scale, 1 for none; by default generate.guidance."
     )
     image: str | None = Field(
-        None, max_length=_MAX_URI_CHARS, description="Of image_to_video: the picture that it begins with."
+        None, max_length=_MAX_URI_CHARS, description="For image_to_video: the first frame."
     )
     video: str | None = Field(
-        None, max_length=_MAX_URI_CHARS, description="Of extend_forward, extend_backward and join: a video."
+        None, max_length=_MAX_URI_CHARS, description="For extend_forward, extend_backward and join: a video."
     )
     video_after: str | None = Field(
-        None, max_length=_MAX_URI_CHARS, description="Of join: the video that the output leads to."
+        None, max_length=_MAX_URI_CHARS, description="For join: the video that follows the output."
     )
 
     @field_validator("width", "height", "seconds", "fps", "seed", "steps", "guidance", mode="before")
