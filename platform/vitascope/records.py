@@ -53,8 +53,8 @@ VIDEOS = pa.schema(
         pa.field("codec", pa.string()),
         pa.field("width", pa.int32()),  # after rotation
         pa.field("height", pa.int32()),
-        pa.field("rotation_deg", pa.int32()),  # clockwise turn that its readers apply: 0, 90, 180, 270
-        pa.field("mirrored", pa.bool_()),  # and whether left and right are exchanged after that
+        pa.field("rotation_deg", pa.int32()),  # clockwise rotation that readers apply: 0, 90, 180, 270
+        pa.field("mirrored", pa.bool_()),  # whether left and right are then exchanged
         pa.field("fps", pa.float64()),
         pa.field("duration_s", pa.float64()),
         pa.field("n_frames", pa.int64()),
@@ -62,7 +62,7 @@ VIDEOS = pa.schema(
         *_OUTCOME,
     ]
 )
-"""One row for every file found: what it is, or why it cannot be used."""
+"""One row for every input file: what it is, or why it cannot be used."""
 
 SCORES = (
     "black_share",
@@ -75,7 +75,7 @@ SCORES = (
     "max_change",
     "combing",
 )
-"""What clips are filtered by: clips.filters says what each is, clips.scores how it is computed."""
+"""The scores that clips are filtered by: clips.filters describes each, clips.scores computes them."""
 
 HOOKS = ("text", "watermark", "aesthetic")
 """Scores by a user's own functions."""
@@ -86,20 +86,20 @@ _SERIES = {
     "bars": pa.float16(),  # 4 a frame
     "phash": pa.int64(),
     "copy_hashes": pa.int64(),  # 7 a frame
-    "combing": pa.float16(),  # NaN of frames that were not looked at
+    "combing": pa.float16(),  # NaN for frames that were not examined
     "sides": pa.int32(),  # 2 a frame: height and width as displayed
 }
 
 CATALOG = pa.schema(
     [
         *VIDEOS,
-        pa.field("again", pa.bool_(), nullable=False),  # it was the store that failed: to be looked at again
-        pa.field("said_s", pa.float64()),  # duration by its headers, if its packets end earlier
+        pa.field("again", pa.bool_(), nullable=False),  # the store failed: the file is to be read again
+        pa.field("said_s", pa.float64()),  # duration in its headers, if its packets end earlier
         *(pa.field(name, pa.list_(kind)) for name, kind in _SERIES.items()),
     ]
 )
-"""What is known of every file: records.VIDEOS, and how its frames look, one after the other on the grid of
-clips.fps (clips.features, clips.hashing); NaN if one is damaged."""
+"""The facts about every file: records.VIDEOS, and the features of its frames in order, on the grid of
+clips.fps (clips.features, clips.hashing); NaN for a damaged frame."""
 
 CLIPS = pa.schema(
     [
@@ -115,13 +115,13 @@ CLIPS = pa.schema(
         pa.field("n_frames", pa.int32(), nullable=False),  # frames the span gives at `fps`
         pa.field("width", pa.int32(), nullable=False),  # of the picture within its black bars
         pa.field("height", pa.int32(), nullable=False),
-        pa.field("crop_left", pa.float64(), nullable=False),  # where that is, in shares of the upright frame:
+        pa.field("crop_left", pa.float64(), nullable=False),  # as fractions of the upright frame:
         pa.field("crop_top", pa.float64(), nullable=False),  # 0, 0, 1, 1 if there are no bars
         pa.field("crop_width", pa.float64(), nullable=False),
         pa.field("crop_height", pa.float64(), nullable=False),
         pa.field("decoder", pa.string(), nullable=False),
         pa.field("captions", pa.map_(pa.string(), pa.string())),  # by field, in the order of the settings
-        pa.field("caption", pa.string()),  # the one of them that is drawn
+        pa.field("caption", pa.string()),  # the sampled one
         *(pa.field(name, pa.float32()) for name in SCORES + HOOKS),
         pa.field("split", pa.string(), nullable=False),  # train | val, by source video
         *_OUTCOME,
@@ -146,10 +146,10 @@ SAMPLES = pa.schema(
         pa.field("n_text", pa.int32(), nullable=False),  # text tokens
         pa.field("psnr_db", pa.float32(), nullable=False),  # codec's, measured on this sample
         pa.field("caption", pa.string(), nullable=False),
-        pa.field("digest", pa.int64(), nullable=False),  # of what the shard holds: encode.shards.digest
+        pa.field("digest", pa.int64(), nullable=False),  # of its content in the shard: encode.shards.digest
     ]
 )
-"""The latent index: one row a sample, all that planning needs, and where its bytes are."""
+"""The latent index: one row per sample, all that planning needs, and the location of its bytes."""
 
 LATENTS = pa.schema(
     [
@@ -167,27 +167,27 @@ LATENTS = pa.schema(
 DROPS = pa.schema(
     [pa.field("clip_id", pa.string(), nullable=False), pa.field("name", pa.string()), *_OUTCOME]
 )
-"""Clips that became no sample, and why."""
+"""Clips without a sample, and why."""
 
 MANIFEST = pa.schema(
     [
         pa.field("line", pa.int64(), nullable=False),  # of the request file, from 1
-        pa.field("custom_id", pa.string()),  # this and what follows is null if the line does not tell
+        pa.field("custom_id", pa.string()),  # this and the following are null if the line lacks them
         pa.field("mode", pa.string()),  # generate.request.Mode, or image for a single picture
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("n_frames", pa.int32()),
         pa.field("fps", pa.float64()),
         pa.field("uri", pa.string()),  # the output
-        pa.field("seconds", pa.float64()),  # it took, with the waiting for a place in a pass
-        pa.field("changes", pa.list_(pa.string())),  # generate.changes.Change; the sidecar has particulars
+        pa.field("seconds", pa.float64()),  # duration, including the wait for room in a pass
+        pa.field("changes", pa.list_(pa.string())),  # generate.changes.Change; details in the sidecar
         *_OUTCOME,
     ]
 )
-"""One row for every request of a batch: its output, or why there is none."""
+"""One row for every request of a batch: its output, or why it has none."""
 
 OK = {"status": str(Status.OK), "reason": None, "detail": None}
-"""The outcome columns of a row that is fine."""
+"""The outcome columns of a usable row."""
 
 
 def dropped(reason: str, detail: str) -> dict[str, str]:
