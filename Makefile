@@ -2,7 +2,7 @@
 # make test    lint and tests            make bench    benchmarks
 # make lint    ruff and mypy             make nightly  long endurance tests
 #
-# Each sets itself up on a fresh clone, once. VIDEOS=path-or-uri takes your own videos into the demo,
+# Each sets itself up once on a fresh clone. VIDEOS=path-or-uri runs the demo on your own videos,
 # ARGS="…" is added to the command.
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
@@ -13,7 +13,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test lint bench nightly
 .DELETE_ON_ERROR:
 
-# Through the environment, and as it was typed: a name may hold $, quotes, spaces and #.
+# Passed verbatim through the environment: a name may contain $, quotes, spaces and #.
 unexport VIDEOS
 demo: export OWN_VIDEOS = $(value VIDEOS)
 demo: .venv/.done
@@ -38,18 +38,18 @@ nightly: .venv/.done .venv-moto/.done .servers/.done .servers/ceph/.done .venv/.
 
 .venv/.done: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Vitascope needs Python 3.11 or 3.12; name one: make PYTHON=/path/to/python3.11"; exit 2; }
-	@echo "Installing into .venv (some minutes, once) …"
+	@echo "Installing into .venv (some minutes, only once) …"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python $(PIP) --constraint constraints.txt --editable '.[demo,dev]'
 	@touch $@
 
-# The S3 server of the tests; on its own, for its botocore is not the one s3fs wants.
+# The S3 server of the tests; in its own environment, because its botocore differs from the one s3fs needs.
 .venv-moto/.done: .venv/.done
 	@$(BIN)/python -m venv .venv-moto
 	@.venv-moto/bin/python $(PIP) 'moto[server]==5.2.5'
 	@touch $@
 
-# Prometheus of the tests: Debian's, taken apart here and not installed, where there is none on the PATH.
+# Prometheus of the tests: Debian's package, unpacked here without installing it, unless it is on the PATH.
 .servers/.done:
 	@mkdir -p .servers
 	@{ command -v prometheus && command -v promtool; } >/dev/null || { cd .servers && \
@@ -58,7 +58,7 @@ nightly: .venv/.done .venv-moto/.done .servers/.done .servers/ceph/.done .venv/.
 		{ cat .servers/apt.log; echo "The tests need prometheus and promtool on the PATH"; exit 2; }
 	@touch $@
 
-# The S3 server of the nightly tests, Ceph's, which keeps its data through kill -9; Debian's, taken apart here.
+# The S3 server of the nightly tests: Ceph, which keeps its data through kill -9; Debian's packages, unpacked here.
 .servers/ceph/.done:
 	@mkdir -p .servers/ceph
 	@{ command -v radosgw && command -v ceph-mon && command -v ceph-osd; } >/dev/null || { cd .servers/ceph && \
@@ -69,7 +69,7 @@ nightly: .venv/.done .venv-moto/.done .servers/.done .servers/ceph/.done .venv/.
 		{ cat .servers/ceph/apt.log; echo "The nightly tests need radosgw, ceph-mon and ceph-osd on the PATH"; exit 2; }
 	@touch $@
 
-# What looks at Ray's pages at night: Debian's Chromium, driven from Python.
+# The browser that opens Ray's pages in the nightly tests: Debian's Chromium, driven from Python.
 .venv/.browser: .venv/.done
 	@command -v chromium >/dev/null || { echo "The nightly tests need Chromium on the PATH: apt-get install chromium"; exit 2; }
 	@$(BIN)/python $(PIP) --constraint constraints.txt playwright

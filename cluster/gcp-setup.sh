@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What gcp.yaml needs in your project, and nothing more: a network of its own with a closed firewall, a service
 # account for the head, a lesser one for the workers, and a placement policy. Rendered with your choices; then
-#   ./gcp-setup.sh          makes it; run again, it goes on where it broke off
-#   ./gcp-setup.sh remove   takes it away again, but for the bucket
+#   ./gcp-setup.sh          creates it; run again, it continues
+#   ./gcp-setup.sh remove   removes it, except the bucket
 set -euo pipefail
 
 NAME=vitascope
@@ -15,7 +15,7 @@ export CLOUDSDK_CORE_PROJECT="$PROJECT" CLOUDSDK_CORE_DISABLE_PROMPTS=1
 domain="$PROJECT.iam.gserviceaccount.com"
 role="${NAME//-/_}_autoscaler"
 
-# unless WHAT-SHOWS-IT -- WHAT-MAKES-IT: makes what is not there yet.
+# unless SHOW-COMMAND -- CREATE-COMMAND: creates a resource unless it exists.
 unless() {
   local show=()
   while [[ $1 != -- ]]; do
@@ -32,7 +32,7 @@ make() {
     compute networks subnets create "$NAME" --region="$REGION" --network="$NAME" --range=10.20.0.0/16 \
     --enable-private-ip-google-access
 
-  # A network of one's own lets nothing in but what is said here.
+  # This network admits nothing except what these rules allow.
   unless compute firewall-rules describe "$NAME-ssh" -- \
     compute firewall-rules create "$NAME-ssh" --network="$NAME" --allow=tcp:22 \
     --source-ranges="$SSH_FROM" --target-tags="$NAME-head"
@@ -47,8 +47,8 @@ make() {
     compute routers nats create "$NAME" --router="$NAME" --region="$REGION" \
     --auto-allocate-nat-external-ips --nat-all-subnet-ip-ranges
 
-  # As close together as there is room, however many they are: a policy with --vm-count takes that many, made at
-  # once, and none of the nodes that come one by one.
+  # As close together as capacity allows, for any number of nodes: a policy with --vm-count takes exactly that
+  # many, created at once, and no nodes that are added one by one.
   unless compute resource-policies describe "$NAME-train" --region="$REGION" -- \
     compute resource-policies create group-placement "$NAME-train" --region="$REGION" --collocation=collocated
 
@@ -62,7 +62,7 @@ make() {
       --member="serviceAccount:$account" --role=roles/artifactregistry.reader
   done
 
-  # The head: starts and ends nodes, as the workers' account and no other.
+  # The head: starts and ends nodes, only as the workers' account.
   gcloud iam roles undelete "$role" --project="$PROJECT" >/dev/null 2>&1 || true # deleted, its name stays for a month
   unless iam roles describe "$role" --project="$PROJECT" -- iam roles create "$role" --project="$PROJECT" \
     --permissions="$(
@@ -78,7 +78,7 @@ make() {
 
 remove() {
   local account failed=0
-  gcloud compute routers delete "$NAME" --region="$REGION" || failed=1 # its NAT goes with it
+  gcloud compute routers delete "$NAME" --region="$REGION" || failed=1 # deletes its NAT too
   gcloud compute resource-policies delete "$NAME-train" --region="$REGION" || failed=1
   gcloud compute firewall-rules delete "$NAME-ssh" "$NAME-inside" || failed=1
   gcloud compute networks subnets delete "$NAME" --region="$REGION" || failed=1

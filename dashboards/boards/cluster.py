@@ -17,13 +17,13 @@ _NODES = [
     Panel(
         "Nodes alive",
         "short",
-        "By kind. Good: as many as the stages need, gone after them.",
+        "Live nodes, by kind. Good: as many as the stages need, removed after them.",
         {"{{node_type}}": f"sum by (node_type) ({rays('ray_cluster_active_nodes')})"},
     ),
     Panel(
         "Nodes to come",
         "short",
-        "Nodes that the autoscaler has asked for, and launches that failed. Good: for minutes. Bad: "
+        "Nodes that the autoscaler has requested, and failed launches. Good: for minutes. Bad: "
         "for long, or failures: quota, capacity, or a mistake in the cluster's file.",
         {
             "{{NodeType}} to come": f"sum by (NodeType) ({rays('autoscaler_pending_nodes')})",
@@ -34,9 +34,9 @@ _NODES = [
     Panel(
         "Nodes gone",
         "short",
-        "Nodes that Ray has seen die or leave since the cluster started, and those that the "
-        "autoscaler has stopped itself. Good: they grow together. Bad: only the first does: spot "
-        "nodes taken back, or machines that fail.",
+        "Nodes that have died or left since the cluster started, and those that the autoscaler "
+        "stopped. Good: they grow together. Bad: only the first grows: spot nodes preempted, or "
+        "machines that fail.",
         {
             "gone": f"sum({rays('ray_node_failure_total')})",
             "stopped": f"sum({rays('autoscaler_stopped_nodes_total')})",
@@ -69,8 +69,7 @@ _NODES = [
     Panel(
         "Workers killed or lost",
         "short",
-        "Workers that ended without being asked, and those killed for memory, on the nodes that are "
-        "alive. Good: none.",
+        "Workers that ended unexpectedly, and those killed for memory, on live nodes. Good: none.",
         {
             "lost, {{Type}}": f"sum by (Type) ({rays('ray_node_manager_unexpected_worker_failure_total')})",
             "for memory": f"sum({rays('ray_memory_manager_worker_eviction_total')})",
@@ -108,7 +107,7 @@ _ON_GPUS = [
     Panel(
         "GPUs held",
         "short",
-        "GPUs that tasks and actors hold, and all there are. Bad: held and not in use.",
+        "GPUs that tasks and actors hold, and all GPUs. Bad: held and not in use.",
         {
             "held": f"sum({rays('ray_resources', _GPUS_HELD)})",
             "all": f"sum({rays('ray_resources', _GPUS)})",
@@ -121,14 +120,14 @@ _STORES = [
         "Object store",
         "percentunit",
         "How full each node's store is. Good: below 80 %. Bad: full: Ray writes objects to disk, "
-        "and what makes them waits.",
+        "and their producers wait.",
         {"{{instance}}": f"max by (instance) ({rays('ray_object_store_used_memory')} / {_STORE})"},
         top=1,
     ),
     Panel(
         "Objects on disk",
         "bytes",
-        "What the stores had no room for. Good: nothing. Bad: it grows.",
+        "Bytes that did not fit into the stores. Good: none. Bad: it grows.",
         {"{{instance}}": f"sum by (instance) ({rays('ray_object_store_memory', _SPILLED)})"},
     ),
     Panel(
@@ -140,7 +139,7 @@ _STORES = [
     Panel(
         "Disks",
         "percent",
-        "How full each node's disk is. Bad: above 90: at 95 Ray takes no more objects.",
+        "How full each node's disk is. Bad: above 90: at 95 Ray accepts no more objects.",
         {"{{ip}}": _by_node("ray_node_disk_utilization_percentage")},
         top=100,
     ),
@@ -158,7 +157,7 @@ _STORES = [
 BOARD = Board(
     uid="vitascope-cluster",
     title="Vitascope: cluster",
-    description="The nodes under all stages: which are there, which went, what is full.",
+    description="The nodes of all stages: live and lost ones, and what is full.",
     of_runs=False,
     rows=[
         Row("Nodes", _NODES),

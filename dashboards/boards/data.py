@@ -13,30 +13,30 @@ _ITEMS = [
         "Items a second",
         "suffix: /s",
         "Videos probed, clips decoded, samples encoded. Good: it grows with the nodes. Bad: it does "
-        "not; look for the operator below that is busy while the next one waits.",
+        "not; look below for the operator that is busy while the next one waits.",
         {"{{stage}} of {{run}}": rate("items", "run, stage")},
     ),
     Panel(
         "Items done",
         "short",
-        "What each stage has done, and what it has to do. Good: the two meet.",
+        "Finished items of each stage, and its total. Good: the two meet.",
         {
             "{{stage}} done": gauge("stage_items_done", "run, stage", 'stage!="train"'),
             "{{stage}} to do": gauge("stage_items", "run, stage", 'stage!="train"'),
         },
     ),
     Panel(
-        "What became of items",
+        "Items by outcome",
         "short",
-        "Items by outcome. Good: almost all ok. The other names are the ledger's reasons; the "
-        "tables of the run say which item and why.",
+        "Good: almost all ok. The other names are the ledger's reasons; the tables of the run have "
+        "the reason of each item.",
         {"{{stage}}: {{outcome}}": f"sum by (stage, outcome) ({ours('items')})"},
         kind="bars",
     ),
     Panel(
         "Items lost",
         "percentunit",
-        "Share of items that a stage could not use. Good: below 5 %. Bad: it climbs while a stage "
+        "Fraction of items that a stage could not use. Good: below 5 %. Bad: it rises while a stage "
         "runs: storage that refuses, or a folder of broken files.",
         {"{{stage}} of {{run}}": LOST},
     ),
@@ -46,7 +46,7 @@ _OPERATORS = [
     Panel(
         "Rows put out",
         "short",
-        "Rows that each operator has given to the next. Good: all lines climb together.",
+        "Rows that each operator has passed to the next. Good: all lines rise together.",
         {"{{operator}}": _by_operator("ray_data_output_rows")},
     ),
     Panel(
@@ -58,7 +58,7 @@ _OPERATORS = [
     Panel(
         "Tasks",
         "short",
-        "Tasks that run now. Good: the slow operator has as many as the cluster has CPUs for.",
+        "Running tasks. Good: the slow operator has as many as the cluster's CPUs allow.",
         {"{{operator}}": _by_operator("ray_data_num_tasks_running")},
     ),
     Panel(
@@ -70,8 +70,8 @@ _OPERATORS = [
     Panel(
         "Held back",
         "s",
-        "Time in which tasks were not started, or their output not taken, to spare memory. Good: "
-        "little. Bad: steep: what comes after is too slow, or the object store too small.",
+        "Time in which tasks were not started, or their output not taken, to save memory. Good: "
+        "little. Bad: steep: the following operator is too slow, or the object store too small.",
         {
             "start of {{operator}}": _by_operator("ray_data_task_submission_backpressure_time"),
             "output of {{operator}}": _by_operator("ray_data_task_output_backpressure_time"),
@@ -80,19 +80,19 @@ _OPERATORS = [
     Panel(
         "Memory in the object store",
         "bytes",
-        "What each operator has there. Bad: near the store's size; then Ray writes it to disk.",
+        "Bytes of each operator there. Bad: near the store's size; then Ray writes them to disk.",
         {"{{operator}}": _by_operator("ray_data_current_bytes")},
     ),
     Panel(
         "Written to disk",
         "bytes",
-        "What the object store had no room for. Good: nothing.",
+        "Bytes that did not fit into the object store. Good: none.",
         {"{{operator}}": _by_operator("ray_data_spilled_bytes")},
     ),
     Panel(
         "Tasks failed",
         "short",
-        "Tasks that raised or whose worker died; Ray tries them again. Good: none. Bad: it climbs; "
+        "Tasks that raised or whose worker died; Ray retries them. Good: none. Bad: it rises; "
         "look at the workers' logs, and at memory on the cluster dashboard.",
         {"{{operator}}": _by_operator("ray_data_num_tasks_failed")},
     ),
@@ -102,14 +102,14 @@ _FEED = [
     Panel(
         "Waiting for packs",
         "percentunit",
-        "Share of a step's time that ranks spend waiting for packs. Good: below 5 %. Bad: above "
+        "Fraction of a step's time that ranks spend waiting for packs. Good: below 5 %. Bad: above "
         "20 %: raise feed.prefetch_packs, or give the feed more CPUs.",
         {"{{run}}": gauge("train_data_wait_share")},
     ),
     Panel(
-        "Useful share",
+        "Useful tokens",
         "percentunit",
-        "Real tokens over tokens computed. Good: above 98 %. Bad: less: few samples a pack; raise "
+        "Real tokens divided by tokens computed. Good: above 98 %. Bad: less: few samples a pack; raise "
         "feed.token_budget.",
         {"{{run}}": gauge("train_useful_token_share")},
     ),
@@ -117,8 +117,8 @@ _FEED = [
         "Cost spread",
         "percentunit",
         "How much longer the costliest rank of a step computes than the mean. Good: below 5 %. "
-        "Bad: above 20 %: use fewer feed.packs_per_step, or train.ranks that divide them; see what train "
-        "prints.",
+        "Bad: above 20 %: use fewer feed.packs_per_step, or train.ranks that divide them; see the output "
+        "of train.",
         {"{{run}}": gauge("train_cost_spread")},
     ),
 ]
@@ -126,7 +126,7 @@ _FEED = [
 BOARD = Board(
     uid="vitascope-data",
     title="Vitascope: data",
-    description="Clips, encoding and the feed of training: what is lost, what is slow, what waits.",
+    description="Clips, encoding and the feed of training: losses, slow operators, queues.",
     rows=[
         Row("Items", _ITEMS),
         Row("Ray Data, by operator", _OPERATORS),

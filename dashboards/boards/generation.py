@@ -11,15 +11,15 @@ _REQUESTS = [
     Panel(
         "Answered a minute",
         "short",
-        "Requests answered, by outcome. Good: ok, steady. Bad: generation_failed; the manifest says "
-        "which and why.",
+        "Requests answered, by outcome. Good: ok, steady. Bad: generation_failed; the manifest lists "
+        "the requests and reasons.",
         {"{{outcome}}": f"60 * {rate('requests', 'outcome')}"},
     ),
     Panel(
-        "Failure share",
+        "Failure rate",
         "percentunit",
-        "Requests that failed in the app over all that were answered. Good: 0. Requests that are "
-        "wrong in themselves do not count.",
+        "Requests that failed in the app, divided by all answered ones. Good: 0. Invalid requests do "
+        "not count.",
         {
             "{{run}}": f"(sum by (run) (rate({ours('requests', _FAILED)}{RATE}))"
             f" or 0 * {_ANSWERED}) / {_ANSWERED}"
@@ -28,21 +28,21 @@ _REQUESTS = [
     Panel(
         "Mean latency",
         "s",
-        "From sending a request to its output, waiting included, by mode. Good: steady. Bad: it "
-        "grows with the queue: more replicas, or fewer requests at once.",
+        "From sending a request to its output, including waiting, by mode. Good: steady. Bad: it "
+        "grows with the queue: use more replicas, or fewer requests at once.",
         {"{{mode}}": f"{rate('request_s', 'mode', _OK)} / ({rate('requests', 'mode', _OK)} > 0)"},
     ),
     Panel(
         "Progress",
         "percentunit",
-        "Share of the batch that is answered. Good: a straight line.",
+        "Fraction of the batch that is answered. Good: a straight line.",
         {"{{run}}": f"{gauge('stage_items_done', 'run', _BATCH)} / {gauge('stage_items', 'run', _BATCH)}"},
         top=1,
     ),
     Panel(
         "In the model",
         "short",
-        "Requests that share the passes, and those that wait for room in one. Good: some wait, so "
+        "Requests that are in the passes, and those that wait for room in one. Good: some wait, so "
         "that passes are full. Bad: none run while some wait.",
         {
             "running, {{run}}": f"sum by (run) ({ours('generate_running')})",
@@ -52,8 +52,8 @@ _REQUESTS = [
     Panel(
         "Queue in front of the app",
         "short",
-        "Requests that no replica has taken yet. Good: short, or falling. Bad: it grows: more "
-        "replicas of the deployment it stands in front of.",
+        "Requests that no replica has taken yet. Good: short, or falling. Bad: it grows: use more "
+        "replicas of that deployment.",
         {"{{deployment}}": f"sum by (deployment) ({rays('ray_serve_deployment_queued_queries', _APP)})"},
     ),
 ]
@@ -62,7 +62,7 @@ _PASSES = [
     Panel(
         "Occupancy",
         "percentunit",
-        "Patches in the passes over generate.token_budget. Good: above 80 % while requests wait. "
+        "Patches in the passes divided by generate.token_budget. Good: above 80 % while requests wait. "
         "Bad: low while many wait: they are too large to share a pass.",
         {"{{run}}": f"{rate('generate_pass_tokens')} / {rate('generate_pass_budget')}"},
         top=1,
@@ -76,14 +76,14 @@ _PASSES = [
     Panel(
         "Duration of a pass",
         "s",
-        "Mean. Good: steady. Bad: it grows while occupancy does not: another process on the GPU.",
+        "Mean duration. Good: steady. Bad: it grows while occupancy does not: another process on the GPU.",
         {"{{run}}": f"{rate('generate_pass_s')} / ({rate('generate_passes')} > 0)"},
     ),
     Panel(
         "Busy replicas",
         "short",
-        "Denoise replicas' time spent in passes, in replicas. Good: close to their number. Bad: far "
-        "below it while requests are in the app: text, decode or storage are too slow.",
+        "Time of Denoise replicas in passes, as a number of replicas. Good: close to their number. Bad: "
+        "far below it while requests are in the app: text, decode or storage are too slow.",
         {
             "busy, {{run}}": rate("generate_pass_s"),
             "replicas": f"count({rays('ray_serve_deployment_replica_healthy', _DENOISE)} == 1)",
@@ -101,15 +101,15 @@ _REPLICAS = [
     Panel(
         "Requests in replicas",
         "short",
-        "Requests that each deployment works on. Good: most in Denoise. Bad: a pile in TextEncode "
-        "or DecodeWrite: generate.text_replicas, generate.decode_replicas.",
+        "Requests that each deployment works on. Good: most in Denoise. Bad: many in TextEncode "
+        "or DecodeWrite: raise generate.text_replicas, generate.decode_replicas.",
         {"{{deployment}}": f"sum by (deployment) ({rays('ray_serve_replica_processing_queries', _APP)})"},
     ),
     Panel(
         "Cost of a clip",
         "currencyUSD",
-        "Time in passes, at the price above, over the outputs of the same time. Good: steady. Bad: "
-        "it grows while the sizes stay the same: look at occupancy. Idle time is not in it: see the "
+        "Time in passes, at the price above, divided by the outputs of the same time. Good: steady. "
+        "Bad: it grows while the sizes stay the same: look at occupancy. Excludes idle time: see the "
         "overview.",
         {
             "{{run}}": f"$price_gpu_hour / 3600 * {rate('generate_pass_s')}"

@@ -1,4 +1,4 @@
-"""What the dashboards are made of."""
+"""The building blocks of the dashboards."""
 
 import json
 from dataclasses import dataclass, field
@@ -39,8 +39,8 @@ RATE = "[$__rate_interval]"
 class Panel:
     """A panel; `queries` gives a PromQL expression for each legend.
 
-    levels: where a number turns from good to doubtful and from doubtful to bad; falling where high is good.
-    number: the panel's id, where Ray's pages ask for a certain one.
+    levels: a number's limits from good to doubtful and from doubtful to bad; descending if high is good.
+    number: the panel's id, if Ray's pages request a certain one.
     """
 
     title: str
@@ -65,7 +65,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """A dashboard. variables: names of text boxes, with what stands in them at first and their labels."""
+    """A dashboard. variables: names of text boxes, with their default text and label."""
 
     uid: str
     title: str
@@ -76,23 +76,23 @@ class Board:
 
 
 def ours(name: str, labels: str = "") -> str:
-    """The series of a declared metric in the runs that are shown; KeyError where it is not declared."""
+    """The series of a declared metric in the selected runs; KeyError if it is not declared."""
     suffix = "_total" if METRICS[name].kind == "counter" else ""
     return f'ray_vitascope_{name}{suffix}{{{_and(labels)}run=~"$run",SessionName=~"$SessionName"}}'
 
 
 def rays(name: str, labels: str = "") -> str:
-    """The series of a metric of Ray's in the clusters that are shown."""
+    """The series of one of Ray's metrics in the selected clusters."""
     return f'{name}{{{_and(labels)}SessionName=~"$SessionName"}}'
 
 
 def rate(name: str, by: str = "run", labels: str = "") -> str:
-    """What one of our counters gains in a second."""
+    """The increase per second of one of our counters."""
     return f"sum by ({by}) (rate({ours(name, labels)}{RATE}))"
 
 
 def gauge(name: str, by: str = "run", labels: str = "") -> str:
-    """One of our gauges; where a process takes another's place, both are there for some seconds."""
+    """One of our gauges; when a process replaces another, both exist for some seconds."""
     return f"max by ({by}) ({ours(name, labels)})"
 
 
@@ -121,14 +121,14 @@ def render(board: Board) -> str:
         for panel in row.panels:
             built.with_panel(_panel(panel, panel.number or place.next_id(), place.of(panel)))
     document: dict[str, Any] = json.loads(JSONEncoder(sort_keys=True).encode(built.build()))
-    for listed in document["templating"]["list"]:  # Grafana's types know these of intervals alone
+    for listed in document["templating"]["list"]:  # Grafana's types allow these only for intervals
         for key in ("auto", "auto_count", "auto_min"):
             listed.pop(key, None)
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 class _Place:
-    """Numbers panels, and puts them side by side for as long as they fit."""
+    """Numbers panels, and places them side by side while they fit."""
 
     def __init__(self, taken: set[int]) -> None:
         self._taken, self._id = taken, 0

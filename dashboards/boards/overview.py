@@ -16,15 +16,15 @@ _RUN = [
     Panel(
         "Stages",
         "bool_yes_no",
-        "Which stages run now. Good: the one you expect. A stage that has ended says no, and goes "
-        "from here when its job ends; a job that was killed goes at once.",
+        "Which stages run now. Good: the one you expect. A stage that has ended shows no, and disappears "
+        "when its job ends; a killed job disappears at once.",
         {"{{stage}} of {{run}}": _RUNNING},
         kind="number",
     ),
     Panel(
         "Done",
         "percentunit",
-        "Share of each stage's items that is done; training counts steps. Good: it grows. Bad: it "
+        "Fraction of each stage's items that is done; training counts steps. Good: it grows. Bad: it "
         "stands still while the stage runs.",
         {
             "{{stage}} of {{run}}": f"{gauge('stage_items_done', 'run, stage')}"
@@ -36,8 +36,8 @@ _RUN = [
     Panel(
         "Time left",
         "dtdurations",
-        "What is left of the running stages at the speed of the last ten minutes. Bad: it grows. "
-        "Empty while nothing moves.",
+        "Remaining time of the running stages at the speed of the last ten minutes. Bad: it grows. "
+        "Empty while nothing progresses.",
         {"{{stage}} of {{run}}": f"{_TODO} / ({_SPEED} > 0) and on (run, stage) {_RUNNING} == 1"},
         kind="number",
     ),
@@ -45,14 +45,14 @@ _RUN = [
         "Items a second",
         "suffix: /s",
         "Videos probed, clips decoded, samples encoded. Good: steady. Bad: it falls while nodes "
-        "are there; see the data dashboard.",
+        "are alive; see the data dashboard.",
         {"{{stage}} of {{run}}": rate("items", "run, stage")},
     ),
     Panel(
         "Items lost",
         "percentunit",
-        "Share of items that a stage could not use. Good: below 5 %. Bad: much more; the data "
-        "dashboard has the reasons, and the run's tables each item's.",
+        "Fraction of items that a stage could not use. Good: below 5 %. Bad: much more; the data "
+        "dashboard shows the reasons, and the run's tables the reason of each item.",
         {"{{stage}} of {{run}}": LOST},
     ),
     Panel(
@@ -68,7 +68,7 @@ _RUN = [
     Panel(
         "Training speed",
         "suffix: tokens/s",
-        "Patches trained on in a second. Good: steady. Bad: it falls; the training dashboard says "
+        "Patches trained on per second. Good: steady. Bad: it falls; the training dashboard shows "
         "whether ranks wait for data or for each other.",
         {"{{run}}": gauge("train_tokens_per_s")},
     ),
@@ -81,8 +81,8 @@ _RUN = [
     Panel(
         "Requests failed",
         "short",
-        "Requests without an output so far, and why. Bad: generation_failed; the others say "
-        "what is wrong with the request.",
+        "Requests without an output so far, by reason. Bad: generation_failed; the other reasons are "
+        "faults of the request.",
         {"{{outcome}}": f"sum by (outcome) ({ours('requests', _NOT_OK)})"},
     ),
 ]
@@ -91,7 +91,7 @@ _CLUSTER = [
     Panel(
         "Nodes",
         "short",
-        "Nodes that are alive, by kind. Good: as many as the stages ask for, and fewer after them. "
+        "Live nodes, by kind. Good: as many as the stages ask for, and fewer after them. "
         "Bad: they stay when nothing runs.",
         {
             "{{node_type}}": f"sum by (node_type) ({rays('ray_cluster_active_nodes')})",
@@ -102,7 +102,7 @@ _CLUSTER = [
     Panel(
         "Cluster utilization",
         "percent",
-        "How busy the nodes are. Good: what is paid for is busy: GPUs in training, CPUs in clips "
+        "How busy the nodes are. Good: paid hardware is busy: GPUs in training, CPUs in clips "
         "and encode. Bad: memory or disk above 90.",
         {
             "CPU": f"avg({rays('ray_node_cpu_utilization')})",
@@ -123,23 +123,23 @@ _COST = [
     Panel(
         "Cost an hour",
         "currencyUSD",
-        "Nodes that are alive, times the price. Bad: it stays up when no stage runs.",
+        "Live nodes, times the price. Bad: it stays up when no stage runs.",
         {"now": f"{_NODES} * $price_node_hour"},
         kind="number",
     ),
     Panel(
         "Cost in the time shown",
         "currencyUSD",
-        "Node hours of the cluster in the time shown, times the price: all that ran on it, and its "
-        "idle time. Good: it grows while stages run, and only then. Choose the time of the run above.",
+        "Node hours of the cluster in the time shown, times the price: everything that ran on it, and "
+        "its idle time. Good: it grows only while stages run. Select the time of the run above.",
         {"all nodes": f"{_NODE_HOURS} * $price_node_hour"},
         kind="number",
     ),
     Panel(
         "Cost of an output in the time shown",
         "currencyUSD",
-        "That cost over the outputs of the same time. Good: near the model's own share, which is on the "
-        "generation dashboard. Bad: far above it: nodes are idle. Choose the time of the batch.",
+        "That cost divided by the outputs of the same time. Good: near the model's own cost, which is on "
+        "the generation dashboard. Bad: far above it: nodes are idle. Select the time of the batch.",
         {"each": f"{_NODE_HOURS} * $price_node_hour / (sum(increase({_OUTPUTS}[$__range])) > 0)"},
         kind="number",
     ),
@@ -148,7 +148,7 @@ _COST = [
 BOARD = Board(
     uid="vitascope-overview",
     title="Vitascope: overview",
-    description="One run from videos to outputs: what runs, how fast, how long still, at what cost.",
+    description="One run from videos to outputs: running stages, speed, time left, cost.",
     variables={"price_node_hour": ("1.0", "Price of a node hour")},
     rows=[
         Row("The run", _RUN),

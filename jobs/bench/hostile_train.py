@@ -1,15 +1,15 @@
-"""Trains one epoch of samples that are hard to level, with the code of this tree and with that of a commit.
+"""Trains one epoch of samples that are hard to level, with the code of this tree and of another commit.
 
     python jobs/bench/hostile_train.py --against COMMIT [--rounds 2]
 
 Latents are random numbers of two sizes: 64 patches, and a few of 1,024, which is the token budget. Each run
-is `vitascope train` on 2 ranks, on a local Ray; the two trees take turns. An epoch holds the same samples in
-both, in steps that each tree's planner makes of them, so the tokens in a second say how much of the ranks'
-time is work. The first steps, in which everything is still being loaded, do not count.
+is `vitascope train` on 2 ranks, on a local Ray; the two trees alternate. An epoch holds the same samples in
+both, in the steps of each tree's planner, so the tokens per second show the fraction of the ranks' time that
+is work. The first steps, while everything is being loaded, do not count.
 
-The last line is one JSON object, a part for each mix of sizes: steps of the epoch, busy (the planned mean
-time of a rank over the busiest one's) and tokens_per_s of each tree, and ratio, this tree's tokens_per_s over
-the other's.
+The last line is one JSON object, an entry for each mix of sizes: steps of the epoch, busy (the planned mean
+time of a rank divided by the busiest one's) and tokens_per_s of each tree, and ratio, this tree's
+tokens_per_s divided by the other's.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from typing import Any
 HERE = Path(__file__).resolve()
 SMALL, GIANT = (1, 16, 16), (4, 32, 32)  # 64 and 1,024 patches
 MIXES = {"one giant in 600": (600, 600), "a tenth giants": (400, 10)}
-"""The number of samples, and one in how many is a giant."""
+"""The number of samples, and n if one in n is a giant."""
 CHANNELS, TEXT_DIM, WARM_UP = 16, 64, 2
 SETTINGS = [
     *("model.depth=4", "model.width=192", "model.heads=6", "feed.token_budget=1024"),
@@ -37,8 +37,8 @@ FLOAT32 = ("train.precision=float32", "train.bf16=false")  # the second at earli
 
 
 def trained(folder: str, mix: str) -> dict[str, Any]:
-    """One epoch with the package that this process imports: its steps, busy share and tokens in a second."""
-    import train_step  # that of the same tree
+    """One epoch with the package that this process imports: its steps, busy ratio and tokens per second."""
+    import train_step  # of the same tree
 
     from vitascope import cli, config, storage
     from vitascope.encode.fingerprint import latents_folder
@@ -77,7 +77,7 @@ def trained(folder: str, mix: str) -> dict[str, Any]:
 
 
 def run(tree: Path, mix: str) -> dict[str, Any]:
-    """`trained` in a process of its own, with the package of a tree."""
+    """`trained` in a separate process, with the package of a tree."""
     path = os.pathsep.join([str(tree / "platform"), str(tree / "jobs" / "bench")])
     with TemporaryDirectory() as folder:
         command = [sys.executable, str(HERE), "--one", folder, mix]
@@ -85,8 +85,8 @@ def run(tree: Path, mix: str) -> dict[str, Any]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{tree} failed on {mix}:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def compared(ours: Path, theirs: Path, mix: str, rounds: int) -> dict[str, Any]:
@@ -96,8 +96,8 @@ def compared(ours: Path, theirs: Path, mix: str, rounds: int) -> dict[str, Any]:
         for name, tree in (("before", theirs), ("now", ours)):
             runs[name].append(run(tree, mix))
             print(mix, name, runs[name][-1], flush=True)
-    medians = {name: statistics.median(r["tokens_per_s"] for r in found) for name, found in runs.items()}
-    planned = {name: {key: found[0][key] for key in ("steps", "busy")} for name, found in runs.items()}
+    medians = {name: statistics.median(r["tokens_per_s"] for r in results) for name, results in runs.items()}
+    planned = {name: {key: results[0][key] for key in ("steps", "busy")} for name, results in runs.items()}
     said = {name: about | {"tokens_per_s": medians[name]} for name, about in planned.items()}
     return said | {"ratio": medians["now"] / medians["before"]}
 
@@ -119,10 +119,10 @@ def main() -> None:
         git = ["git", "-C", str(ours), "worktree"]
         subprocess.run([*git, "add", "--quiet", "--detach", str(theirs), options.against], check=True)
         try:
-            found = {mix: compared(ours, theirs, mix, options.rounds) for mix in MIXES}
+            results = {mix: compared(ours, theirs, mix, options.rounds) for mix in MIXES}
         finally:
             subprocess.run([*git, "remove", "--force", str(theirs)], check=True)
-    print(json.dumps(found))
+    print(json.dumps(results))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Counts what a second run of the clips stage looks at, over a folder that has grown a little.
+"""Counts the files that a second run of the clips stage reads, over a folder that has grown a little.
 
     python jobs/bench/incremental.py [--files 10000] [--new 100] [--changed 10]
 
-Makes small pictures, each with a caption; runs the stage; adds some, changes some and runs it again. Looked
-at is what was read and decoded, as the stage counts it. `equal` says whether the second run's tables,
-of videos and of clips, are those of a first run over the same files.
+Makes small pictures, each with a caption; runs the stage; adds some, changes some and runs it again. A file
+is looked at if it was read and decoded, as the stage counts it. `equal` says whether the second run's tables
+of videos and of clips equal those of a first run over the same files.
 
-The last line is one JSON object; ratio is the second run's time over that of the run from nothing.
+The last line is one JSON object; ratio is the second run's time divided by that of a run from nothing.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from vitascope.config import Settings
 
 
 def picture(path: Path, seed: int) -> None:
-    """A picture unlike any other."""
+    """A unique picture."""
     pixels = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
     Image.fromarray(pixels).resize((96, 72), Image.Resampling.NEAREST).save(path, quality=90)
     path.with_suffix(".txt").write_text(f"picture {seed}")

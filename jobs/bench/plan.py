@@ -6,28 +6,28 @@
 The typical samples: half images, half videos of 9 to 129 frames; 256² to 720p; landscape, portrait and
 square; 10 to 200 text tokens, uniform. The codec's strides are 4 x 8 x 8 and the patch is 2, so 129 frames of
 720p are 33 x 45 x 80 = 118,800 tokens. Costs are those of a transformer of width 3072 and depth 30 (about 5
-billion parameters), where a token of the longest video costs 6.5 times one of an image. A rank is whatever
-computes a pack: one GPU, or several with sequence parallelism. Below about 342,000 tokens a pack, one with
-such a video, filled up with images, outweighs the mean pack (try --token-budget 262144).
+billion parameters), in which a token of the longest video costs 6.5 times one of an image. A rank is the unit
+that computes a pack: one GPU, or several with sequence parallelism. Below about 342,000 tokens a pack, a pack
+with such a video, filled up with images, outweighs the mean pack (try --token-budget 262144).
 
-The naive way is Open-Sora's: a batch holds one shape (T x H x W), as many samples as the budget allows; the
-last batch of a shape is filled up with repeats, and the last step with repeated batches; batches are
+The naive method is Open-Sora's: a batch holds one shape (T x H x W), as many samples as the budget allows;
+the last batch of a shape is filled up with repeats, and the last step with repeated batches; batches are
 shuffled, and in a step each rank takes the next; text is padded to 512 tokens.
 
 The hostile ones are planned at 16,384 tokens a pack for 1 to 64 packs a step, with the costs of a narrow
-transformer, in which attention outweighs the rest most: a token of a sample of 16,384 costs 14 times one of
-a short sample. over_fewest is the steps over the fewest possible: no plan needs fewer than the tokens fill,
-or the samples of over half a budget (a third, …). busy is the ranks' mean time over that of the busiest, and
-most_busy a bound that no plan exceeds: the k costliest steps last at least as long as every G-th of the
-samples that share no pack, and the others hold what is left when the densest samples fill these.
+transformer, in which attention dominates most: a token of a sample of 16,384 costs 14 times one of a short
+sample. over_fewest is the steps divided by the fewest possible: no plan needs fewer than the tokens fill, or
+the samples of over half a budget (a third, …). busy is the ranks' mean time divided by that of the busiest,
+and most_busy a bound that no plan exceeds: the k costliest steps last at least as long as every G-th of the
+samples that share no pack, and the others hold the rest when the densest samples fill these.
 
-The last line is one JSON object. samples_per_s is the median wall time of --repeats epochs, each planned
-from nothing, on one thread (numpy sorts and adds on one); samples_per_cpu_s the same in processor time, for
-machines with other work. peak_memory_bytes is what planning an epoch allocates at its peak beside the index
-(tracemalloc). useful_token_share is real patches and text over patches and text computed; fill is mean
-tokens over the budget. step_mix_divergence is the mean total-variation distance between a step's token
-share by size class (T x H x W, or an octave of tokens; by_area: whatever the aspect) and the epoch's;
-random_step_mix_divergence the same for samples dealt to as many steps at random.
+The last line is one JSON object. samples_per_s is the median wall time of --repeats epochs, each planned from
+nothing, on one thread (numpy sorts and adds on one); samples_per_cpu_s the same in processor time, for
+machines with other work. peak_memory_bytes is the peak allocation of planning an epoch in addition to the
+index (tracemalloc). useful_token_share is real patches and text divided by patches and text computed; fill is
+mean tokens divided by the budget. step_mix_divergence is the mean total-variation distance between a step's
+distribution of tokens over size classes (T x H x W, or an octave of tokens; by_area: whatever the aspect) and
+the epoch's; random_step_mix_divergence is the same for samples dealt to as many steps at random.
 """
 
 import argparse
@@ -57,7 +57,7 @@ SHAPES = np.array(  # height, width in pixels: square, landscape, portrait of ea
 )
 RESOLUTION_SHARE, ASPECT_SHARE = [0.3, 0.3, 0.25, 0.15], [0.2, 0.6, 0.2]
 PADDED_TEXT = 512
-LEARNED_TEXT = 1  # the token before each sample's text, computed and not counted as useful
+LEARNED_TEXT = 1  # the token before each sample's text, computed but not counted as useful
 SAMPLES_PER_SHARD = 128
 HOSTILE_BUDGET = 16_384
 
@@ -96,7 +96,7 @@ def lengths_of(data: Data, cost: Cost) -> Lengths:
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch as any method deals it out.
+    """An epoch as a method deals it out.
 
     samples, steps: (n,) sample numbers in use and the step of each, repeats included.
     rank_costs, rank_tokens: (S, R). computed: patches and text tokens computed, padding included.
@@ -116,7 +116,7 @@ def plan_epoch(planner: Planner) -> None:
 
 
 def planned(planner: Planner, data: Data) -> Epoch:
-    """The plan's epoch, one pack a rank; packs hold real tokens alone."""
+    """The plan's epoch, one pack a rank; packs hold only real tokens."""
     windows = [planner.window(0, number) for number in range(planner.windows(0))]
     samples = np.concatenate([window.samples for window in windows])
     tokens = np.concatenate([window.tokens for window in windows])
@@ -154,7 +154,7 @@ def naive(data: Data, cost: Cost, *, budget: int, ranks: int, seed: int) -> Epoc
 
 
 def divergence(classes: Ints, tokens: Ints, steps: Ints) -> float:
-    """Mean total-variation distance of the steps' shares of tokens by class from the whole's; all (n,)."""
+    """Mean total-variation distance of the steps' tokens by class from the whole's; all (n,)."""
     n_classes, n_steps = int(classes.max()) + 1, int(steps.max()) + 1
     held = np.bincount(steps * n_classes + classes, tokens, n_steps * n_classes).reshape(n_steps, n_classes)
     whole = held.sum(axis=0) / held.sum()
@@ -162,7 +162,7 @@ def divergence(classes: Ints, tokens: Ints, steps: Ints) -> float:
 
 
 def metrics(epoch: Epoch, data: Data, *, budget: int, seed: int) -> dict[str, float]:
-    """What both methods are judged by."""
+    """The figures that compare both methods."""
     spread = epoch.rank_costs.max(axis=1) / epoch.rank_costs.mean(axis=1) - 1
     real = int(data.tokens[epoch.samples].sum() + data.n_text[epoch.samples].sum())
     seen = np.bincount(epoch.samples, minlength=len(data.tokens))
@@ -187,7 +187,7 @@ def metrics(epoch: Epoch, data: Data, *, budget: int, seed: int) -> dict[str, fl
 
 
 def measured(run: Callable[[], Epoch | None], repeats: int, n_samples: int) -> dict[str, float]:
-    """Median speed of some runs, and the peak of what one more run allocates."""
+    """Median speed of some runs, and the peak allocation of one more run."""
     walls, cpus = [], []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -207,7 +207,7 @@ def measured(run: Callable[[], Epoch | None], repeats: int, n_samples: int) -> d
 
 
 def hostile(n: int, seed: int) -> dict[str, Ints]:
-    """Patches of `n` samples by the name of their distribution."""
+    """Patches of `n` samples, by name of the distribution."""
     rng = np.random.default_rng(seed)
     pareto = np.minimum(HOSTILE_BUDGET, 64 * (1 + rng.pareto(1.1, n)))
     return {
@@ -227,13 +227,13 @@ def hostile(n: int, seed: int) -> dict[str, Ints]:
 
 
 def fewest_steps(tokens: Ints, budget: int, n_packs: int) -> int:
-    """No plan needs fewer: for the tokens, nor for samples of which a pack holds at most k."""
+    """The fewest steps of any plan: for the tokens, and for samples of which a pack holds at most k."""
     by_count = (-(-int((tokens * (k + 1) > budget).sum()) // (k * n_packs)) for k in range(1, 5))
     return max(-(-int(tokens.sum()) // (budget * n_packs)), *by_count)
 
 
 def most_busy(lengths: Lengths, budget: int, n_packs: int) -> float:
-    """No plan's ranks are busier; see the head of the file."""
+    """The bound on any plan's busy ratio; see the module's docstring."""
     tokens, costs = lengths.tokens.astype(np.int64), lengths.costs.astype(np.float64)
     densest = np.argsort(-costs / tokens, kind="stable")
     so_far = np.cumsum(tokens[densest]), np.cumsum(costs[densest])
@@ -247,7 +247,7 @@ def most_busy(lengths: Lengths, budget: int, n_packs: int) -> float:
 
 
 def hostile_row(name: str, tokens: Ints, n_packs: int, args: argparse.Namespace) -> dict[str, float | str]:
-    """One distribution planned for steps of so many packs."""
+    """One distribution planned for a number of packs per step."""
     model = ModelSettings(depth=4, width=args.hostile_width, heads=3, patch=2)
     data = Data(tokens, np.full(len(tokens), 50), np.log2(tokens).astype(np.int64))
     lengths = lengths_of(data, cost_of(model, channels=16, text_dim=384))
@@ -310,7 +310,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--window-samples", type=int, default=1 << 17)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--hostile-samples", type=int, default=400_000)
-    parser.add_argument("--hostile-width", type=int, default=192, help="of the hostile samples' transformer")
+    parser.add_argument(
+        "--hostile-width", type=int, default=192, help="width of the hostile samples' transformer"
+    )
     return parser.parse_args()
 
 
@@ -321,7 +323,7 @@ def main() -> None:
     lengths = lengths_of(data, cost)
 
     def planner() -> Planner:
-        """A new one, that remembers no window."""
+        """A new one, without a cached window."""
         return Planner(
             lengths,
             seed=args.seed,
@@ -347,9 +349,9 @@ def main() -> None:
         ("", lambda: plan_epoch(planner()), planned(planner(), data)),
         ("naive_", batches, batches()),
     ]:
-        found = measured(run, args.repeats, args.samples)
-        found |= metrics(epoch, data, budget=args.token_budget, seed=args.seed)
-        result |= {prefix + name: value for name, value in found.items()}
+        figures = measured(run, args.repeats, args.samples)
+        figures |= metrics(epoch, data, budget=args.token_budget, seed=args.seed)
+        result |= {prefix + name: value for name, value in figures.items()}
     print(json.dumps(result))
 
 

@@ -1,26 +1,27 @@
-"""Measures a training step beside a bare PyTorch loop on the same packs and the same model.
+"""Measures a training step against a bare PyTorch loop on the same packs and the same model.
 
     python jobs/bench/train_step.py [--device cuda] [--no-ray] [--threads 1] [--set model.width=192]
     torchrun --nproc-per-node 8 jobs/bench/train_step.py --device cuda --no-ray
 
-Ours is what a rank of `vitascope train` runs: packs from Feed (Ray Data), flow.loss, DeepSpeed ZeRO-3 with
-float32 gradients, clipping, AdamW, EMA, the step's row into the log and to Ray's metrics. Held-out losses and
-checkpoints are not in it.
+Ours is the step of a rank of `vitascope train`: packs from Feed (Ray Data), flow.loss, DeepSpeed ZeRO-3 with
+float32 gradients, clipping, AdamW, EMA, the step's row in the log and in Ray's metrics. It excludes held-out
+losses and checkpoints.
 
-Both compute in what --set train.precision=bf16 or float32 says, by default in what the machine computes fast.
-Bare is what one would write for one device without any of it: weights in that precision with float32 masters,
-the same flow.loss, backward, clip_grad_norm_, fused AdamW on the masters, copied back to the weights. Its
-packs lie ready in memory; no EMA, no log, no waiting for the loss. Of several ranks each runs it alone.
+Both compute in --set train.precision=bf16 or float32, by default in the type that the machine computes fast.
+Bare is a minimal loop for one device: weights in that precision with float32 masters, the same flow.loss,
+backward, clip_grad_norm_, fused AdamW on the masters, copied back to the weights. Its packs are in memory; no
+EMA, no log, no waiting for the loss. Each of several ranks runs it independently.
 
-Both run in turn, a few steps at a time, first the one, then the other, on the same packs; between them
-torch.matmul of squares in that precision gives the peak of the machine at that moment, with the same threads.
---no-ray, or where Ray is missing: packs lie ready for ours too, no metrics go to Ray, no data_wait_share.
+Both run alternately, a few steps at a time, on the same packs; between them torch.matmul of square matrices
+in that precision gives the peak of the machine at that moment, with the same threads. With --no-ray, or if
+Ray is missing, packs are in memory for ours too, no metrics go to Ray, and there is no data_wait_share.
 
 The last line is one JSON object. step_over_bare is the ratio of the medians of the blocks of steps, and
-step_over_bare_quartiles those of the ratios of neighbouring blocks: how noisy it was; step_over_bare_cpu the
-ratio in this process's processor time, for CPUs with other work. flops_over_matmul_peak is the model FLOPs
-(model/cost.py: products of matrices, backward twice forward) that a rank achieves in a second in our step,
-over those of the median matmul. peak_memory_bytes is what ours alone takes of a GPU.
+step_over_bare_quartiles the quartiles of the ratios of neighbouring blocks, a measure of noise;
+step_over_bare_cpu is the ratio in this process's processor time, for CPUs with other work.
+flops_over_matmul_peak is the model FLOPs (model/cost.py: matrix products, backward twice forward) that a rank
+achieves per second in our step, divided by those of the median matmul. peak_memory_bytes is the GPU memory of
+ours alone.
 """
 
 import argparse
@@ -65,15 +66,15 @@ from vitascope.train.log import StepLog
 from vitascope.train.step import take_step
 
 WARM_UP = 3
-PRODUCTS = 5  # of matrices, timed together
+PRODUCTS = 5  # matrix products, timed together
 PLAIN_LINEAR = functional.linear
 AWAY_FROM_ZERO = ["train.lr=1e-3", "train.warmup_steps=0"]
-"""Next to the zeros that the model begins with, values are denormal, which CPUs compute slowly."""
+"""Next to the model's initial zeros, values are denormal, which CPUs compute slowly."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What is trained on a kind of device: latents T h w in turn, and settings."""
+    """The training on a kind of device: latents T h w in turn, and settings."""
 
     latents: list[tuple[int, int, int]]
     n_samples: int
@@ -104,7 +105,7 @@ SHAPES = {
 
 
 def make_latents(folder: str, shapes: Shapes) -> None:
-    """Commits latents of random numbers to a folder, one shard of them."""
+    """Commits one shard of random latents to a folder."""
     generator = torch.Generator().manual_seed(0)
     rows, samples = [], []
     for number in range(shapes.n_samples):
@@ -155,7 +156,7 @@ class Bare:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What both loops share: the job, the ranks, and this rank's packs of every step."""
+    """The inputs of both loops: the job, the ranks, and this rank's packs of every step."""
 
     job: Job
     source: Source
@@ -164,7 +165,7 @@ class Bench:
     packs: list[dict[tuple[int, ...], Pack]]  # by epoch, window, step and number
 
     def feed(self) -> Feed:
-        """Ours: from Ray Data, or from the packs at hand."""
+        """Ours: from Ray Data, or from the packs in memory."""
         ready = {place: pack for step in self.packs for place, pack in step.items()}
 
         def load(_: Source, rows: list[Row]) -> Iterator[Pack]:
@@ -179,7 +180,7 @@ class Bench:
         )
 
     def ours(self, feed: Feed) -> Iterator[dict[str, Any]]:
-        """Takes a step of ours for every row asked for."""
+        """Runs one of our steps for every requested row."""
         train = self.job.settings.train
         torch.manual_seed(self.job.settings.run.seed)
         model = self.job.card.build()
@@ -201,18 +202,18 @@ class Bench:
             yield row
 
     def bare(self) -> Iterator[None]:
-        """Takes a step of the bare loop for every item asked for."""
+        """Runs one step of the bare loop for every requested item."""
         loop = Bare(self.job, self.ranks.device)
         for packs in self.packs:
             with plain_linear():
-                if packs:  # few samples may leave a rank without
+                if packs:  # with few samples a rank may have none
                     loop.step(list(packs.values()))
             yield
 
 
 @contextmanager
 def plain_linear() -> Iterator[None]:
-    """torch's own linear; DeepSpeed puts one in its place that keeps no gathered weight, also for others."""
+    """torch's own linear; DeepSpeed globally replaces it by one that keeps no gathered weight."""
     theirs, functional.linear = functional.linear, PLAIN_LINEAR
     try:
         yield
@@ -238,7 +239,7 @@ def packs_of(source: Source, ranks: Ranks, n_steps: int) -> list[dict[tuple[int,
 
 
 Times = tuple[float, float]
-"""Seconds by the clock, and of processor time."""
+"""Seconds of wall time, and of processor time."""
 
 
 @dataclass
@@ -286,13 +287,13 @@ def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def dtype_of(job: Job) -> torch.dtype:
-    """What both loops and the products of matrices compute in."""
+    """The data type of both loops and of the matrix products."""
     assert job.card.precision is not None, "make_job has chosen it"
     return precision.DTYPES[job.card.precision]
 
 
 def timed(run: Callable[[], object], device: torch.device) -> Times:
-    """Until the device is done."""
+    """Waits until the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -331,7 +332,7 @@ def summary(blocks: Blocks, matmul_flops: int, world_size: int) -> dict[str, Any
 
 
 def start_ranks(kind: str) -> Ranks:
-    """This process among torchrun's, or alone."""
+    """This process as one of torchrun's, or alone."""
     alone = {
         "RANK": "0",
         "WORLD_SIZE": "1",
@@ -349,7 +350,7 @@ def start_ranks(kind: str) -> Ranks:
 
 
 def start_ray(args: argparse.Namespace, world_size: int) -> bool:
-    """Starts or joins Ray, unless it is not wanted or not installed."""
+    """Starts or joins Ray, unless it is disabled or not installed."""
     if args.no_ray or not find_spec("ray"):
         return False
     if world_size > 1:
@@ -368,15 +369,15 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=SHAPES, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-ray", action="store_true")
-    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch, on a CPU")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--block", type=int, default=2, help="steps taken in turn")
+    parser.add_argument("--block", type=int, default=2, help="steps of a block")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="settings")
     return parser.parse_args()
 
 
 def make_job(folder: str, args: argparse.Namespace, world_size: int) -> Job:
-    """Random latents in `folder`, and the job that trains on them there; a pack a step for each rank."""
+    """Random latents in `folder`, and the job that trains on them; one pack a step for each rank."""
     shapes = SHAPES[args.device]
     make_latents(f"{folder}/latents", shapes)
     overrides = [f"run.folder={folder}", f"train.use_gpu={str(args.device == 'cuda').lower()}"]

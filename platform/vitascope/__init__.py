@@ -4,12 +4,12 @@
 
 Read in the order the data flows:
 
-    errors      what an error says to the user: mistakes and failures, told from bugs
+    errors      errors as the user sees them: mistakes and failures, as opposed to bugs
     signals     Ctrl-C, and requests to end
     config      compose the stages' settings from one TOML file (section: their base)
     records     frozen value types and table schemas that pass between stages
     storage     one way to read, list and commit files on s3://, gs:// and local paths
-    ledger      what became of every item, and why (checksum: files that prove they are whole)
+    ledger      the outcome of every item, and why (checksum: files that prove they are whole)
     stages      every stage, declared once; which are finished; the flow
     metrics     every metric, declared once and published through Ray
     media       read any video or image; write mp4
@@ -19,7 +19,7 @@ Read in the order the data flows:
     model       the diffusion transformer and its objective
     train       packs -> checkpoints
     generate    checkpoint -> videos
-    evaluate    is it good
+    evaluate    held-out losses
     report      pages about a run and its data
     cluster     reach or start a Ray cluster; jobs on it
     deploy      for operators: manifests for clouds, dashboards for Grafana

@@ -1,4 +1,4 @@
-"""Files that carry their SHA-256 beside them.
+"""Files with their SHA-256 next to them.
 
 `weights.safetensors` has a `weights.safetensors.sha256`, as `sha256sum` writes and checks it.
 """
@@ -12,7 +12,7 @@ _PART_BYTES = 8 * 2**20
 
 
 def seal(uri: str) -> None:
-    """Commits the checksum of a file beside it."""
+    """Commits the checksum of a file next to it."""
     storage.put(_beside(uri), f"{_digest(uri)}  {uri.rpartition('/')[2]}\n".encode())
 
 
@@ -20,21 +20,21 @@ def recorded(uri: str) -> str:
     """The checksum that was committed with a file.
 
     Raises:
-        Mistake: there is none.
+        Mistake: it is missing.
     """
     words = storage.read_bytes(_beside(uri)).split() if storage.exists(_beside(uri)) else []
     if not words:
         raise Mistake(
-            f"{uri} has no checksum; where you trust the file, write one: sha256sum FILE > FILE.sha256"
+            f"{uri} has no checksum; if you trust the file, write one: sha256sum FILE > FILE.sha256"
         )
     return words[0].decode(errors="replace")
 
 
 def check(uri: str) -> None:
-    """Reads a file through and compares.
+    """Reads a whole file and compares its checksum.
 
     Raises:
-        Mistake: the file is not the one that was written, or nothing says which one that is.
+        Mistake: the file differs from the one that was written, or has no checksum.
     """
     _compare(uri, _digest(uri))
 
@@ -46,10 +46,10 @@ def read(uri: str) -> bytes:
     return content
 
 
-def _compare(uri: str, found: str) -> None:
+def _compare(uri: str, digest: str) -> None:
     expected = recorded(uri)
-    if found != expected:
-        raise Mistake(f"{uri} is damaged or was changed: its SHA-256 is {found}, expected {expected}")
+    if digest != expected:
+        raise Mistake(f"{uri} is damaged or was changed: its SHA-256 is {digest}, expected {expected}")
 
 
 def _digest(uri: str) -> str:

@@ -1,7 +1,7 @@
-"""Find credentials where none may be.
+"""Detects credentials in settings and addresses.
 
 Settings are printed, saved with every run, sent with jobs and shown in reports, so a password or a key in
-them would be public. What is found is named by its place and never repeated.
+them would be public. A detected credential is named by its position and never repeated.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 from vitascope.wording import short
 
-_LOOKED_AT = 4096  # characters of a text: no address is longer, and what is longer may be so on purpose
+_LOOKED_AT = 4096  # characters of a text: addresses are shorter, and a longer text may be long on purpose
 _BEFORE_HOST = re.compile(  # a password may hold a slash; a port, an ARN and an IPv6 address are none
     r"[a-zA-Z][a-zA-Z0-9+.-]*://(?!arn:)(?:[^/?#\s]*|[^/?#\s:@,\[]*:(?!\d*(?:[,/?#]|$)|\$\{)[^\s@]*)@"
 )
@@ -45,12 +45,12 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
 def before_host(uri: str) -> str | None:
-    """What stands before the host of a URI, if that is a credential, in words; None if there is none."""
+    """A description of the credentials before the host of a URI; None if it has none."""
     return "credentials before the @" if _BEFORE_HOST.match(uri[:_LOOKED_AT]) else None
 
 
 def in_uri(uri: str) -> str | None:
-    """What a URI holds that is a credential, in words; None if there is none.
+    """A description of the credential in a URI; None if it has none.
 
     For addresses that people write: names of files in a store may look like keys.
     """
@@ -74,10 +74,10 @@ def is_secret_name(name: str) -> bool:
 
 
 def found_in(value: Any, place: str = "", *, of_user: bool = False) -> Iterator[tuple[str, str]]:
-    """Every credential in nested settings: its place (`caption.endpoint`), and what it is, in words.
+    """Every credential in nested settings: its key (`caption.endpoint`), and a description.
 
     Args:
-        of_user: whether the names within `value` are the user's own choice, and may be those of credentials.
+        of_user: whether the user chose the names within `value`, which may then be those of credentials.
     """
     if isinstance(value, Mapping):
         for name, inner in value.items():
@@ -100,7 +100,7 @@ FREE = ("endpoint_options", "options")
 
 
 def redacted(text: str) -> str:
-    """`text` for a message about what a user wrote: what may be a password or a key as `…`."""
+    """`text` for a message about a user's input: possible passwords and keys become `…`."""
     text = re.sub(r"://\S*@", "://…@", short(text, _LOOKED_AT))
     text = re.sub(rf"({_PARAMETER})[^\s&;]*", r"\1…", text, flags=re.IGNORECASE)
     return _KEY_ITSELF.sub("…", _IN_PATH.sub("/…", text))

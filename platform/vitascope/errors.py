@@ -1,4 +1,4 @@
-"""What an error says to the user.
+"""Errors as the user sees them.
 
 Errors of these classes are shown as one sentence; every other one is a bug and keeps its traceback. Contracts
 between our own functions are plain ValueErrors.
@@ -10,12 +10,12 @@ import re
 from vitascope.wording import short
 
 FAILED, MISTAKE, STOPPED, INCOMPLETE = 1, 2, 3, 4
-"""Exit statuses of commands, next to 0 and signals.INTERRUPTED. INCOMPLETE: a stage has ended, and
-not everything that was asked of it is done."""
+"""Exit statuses of commands, next to 0 and signals.INTERRUPTED. INCOMPLETE: a stage has ended, and not all
+of its requests are done."""
 
 
 class _Sentence(Exception):
-    """Keeps its text as it was written: Ray Data adds advice of its own to an error's arguments."""
+    """Keeps its text unchanged: Ray Data adds advice of its own to an error's arguments."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -26,18 +26,18 @@ class _Sentence(Exception):
 
 
 class Mistake(_Sentence, ValueError):
-    """The user has to change something, a setting or a file; running again as it is cannot help.
+    """The user has to change something, a setting or a file; running again unchanged cannot help.
 
     The text says what was received, what was expected and what to do.
     """
 
 
 class Missing(Mistake, FileNotFoundError):
-    """A file or folder does not exist that the user names, or that an earlier stage makes."""
+    """A file or folder that the user names, or that an earlier stage makes, does not exist."""
 
 
 class Forbidden(Mistake, PermissionError):
-    """A store, a service or the system does not allow what the settings ask for."""
+    """A store, a service or the system denies what the settings ask for."""
 
 
 class Failed(_Sentence, RuntimeError):
@@ -49,7 +49,7 @@ def in_a_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if not isinstance(error, Mistake | Failed):
         text = ": ".join(filter(None, (type(error).__name__, text)))
-    return short(text, 499)  # and the mark of what is left out
+    return short(text, 499)  # and the ellipsis
 
 
 _DISK = {
@@ -58,13 +58,13 @@ _DISK = {
     errno.EFBIG: "the file would be larger than this system allows",
     errno.EROFS: "the disk is read-only",
 }
-_OF_RUST = re.compile(r"\(os error (\d+)\)")  # safetensors' own, which are no OSErrors
+_OF_RUST = re.compile(r"\(os error (\d+)\)")  # in safetensors' errors, which are no OSErrors
 
 
 def about_disk(error: BaseException) -> str | None:
-    """The sentence about a disk that took no more; None if `error` is about something else."""
-    found = _OF_RUST.search(str(error))
-    number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+    """The sentence about a disk that cannot be written; None if `error` is about something else."""
+    of_rust = _OF_RUST.search(str(error))
+    number = error.errno if isinstance(error, OSError) else int(of_rust[1]) if of_rust else None
     if number not in _DISK:
         return None
     path = getattr(error, "filename", None)
@@ -74,9 +74,9 @@ def about_disk(error: BaseException) -> str | None:
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, without the number that the system gives it."""
+    """The text of an error, without the system's number."""
     if about := about_disk(error):
         return about
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror.lower()}; name another place, or change this one"
+        return f"{error.filename}: {error.strerror.lower()}; name another location, or change this one"
     return str(error)

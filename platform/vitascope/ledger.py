@@ -1,8 +1,8 @@
-"""What became of every item, and why.
+"""The outcome of every item, and why.
 
-Every table of the flow carries a `status` and a `reason` per row: `ok`, or `dropped` with one of the
-reasons below. A stage that cannot use an item raises `Rejected` deep inside and turns it into such a row
-at its edge, so nothing stops and nothing is lost in silence.
+Every table of the flow has a `status` and a `reason` per row: `ok`, or `dropped` with one of the reasons
+below. A stage that cannot use an item raises `Rejected` deep inside and turns it into such a row at its edge,
+so that nothing stops and nothing is silently lost.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from enum import StrEnum
 
 
 class Status(StrEnum):
-    """What became of an item."""
+    """The outcome of an item."""
 
     OK = "ok"
     DROPPED = "dropped"
@@ -27,13 +27,13 @@ class Reason(StrEnum):
     EMPTY_FILE = "empty_file"
     NO_VIDEO_STREAM = "no_video_stream"
     DECODE_FAILED = "decode_failed"  # opens, but its frames do not decode
-    SOURCE_CHANGED = "source_changed"  # the file is not the one that was scanned
+    SOURCE_CHANGED = "source_changed"  # the file has changed since it was scanned
     TOO_SHORT = "too_short"
     TOO_SMALL = "too_small"
     NO_CAPTION = "no_caption"
     DUPLICATE = "duplicate"  # the same as another, which is kept; the detail names it
-    CAPTION_REFUSED = "caption_refused"  # the model was asked for one and would not, or said nothing
-    CAPTION_FAILED = "caption_failed"  # the model could not be asked: no answer, or none that can be read
+    CAPTION_REFUSED = "caption_refused"  # the model refused to give one, or gave none
+    CAPTION_FAILED = "caption_failed"  # no answer from the model, or an unreadable one
     NO_BUCKET = "no_bucket"
     TOO_MANY_TOKENS = "too_many_tokens"
     INVALID_REQUEST = "invalid_request"
@@ -42,9 +42,9 @@ class Reason(StrEnum):
 
 
 class Rejected(ValueError):
-    """An item cannot be used: `reason` for the count, `detail` for the person who looks.
+    """An item cannot be used: `reason` for the count, `detail` for a human reader.
 
-    doubtful: it may not be the item's fault, and another try may succeed.
+    doubtful: the item may be good, and another try may succeed.
     """
 
     def __init__(self, reason: Reason, detail: str, *, doubtful: bool = False) -> None:

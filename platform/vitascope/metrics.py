@@ -4,10 +4,10 @@
     publisher.publish({"step": 7, "loss": 0.61, "tokens_per_s": 8100.0})
     publisher.add_items("clips", ["ok", "ok", "unreadable"])
 
-Ray exports them on every node for Prometheus, with the prefix `ray_vitascope_`, and the suffix `_total`
-where they count. Means and rates come from gauges and counters: Ray's histograms only know their sums to the
-nearest bucket. Ray forgets a gauge some 20 s after it was last set, so each is set again and again: it stays
-as long as its process, a counter as long as its node. NaN never arrives: hence `train_not_finite`.
+Ray exports them on every node for Prometheus, with the prefix `ray_vitascope_`, and for counters the suffix
+`_total`. Means and rates come from gauges and counters: Ray's histograms know their sums only to the nearest
+bucket. Ray forgets a gauge some 20 s after it was last set, so each is set repeatedly: it lives as long as
+its process, a counter as long as its node. NaN never arrives: hence `train_not_finite`.
 """
 
 import atexit
@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: what it is called, what it counts in, and which labels it carries besides `run`."""
+    """A metric: its name, its unit, and its labels in addition to `run`."""
 
     name: str
     kind: Literal["gauge", "counter"]
@@ -42,25 +42,25 @@ METRICS = _by_name(
     Metric("train_grad_norm", "gauge", "1", "Norm of the gradient before clipping."),
     Metric("train_lr", "gauge", "1", "Learning rate."),
     Metric("train_tokens", "counter", "tokens", "Patches trained on by all ranks."),
-    Metric("train_tokens_per_s", "gauge", "tokens/s", "Patches trained on in a second by all ranks."),
+    Metric("train_tokens_per_s", "gauge", "tokens/s", "Patches trained on per second by all ranks."),
     Metric("train_step_s", "gauge", "s", "Duration of the last step."),
-    Metric("train_useful_token_share", "gauge", "1", "Real tokens over tokens computed."),
-    Metric("train_cost_spread", "gauge", "1", "Costliest rank of the step over the mean rank, less one."),
-    Metric("train_data_wait_share", "gauge", "1", "Share of the step's time spent waiting for packs."),
+    Metric("train_useful_token_share", "gauge", "1", "Real tokens divided by tokens computed."),
+    Metric(
+        "train_cost_spread", "gauge", "1", "Costliest rank of the step divided by the mean rank, minus one."
+    ),
+    Metric("train_data_wait_share", "gauge", "1", "Fraction of the step's time spent waiting for packs."),
     Metric(
         "train_flops_per_s",
         "gauge",
         "FLOP/s",
         "Floating-point operations of the model achieved by all ranks.",
     ),
-    Metric("train_not_finite", "gauge", "1", "1 where loss or gradient of the last step is not finite."),
+    Metric("train_not_finite", "gauge", "1", "1 if loss or gradient of the last step is not finite."),
     Metric(
         "train_steps_skipped", "counter", "steps", "Steps skipped because loss or gradient was not finite."
     ),
-    Metric("train_peak_flops_per_s", "gauge", "FLOP/s", "What all ranks could reach, where that is known."),
-    Metric(
-        "train_memory_bytes", "gauge", "bytes", "Most memory a rank has held: GPU, or resident.", ("rank",)
-    ),
+    Metric("train_peak_flops_per_s", "gauge", "FLOP/s", "Peak of all ranks, if known."),
+    Metric("train_memory_bytes", "gauge", "bytes", "Peak memory of a rank: GPU, or resident.", ("rank",)),
     Metric("train_world_size", "gauge", "ranks", "Ranks that train."),
     Metric(
         "train_starts", "counter", "starts", "Starts of the ranks: the first, and one after every failure."
@@ -72,23 +72,23 @@ METRICS = _by_name(
         "Unix time of the newest checkpoint; of the ranks' start before the first.",
     ),
     Metric("requests", "counter", "requests", "Generation requests answered.", ("outcome", "mode")),
-    Metric("request_s", "counter", "s", "From sending requests to their answers.", ("outcome", "mode")),
+    Metric("request_s", "counter", "s", "Time from sending requests to their answers.", ("outcome", "mode")),
     Metric("generate_waiting", "gauge", "requests", "Requests that wait for room in a pass."),
-    Metric("generate_running", "gauge", "requests", "Requests that share the passes."),
+    Metric("generate_running", "gauge", "requests", "Requests that are in the passes."),
     Metric("generate_passes", "counter", "passes", "Forward passes."),
-    Metric("generate_pass_s", "counter", "s", "Spent in forward passes."),
+    Metric("generate_pass_s", "counter", "s", "Time spent in forward passes."),
     Metric("generate_pass_tokens", "counter", "tokens", "Patches in forward passes."),
     Metric("generate_pass_budget", "counter", "tokens", "Patches that the passes could have held."),
-    Metric("items", "counter", "items", "Videos, clips and samples dealt with.", ("stage", "outcome")),
+    Metric("items", "counter", "items", "Videos, clips and samples processed.", ("stage", "outcome")),
     Metric("stage_running", "gauge", "1", "1 while the stage runs, 0 after it.", ("stage",)),
-    Metric("stage_items", "gauge", "items", "What the stage has to do; training's are steps.", ("stage",)),
-    Metric("stage_items_done", "gauge", "items", "What of it is done.", ("stage",)),
+    Metric("stage_items", "gauge", "items", "Items of the stage; steps for training.", ("stage",)),
+    Metric("stage_items_done", "gauge", "items", "Finished items of the stage.", ("stage",)),
 )
 """All of them. `outcome` is ok, or the ledger's reason why not."""
 
 
 class _Keeper:
-    """Sets the gauges of this process again every few seconds, from one thread."""
+    """Repeats the gauges of this process every few seconds, from one thread."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
@@ -105,10 +105,10 @@ class _Keeper:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="gauges", daemon=True)
                 self._thread.start()
-                atexit.register(self.end)  # before Ray's own end, which was registered before
+                atexit.register(self.end)  # before Ray's own exit handler, registered earlier
 
     def end(self) -> None:
-        """Lets the gauges go."""
+        """Stops repeating the gauges."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
@@ -146,12 +146,12 @@ class Publisher:
         _KEEPER.set(self._metric(name), value, {"run": self._run, **labels})
 
     def add(self, name: str, n: float = 1, **labels: str) -> None:
-        """Adds to a counter; KeyError for a name that is not declared. Adding nothing leaves it as it is."""
+        """Adds to a counter; KeyError for a name that is not declared. Adding nothing changes nothing."""
         if n > 0:
             self._metric(name).inc(n, {"run": self._run, **labels})
 
     def add_items(self, stage: str, outcomes: Iterable[str]) -> None:
-        """Counts items that a stage has dealt with, given what became of each: ok, or why not."""
+        """Counts a stage's processed items, given the outcome of each: ok, or why not."""
         for outcome, n in Counter(outcomes).items():
             self.add("items", n, stage=stage, outcome=outcome)
 
@@ -162,7 +162,7 @@ class Publisher:
 
     @contextmanager
     def stage(self, stage: str, total: float, done: float = 0) -> Iterator[Callable[[float], None]]:
-        """Publishes that a stage runs and how far it is; gives the function that counts items as done."""
+        """Publishes that a stage runs and its progress; yields the function that counts finished items."""
         self.set("stage_items", total, stage=stage)
 
         def advance(n: float) -> None:

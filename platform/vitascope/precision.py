@@ -1,8 +1,8 @@
-"""Which number format a machine computes fast in.
+"""The number format that a machine computes fast.
 
 Matrix products in bf16 take a fraction of the time of float32 ones on processors and GPUs with instructions
-for them. Without these, torch computes them all the same, 30 to 60 times slower than in float32: hence
-nothing computes in bf16 before this module has been asked.
+for them. Without these, torch still computes them, 30 to 60 times slower than in float32, so nothing computes
+in bf16 without asking this module.
 """
 
 import functools
@@ -18,16 +18,16 @@ Precision = Literal["bf16", "float32"]
 DTYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "float32": torch.float32}
 
 _SIDE = 256
-_TRIES, _TRIED_S = 5, 0.05  # at least, each: on a busy machine most of them are interrupted
+_TRIES, _TRIED_S = 5, 0.05  # at least, each: on a busy machine most are interrupted
 _BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")  # of x86, as torch names them
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What computes fast here.
+    """The fast number format of a machine.
 
     precision: bf16 if the device has it, else float32. reason: a clause that says why.
-    bf16_time: of a matrix product in bf16 over one in float32, measured; None for a GPU.
+    bf16_time: measured time of a matrix product in bf16 divided by float32; None for a GPU.
     """
 
     precision: Precision
@@ -36,7 +36,7 @@ class Machine:
 
 
 def inspect(device: torch.device) -> Machine:
-    """What `device` computes fast in: asked of torch, and on a CPU confirmed by timing two small products."""
+    """The fast format of `device`, from torch, and on a CPU confirmed by timing two small products."""
     return _gpu(device) if device.type == "cuda" else _cpu()
 
 
@@ -50,16 +50,16 @@ def fastest(device: torch.device, wanted: torch.dtype) -> torch.dtype:
 
 
 def slowest(machines: Sequence[Machine]) -> Machine:
-    """The one that the others wait for in bf16: one without bf16 instructions, if any."""
+    """The machine that the others wait for in bf16: one without bf16 instructions, if any."""
     return max(machines, key=lambda m: (m.precision == "float32", m.bf16_time or 0.0))
 
 
 def choose(wanted: str, recorded: Precision | None, machine: Machine) -> tuple[Precision, str]:
-    """The precision of a run, and a sentence about it that names what it costs here.
+    """The precision of a run, and a sentence about it that names its cost here.
 
     Args:
-        wanted: the setting; "auto" leaves the choice to the checkpoint, and to the machine if there is none.
-        recorded: of the checkpoint that the run continues from; None if there is none.
+        wanted: the setting; "auto" takes the checkpoint's, or without one the machine's.
+        recorded: that of the checkpoint that the run continues from; None without one.
         machine: the slowest of those that compute.
     """
     fixed = recorded if wanted == "auto" else wanted
@@ -93,7 +93,7 @@ def _cpu() -> Machine:
 def _torch_reports_bf16() -> bool:
     """False if torch says that the processor has no bf16 instructions.
 
-    Both questions are private to torch; one that it no longer answers counts as yes, and the timing decides.
+    Both queries are private to torch; one that it no longer answers counts as yes, and the timing decides.
     """
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
@@ -102,7 +102,7 @@ def _torch_reports_bf16() -> bool:
 
 
 def _bf16_time() -> float:
-    """Time of a product of two small matrices in bf16 over the time in float32."""
+    """Time of a product of two small matrices in bf16 divided by the time in float32."""
     square = torch.randn(_SIDE, _SIDE, generator=torch.Generator().manual_seed(0))
     return _seconds(square.bfloat16()) / _seconds(square)
 

@@ -12,35 +12,35 @@ _SAY_EVERY_S = 60.0
 
 
 class Stopped(RuntimeError):
-    """Work was asked to stop, and has; run again, it goes on."""
+    """Work was asked to stop, and has stopped; run again, it continues."""
 
 
 @contextmanager
 def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
-    """Shows a bar for `total` items (None if unknown) and gives the function that moves it.
+    """Shows a bar for `total` items (None if unknown) and yields the function that advances it.
 
         with track(len(videos), "clips") as advance:
             for video in videos:
                 advance(1, note="12 dropped")
 
-    `advance(n=1, note="")` counts `n` more items; `note` is shown beside the bar from then on. Where the
-    output is no terminal, a line says every minute, and one at the end, what was done and how long it took;
-    nothing is said of work that failed.
+    `advance(n=1, note="")` counts `n` more items; `note` is shown next to the bar from then on. If the output
+    is not a terminal, a line every minute, and one at the end, says what was done and how long it took.
+    Failed work gets no line at the end.
     """
     console = Console(file=sys.stdout, highlight=False)
     started, done, shown = time.monotonic(), 0, ""
-    said = started
+    printed = started
     columns = (TextColumn("{task.description:>10}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
     task = bar.add_task(label, total=total, note="")
 
     def advance(n: int = 1, note: str = "") -> None:
-        nonlocal done, shown, said
+        nonlocal done, shown, printed
         done, shown = done + n, note or shown
         bar.update(task, advance=n, note=shown)
-        if not console.is_terminal and time.monotonic() - said > _SAY_EVERY_S:
-            said = time.monotonic()
-            console.print(_line(label, f"{done} of {total or '?'}", said - started, shown))
+        if not console.is_terminal and time.monotonic() - printed > _SAY_EVERY_S:
+            printed = time.monotonic()
+            console.print(_line(label, f"{done} of {total or '?'}", printed - started, shown))
 
     if console.is_terminal:
         with bar:
@@ -51,18 +51,18 @@ def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
 
 
 def say(label: str, text: str) -> None:
-    """Prints a line under the label of a stage, beside the lines of `track`."""
+    """Prints a line under the label of a stage, like the lines of `track`."""
     print(f"{label:>10}  {text}", flush=True)
 
 
 def say_dropped(label: str, left: str, by_reason: Mapping[str, int]) -> None:
-    """Prints what is left and why the rest was dropped; nothing if nothing was."""
+    """Prints what is left and why the rest was dropped; nothing if nothing was dropped."""
     if by_reason:
         say(label, f"{left}: " + ", ".join(f"{reason} {n}" for reason, n in by_reason.items()))
 
 
 def say_notes(label: str, notes: Iterable[str]) -> None:
-    """Prints what a stage chose in silence, a line each."""
+    """Prints the choices that a stage made by itself, one a line."""
     for note in notes:
         say(label, f"note: {note}")
 

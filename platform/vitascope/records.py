@@ -40,7 +40,7 @@ OUTCOME = [
     pa.field("reason", pa.string()),  # ledger.Reason if dropped
     pa.field("detail", pa.string()),
 ]
-"""The columns of every table that tell the outcome of a row."""
+"""The columns of the outcome of a row, in every table."""
 
 SAMPLES = pa.schema(
     [
@@ -59,10 +59,10 @@ SAMPLES = pa.schema(
         pa.field("n_text", pa.int32(), nullable=False),  # text tokens
         pa.field("psnr_db", pa.float32(), nullable=False),  # codec's, measured on this sample
         pa.field("caption", pa.string(), nullable=False),
-        pa.field("digest", pa.int64(), nullable=False),  # of what the shard holds: encode.shards.digest
+        pa.field("digest", pa.int64(), nullable=False),  # of its content in the shard: encode.shards.digest
     ]
 )
-"""The latent index: one row a sample, all that planning needs, and where its bytes are."""
+"""The latent index: one row per sample, all that planning needs, and the location of its bytes."""
 
 LATENTS = pa.schema(
     [
@@ -78,30 +78,30 @@ LATENTS = pa.schema(
 """A latent shard: the bytes."""
 
 DROPS = pa.schema([pa.field("clip_id", pa.string(), nullable=False), pa.field("name", pa.string()), *OUTCOME])
-"""Clips that became no sample, and why."""
+"""Clips without a sample, and why."""
 
 MANIFEST = pa.schema(
     [
         pa.field("line", pa.int64(), nullable=False),  # of the request file, from 1
-        pa.field("custom_id", pa.string()),  # this and what follows is null if the line does not tell
+        pa.field("custom_id", pa.string()),  # this and the following are null if the line lacks them
         pa.field("mode", pa.string()),  # generate.request.Mode, or image for a single picture
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
         pa.field("n_frames", pa.int32()),
         pa.field("fps", pa.float64()),
         pa.field("uri", pa.string()),  # the output
-        pa.field("seconds", pa.float64()),  # it took, with the waiting for a place in a pass
-        pa.field("changes", pa.list_(pa.string())),  # generate.changes.Change; the sidecar has particulars
+        pa.field("seconds", pa.float64()),  # duration, including the wait for room in a pass
+        pa.field("changes", pa.list_(pa.string())),  # generate.changes.Change; details in the sidecar
         *OUTCOME,
     ]
 )
-"""One row for every request of a batch: its output, or why there is none."""
+"""One row for every request of a batch: its output, or why it has none."""
 
 Outcome = dict[str, str | None]
 """The columns status, reason and detail."""
 
 OK: Outcome = {"status": str(Status.OK), "reason": None, "detail": None}
-"""The outcome columns of a row that is fine."""
+"""The outcome columns of a usable row."""
 
 
 def dropped(reason: str, detail: str) -> Outcome:

@@ -14,9 +14,9 @@ from vitascope.wording import short
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys and names the nearest right one.
+    """A frozen group of settings that refuses unknown keys and suggests the nearest one.
 
-    Each stage keeps its own subclass beside the code that reads it (`clips/settings.py` and so on);
+    Each stage keeps its own subclass next to the code that reads it (`clips/settings.py` and so on);
     `vitascope.config` composes them.
     """
 
@@ -44,7 +44,7 @@ class Section(BaseModel):
 
 
 def _exceeds_64_bits(value: Any) -> bool:
-    """TOML's whole numbers have 64 bits; Python's have no end, and long ones cannot even be printed."""
+    """TOML's whole numbers have 64 bits; Python's are unbounded, and long ones cannot even be printed."""
     if isinstance(value, list | tuple):
         return any(map(_exceeds_64_bits, value))
     return isinstance(value, int) and not -(2**63) <= value < 2**63
@@ -59,13 +59,13 @@ def unknown_key(key: str, known: list[str]) -> str:
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80
-_MOST_SHOWN = 199  # and the mark of what is left out
+_MOST_SHOWN = 199  # and the ellipsis
 
 
 def shown(value: object) -> str:
-    """`value` as an error message shows it: its repr, shortened in the middle and never above 200 characters.
+    """`value` in an error message: its repr, shortened in the middle to at most 200 characters.
 
-    Whoever made the value may have made it long or deep on purpose.
+    The value may be long or deep on purpose.
     """
     try:
         text = _SHORT.repr(value)
@@ -81,10 +81,10 @@ _LOCATION = "location"
 def located(place: str) -> str:
     """A location with `~`, `~name`, `$NAME` and `${NAME}` replaced as a shell does it.
 
-    An existing local file or folder of exactly that name is taken as it is.
+    The name of an existing local file or folder is not changed.
 
     Raises:
-        ValueError: it is empty, or names a user or a variable that is not known here.
+        ValueError: it is empty, or names an unknown user or variable.
     """
     if "\0" in place:
         raise ValueError("holds a NUL character; no file has such a name")
@@ -114,16 +114,16 @@ def _with_home(place: str) -> str:
 
 
 Location = Annotated[str, AfterValidator(located), _LOCATION]
-"""A local path, or a URI of a store: what settings name files and folders by."""
+"""A local path, or a URI of a store, of a file or folder that settings name."""
 
 _T = TypeVar("_T")
 _EXECUTION = "execution"
 Execution = Annotated[_T, _EXECUTION]
-"""A setting that says only where and how fast work runs: another value makes the same results."""
+"""A setting that affects only placement and speed: another value gives the same results."""
 
 
 def decides(section: type[Section]) -> set[str]:
-    """The fields of a section that decide what is made; the others are Execution."""
+    """The fields of a section that decide the results; the others are Execution."""
     return {name for name, field in section.model_fields.items() if _EXECUTION not in field.metadata}
 
 

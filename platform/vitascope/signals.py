@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
+"""The exit status after Ctrl-C, as in shells."""
 
 SENT_AGAIN_S = 0.05
-"""Until a signal that came within a finalizer is sent again: long enough for the finalizer to end."""
+"""Delay before a signal that arrived in a finalizer is sent again: long enough for the finalizer to end."""
 
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Within it Ctrl-C raises KeyboardInterrupt, and a second one ends the process.
+    """Within this context Ctrl-C raises KeyboardInterrupt, and a second one ends the process.
 
-    SIGTERM raises SystemExit(SIGTERM), as Ray has it. Only the main thread gets signals. If one comes
-    while Python runs a finalizer, whose exceptions it ignores, it is sent again.
+    SIGTERM raises SystemExit(SIGTERM), as in Ray. Only the main thread gets signals. A signal that arrives
+    while Python runs a finalizer, whose exceptions it ignores, is sent again.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -59,11 +59,11 @@ def handled() -> Iterator[None]:
 
 
 def install_again() -> None:
-    """Puts Python's SIGTERM handler back in front of that of Ray's C++ part, which prints a stack."""
+    """Restores Python's SIGTERM handler in front of the one of Ray's C++ part, which prints a stack."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 def end_at_once() -> None:
-    """Ends this process without cleaning up; a local Ray, and what it runs, ends with it."""
+    """Ends this process without cleanup; a local Ray ends with it, including its work."""
     os._exit(INTERRUPTED)

@@ -4,12 +4,12 @@ A location is a plain local path, an `s3://bucket/key` or a `gs://bucket/key` UR
 come from the usual environment (`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`, …; Google's default
 credentials), never from settings.
 
-Writing is committing: `put` makes the whole content visible in one act and replaces what was there,
-`create` does so only if nothing was there before, and tells who won.
+Writing is committing: `put` makes the whole content visible in one act and replaces an existing file;
+`create` does so only if no file exists, and returns whether this call won.
 
-Stores fail: they answer 500 or "slow down", break connections or stall. Every request to one, those of open
-files and of pyarrow too, is repeated for up to 5 minutes (`stores.patience`) before `Unavailable` is raised,
-which says nothing about the file. What will not pass, no such file or no permission, is raised at once.
+Stores fail: they answer 500 or "slow down", break connections or stall. Every request to a store, including
+those of open files and of pyarrow, is retried for up to 5 minutes (`stores.patience`) before `Unavailable` is
+raised, which says nothing about the file. Permanent errors (no such file, no permission) are raised at once.
 """
 
 import contextlib
@@ -38,10 +38,10 @@ from vitascope import credentials
 from vitascope.errors import Missing, Mistake
 from vitascope.stores.patience import Unavailable as Unavailable
 
-# Those with an atomic put that can be made to fail if something is there already.
+# Stores with an atomic put that can be made to fail if the object exists.
 OBJECT_STORES = ("s3", "gs")
-_ROWS = 1 << 13  # of a table that are Python's at a time
-_SORTED_ROWS = 1 << 18  # whose texts are put into one piece
+_ROWS = 1 << 13  # rows of a table that are Python objects at a time
+_SORTED_ROWS = 1 << 18  # rows whose texts are combined into one chunk
 _LARGE = {
     pa.string(): pa.large_string(),
     pa.map_(pa.string(), pa.string()): pa.map_(pa.large_string(), pa.large_string()),
@@ -61,7 +61,7 @@ def join(base: str, *parts: str) -> str:
 
 
 def absolute(uri: str) -> str:
-    """A location that means the same from every process: local paths become absolute."""
+    """A location that every process resolves alike: local paths become absolute."""
     return uri if is_remote(uri) else os.path.abspath(uri.removeprefix("file://"))
 
 
@@ -75,11 +75,11 @@ def is_within(uri: str, folder: str) -> bool:
 def filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """The fsspec filesystem of `uri`, and the path within it. Listings are never served from a cache.
 
-    Names of local files and keys of objects are taken as they are: `::` in them is no fsspec chain of URLs.
+    Names of local files and keys of objects are literal: `::` in them is no fsspec chain of URLs.
 
     Raises:
-        Mistake: for a scheme that is not known to commit files as `put` and `create` promise, and for `gs://`
-            if gcsfs is not installed.
+        Mistake: the scheme is not known to commit files as `put` and `create` promise, or gcsfs is not
+            installed for `gs://`.
     """
     if not is_remote(uri):
         return fsspec.filesystem("file"), absolute(uri)
@@ -104,7 +104,7 @@ def arrow_filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
 
 
 class _Ranges(pafs.FSSpecHandler):
-    """Has files that are read here and there ask for no more than what is read: Arrow knows what it needs."""
+    """Files for random access that fetch only what is read: Arrow knows the ranges it needs."""
 
     def open_input_file(self, path: str) -> pa.PythonFile:
         """A file for random access; errors are the store's own."""
@@ -115,25 +115,25 @@ class _Ranges(pafs.FSSpecHandler):
 
 
 def exists(uri: str) -> bool:
-    """Whether a file, or a folder with something in it, is there."""
+    """Whether a file, or a non-empty folder, exists."""
     fs, path = filesystem(uri)
     return bool(fs.exists(path))
 
 
 @dataclass(frozen=True, order=True)
 class Listed:
-    """A file as a listing shows it."""
+    """A file in a listing."""
 
     uri: str
     size_bytes: int
-    version: str  # another one if the content has changed: the store's tag, or size and time of change
+    version: str  # changes with the content: the store's tag, or size and time of change
 
 
 def listing(uri: str) -> list[Listed]:
     """Every file under `uri` (or `uri` itself if it is a file), in the order of their full locations.
 
-    Hidden files and folders (a leading dot) are passed over, as are files a writer has not committed yet and
-    the keys ending in "/" that stand for folders on S3. If nothing is there, none.
+    Hidden files and folders (a leading dot) are skipped, as are files a writer has not committed yet and the
+    keys ending in "/" that stand for folders on S3. Empty if nothing exists.
     """
     fs, path = filesystem(uri)
     return _listed(uri, path, fs.find(path, detail=True))
@@ -143,8 +143,8 @@ def listing(uri: str) -> list[Listed]:
 class Level:
     """The direct children of a folder: its files, and its subfolders, which are not descended into.
 
-    loops: links to folders that are not followed, since they lead to where they lie, or to where another path
-    leads. n_hidden: children with a leading dot, which are passed over.
+    loops: links to folders that are not followed, because they lead to a folder that contains them, or that
+    another path reaches. n_hidden: children with a leading dot, which are skipped.
     """
 
     files: list[Listed]
@@ -156,27 +156,27 @@ class Level:
 def level(uri: str, root: str | None = None) -> Level:
     """The children of a folder. If keys have empty parts (`a//b`), all files below and no folders.
 
-    A local link to a folder is one of the folders, unless it leads into `root`, whose files are found without
-    it, or to a folder that the link itself lies in.
+    A local link to a folder is one of the folders, unless it leads into `root`, whose files are listed
+    without it, or to a folder that contains the link itself.
     """
     fs, path = filesystem(uri)
     try:
-        found = {about["name"]: about for about in fs.ls(path, detail=True)}
+        children = {about["name"]: about for about in fs.ls(path, detail=True)}
     except FileNotFoundError:
         return Level([], [], [], 0)
-    n_hidden = sum(_hidden(p[len(path) :]) for p in found)
-    links = {p for p, about in found.items() if about.get("islink") and os.path.isdir(p)}
+    n_hidden = sum(_hidden(p[len(path) :]) for p in children)
+    links = {p for p, about in children.items() if about.get("islink") and os.path.isdir(p)}
     loops = {p for p in links if _leads_back(p, absolute(root or uri))}
-    folders = {p for p, about in found.items() if about["type"] == "directory"} | links
+    folders = {p for p, about in children.items() if about["type"] == "directory"} | links
     if any(p.endswith("/") for p in folders):
         return Level(listing(uri), [], [], n_hidden)
-    files = _listed(uri, path, {p: about for p, about in found.items() if p not in folders})
+    files = _listed(uri, path, {p: about for p, about in children.items() if p not in folders})
     seen = [_scheme(uri) + p for p in sorted(folders - loops) if not _hidden(p[len(path) :])]
     return Level(files, seen, sorted(p for p in loops if not _hidden(p[len(path) :])), n_hidden)
 
 
 def _leads_back(link: str, root: str) -> bool:
-    """Whether what a link to a folder leads to is found without it, or holds the link itself."""
+    """Whether the target of a link to a folder is listed without it, or contains the link itself."""
     target, real_root = Path(os.path.realpath(link)), os.path.realpath(root)
     if target.is_relative_to(real_root) and not _hidden(os.path.relpath(target, real_root)):
         return True
@@ -184,9 +184,9 @@ def _leads_back(link: str, root: str) -> bool:
     return str(target) in above or Path(real_root).is_relative_to(target)
 
 
-def _listed(uri: str, path: str, found: dict[str, dict[str, Any]]) -> list[Listed]:
+def _listed(uri: str, path: str, files: dict[str, dict[str, Any]]) -> list[Listed]:
     root, prefix = path.rstrip("/"), _scheme(uri)
-    inside = [(p, about) for p, about in found.items() if not p.endswith("/") and not _hidden(p[len(root) :])]
+    inside = [(p, about) for p, about in files.items() if not p.endswith("/") and not _hidden(p[len(root) :])]
     return sorted(Listed(prefix + p, int(about["size"] or 0), _version(about)) for p, about in inside)
 
 
@@ -200,13 +200,13 @@ def _version(about: dict[str, Any]) -> str:
         return str(tag).strip('"')
     changed = about["mtime"]
     if about.get("islink"):
-        with contextlib.suppress(OSError):  # it leads nowhere
+        with contextlib.suppress(OSError):  # a dangling link
             changed = os.stat(about["name"]).st_mtime
     return f"{about['size']}-{changed!r}"
 
 
 def version(uri: str) -> str:
-    """A file's version as `listing` shows it; FileNotFoundError if there is none."""
+    """A file's version as in `listing`; FileNotFoundError if the file is missing."""
     fs, path = filesystem(uri)
     return _version(fs.info(path))
 
@@ -231,7 +231,7 @@ def open_file(uri: str, mode: str = "rb") -> IO[Any]:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The whole content of `uri`; FileNotFoundError if there is none."""
+    """The whole content of `uri`; FileNotFoundError if the file is missing."""
     fs, path = filesystem(uri)
     return bytes(fs.cat_file(path))
 
@@ -243,7 +243,7 @@ def size_bytes(uri: str) -> int:
 
 
 def put(uri: str, content: bytes) -> None:
-    """Makes `content` visible at `uri` in one atomic act, replacing what was there."""
+    """Makes `content` visible at `uri` in one atomic act, replacing an existing file."""
     fs, path = filesystem(uri)
     if is_remote(uri):
         fs.pipe_file(path, content)
@@ -253,11 +253,11 @@ def put(uri: str, content: bytes) -> None:
 
 
 def create(uri: str, content: bytes) -> bool:
-    """Makes `content` visible at `uri` only if nothing is there; whether this call did it.
+    """Makes `content` visible at `uri` only if no file exists; returns whether this call did it.
 
     On an object store this is a conditional put (S3's `If-None-Match: *`, Google's `ifGenerationMatch=0`),
-    on a local disk a hard link from a temporary file, so of many writers racing for one name exactly one gets
-    True.
+    on a local disk a hard link from a temporary file, so of many writers that race for one name exactly one
+    gets True.
     """
     fs, path = filesystem(uri)
     if is_remote(uri):
@@ -279,7 +279,7 @@ def create(uri: str, content: bytes) -> bool:
 
 @contextmanager
 def _written_beside(path: str, content: bytes) -> Iterator[str]:
-    """A hidden file with `content` beside `path`, to be renamed within one disk; it goes in any case."""
+    """A hidden file with `content` next to `path`, to be renamed within one disk; always removed."""
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
     try:
@@ -290,20 +290,20 @@ def _written_beside(path: str, content: bytes) -> Iterator[str]:
         error.filename, error.filename2 = path, None  # not the hidden one
         raise
     finally:
-        with contextlib.suppress(OSError):  # it was renamed, or never made
+        with contextlib.suppress(OSError):  # it was renamed, or never created
             os.unlink(temporary)
 
 
 def delete(uri: str) -> None:
-    """Removes a file or a whole folder; nothing happens if there is none."""
+    """Removes a file or a whole folder, if it exists."""
     fs, path = filesystem(uri)
     if not is_remote(uri):
         if fs.exists(path):
             fs.rm(path, recursive=True)
         return
-    found = fs.find(path)
-    odd = [name for name in found if glob.has_magic(name)]  # in a list, fsspec would take them for patterns
-    if plain := sorted(set(found) - set(odd)):
+    names = fs.find(path)
+    odd = [name for name in names if glob.has_magic(name)]  # in a list, fsspec would take them for patterns
+    if plain := sorted(set(names) - set(odd)):
         fs.rm(plain)
     for name in odd:
         fs.rm_file(name)
@@ -320,7 +320,7 @@ def json_bytes(document: Any) -> bytes:
 
 
 def dumps(document: Any, indent: int | None = None) -> str:
-    """`document` as JSON that any reader takes: a number that is not finite, which JSON lacks, is null."""
+    """`document` as JSON that any reader accepts: numbers that are not finite, which JSON lacks, are null."""
     try:
         return json.dumps(document, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
@@ -348,7 +348,7 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def stream_bytes(table: pa.Table) -> bytes:
-    """`table` in Arrow's stream format: as one value of a row, which no batch splits up."""
+    """`table` in Arrow's stream format: one value of a row, which no batch splits."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -361,19 +361,19 @@ def read_stream(content: bytes) -> pa.Table:
 
 
 def iter_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows of a table, few of them in memory at a time."""
+    """The rows of a table, with only a few in memory at a time."""
     for batch in table.to_batches(_ROWS):
         yield from batch.to_pylist()
 
 
 def large_texts(table: pa.Table) -> pa.Table:
-    """The same table, for work that puts columns into one piece, in which Arrow's plain texts hold 2 GiB."""
+    """The same table, for work that combines chunks, in which Arrow's plain texts hold at most 2 GiB."""
     fields = (field.with_type(_LARGE.get(field.type, field.type)) for field in table.schema)
     return table.cast(pa.schema(list(fields)))
 
 
 def in_order(table: pa.Table, *columns: str) -> pa.Table:
-    """`table` sorted by `columns`. Its texts may take more than the 2 GiB that Arrow's own sorting is for."""
+    """`table` sorted by `columns`. Its texts may exceed the 2 GiB limit of Arrow's own sorting."""
     order = pc.sort_indices(table.select(columns), [(name, "ascending") for name in columns])
     large = large_texts(table).combine_chunks()
     rows = (order.slice(begin, _SORTED_ROWS) for begin in range(0, len(order), _SORTED_ROWS))
@@ -399,20 +399,20 @@ def read_table(uri: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def is_parquet(uri: str) -> bool:
-    """Whether a file has the name of a Parquet file."""
+    """Whether a file is named like a Parquet file."""
     return uri.lower().endswith(".parquet")
 
 
 @contextmanager
-def _damage_told(uri: str) -> Iterator[None]:
-    """Has what Arrow says of a damaged Parquet file say which one it is, as a ValueError."""
+def _damage_named(uri: str) -> Iterator[None]:
+    """Turns Arrow's errors about a damaged Parquet file into a Mistake that names the file."""
     try:
         yield
     except (FileNotFoundError, PermissionError, Unavailable):
         raise
     except (pa.ArrowException, OSError) as error:
         raise Mistake(
-            f"{uri} is no whole Parquet file ({error}); where a stage wrote it, delete it and run that again"
+            f"{uri} is no whole Parquet file ({error}); if a stage wrote it, delete it and run that again"
         ) from None
 
 
@@ -423,14 +423,14 @@ def _read_parquet(uri: str, columns: list[str] | None) -> pa.Table:
 
 @contextmanager
 def open_parquet(uri: str, columns: list[str] | None) -> Iterator[pq.ParquetFile]:
-    """A Parquet file that has these columns, open; raises as `read_table` does."""
+    """An open Parquet file that has these columns; raises as `read_table` does."""
     fs, path = arrow_filesystem(uri)
-    with _damage_told(uri), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
-        there = file.schema_arrow.names
-        if missing := [name for name in columns or () if name not in there]:
+    with _damage_named(uri), pq.ParquetFile(path, filesystem=fs, pre_buffer=True) as file:
+        names = file.schema_arrow.names
+        if missing := [name for name in columns or () if name not in names]:
             raise Mistake(
-                f"{uri} has no column {missing[0]!r}; where an earlier release wrote it, run the stage that "
-                f"writes it again. It has {', '.join(there)}"
+                f"{uri} has no column {missing[0]!r}; if an earlier release wrote it, run the stage that "
+                f"writes it again. It has {', '.join(names)}"
             )
         yield file
 
@@ -446,5 +446,5 @@ def json_lines(documents: Iterable[Any]) -> bytes:
 
 
 def read_json_lines(uri: str) -> list[Any]:
-    """Every document of a JSON-lines file; all of one version, should the file be replaced meanwhile."""
+    """Every document of a JSON-lines file; all of one version, even if the file is replaced meanwhile."""
     return [json.loads(line) for line in read_bytes(uri).splitlines() if line.strip()]

@@ -376,7 +376,7 @@ def test_a_store_that_is_away_is_told_while_it_is_waited_for(
     below: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By the driver: what tasks log nobody reads."""
-    for name, value in {"BUDGET_S": 2.0, "_SILENT_S": 0.1, "_told": False}.items():
+    for name, value in {"BUDGET_S": 2.0, "_SILENT_S": 0.1, "_warned": False}.items():
         monkeypatch.setattr(patience, name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setattr(stage, "list_inputs", lambda _: pytest.fail("tasks were started"))

@@ -13,7 +13,7 @@ SCRIPT = str(Path(__file__).with_name("strangers.py"))
 OPEN = {
     "/": "the page itself, which asks for the token",
     "/favicon.ico": "a picture",
-    "/api/authentication_mode": "that a token is asked for",
+    "/api/authentication_mode": "that a token is required",
     "/api/healthz": "probes of Kubernetes",
     "/api/gcs_healthz": "probes of Kubernetes",
     "/api/local_raylet_healthz": "probes of Kubernetes",

@@ -42,7 +42,7 @@ def test_a_saved_model_computes_the_same(where: str, tmp_path: Path, request: py
     [
         ("a byte", "damaged or was changed"),
         ("a pickle", "damaged or was changed"),
-        ("no checksum", "has no checksum; where you trust"),
+        ("no checksum", "has no checksum; if you trust"),
     ],
 )
 def test_weights_that_were_changed_are_not_loaded(change: str, message: str, tmp_path: Path) -> None:

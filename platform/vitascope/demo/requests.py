@@ -7,12 +7,12 @@ MOST_OF_A_MODE = 3
 
 
 def requests_for(samples: list[Row], clips: list[Row], fps: float) -> list[Row]:
-    """A request file's documents: captions of the samples made anew and videos gone on with, in their sizes.
+    """A request file's documents: new videos for the samples' captions, and extended videos, in their sizes.
 
     Args:
         samples: rows of records.SAMPLES.
-        clips: rows of table.CLIPS, which say the files.
-        fps: of the outputs: the rate the samples' frames have.
+        clips: rows of table.CLIPS, which name the files.
+        fps: of the outputs: the samples' frame rate.
     """
     clip_of = {clip["clip_id"]: clip for clip in clips}
     varied = _one_of_each_size(samples)

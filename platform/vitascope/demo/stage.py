@@ -1,4 +1,4 @@
-"""The whole flow, stage after stage, to a report."""
+"""Runs the whole flow, ending in a report."""
 
 from typing import Any
 
@@ -19,20 +19,20 @@ from vitascope.report import stage as report
 from vitascope.train import stage as train
 
 REQUESTS = str(packaged("configs", "demo_requests.jsonl"))
-"""What the demo asks of the model it has trained on its own input; media lie in the run's folder."""
+"""The requests of the demo with its own input; media are in the run's folder."""
 
 
 def run(settings: Settings) -> dict[str, Any]:
     """Runs all stages; writes summary.json, whose content it returns, data.html and report.html for the run.
 
-    If `clips.input` is not set, or is the run's own folder `input`, the demo's videos go in there; else
-    the user's are taken. Without `generate.requests` the demo's own requests are made, or ones that follow
-    from the user's videos. What was chosen is saved with the settings.
+    If `clips.input` is not set, or is the run's own folder `input`, the demo's videos are copied there;
+    otherwise the user's are used. Without `generate.requests` the demo uses its own requests, or derives some
+    from the user's videos. These choices are saved with the settings.
     """
     folder = settings.clips.input or storage.join(settings.run.folder, "input")
     own_input = storage.absolute(folder) == settings.path("input")
     settings = _saved_with(settings, "clips", input=folder)
-    if own_input and not storage.exists(settings.path("input", inputs.BROKEN)):  # the last one written
+    if own_input and not storage.exists(settings.path("input", inputs.BROKEN)):  # written last
         inputs.gather_stills(settings.path("media"))
         inputs.gather(folder)
     for stage in (clips, encode, data, train):
@@ -45,7 +45,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _saved_with(settings: Settings, section: str, **values: Any) -> Settings:
-    """The settings with other values in a section, saved with the run."""
+    """The settings with changed values in a section, saved with the run."""
     changed = getattr(settings, section).model_copy(update=values)
     settings = settings.model_copy(update={section: changed})
     config.save(settings)
@@ -53,7 +53,7 @@ def _saved_with(settings: Settings, section: str, **values: Any) -> Settings:
 
 
 def _put_requests(settings: Settings, own_input: bool) -> str:
-    """Puts the request file where the paths of its media start, the run's folder; returns its location."""
+    """Writes the request file to the run's folder, where its media paths start; returns its location."""
     location = settings.path("requests.jsonl")
     if own_input:
         storage.put(location, storage.read_bytes(REQUESTS))

@@ -19,22 +19,22 @@ class EncodeSettings(Section):
     buckets: tuple[tuple[int, int, int], ...] | None = Field(
         None,
         min_length=1,
-        description="Fixed sizes [frames, height, width], which take the place of max_pixels and "
-        "frame_counts; `vitascope buckets suggest` proposes some.",
+        description="Fixed sizes [frames, height, width], which replace max_pixels and frame_counts; "
+        "`vitascope buckets suggest` proposes some.",
     )
     max_crop: float = Field(
         0.3,
         ge=0,
         le=1,
-        description="With fixed buckets, the largest share of a frame that may be cropped; 0.3 lets 4:3 into "
-        "16:9 (0.25), and keeps upright film out of wide buckets (0.68).",
+        description="With fixed buckets, the largest fraction of a frame that may be cropped; 0.3 lets 4:3 "
+        "into 16:9 (0.25), and keeps portrait video out of wide buckets (0.68).",
     )
     sizes_per_clip: int = Field(
         1,
         ge=1,
         le=8,
-        description="A clip is encoded in so many sizes, from one decode: with fixed buckets those that keep "
-        "most of it, else near native and then each with a quarter of the area of the one before.",
+        description="Number of sizes of a clip, from one decode: with fixed buckets those that keep most of "
+        "it, otherwise near native and then each with a quarter of the previous area.",
     )
     codec: Literal["dct"] = Field("dct", description="Video compression network.")
     dct_channels: int = Field(64, ge=3, le=768, description="Coefficients kept of each 4x8x8 block of RGB.")
@@ -47,20 +47,20 @@ class EncodeSettings(Section):
     shard_tokens: int = Field(
         131_072,
         ge=1,
-        description="Patches per latent shard, about. A shard is decoded in one piece: with patches of 2, "
+        description="Approximate patches per latent shard. A shard is decoded as a whole: with patches of 2, "
         "3 KiB of pixels each.",
     )
     gpus: Execution[float] = Field(
         0.0,
         ge=0,
-        description="GPUs of each process that compresses frames and reads captions, 0.5 for two on one; "
-        "0 computes on CPUs.",
+        description="GPUs per encoder process (codec and text encoder); 0.5 puts two on one GPU, 0 uses "
+        "CPUs.",
     )
     nvdec_gpus: Execution[float] = Field(
         0.0,
         ge=0,
-        description="GPUs of each process that decodes, 0.1 for ten on one, whose NVDEC then decodes what it "
-        "can; 0 decodes on CPUs.",
+        description="GPUs per decoder process, for NVDEC where it supports the codec; 0.1 puts ten on one "
+        "GPU, 0 decodes on CPUs.",
     )
 
     @field_validator("frame_counts")

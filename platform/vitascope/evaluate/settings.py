@@ -13,6 +13,6 @@ class EvaluateSettings(Section):
     timesteps: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
         (0.1, 0.3, 0.5, 0.7, 0.9),
         min_length=1,
-        description="Noise levels probed, also of the held-out loss in training; 1 is noise alone.",
+        description="Noise levels to probe, also for the held-out loss in training; 1 is pure noise.",
     )
-    cpus: Execution[int] = Field(2, ge=1, description="CPUs that a submitted evaluation takes of its node.")
+    cpus: Execution[int] = Field(2, ge=1, description="CPUs of a submitted evaluation on its node.")

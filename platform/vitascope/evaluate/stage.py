@@ -28,12 +28,12 @@ def run(settings: Settings) -> Row:
     """Measures the run's model on every held-out sample at each of `evaluate.timesteps`.
 
     Writes evaluate/losses.json: `timesteps`, `by_size` (size, samples, loss at each timestep) and `loss`, the
-    mean over the samples at each timestep. All frames are to be made, the noise is the same in every run, and
-    training's own held-out loss is measured in the same way (`flow.Probe`).
+    mean over the samples at each timestep. All frames are to be generated, the noise is the same in every
+    run, and training measures its held-out loss in the same way (`flow.Probe`).
 
     Raises:
-        Missing: if the latents or the model are missing.
-        Mistake: if the model was trained on latents of another kind.
+        Missing: the latents or the model do not exist.
+        Mistake: the model was trained on other latents.
     """
     started = time.monotonic()
     latents = latents_folder(settings)
@@ -61,7 +61,7 @@ def run(settings: Settings) -> Row:
 
 
 def _packs(latents: str, row: Row, *, patch: int, probe: flow.Probe) -> Iterator[Pack]:
-    """A sample alone at each of the probe's levels."""
+    """A pack of one sample at each of the probe's levels."""
     sample = read_samples(latents, [(row["shard"], row["row"])])[0]
     frames, height, width, _ = sample.latent.shape
     grid = grid_of((frames, height, width), patch)

@@ -1,9 +1,9 @@
 """Samples that cannot be levelled, and the packs of their steps.
 
 A sample that costs more than the mean pack makes its step last as long as itself, whatever the other packs
-hold; and a few large samples to a pack leave gaps that nothing smaller fills. Steps can then be equal only in
-kind: such samples are packed for themselves, and packs of like cost share a step. In order of cost a rank
-waits for as little as neighbours differ, in all less than the time of one such pack.
+hold; and a few large samples to a pack leave gaps that nothing smaller fills. Then only steps of one kind can
+be equal: such samples are packed separately, and packs of similar cost are in one step. In order of cost a
+rank waits only for the difference between neighbours, in total less than the time of one such pack.
 """
 
 from bisect import bisect_left
@@ -15,19 +15,19 @@ from vitascope.feed.lengths import Floats, Ints, Lengths, blocks
 from vitascope.feed.packing import busy, pack
 
 _MARGIN = 1.25  # with 1.1, packs of 64 ranks still differed by 1 % in cost, with 1.25 by 0.04 %
-_BUSY = 0.98  # of the ranks' time, in a trial: less is worth giving up a step's mix of sizes for
+_BUSY = 0.98  # of the ranks' time, in a trial: below it, a step's mix of sizes is given up
 _TRIAL_PACKS, _TRIAL_SAMPLES, _TRIAL_FILL = 64, 1 << 17, 0.97
-_ALONE = 0.9  # of the packs: as many samples as may have one for themselves
+_ALONE = 0.9  # of the packs: the most that may hold a single costly sample each
 _ALIKE = 0.01  # samples whose sizes differ by less than this change places from epoch to epoch
 _ROOMS = 1024  # classes of packs by their room
 
 
 def cost_limits(lengths: Lengths, *, token_budget: int, packs_per_step: int) -> list[float]:
-    """The most that samples may cost to be levelled with others: one limit, or two to choose from.
+    """The largest cost of samples that are levelled with others: one limit, or two to choose from.
 
-    The first is found by trial: a sample of the lengths up to a limit, as many as fill 64 packs, is packed,
-    and the ranks must be busy. The highest that is tried looks at all lengths, so that rare samples count. If
-    more samples are costly than there are packs, the second leaves a pack for each.
+    The first is determined by trial: a subset of the lengths up to a limit, enough to fill 64 packs, is
+    packed, and the ranks must be busy. The highest limit that is tried considers all lengths, so that rare
+    samples count. If the costly samples outnumber the packs, the second leaves a pack for each.
     """
     sums = _sums_by_kind(lengths)
     part = np.linspace(0, len(lengths) - 1, min(len(lengths), _TRIAL_SAMPLES)).astype(np.int64)
@@ -56,8 +56,8 @@ def costly_packs(
 
     Args:
         tokens, costs: (H,) of each sample.
-        noise: (H,) random numbers from 0 to 1, for the order of samples that are about alike.
-        alone: a pack for each, which other samples fill up; else as few packs as hold them.
+        noise: (H,) random numbers from 0 to 1, for the order of similar samples.
+        alone: one pack for each, which other samples fill up; otherwise as few packs as hold them.
     """
     order = np.argsort(-(costs if alone else tokens) * (1 + _ALIKE * noise), kind="stable")
     packs = np.empty(len(tokens), np.int64)
@@ -115,7 +115,7 @@ def _highest(sums: Floats, cheapest_token: float, token_budget: int) -> float:
 
 
 def _busy_on_trial(tokens: Ints, costs: Floats, packs_per_step: int, token_budget: int) -> float:
-    """How busy ranks are with packs of a sample of these, the costliest first; 0 if it does not fit."""
+    """The busy ratio of ranks with packs of a subset of these, the costliest first; 0 if it does not fit."""
     packs_per_step = min(packs_per_step, _TRIAL_PACKS)
     full = _TRIAL_FILL * token_budget * packs_per_step
     total = float(tokens.sum(dtype=np.float64))
@@ -137,5 +137,5 @@ def _kinds(costs: Floats) -> npt.NDArray[np.int32]:
 
 
 def _edges(kinds: Ints) -> Floats:
-    """The most that samples of a class may cost."""
+    """The largest cost of the samples of a class."""
     return (((kinds.astype(np.int64) + 1) << 17) - 1).astype(np.int32).view(np.float32).astype(np.float64)

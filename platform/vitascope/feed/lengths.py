@@ -1,4 +1,4 @@
-"""What planning knows of the samples."""
+"""The samples' lengths and costs, for planning."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from vitascope.errors import Mistake
 Ints = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.floating]
 
-_BLOCK = 1 << 17  # samples looked at together: bounds what is allocated beside the index
+_BLOCK = 1 << 17  # samples processed together: bounds the memory in addition to the index
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +21,12 @@ class Lengths:
     """Three arrays of one length, the samples of a shard together; 12 bytes a sample in the smallest types.
 
     Args:
-        shard: (N,) integers, the file a sample lies in.
+        shard: (N,) integers, the file that holds a sample.
         tokens: (N,) patches, 1 or more.
         costs: (N,) compute in any unit, above 0; in attention's part quadratic in the tokens.
 
     Raises:
-        ValueError: if the arrays do not agree or a value is out of range.
+        ValueError: the arrays do not match, or a value is out of range.
     """
 
     shard: Ints
@@ -54,13 +54,13 @@ class Lengths:
 
     @cached_property
     def shard_offsets(self) -> npt.NDArray[np.int64]:
-        """(shards + 1,) where each shard's samples begin, and the end."""
+        """(shards + 1,) the start of each shard's samples, and the end."""
         changes = np.flatnonzero(self.shard[1:] != self.shard[:-1]) + 1
         return np.concatenate([[0], changes, [len(self)]])
 
     @property
     def n_shards(self) -> int:
-        """How many shards hold them."""
+        """The number of shards."""
         return len(self.shard_offsets) - 1
 
     @cached_property
@@ -69,7 +69,7 @@ class Lengths:
         return self.sums_by_shard(lambda samples: self.tokens[samples])
 
     def sums_by_shard(self, values: Callable[[slice], npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
-        """(shards,) sums of what `values` gives for samples, block by block."""
+        """(shards,) sums of the results of `values` for samples, block by block."""
         sums = []
         for shards in self.shard_blocks():
             begins, end = self.shard_offsets[shards], self.shard_offsets[shards[-1] + 1]
@@ -78,7 +78,7 @@ class Lengths:
         return np.concatenate(sums)
 
     def shard_blocks(self, shards: Ints | None = None) -> list[npt.NDArray[np.int64]]:
-        """`shards`, all by default, in parts of about a block of samples; none is empty."""
+        """`shards`, all by default, in non-empty parts of about a block of samples."""
         shards = np.arange(self.n_shards) if shards is None else shards
         n_samples = int((self.shard_offsets[shards + 1] - self.shard_offsets[shards]).sum())
         n_parts = min(len(shards), 1 + n_samples // _BLOCK)

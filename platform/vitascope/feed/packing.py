@@ -1,11 +1,11 @@
-"""Deal samples to packs, equal in cost.
+"""Distributes samples over packs of equal cost.
 
-A pack has two loads: its tokens, which the memory bounds, and its cost, which the time follows. They do not
-go together: attention is quadratic within a sample, so a token of a long video costs several times that of
+A pack has two loads: its tokens, bounded by the memory, and its cost, which determines the time. They are not
+proportional: attention is quadratic within a sample, so a token of a long video costs several times that of
 an image. Balancing the cost alone (longest processing time first) leaves some packs full of tokens while
-others wait for cost; here both are steered to their means at once.
+others wait for cost; here both are steered to their means together.
 
-Packs may hold something already: the planner puts samples that cannot be levelled, each alone, into packs of
+Packs may already hold samples: the planner puts samples that cannot be levelled, each alone, into packs of
 steps of their kind (`vitascope.feed.costly`), and the others fill these up.
 """
 
@@ -15,9 +15,9 @@ import numpy.typing as npt
 from vitascope.feed.lengths import Floats, Ints
 
 _BY_COST = 0.1  # the last tenth of the tokens, the smallest samples, levels the costs to under 0.1 %
-_NEARLY_MEAN = 0.99  # of its expected cost: what a pack is filled to before the last tenth comes
+_NEARLY_MEAN = 0.99  # of its expected cost: a pack's limit before the last tenth
 _ROUND = 4  # a round places samples on a quarter of a step's packs: 10x faster than one by one, as level
-_ROOMY = 1.5  # of a sample, what a pack should lack to take it: with 1 or 2, fuller steps were less level
+_ROOMY = 1.5  # of a sample: what a pack should lack to take it; with 1 or 2, fuller steps were less level
 _BUNDLE = 4  # small samples go together, up to a quarter of what a pack lacks: rounds grow with its logarithm
 
 
@@ -26,14 +26,14 @@ def pack(
 ) -> npt.NDArray[np.int32] | None:
     """Assigns every sample to one of the packs of S steps, equal in cost within a step.
 
-    Pack `p` belongs to step `p // G`. Samples are taken in their order, which should be about largest first,
-    and go in turn to the steps that hold the fewest tokens, so that every step has the mix of sizes of the
-    whole; in a step they go to the packs that most want a sample so dense in cost (see `_load`).
+    Pack `p` belongs to step `p // G`. Samples are taken in order, roughly largest first, and go in turn to
+    the steps with the fewest tokens, so that every step has the mix of sizes of the whole; within a step they
+    go to the packs that most need a sample of that cost per token (see `_load`).
 
     Args:
         tokens: (N,) patches of each sample.
         costs: (N,) compute of each sample, in any unit.
-        held, spent: (S, G) tokens and cost that each pack holds already.
+        held, spent: (S, G) tokens and cost that each pack already holds.
         token_budget: most tokens in a pack.
 
     Returns:
@@ -70,15 +70,15 @@ def pack(
 
 
 def busy(costs: Floats | Ints) -> float:
-    """The mean time of ranks that compute a pack each over the busiest one's; (S, G) costs of packs."""
+    """The mean time of ranks with one pack each divided by the busiest one's; (S, G) costs of packs."""
     return float(costs.mean(axis=1).sum() / costs.max(axis=1).sum())
 
 
 def water_level(heights: Floats | Ints, amount: float, empty: int = 0) -> float:
-    """How high `amount` fills vessels of one width, which are filled (S,) high, the lowest first.
+    """The level to which `amount` fills vessels of equal width, already filled (S,) high, the lowest first.
 
     Args:
-        empty: how many more vessels there are, which hold nothing.
+        empty: the number of further, empty vessels.
     """
     heights = np.concatenate([np.zeros(min(empty, 1)), heights])
     levels = (amount + np.cumsum(heights)) / (np.arange(len(heights)) + max(empty, 1))
@@ -86,9 +86,9 @@ def water_level(heights: Floats | Ints, amount: float, empty: int = 0) -> float:
 
 
 def _bundles(tokens: Ints, n_packs: int) -> npt.NDArray[np.int64]:
-    """(N,) the bundle of each sample: neighbours that together are a small part of what a pack still lacks.
+    """(N,) the bundle of each sample: neighbours that together are a small part of a pack's remaining need.
 
-    Bundles hold a power of two of samples, so that their numbers are sums without rounding.
+    Bundles hold a power of two of samples, so that their sums are exact.
     """
     left = np.cumsum(tokens[::-1], dtype=np.float64)[::-1]
     count = np.maximum(left / (float(_BUNDLE * n_packs) * tokens), 1)
@@ -99,14 +99,14 @@ def _bundles(tokens: Ints, n_packs: int) -> npt.NDArray[np.int64]:
 def _open_steps(
     held: Floats, order: Ints, lacking: Floats, *, sizes: Floats, token_budget: int
 ) -> tuple[npt.NDArray[np.intp], int]:
-    """The steps that take part in a round, in order, and how many samples each takes.
+    """The steps that take part in a round, in order, and the number of samples that each takes.
 
-    First those whose packs lack the tokens of one and a half such samples: what comes later can level them.
-    Then those that lack any, then any with room for one; none if there is none.
+    First those whose packs lack the tokens of one and a half such samples: later samples can level them. Then
+    those that lack any, then any with room for one, if any.
 
     Args:
         held: (S, G) tokens in the packs.
-        order: (S,) the steps, the emptiest first.
+        order: (S,) the steps, emptiest first.
         lacking: (S,) tokens that they should still get, in that order.
         sizes: (n,) tokens of the samples to come.
     """
@@ -124,17 +124,17 @@ def _open_steps(
 
 
 def _load(held: Floats, spent: Floats, work: Floats, *, pace: float, to_come: Floats) -> Floats:
-    """(K, G) how far each pack is ahead of what the samples to come would make of it.
+    """(K, G) how far each pack is ahead of its level after the samples to come.
 
-    With the pace of what is to come, in cost per token, `spent - pace * held` is the same for all packs that
-    will end on both means together: the pack furthest behind gets the sample, and the samples still to come,
-    less and less dense as they get shorter, make it up. Packs that have their cost come last. For the last
-    tenth of the tokens pace is 0, so that the smallest samples level the cost.
+    With the pace of the samples to come, in cost per token, `spent - pace * held` is the same for all packs
+    that will reach both means together: the pack furthest behind gets the sample, and the remaining samples,
+    cheaper per token as they get shorter, even it out. Packs that have reached their cost come last. For the
+    last tenth of the tokens pace is 0, so that the smallest samples level the cost.
 
     Args:
         held, spent: (K, G) tokens and cost of the packs.
         work: (K, take) cost of the samples to place.
-        to_come: (K,) cost that each step will still get.
+        to_come: (K,) remaining cost of each step.
     """
     if not pace:
         return spent.copy()

@@ -19,11 +19,11 @@ from vitascope.feed.patches import Grid
 class Segment:
     """One sample in a pack.
 
-    tokens: (n, D) patches, at the noise levels of `timesteps` or clean, as the owner says.
+    tokens: (n, D) patches, at the noise levels of `timesteps` or clean; the owner knows which.
     grid: patches along time, height, width; n is their product.
     timesteps: (T,) float32 noise level of each latent frame, 0 clean to 1 noise; NaN and others are refused.
     text: (m, text_dim) token states of the caption; m = 0 is unconditional.
-    sample_id: names the sample to whoever packed it.
+    sample_id: identifies the sample to the packer.
     noise_key: seed of the sample's noise.
     """
 
@@ -51,7 +51,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """Segments end to end: N tokens, F latent frames and M text tokens in all, S segments.
+    """Segments end to end: N tokens, F latent frames, M text tokens in total, S segments.
 
     tokens (N, D); timesteps (F,) float32; text (M, text_dim); grids (S, 3), text_lengths (S,),
     sample_ids (S,) and noise_keys (S,) int64.
@@ -109,9 +109,9 @@ class Pack:
 
     @cached_property
     def nearest_given(self) -> torch.Tensor:
-        """(N,) int64: the token at each token's place in its segment's nearest given frame; -1 without one.
+        """(N,) int64: the token at the same position in the nearest conditioning frame; -1 without one.
 
-        A given frame is one at noise level 0; of two as near, the earlier.
+        A conditioning frame has noise level 0 and is in the same segment; of two equally near, the earlier.
         """
         n_frames, segment = len(self.timesteps), self.segment_of_frame
         frame, given = torch.arange(n_frames, device=segment.device), self.timesteps == 0
@@ -127,7 +127,7 @@ class Pack:
         return torch.where((step.abs() < far)[self.frame_of_token], there, -1)
 
     def with_tokens(self, tokens: torch.Tensor) -> "Pack":
-        """The same pack holding other values: (N, D)."""
+        """The same pack with other tokens: (N, D)."""
         return dataclasses.replace(self, tokens=tokens)
 
     def split(self, values: torch.Tensor) -> list[torch.Tensor]:
@@ -159,7 +159,7 @@ def collate(segments: Sequence[Segment]) -> Pack:
 
 
 def idle(token_dim: int, text_dim: int) -> Pack:
-    """A pack of one clean token, whose loss is zero: for a rank that a step leaves without a pack.
+    """A pack of one clean token, whose loss is zero: for a rank without a pack in a step.
 
     Every rank must run the same number of passes, because ZeRO-3 gathers the weights in each.
     """

@@ -10,7 +10,7 @@ def grid_of(latent_shape: tuple[int, int, int], patch: int) -> Grid:
     """The patch grid of a latent of T x h x w; h and w are multiples of `patch`.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they are no multiples.
     """
     frames, height, width = latent_shape
     if height % patch or width % patch:

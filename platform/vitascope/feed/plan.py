@@ -2,7 +2,7 @@
 
 In: an index's arrays (shard, tokens and cost of each sample). Out: for every global step its packs, each a
 list of samples. All of it follows from (index, seed, epoch, token budget, packs per step), so any process can
-work out any step by itself, on any number of ranks, and the position of a run is three integers.
+compute any step by itself, on any number of ranks, and the position of a run is three integers.
 
 A window of the epoch (`vitascope.feed.windows`) is planned on its own, from its number. Every step gets the
 window's mix of sizes, except for samples that cannot be levelled: they are in steps of their kind, which the
@@ -29,17 +29,17 @@ PLAN_RULE = "levelled by trial, costly samples in steps of their kind"
 """Names how samples become steps; a checkpoint's position means nothing under another rule."""
 
 NO_PACK = -1
-"""Stands for an empty pack if the ranks do not divide a step's packs."""
+"""An empty pack, if the ranks do not divide a step's packs."""
 
 _FULLEST = 0.975  # of a window, which is cut between samples and so not quite at 0.97
 _FEWER = 1.05  # windows that need more steps than this times the fewest are packed as full as they can be
 _TRIED = 4  # of a window's samples, a fourth is planned to choose between two ways
-_WORTH_A_WORD = 0.97  # of the ranks' time: less is worth a word
+_WORTH_A_WORD = 0.97  # of the ranks' time: a lower busy ratio is reported
 
 
 @dataclass(frozen=True, order=True)
 class Position:
-    """Where a run stands: the next step to compute."""
+    """The position of a run: the next step to compute."""
 
     epoch: int = 0
     window: int = 0
@@ -71,7 +71,7 @@ class WindowPlan:
 
     Args:
         samples: (n,) sample numbers (rows of the index), step by step and pack by pack.
-        offsets: (S * G + 1,) where each pack's samples begin.
+        offsets: (S * G + 1,) the start of each pack's samples.
         tokens: (S, G) tokens of each pack.
         costs: (S, G) cost of each pack, descending along a step.
     """
@@ -103,7 +103,7 @@ class Planner:
         seed: with the epoch, decides the order of shards and which samples meet in a step.
         token_budget: most tokens in a pack.
         packs_per_step: packs in a global step, G, whatever the number of ranks.
-        window_samples: about so many samples are planned together, and at least 4 steps.
+        window_samples: approximate number of samples planned together; at least 4 steps.
 
     Raises:
         Mistake: a sample is larger than the budget.
@@ -130,7 +130,7 @@ class Planner:
 
     @cached_property
     def _windows(self) -> Windows:
-        """Of the ways to separate costly samples, the one with fuller packs and busier ranks at first."""
+        """The way to separate costly samples that gives fuller packs and busier ranks in a trial."""
         rule = (self.lengths, self.seed, self.token_budget, self.packs_per_step, self.window_samples)
         limits = cost_limits(self.lengths, token_budget=self.token_budget, packs_per_step=self.packs_per_step)
         ways = [Windows(*rule, cost_limit=limit) for limit in limits]
@@ -141,14 +141,14 @@ class Planner:
         return ways[int(np.argmax([busy(first.costs) * first.tokens.mean() for first in firsts]))]
 
     def windows(self, epoch: int) -> int:
-        """How many windows the epoch has, 1 or more."""
+        """The number of windows of the epoch, 1 or more."""
         return self._windows.count(epoch)
 
     def window(self, epoch: int, number: int) -> WindowPlan:
-        """The plan of a window; the last few are remembered.
+        """The plan of a window; the last few are cached.
 
         Raises:
-            ValueError: if the epoch has no such window.
+            ValueError: the epoch has no such window.
         """
         if epoch < 0 or not 0 <= number < self.windows(epoch):
             raise ValueError(f"no window {number} in epoch {epoch}: it has {self.windows(max(epoch, 0))}")
@@ -158,7 +158,7 @@ class Planner:
         """The step at a position.
 
         Raises:
-            ValueError: if the window has no such step.
+            ValueError: the window has no such step.
         """
         window = self.window(position.epoch, position.window)
         if not 0 <= position.step < window.n_steps:
@@ -185,7 +185,7 @@ class Planner:
         return sum(_n_steps(self, epoch, window) for window in range(self.windows(epoch)))
 
     def advice(self) -> str | None:
-        """In words, why ranks wait for 3 % of the time or more, judged by the first window; else None."""
+        """A sentence on why ranks wait for 3 % of the time or more, judged by the first window; else None."""
         costs = self.window(0, 0).costs
         share = busy(costs)
         if share >= _WORTH_A_WORD:
@@ -208,7 +208,7 @@ def _window(windows: Windows, epoch: int, number: int) -> WindowPlan:
     content = windows.content(epoch, number)
     samples = np.concatenate([content.costly, content.others])
     assignment = np.concatenate([content.packs, _fewest_steps(windows, content)])
-    steps = np.flatnonzero(np.bincount(assignment // n_packs))  # those that hold anything
+    steps = np.flatnonzero(np.bincount(assignment // n_packs))  # non-empty ones
     assignment = np.searchsorted(steps, assignment // n_packs) * n_packs + assignment % n_packs
     n_steps = len(steps)
     tokens, costs = lengths.tokens[samples], lengths.costs[samples]
@@ -229,7 +229,7 @@ def _window(windows: Windows, epoch: int, number: int) -> WindowPlan:
 
 
 def _fewest_steps(windows: Windows, content: Content) -> npt.NDArray[np.int32]:
-    """(n,) the packs of a window's other samples, in as few steps as hold all."""
+    """(n,) the packs of a window's other samples, in the fewest steps that hold all."""
     lengths, budget, n_packs = windows.lengths, windows.token_budget, windows.packs_per_step
     costly, others = content.costly, content.others
     held, spent = (
@@ -280,8 +280,8 @@ def _n_steps(planner: Planner, epoch: int, window: int) -> int:
 def ranks_share(n_packs: int, world_size: int, rank: int) -> list[int]:
     """The packs of a step that a rank computes, one a pass; the same number of passes on every rank.
 
-    Back and forth, so that the first ranks do not get the costlier pack of every pass. `NO_PACK` stands for
-    an empty pack if the ranks do not divide the packs.
+    The order alternates, so that the first ranks do not get the costlier pack of every pass. `NO_PACK` is an
+    empty pack, if the ranks do not divide the packs.
     """
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be between 0 and {world_size - 1}, got {rank}")
@@ -291,7 +291,7 @@ def ranks_share(n_packs: int, world_size: int, rank: int) -> list[int]:
 
 
 def ranks_advice(n_packs: int, world_size: int) -> str | None:
-    """In words, that the ranks do not divide a step's packs, and which numbers would; None if they do."""
+    """A sentence if the ranks do not divide a step's packs, with numbers that would; None if they do."""
     passes = -(-n_packs // world_size)
     idle = 1 - n_packs / (passes * world_size)
     if not idle:
@@ -310,6 +310,6 @@ def _or(numbers: list[int]) -> str:
 
 
 def cost_spread(rank_costs: Floats) -> float:
-    """How far the busiest rank is above the mean, (max - mean) / mean; 0 if nobody has work."""
+    """The busiest rank's excess over the mean, (max - mean) / mean; 0 if no rank has work."""
     mean = float(np.mean(rank_costs))
     return (float(np.max(rank_costs)) - mean) / mean if mean else 0.0

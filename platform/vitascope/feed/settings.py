@@ -14,5 +14,5 @@ class FeedSettings(Section):
         131_072, ge=1, description="Samples planned together; bounds the planner's memory."
     )
     prefetch_packs: Execution[int] = Field(
-        16, ge=1, description="Packs loaded at a time, ahead of need; a rank holds up to twice as many."
+        16, ge=1, description="Packs loaded together, ahead of need; a rank holds up to twice as many."
     )

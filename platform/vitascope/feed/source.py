@@ -1,4 +1,4 @@
-"""What decides a plan and its packs."""
+"""The inputs of a plan and its packs."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from vitascope.feed.plan import Planner, Position
 
 
 class Draw(Protocol):
-    """How a sample is trained: noise level per latent frame, no caption or its own, its noise's seed."""
+    """The training of a sample: noise level per latent frame, with or without caption, seed of its noise."""
 
     @property
     def timesteps(self) -> np.ndarray: ...
@@ -33,10 +33,10 @@ class Draw(Protocol):
 
 @dataclass(frozen=True)
 class Source:
-    """A small value from which any process can work out any step of any epoch, and load it.
+    """A small value from which any process can compute any step of any epoch, and load it.
 
     latents: the folder of one fingerprint. split: train or val. patch: side of a patch in latent pixels.
-    cost: FLOPs of samples of so many patches and text tokens. draws: from (sample id, epoch, grid).
+    cost: FLOPs as a function of patches and text tokens. draws: by (sample id, epoch, grid).
     """
 
     latents: str
@@ -68,12 +68,12 @@ class Planned:
 
 
 def has_samples(latents: str, split: str) -> bool:
-    """Whether the split holds anything."""
+    """Whether the split has samples."""
     return any(len(part) for part in index_parts(latents, split, []))
 
 
 def samples_digest(latents: str) -> str:
-    """A name for the training samples and their order: with the settings, it decides the plan."""
+    """A digest of the training samples and their order: with the settings, it decides the plan."""
     ids = hashlib.blake2b(digest_size=8)
     for part in index_parts(latents, "train", ["sample_id"]):
         ids.update(part["sample_id"].to_numpy().tobytes())
@@ -82,7 +82,7 @@ def samples_digest(latents: str) -> str:
 
 @lru_cache(maxsize=4)
 def planned(source: Source) -> Planned:
-    """Index and planner of a source, kept by each process that plans or loads.
+    """Index and planner of a source, cached by each process that plans or loads.
 
     Raises:
         Missing: the latents are not committed.
@@ -115,7 +115,7 @@ _LARGEST = {"shard": 2**31 - 1, "row": 2**31 - 1, "n_text": 2**16 - 1, "tokens":
 
 
 def _numbers(source: Source, part: pa.Table) -> dict[str, np.ndarray]:
-    """What planning needs of a part of the index."""
+    """The columns for planning from a part of the index."""
     shard, row, n_text, *size = (part[name].to_numpy().astype(np.int64) for name in _COLUMNS[1:])
     tokens = np.prod(size, axis=0) // source.patch**2
     costs = np.asarray(source.cost(tokens, n_text), np.float64)
@@ -123,7 +123,7 @@ def _numbers(source: Source, part: pa.Table) -> dict[str, np.ndarray]:
 
 
 def _check_sizes(source: Source, part: pa.Table, tokens: np.ndarray) -> None:
-    """Refuses a sample that fits no pack, by its id."""
+    """Refuses a sample that fits no pack, and names it."""
     if tokens.max(initial=0) > source.token_budget:
         largest = int(tokens.argmax())
         raise Mistake(

@@ -1,8 +1,8 @@
 """Planned packs, loaded by Ray Data ahead of need.
 
-A rank works out its own rows of the plan and has Ray Data turn each into a pack, in order: a task reads the
-samples, draws how they are trained, and lays them end to end. What is ahead is bounded, both of packs and of
-the plan.
+A rank computes its own rows of the plan and has Ray Data turn each into a pack, in order: a task reads the
+samples, samples their noise levels and captions, and lays them end to end. Both packs and plan rows are
+prefetched up to a bound.
 """
 
 import queue
@@ -27,9 +27,9 @@ TASKS_AT_ONCE = 2
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A global step as one rank sees it.
+    """A global step, from one rank's view.
 
-    position: where it stands; after: what comes next, which is what a checkpoint keeps.
+    position: of this step; after: the next position, which a checkpoint keeps.
     n_tokens, n_text: of the whole step. cost_spread: of its ranks. packs: this rank's, one a pass.
     """
 
@@ -48,9 +48,9 @@ class Step:
 
     @property
     def useful_token_share(self) -> float:
-        """Patches and text tokens of samples over all tokens computed.
+        """Patches and text tokens of samples divided by all tokens computed.
 
-        What else is computed: a learned text token with each sample, and two tokens for an empty pack.
+        The others are a learned text token for each sample, and two tokens for an empty pack.
         """
         real = self.n_tokens + self.n_text
         overhead = sum(max(len(samples), 2 * (not len(samples))) for samples in self.plan.packs)
@@ -58,10 +58,10 @@ class Step:
 
 
 Row = dict[str, int]
-"""Names a pack: its epoch, window, step and number."""
+"""Identifies a pack: its epoch, window, step and number."""
 
 Load = Callable[[Source, list[Row]], Iterator[Pack]]
-"""How rows of a source's plan become packs, in order and as they are taken."""
+"""Turns rows of a source's plan into packs, in order and as they are consumed."""
 
 
 class Feed:
@@ -70,7 +70,7 @@ class Feed:
     def __init__(
         self, source: Source, *, rank: int, world_size: int, prefetch_packs: int, load: Load | None = None
     ) -> None:
-        """`load`: Ray Data if nothing else is said."""
+        """`load`: Ray Data by default."""
         self._source, self._prefetch, self._load_rows = source, prefetch_packs, load or execute
         self._known = planned(source)
         self._shares = [ranks_share(source.packs_per_step, world_size, r) for r in range(world_size)]
@@ -96,13 +96,13 @@ class Feed:
         return self.steps(Position(), sum(planner.steps_in_epoch(number) for number in range(count)))
 
     def steps(self, start: Position, count: int) -> Iterator[Step]:
-        """`count` steps from `start` on. A step's packs are all to be taken before the next step is."""
+        """`count` steps from `start` on. All packs of a step must be consumed before the next step."""
         with _ahead(self._load(start, count), self._prefetch) as loaded:
             for position, plan in islice(self._known.planner.walk(start), count):
                 yield self._step(position, plan, loaded)
 
     def _step(self, position: Position, plan: StepPlan, loaded: Iterator[Pack]) -> Step:
-        costs = np.append(plan.costs, 0.0)  # the last one stands for NO_PACK
+        costs = np.append(plan.costs, 0.0)  # the last one is for NO_PACK
         rank_costs = np.array([costs[share].sum() for share in self._shares])
         return Step(
             position=position,
@@ -115,7 +115,7 @@ class Feed:
         )
 
     def _load(self, start: Position, count: int) -> Iterator[Pack]:
-        """This rank's packs of `count` steps, pass by pass; `idle` ones if a step has none for it."""
+        """This rank's packs of `count` steps, pass by pass; `idle` ones if a step has no pack for it."""
         walk = islice(self._known.planner.walk(start), count)
         empty: Pack | None = None
         while part := list(islice(walk, max(1, self._prefetch // self.passes))):
@@ -133,7 +133,7 @@ class Feed:
                     yield empty
 
     def _idle(self) -> Pack:
-        """An empty pack of the right dimensions, learned from the first pack there is."""
+        """An empty pack with the dimensions of the first pack."""
         first = load_pack(self._source, Position(), 0)
         return idle(first.tokens.shape[1], first.text.shape[1])
 
@@ -150,9 +150,9 @@ def execute(source: Source, rows: list[Row], labels: dict[str, str] | None = Non
     """Has Ray Data load the packs of plan rows, in order, on nodes with `labels`.
 
     Few rows at a time, so that an execution soon has nothing left to do: one that waits for its consumer
-    turns over and over in this process, and took half of the training's time on a CPU.
+    spins in this process, and took half of the training's time on a CPU.
     """
-    import ray.data  # here, so that a machine without Ray can feed packs in another way
+    import ray.data  # here, so that a machine without Ray can load packs differently
     from ray.data import ExecutionResources
 
     if not rows:
@@ -175,7 +175,7 @@ def _load_row(source: Source, row: dict[str, Any]) -> dict[str, bytes]:
 
 @contextmanager
 def _ahead(packs: Iterator[Pack], count: int) -> Iterator[Iterator[Pack]]:
-    """Draws `count` packs ahead in a thread; what fails there is raised where the pack is taken."""
+    """Prefetches `count` packs in a thread; its errors are raised when the pack is consumed."""
     ready: queue.Queue[Any] = queue.Queue(maxsize=count)
     closed = threading.Event()
 
@@ -214,6 +214,4 @@ def _ahead(packs: Iterator[Pack], count: int) -> Iterator[Iterator[Pack]]:
         closed.set()
         thread.join()
         with suppress(queue.Full):
-            ready.put_nowait(
-                RuntimeError("packs are to be taken before the next step is, or the feed closed")
-            )
+            ready.put_nowait(RuntimeError("packs must be consumed before the next step, or the feed closed"))

@@ -1,9 +1,9 @@
 """An epoch cut into windows, which are planned one by one.
 
-An epoch's shards are shuffled and cut into windows of whole steps. Samples that are costly (see
-`vitascope.feed.costly`) share steps beyond the window: over a region, as many windows as hold about one
-window's number of them. Each window takes its part of its region's steps of costly samples, and all others
-that lie in its shards. Memory is bounded by the window, beside the index and 40 bytes a shard.
+An epoch's shards are shuffled and cut into windows of whole steps. Costly samples (see
+`vitascope.feed.costly`) form steps across windows: over a region, as many windows as hold about one window's
+number of them. Each window takes its part of its region's steps of costly samples, and all other samples of
+its shards. Memory is bounded by the window, in addition to the index and 40 bytes a shard.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from vitascope.feed.lengths import Floats, Ints, Lengths
 from vitascope.feed.packing import water_level
 from vitascope.records import stable_int
 
-# Windows are cut to whole steps of packs this full. Room for 3 % of the tokens is what lets the costs be
-# levelled: at 99 % the ranks' costs differed by up to 10x more, and idle ranks cost time, room does not.
+# Windows are cut to whole steps of packs this full. Room for 3 % of the tokens lets the costs be levelled: at
+# 99 % the ranks' costs differed by up to 10x more, and idle ranks cost time, room does not.
 _FILL = 0.97
 _LEAST_STEPS = 4  # of a window: with fewer, one could hold no sample at all
 _JITTER = 0.1  # sizes that differ by less than a tenth change places from epoch to epoch
@@ -29,7 +29,7 @@ class Windows:
     """The windows of every epoch.
 
     Args:
-        cost_limit: samples that cost more cannot be levelled with others; the rest are the planner's.
+        cost_limit: samples that cost more cannot be levelled with others. The rest: see the planner.
     """
 
     lengths: Lengths
@@ -40,11 +40,11 @@ class Windows:
     cost_limit: float
 
     def count(self, epoch: int) -> int:
-        """How many windows the epoch has, 1 or more."""
+        """The number of windows of the epoch, 1 or more."""
         return int(_epoch(self, epoch).windows[-1])
 
     def content(self, epoch: int, number: int) -> "Content":
-        """What a window holds."""
+        """The samples of a window."""
         firsts = _epoch(self, epoch).windows
         at = int(np.searchsorted(firsts, number, side="right")) - 1
         region, index = _region(self, epoch, at), number - int(firsts[at])
@@ -70,18 +70,18 @@ class Windows:
 
     @property
     def n_costly(self) -> int:
-        """How many samples of an epoch are costly."""
+        """The number of costly samples in an epoch."""
         return int(self.shards.costly.sum())
 
     @cached_property
     def costly_alone(self) -> bool:
-        """Whether each costly sample has a pack for itself and others, as there are enough packs."""
+        """Whether the packs suffice for each costly sample to have its own, filled up with others."""
         n_steps = -(-int(self.lengths.shard_tokens.sum()) // (self.token_budget * self.packs_per_step))
         return self.n_costly <= n_steps * self.packs_per_step
 
     @cached_property
     def shards(self) -> "_Shards":
-        """What each shard holds."""
+        """The contents of each shard."""
         tokens = self.lengths.tokens
         return _Shards(
             self.lengths.sums_by_shard(self.is_costly),
@@ -105,7 +105,7 @@ class Content:
 
 @dataclass(frozen=True, eq=False)
 class _Shards:
-    """What each shard holds: costly samples, and tokens of the others; (shards,) each."""
+    """The contents of each shard: costly samples, and tokens of the others; (shards,) each."""
 
     costly: npt.NDArray[np.int64]
     other_tokens: npt.NDArray[np.int64]
@@ -113,7 +113,7 @@ class _Shards:
 
 @dataclass(frozen=True, eq=False)
 class _Epoch:
-    """An epoch's order of shards, and (R + 1,) where its regions begin in it and which windows are theirs."""
+    """An epoch's order of shards, and (R + 1,) each region's start in it and its first window."""
 
     order: npt.NDArray[np.int64]
     begins: npt.NDArray[np.int64]
@@ -122,9 +122,9 @@ class _Epoch:
 
 @dataclass(frozen=True, eq=False)
 class _Region:
-    """What the windows of a region take.
+    """The contents of a region's windows.
 
-    shards: in the epoch's order. costly, packs: (H,) costly samples and the pack of each, G a step. rows:
+    shards: in the epoch's order. costly, packs: (H,) costly samples and the pack of each, G per step. rows:
     (W + 1,) the first of each window's steps of them. cuts: (W + 1, 2) where its other samples begin, a
     position in `shards` and how many samples of that shard are before.
     """
@@ -200,7 +200,7 @@ def _costly_steps(
 
 
 def _cut(windows: Windows, shards: Ints, before: Ints, target: float) -> tuple[int, int]:
-    """A position in `shards` and samples of that shard, before which the others hold `target` tokens."""
+    """A position in `shards` and samples of that shard, with `target` tokens of others before it."""
     at = min(int(np.searchsorted(before, target)), len(shards) - 1)
     samples = windows.lengths.between(shards[at : at + 1])
     tokens = np.where(windows.is_costly(samples), 0, windows.lengths.tokens[samples])
@@ -209,7 +209,7 @@ def _cut(windows: Windows, shards: Ints, before: Ints, target: float) -> tuple[i
 
 
 def steps_for(held: Ints | Floats, tokens: int, full: float) -> int:
-    """Steps that hold `tokens` more than the (Q,) held already, each up to `full`, if samples were sand."""
+    """Steps that hold `tokens` on top of the (Q,) already held, each up to `full`, if samples were sand."""
     room = np.maximum(full - held, 0).sum()
     return len(held) + max(0, int(np.ceil((tokens - room) / full)))
 

@@ -1,4 +1,4 @@
-"""Files that come with the package: manifests, dashboards, the demo's settings.
+"""Package data: manifests, dashboards, the demo's settings.
 
     cluster/       base manifests of every cloud      the repository's cluster/
     dashboards/    Grafana's JSON                     the repository's dashboards/json/

@@ -2,14 +2,14 @@
 
     lines      the request file, read line by line
     request    one JSON line becomes a checked Request, or is rejected with a reason
-    changes    what an output has otherwise than its request
-    conditions which frames of the latent to be made are given, and those frames
-    media      the given frames, read from pictures and videos
+    changes    differences between an output and its request
+    conditions the conditioning frames of a request's latent
+    media      conditioning frames, read from pictures and videos
     sampler    the state of one request between noise and latent, and one step of it
-    scheduler  which requests share the next forward pass
+    scheduler  selects the requests of the next forward pass
     engine     the loop that runs the passes
-    divide     a pass that fails is divided until the culprit is alone
-    sidecar    says how an output was made
+    divide     divides a failing pass until the culprit is alone
+    sidecar    records how an output was made
     app        text encoding, denoising, decoding and writing as Ray Serve deployments
     starting   why a replica cannot start
     stage      the job: streams the request file through the app

@@ -37,21 +37,21 @@ from vitascope.media import mp4
 from vitascope.metrics import Publisher
 from vitascope.model.card import ModelCard, load_model
 
-# A video takes minutes; Ray Serve's default of 20 s would kill those in flight when a replica is to go.
+# A video takes minutes; Ray Serve's default of 20 s would kill requests in flight when a replica is removed.
 _GRACEFUL_SHUTDOWN_S = 900.0
 _GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # and idle ones need not wait the default's 2 s
-# A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only working.
+# A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only busy.
 _HEALTH_TIMEOUT_S = 120.0
 _GROW_AFTER_S = 5.0
-_STARTS = 2  # of a replica whose constructor fails, before the app is given up
+_STARTS = 2  # of a replica whose constructor fails, before the app fails
 _TEXT_CPUS, _DECODE_CPUS, _INGRESS_CPUS = 0.5, 1.0, 0.1
-_NAMESPACE = "serve"  # of Ray Serve's actors
+_NAMESPACE = "serve"  # Ray Serve's actors
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where an output goes, without suffix, and what makes it (for the sidecar)."""
+    """The location of an output, without suffix, and the model that makes it (for the sidecar)."""
 
     location: str
     model: dict[str, Any]
@@ -59,7 +59,7 @@ class Target:
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Token states (m, text_dim) of prompt and negative prompt, and how many tokens each has uncut."""
+    """Token states (m, text_dim) of prompt and negative prompt, and the uncut number of tokens of each."""
 
     prompt: np.ndarray
     negative: np.ndarray
@@ -68,9 +68,9 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Denoised:
-    """A latent (T, h, w, C) float32, which of its frames (T,) were given, and its `Text.n_tokens`.
+    """A latent (T, h, w, C) float32, a mask (T,) of its conditioning frames, and its `Text.n_tokens`.
 
-    seconds: that it took, with the time it waited.
+    seconds: its duration, including the wait.
     """
 
     latent: np.ndarray
@@ -85,7 +85,7 @@ class TextEncode:
     def __init__(self, settings: EncodeSettings) -> None:
         with starting("the text encoder"):
             self._encoder = make_text_encoder(settings)
-            self._encoder.count(["ready"])  # else what it lacks would be found by every request anew
+            self._encoder.count(["ready"])  # otherwise every request would fail on a missing part
 
     def __call__(self, request: Request) -> Text:
         """The states of prompt and negative prompt."""
@@ -109,9 +109,9 @@ class Denoise:
     async def __call__(
         self, request: Request, text: Text, canvas: tuple[np.ndarray, np.ndarray] | None
     ) -> Denoised:
-        """The finished latent. Waits without holding a thread, so that any number of requests may be here.
+        """The finished latent. Waits without holding a thread, so any number of requests may wait.
 
-        If the device is lost this process ends: Serve starts another, and the batch sends its requests again.
+        If the device is lost, this process ends: Serve starts another, and the batch resends its requests.
         """
         started = time.monotonic()
         work = await asyncio.to_thread(self._begin, request, text, canvas)
@@ -133,7 +133,7 @@ class Denoise:
 
 
 class DecodeWrite:
-    """Media to given latent frames, and latents to committed files: what needs the codec."""
+    """Media to conditioning latents, and latents to committed files: the work that needs the codec."""
 
     def __init__(self, card: ModelCard) -> None:
         with starting("the codec"):
@@ -141,15 +141,14 @@ class DecodeWrite:
         self._patch, self._most_text = card.model.patch, card.encode.max_text_tokens
 
     def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        """The request's given latent frames: latent (T, h, w, C), given (T,)."""
+        """The request's conditioning latent: latent (T, h, w, C), given (T,)."""
         canvas = conditions.canvas(*media.read_given(request, self._patch), self._codec)
         return canvas.latent.numpy(), canvas.given.numpy()
 
     def write(self, request: Request, denoised: Denoised, target: Target) -> dict[str, Any]:
         """Decodes and commits the output, then creates the sidecar and returns it.
 
-        The sidecar makes the request finished. Of attempts that race, one creates it, and all return that
-        one's.
+        The sidecar marks the request as finished. If attempts race, one creates it, and all return that one.
         """
         started = time.monotonic()
         frames = self._codec.decode(torch.tensor(denoised.latent)).numpy()
@@ -178,7 +177,7 @@ class Generate:
         self._text, self._denoise, self._codec = text, denoise, codec
 
     async def __call__(self, request: Request, target: Target) -> dict[str, Any] | Rejected:
-        """The sidecar of the committed output, or why there is none. Arrays pass from replica to replica."""
+        """The sidecar of the committed output, or why it has none. Arrays pass from replica to replica."""
         text = self._text.remote(request)
         canvas = self._codec.canvas.remote(request) if MEDIA[request.mode] else None
         try:
@@ -194,8 +193,8 @@ class Generate:
 def build(folder: str, card: ModelCard, settings: Settings) -> serve.Application:
     """The app that generates with the model in `folder`.
 
-    Each deployment grows with what it has to do, up to its number of replicas, and goes to none when idle,
-    so that an app whose job was killed does not hold its nodes.
+    Each deployment scales with its load, up to its number of replicas, and to zero when idle, so that an app
+    whose job was killed does not hold its nodes.
     """
     own, ongoing = settings.generate, settings.generate.max_in_flight
     text = deployed(TextEncode, own.text_replicas, settings, cpus=_TEXT_CPUS).bind(card.encode)
@@ -207,7 +206,7 @@ def build(folder: str, card: ModelCard, settings: Settings) -> serve.Application
 
 
 def cpus_needed(settings: GenerateSettings) -> float:
-    """CPUs that all replicas of the app take."""
+    """CPUs of all replicas of the app."""
     return (
         settings.text_replicas * _TEXT_CPUS
         + settings.decode_replicas * _DECODE_CPUS
@@ -218,13 +217,13 @@ def cpus_needed(settings: GenerateSettings) -> float:
 
 @contextmanager
 def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig) -> Iterator[Any]:
-    """Runs `app` without HTTP and gives its handle; one of that name that a killed job left is taken over.
+    """Runs `app` without HTTP and yields its handle; takes over an app of that name that a killed job left.
 
-    Other apps whose names begin with `batch` are removed first: they would hold what this one needs. The app
-    goes at the end, at once if the work was broken off.
+    Other apps whose names begin with `batch` are removed first: they would hold the resources of this one.
+    The app is removed at the end, at once if the work was interrupted.
 
     Raises:
-        Failed: if a replica cannot start; says why.
+        Failed: a replica cannot start; says why.
     """
     logging.getLogger("ray.serve").addFilter(_worth_reading)
     serve.start(proxy_location="Disabled", logging_config=_QUIET, tracing_config=trace)
@@ -237,7 +236,7 @@ def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig)
         left = status and status.status == "RUNNING"
         handle = serve.get_app_handle(name) if left else _run(app, name)
         yield handle
-        handle.shutdown()  # else it goes on telling Serve how many requests wait
+        handle.shutdown()  # otherwise it keeps reporting its waiting requests to Serve
     except BaseException:
         _remove_at_once(name)
         raise
@@ -245,28 +244,28 @@ def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig)
 
 
 def _remove_at_once(name: str) -> None:
-    """Removes an app and ends its replicas, whatever they do: they commit an output whole or not at all.
+    """Removes an app and kills its replicas, even busy ones: they commit an output whole or not at all.
 
-    Serve alone would wait for requests that nobody waits for any more.
+    Serve alone would wait for requests that nobody needs any more.
     """
     serve.delete(name, _blocking=False)
     for actor in ray.util.list_named_actors(all_namespaces=True):
         if actor["namespace"] == _NAMESPACE and f"::{name}#" in actor["name"]:
-            with suppress(ValueError):  # it has gone
+            with suppress(ValueError):  # already gone
                 ray.kill(ray.get_actor(actor["name"], namespace=_NAMESPACE))
 
 
 def _run(app: serve.Application, name: str) -> Any:
     try:
         return serve.run(app, name=name, route_prefix=None, logging_config=_QUIET)
-    except RuntimeError:  # which names the deployment alone
+    except RuntimeError:  # which names only the deployment
         deployments = serve.status().applications[name].deployments.values()
         failed = [d.message for d in deployments if d.status != DeploymentStatus.HEALTHY]
         raise Failed(f"generation cannot start: {reason(failed)}") from None
 
 
 def stuck(name: str) -> str | None:
-    """Why replicas of a running app cannot start, if one cannot: requests would wait for it."""
+    """Why a replica of a running app cannot start, if so: requests would wait for it."""
     app = serve.status().applications.get(name)
     waiting = [d for d in app.deployments.values() if d.status != DeploymentStatus.HEALTHY] if app else []
     failing = [d.message for d in waiting if CannotStart.__name__ in d.message]
@@ -274,16 +273,16 @@ def stuck(name: str) -> str | None:
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:
-    """Not that a replica on a busy CPU took a moment to say how much it has to do; it is asked again."""
+    """False for the message that a replica on a busy CPU reported its queue late; it is asked again."""
     return "Failed to get queue length" not in record.getMessage()
 
 
 def deployed(
     cls: type, most: int, settings: Settings, *, cpus: float, gpus: int = 0, ongoing: int = 1
 ) -> Any:
-    """A deployment of up to `most` replicas on the nodes that generate.
+    """A deployment of up to `most` replicas on the generate nodes.
 
-    `ongoing`: requests a replica takes at once; the others wait for any replica to be free.
+    `ongoing`: requests a replica takes at once; the others wait for any free replica.
     """
     options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
     idle_s, labels = settings.generate.idle_s, node_labels(settings, "generate")
@@ -292,7 +291,7 @@ def deployed(
             "min_replicas": 0,
             "initial_replicas": 1,
             "max_replicas": most,
-            "target_ongoing_requests": max(1.0, ongoing / most),  # all of them work before any is full
+            "target_ongoing_requests": max(1.0, ongoing / most),  # all replicas work before any is full
             "upscale_delay_s": _GROW_AFTER_S,
             "downscale_delay_s": idle_s,
             "downscale_to_zero_delay_s": idle_s,

@@ -1,4 +1,4 @@
-"""Turn given media into given latent frames."""
+"""Turns media into conditioning latents."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from vitascope.records import VideoSize
 
 @dataclass(frozen=True)
 class Canvas:
-    """The latent to be made: (T, h, w, C) float32, right where `given` (T,) bool says so."""
+    """The conditioning latent: (T, h, w, C) float32, valid for frames in the mask `given` (T,) bool."""
 
     latent: Tensor
     given: Tensor
@@ -23,7 +23,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Layout:
-    """Of the frames that the model makes, `n_first` at the start and `n_last` at the end are given."""
+    """Of the model's frames, `n_first` at the start and `n_last` at the end are conditioning frames."""
 
     made: VideoSize
     n_first: int = 0
@@ -31,20 +31,20 @@ class Layout:
 
     @property
     def given(self) -> np.ndarray:
-        """(F,) bool, the frames that are given."""
+        """(F,) bool, the mask of conditioning frames."""
         index = np.arange(self.made.n_frames)
         return (index < self.n_first) | (index >= self.made.n_frames - self.n_last)
 
 
 def layout(request: Request, patch: int, available: tuple[int, ...]) -> Layout:
-    """Which frames are given, if the mode's media hold `available` frames at the request's fps.
+    """The conditioning frames, if the mode's media hold `available` frames at the request's fps.
 
-    An image is given as the first frame. Extending, as much of the media is given as there is, up to half
-    of the latent frames; joining, up to a third at either end. A given beginning is 1 + 4k frames, a given
-    end 4k: whole latent frames.
+    An image is the first frame. When extending, as much of the media as available is used, up to half of the
+    latent frames; when joining, up to a third at either end. The conditioning frames at the start are 1 + 4k,
+    those at the end 4k: whole latent frames.
 
     Raises:
-        Rejected: TOO_SHORT if an end is to be given by fewer than 4 frames.
+        Rejected: TOO_SHORT if the media of an end have fewer than 4 frames.
     """
     made = generated_size(request.size, patch)
     n_latent = latent_shape(made)[0]
@@ -61,7 +61,7 @@ def layout(request: Request, patch: int, available: tuple[int, ...]) -> Layout:
 
 
 def latent_given(given: np.ndarray) -> np.ndarray:
-    """(T,) bool from (F,) bool: a latent frame is given if all its frames are.
+    """(T,) bool from (F,) bool: a latent frame is a conditioning frame if all its frames are.
 
     The first latent frame is the first frame, each later one four frames.
     """
@@ -69,7 +69,7 @@ def latent_given(given: np.ndarray) -> np.ndarray:
 
 
 def given_frames(given: np.ndarray) -> tuple[int, int]:
-    """How many frames are given at the start and at the end, of latent frames (T,) bool that are."""
+    """The number of conditioning frames at the start and at the end, from a latent mask (T,) bool."""
     if given.all():
         return 1 + TIME_STRIDE * (len(given) - 1), 0
     first, last = int(given.argmin()), int(given[::-1].argmin())
@@ -77,10 +77,10 @@ def given_frames(given: np.ndarray) -> tuple[int, int]:
 
 
 def canvas(place: Layout, frames: np.ndarray, codec: Codec) -> Canvas:
-    """The latent that holds the given `frames`, uint8 (n_first + n_last, H, W, 3) in the output's size.
+    """The latent of the conditioning `frames`, uint8 (n_first + n_last, H, W, 3) in the output's size.
 
-    Frames to be made are filled with the nearest given one, and what the size made adds at the right and at
-    the bottom with the edge: the codec sees an unbroken video, and none of the filling is taken as given.
+    Frames to be generated are filled with the nearest conditioning frame, and the padding at the right and at
+    the bottom with the edge: the codec sees an unbroken video, and no filling is used as a condition.
     """
     given = place.given
     timeline = frames[_nearest(given)]
@@ -91,16 +91,16 @@ def canvas(place: Layout, frames: np.ndarray, codec: Codec) -> Canvas:
 
 
 def blank(request: Request, patch: int, channels: int) -> Canvas:
-    """The canvas of a request without media: nothing is given."""
+    """The conditioning latent of a request without media: no conditioning frames."""
     shape = latent_shape(generated_size(request.size, patch))
     return Canvas(torch.zeros(*shape, channels), torch.zeros(shape[0], dtype=torch.bool))
 
 
 def crop(frames: np.ndarray, request: Request) -> np.ndarray:
-    """The output (F, H, W, 3), cut from the frames made: the top left, where the canvas has the given pixels.
+    """The output (F, H, W, 3), cut from the generated frames: the top left, where the conditions' pixels are.
 
-    Spare frames go from the end, so that a given beginning stays whole and of a joined end at least one frame
-    stays; extending backwards from the start, so that the given end stays whole.
+    Spare frames are cut from the end, so that conditioning frames at the start stay whole and at least one
+    frame of a joined end stays; when extending backwards from the start, so that those at the end stay whole.
     """
     size = request.size
     start = len(frames) - size.n_frames if request.mode is Mode.EXTEND_BACKWARD else 0
@@ -122,6 +122,6 @@ def _end(request: Request, available: int, most_latent: int) -> int:
 
 
 def _nearest(given: np.ndarray) -> np.ndarray:
-    """(F,) for each frame, the index among the given frames of the one nearest in time."""
+    """(F,) for each frame, the index of the conditioning frame nearest in time."""
     positions = np.flatnonzero(given)
     return np.abs(np.arange(len(given))[:, None] - positions[None]).argmin(axis=1)

@@ -1,4 +1,4 @@
-"""Divide a failing pass until the culprit is alone."""
+"""Divides a failing pass until the culprit is alone."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ class Failure:
 
 
 class Broken(RuntimeError):
-    """Nothing that this process runs later can succeed: it has to be started anew."""
+    """No later work of this process can succeed: it has to be restarted."""
 
 
 Run = Callable[[Sequence[Item]], Sequence[Result]]
 
 
 def each(items: Sequence[Item], run: Run[Item, Result]) -> list[Result | Failure]:
-    """The result of every item, or why it has none: `run` computes many at once, and fails as a whole.
+    """The result of every item, or why it has none; `run` computes many at once, and fails as a whole.
 
-    Whatever `run` raises may be transient, so the same items run once more; unless memory was short, which
-    only smaller groups can mend. If they fail again they are divided in halves, and so on; an item that
-    fails twice on its own is given up. With one culprit among n items `run` is called at most
-    2 ⌈log2 n⌉ + 3 times, and at most 3 n times whatever fails. `run` must leave items as they are.
+    Errors of `run` may be transient, so the same items run once more, unless memory was short, which only
+    smaller groups can fix. If they fail again they are divided in halves, and so on; an item that fails twice
+    alone is given up. With one culprit among n items `run` is called at most 2 ⌈log2 n⌉ + 3 times, and at
+    most 3 n times whatever fails. `run` must not change items.
 
     Raises:
         Broken: if `run` does.
@@ -55,12 +55,12 @@ def _each(items: Sequence[Item], run: Run[Item, Result], *, tries: int) -> list[
 
 
 def _attempt(items: Sequence[Item], run: Run[Item, Result]) -> Sequence[Result] | Failure:
-    """Returns the failure without the exception, whose traceback would hold on to the pass's memory."""
+    """Returns the failure without the exception, whose traceback would keep the pass's memory alive."""
     try:
         return run(items)
     except Broken:
         raise
-    except Exception as error:  # whatever a model raises must reach its request, and stop no other
+    except Exception as error:  # a model's error must reach its own request, and stop no other
         return Failure(in_a_line(error), is_out_of_memory(error))
 
 

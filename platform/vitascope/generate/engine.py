@@ -1,4 +1,4 @@
-"""Run many requests through shared forward passes."""
+"""Runs many requests through shared forward passes."""
 
 import logging
 import threading
@@ -18,12 +18,12 @@ from vitascope.generate.sampler import Work
 from vitascope.ledger import Reason, Rejected
 from vitascope.metrics import Publisher
 
-_LOG = logging.getLogger("ray.serve")  # a replica's
+_LOG = logging.getLogger("ray.serve")  # the replica's log
 
 
 @dataclass(eq=False)
 class _Entry:
-    """A request in the engine, and whom to tell."""
+    """A request in the engine, and its future."""
 
     work: Work
     future: "Future[Work]"
@@ -32,10 +32,10 @@ class _Entry:
 class Denoiser:
     """Continuous batching: a pass holds every running request, each at its own step.
 
-    A finished request leaves and waiting ones join at the next pass, as `scheduler.admit` says. A pass that
-    fails is divided until the request that makes it fail is alone (`divide.each`); the others get what they
-    would have got. After a pass that was too large for the memory, passes have half its tokens. One
-    background thread runs the passes; `submit` may be called from any thread.
+    A finished request leaves and waiting ones join at the next pass, as `scheduler.admit` decides. A failing
+    pass is divided until the request that causes the failure is alone (`divide.each`); the others get the
+    same results as without it. After a pass that was too large for the memory, passes have half its tokens.
+    One background thread runs the passes; `submit` may be called from any thread.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Denoiser:
         device: str = "cpu",
         publisher: Publisher | None = None,
     ) -> None:
-        """Publishes its queue and its passes through `publisher`, if there is one."""
+        """Publishes its queue and its passes through `publisher`, if given."""
         self._model = model
         self._budget = self._room = token_budget
         self._device = device
@@ -59,13 +59,13 @@ class Denoiser:
         self._thread.start()
 
     def submit(self, work: Work) -> "Future[Work]":
-        """Queues `work`; the future gives it with all its steps done.
+        """Queues `work`; the future returns it with all its steps done.
 
-        The future raises Rejected (GENERATION_FAILED) if no pass with this work succeeds or its values are
+        The future raises Rejected (GENERATION_FAILED) if every pass with this work fails or its values are
         not finite, and Broken if the device is lost.
 
         Raises:
-            Rejected: TOO_MANY_TOKENS if no pass could hold it.
+            Rejected: TOO_MANY_TOKENS if it exceeds every pass.
             Broken: if the device was lost.
         """
         scheduler.check(work.load, self._budget)
@@ -80,7 +80,7 @@ class Denoiser:
         return future
 
     def close(self) -> None:
-        """Lets the current pass end, stops the thread and cancels what is not finished."""
+        """Lets the current pass end, stops the thread and cancels unfinished requests."""
         with self._wake:
             self._closed = self._closed or Rejected(Reason.GENERATION_FAILED, "the denoiser was closed")
             self._wake.notify()
@@ -90,7 +90,7 @@ class Denoiser:
         try:
             while self._gather():
                 self._advance()
-        except Exception as error:  # nobody may wait for a thread that has ended
+        except Exception as error:  # no request may wait for a thread that has ended
             self._closed = error if isinstance(error, Broken) else Broken(f"{type(error).__name__}: {error}")
         with self._wake:
             for entry in [*self._running, *self._waiting]:
@@ -98,7 +98,7 @@ class Denoiser:
                     entry.future.set_exception(self._closed)
 
     def _gather(self) -> bool:
-        """Waits for work and lets in who fits; False when closed."""
+        """Waits for work and admits the requests that fit; False when closed."""
         with self._wake:
             self._publish_queue()
             while not (self._running or self._waiting or self._closed):
@@ -114,7 +114,7 @@ class Denoiser:
             return self._closed is None
 
     def _advance(self) -> None:
-        """Takes every running request one step on; those that are done or have failed leave."""
+        """Advances every running request by one step; finished and failed ones leave."""
         for pack in self._packs():
             for entry, outcome in zip(pack, divide.each(pack, self._pass), strict=True):
                 self._settle(entry, outcome, alone=len(pack) == 1)
@@ -135,7 +135,7 @@ class Denoiser:
 
     def _settle(self, entry: _Entry, outcome: Work | Failure, *, alone: bool) -> None:
         if isinstance(outcome, Work) and not outcome.is_finite() and not alone:
-            outcome = divide.each([entry], self._pass)[0]  # is it this request, or the company it had?
+            outcome = divide.each([entry], self._pass)[0]  # is it this request, or another one in its pass?
         if isinstance(outcome, Failure):
             _give_up(entry, f"the forward pass failed, also with this request alone: {outcome.detail}")
         elif not outcome.is_finite():
@@ -172,7 +172,7 @@ class Denoiser:
         ]
 
     def _is_lost(self) -> bool:
-        """Whether the GPU's context is gone: after some errors all that follows fails too."""
+        """Whether the GPU's context is lost: after some errors all later work fails too."""
         if torch.device(self._device).type != "cuda":
             return False
         try:

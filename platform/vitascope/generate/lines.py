@@ -1,4 +1,4 @@
-"""Read a request file, line by line."""
+"""Reads a request file, line by line."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,19 +15,19 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the request file: the request on it, or why it holds none."""
+    """A line of the request file: its request, or why it has none."""
 
     number: int
     request: Request | Rejected
     labels: dict[str, str]
 
     def refused_row(self, error: Rejected) -> dict[str, Any]:
-        """The row of records.MANIFEST for a line that is no request."""
+        """The row of records.MANIFEST for a line without a valid request."""
         return {"line": self.number} | self.labels | dropped(error.reason, error.detail)
 
 
 def read(uri: str, limits: Limits) -> Iterator[Line]:
-    """Every line that is not blank, checked. In memory are one line, and a number for each custom_id."""
+    """Every non-blank line, checked. Memory holds one line, and a number for each custom_id."""
     seen: set[int] = set()
     with storage.open_file(uri) as file:
         for number, text in enumerate(_bounded(file), start=1):
@@ -37,7 +37,7 @@ def read(uri: str, limits: Limits) -> Iterator[Line]:
 
 
 def _bounded(file: IO[bytes]) -> Iterator[bytes]:
-    """The lines of a file; of one that is too long, a part that is too long as well."""
+    """The lines of a file; of a line that is too long, a part that is still too long."""
     rest = b""
     while part := file.read(MAX_LINE_BYTES):
         *lines, rest = (rest + part).split(b"\n")
@@ -48,7 +48,7 @@ def _bounded(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _checked(text: bytes, limits: Limits, seen: set[int]) -> Request | Rejected:
-    """The request of a line, whose id is added to `seen`; of lines that share an id, the first is used."""
+    """The request of a line, whose id is added to `seen`; of lines with the same id, the first is used."""
     try:
         request = parse(text, limits)
     except Rejected as error:

@@ -19,7 +19,7 @@ _MOST_EXAMPLES, _MOST_SHOWN = 5, 300
 
 @dataclass
 class Manifest:
-    """Rows of records.MANIFEST, held in tables until they are written; and their counts."""
+    """Rows of records.MANIFEST, kept in tables until they are written, and their counts."""
 
     outputs: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
@@ -30,7 +30,7 @@ class Manifest:
     _tables: list[pa.Table] = field(default_factory=list)
 
     def add(self, row: dict[str, Any], *, skipped: bool) -> None:
-        """Takes in a row; `skipped` if its request was finished before this run."""
+        """Adds a row; `skipped` if its request was finished before this run."""
         if reason := row["reason"]:
             self.failed[reason] += 1
             self.examples.setdefault(reason, _example(row))
@@ -61,7 +61,7 @@ class Manifest:
         }
 
     def account(self, folder: str, uri: str) -> Iterator[str]:
-        """Sentences for the end of the job: what is not as requested, what failed, and where it is."""
+        """Sentences for the end of the job: changes to requests, failures, and locations."""
         for change, n in self.changed.most_common():
             yield f"{change}, {count(n, 'output')}: {MEANING[Change(change)]}"
         if n_failed := sum(self.failed.values()):

@@ -1,4 +1,4 @@
-"""Read the frames a request is given."""
+"""Reads the conditioning frames of a request."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,15 @@ from vitascope.media.probe import probe
 
 
 def read_given(request: Request, patch: int) -> tuple[Layout, np.ndarray]:
-    """The request's given frames: uint8 (n_first + n_last, H, W, 3) in its size; and where they lie.
+    """The request's conditioning frames: uint8 (n_first + n_last, H, W, 3) in its size; and their layout.
 
-    Frames are picked by timestamp at the request's fps, turned upright, scaled to cover the output and
-    cropped around the centre. A given beginning is the end of the first of the media, a given end the
-    beginning of the last.
+    Frames are selected by timestamp at the request's fps, rotated upright, scaled to cover the output and
+    cropped around the centre. The frames at the start are the end of the first of the media, those at the end
+    the beginning of the last.
 
     Raises:
-        Rejected: MEDIA_MISSING; INVALID_REQUEST if a picture is given for a video or the reverse;
-        TOO_SHORT; and
-            what `probe` and `read_clip` raise.
+        Rejected: MEDIA_MISSING; INVALID_REQUEST if a picture is given for a video or the reverse; TOO_SHORT;
+            and errors of `probe` and `read_clip`.
     """
     sources = [_Source.of(request, field) for field in MEDIA[request.mode]]
     place = layout(request, patch, tuple(source.n_frames for source in sources))

@@ -1,4 +1,4 @@
-"""Read one request and check all of it."""
+"""Reads and checks one request."""
 
 import json
 import re
@@ -18,12 +18,12 @@ from vitascope.section import Section, shown
 
 MAX_LINE_BYTES = 2**20
 MAX_PROMPT_CHARS = 10_000
-"""Several times what any text encoder reads of a prompt, and little enough to be kept with every output."""
+"""Several times the limit of any text encoder, and short enough to keep with every output."""
 _MAX_URI_CHARS = 4096
 
 
 class Mode(StrEnum):
-    """Which frames of the output are given."""
+    """Which frames of the output are conditioning frames."""
 
     TEXT_TO_VIDEO = "text_to_video"
     IMAGE_TO_VIDEO = "image_to_video"  # `image` is the first frame
@@ -39,10 +39,10 @@ MEDIA = {
     Mode.EXTEND_BACKWARD: ("video",),
     Mode.JOIN: ("video", "video_after"),
 }
-"""The fields that name a mode's given media."""
+"""The fields that name a mode's media."""
 
-# One given latent frame at each end that has one, and a frame to be made: a latent frame is 1 frame at the
-# start of a video and 4 frames elsewhere.
+# One conditioning latent frame at each end that has one, and one to be generated: a latent frame is 1 frame
+# at the start of a video and 4 frames elsewhere.
 _MIN_FRAMES = {
     Mode.TEXT_TO_VIDEO: 1,
     Mode.IMAGE_TO_VIDEO: 2,
@@ -55,37 +55,37 @@ _MIN_FRAMES = {
 class Request(Section):
     """One line of a request file.
 
-    Paths of media are local, s3:// or gs://; relative ones are looked for in the request file's folder.
-    Every number is bounded, so that nothing computed from a request overflows.
+    Paths of media are local, s3:// or gs://; relative ones start at the request file's folder. Every number
+    is bounded, so that no value computed from a request overflows.
     """
 
     custom_id: str = Field(
-        min_length=1, max_length=512, description="The caller's name for it; once per file."
+        min_length=1, max_length=512, description="The caller's name for the request; unique in the file."
     )
-    prompt: str = Field(max_length=MAX_PROMPT_CHARS, description="What is to be seen.")
+    prompt: str = Field(max_length=MAX_PROMPT_CHARS, description="What the output shows.")
     negative_prompt: str = Field(
         "",
         max_length=MAX_PROMPT_CHARS,
-        description="What is to be avoided; without it, guidance leads away from no text at all.",
+        description="What to avoid; if empty, guidance leads away from no text at all.",
     )
-    mode: Mode = Field(Mode.TEXT_TO_VIDEO, description="Which frames are given.")
+    mode: Mode = Field(Mode.TEXT_TO_VIDEO, description="Which frames are conditioning frames.")
     width: int = Field(ge=16, le=16_384, description="Pixels; even for a video.")
     height: int = Field(ge=16, le=16_384, description="Pixels; even for a video.")
-    seconds: float = Field(ge=0, le=86_400, description="Duration; 0 asks for a single picture, a png.")
+    seconds: float = Field(ge=0, le=86_400, description="Duration; 0 requests a single picture (png).")
     fps: float = Field(8.0, ge=1, le=120, description="Frames per second of the output.")
-    seed: int = Field(ge=0, lt=2**63, description="Of the noise; by default derived from custom_id.")
+    seed: int = Field(ge=0, lt=2**63, description="Seed of the noise; by default derived from custom_id.")
     steps: int = Field(ge=1, le=1000, description="Sampling steps; by default generate.steps.")
     guidance: float = Field(
         ge=1, le=1000, description="Guidance scale, 1 for none; by default generate.guidance."
     )
     image: str | None = Field(
-        None, max_length=_MAX_URI_CHARS, description="Of image_to_video: the picture that it begins with."
+        None, max_length=_MAX_URI_CHARS, description="For image_to_video: the first frame."
     )
     video: str | None = Field(
-        None, max_length=_MAX_URI_CHARS, description="Of extend_forward, extend_backward and join: a video."
+        None, max_length=_MAX_URI_CHARS, description="For extend_forward, extend_backward and join: a video."
     )
     video_after: str | None = Field(
-        None, max_length=_MAX_URI_CHARS, description="Of join: the video that the output leads to."
+        None, max_length=_MAX_URI_CHARS, description="For join: the video that follows the output."
     )
 
     @field_validator("width", "height", "seconds", "fps", "seed", "steps", "guidance", mode="before")
@@ -104,7 +104,7 @@ class Request(Section):
 
     @property
     def size(self) -> VideoSize:
-        """The output's size: exactly as many frames as `seconds` at `fps`, at least one."""
+        """The output's size: the frames of `seconds` at `fps`, at least one."""
         return VideoSize(max(1, round(self.seconds * self.fps)), self.height, self.width)
 
     @property
@@ -113,10 +113,10 @@ class Request(Section):
         return "image" if self.mode is Mode.TEXT_TO_VIDEO and self.size.n_frames == 1 else str(self.mode)
 
     def name(self, model: str) -> str:
-        """The file name, without suffix, of what the model identified by `model` makes of this request.
+        """The file name, without suffix, of this request's output from the model identified by `model`.
 
-        Whatever changes the output changes the name, so an edited request or a newer model is never
-        mistaken for what is there already.
+        Every change of the output changes the name, so that an existing output is never mistaken for that of
+        an edited request or a newer model.
         """
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", self.custom_id)[:40].strip("-")
         return f"{readable or 'request'}-{stable_id(self.model_dump_json(), model)}"
@@ -124,7 +124,7 @@ class Request(Section):
 
 @dataclass(frozen=True)
 class Limits:
-    """What requests are checked against; relative media are in `folder`."""
+    """The limits for requests; relative media are in `folder`."""
 
     settings: GenerateSettings
     patch: int
@@ -135,8 +135,9 @@ def parse(line: bytes | str, limits: Limits) -> Request:
     """The request on a JSON line, defaults filled in and media made absolute.
 
     Raises:
-        Rejected: saying what was got, what was expected and what to do. Nothing else is raised, whatever the
-            line holds: it is one of many, and the others are to be generated.
+        Rejected: says what was received, what was expected and what to do. Nothing else is raised, whatever
+        the
+            line holds: it is one of many, and the others must still be generated.
     """
     try:
         return _checked(document_of(line), limits)
@@ -158,25 +159,25 @@ def _checked(document: dict[str, Any], limits: Limits) -> Request:
 
 
 def generated_size(size: VideoSize, patch: int) -> VideoSize:
-    """The smallest size the model makes that holds `size`: 1 + 4k frames, sides of whole patches."""
+    """The smallest size of the model that contains `size`: 1 + 4k frames, sides of whole patches."""
     side = SPACE_STRIDE * patch
     frames = 1 + TIME_STRIDE * -(-(size.n_frames - 1) // TIME_STRIDE)
     return VideoSize(frames, side * -(-size.height // side), side * -(-size.width // side))
 
 
 def n_tokens(request: Request, patch: int) -> int:
-    """Patches the request asks of each forward pass: its own, and as many again if it is guided."""
+    """Patches of the request in each forward pass; twice as many if it is guided."""
     n = count_tokens(generated_size(request.size, patch), patch)
     return n if request.guidance == 1 else 2 * n
 
 
 def document_of(line: bytes | str) -> dict[str, Any]:
-    """The JSON object on a line, whatever is in it. Raises Rejected if the line is anything else."""
+    """The JSON object on a line, whatever it holds. Raises Rejected if the line is anything else."""
     return _object_of(line, object_pairs_hook=_each_key_once)
 
 
 def labels(line: bytes | str) -> dict[str, str]:
-    """`custom_id` and `mode` of a line that was refused, if it gives them, at most 512 characters of each."""
+    """`custom_id` and `mode` of a refused line, if it has them, at most 512 characters of each."""
     try:
         document = _object_of(line)
     except Rejected:
@@ -239,9 +240,9 @@ def _validated(document: dict[str, Any], limits: Limits) -> Request:
 
 
 def _located(uri: str, limits: Limits) -> str:
-    """The location of media; those who write requests may not have any file or address read."""
+    """The location of media; a request may not have arbitrary files or addresses read."""
     if len(uri) > _MAX_URI_CHARS:
-        return uri  # refused by Request; to resolve it would take long
+        return uri  # refused by Request; resolving it would take long
     if "\0" in uri:
         raise _invalid(f"no file has such a name: {shown(uri)}")
     if not storage.is_remote(uri):

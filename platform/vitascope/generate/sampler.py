@@ -1,4 +1,4 @@
-"""Take a request from noise to latent, step by step."""
+"""Takes a request from noise to latent, step by step."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ from vitascope.records import stable_int
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A request between noise and latent, after `step` of its steps; `advance` gives the next.
+    """A request between noise and latent, after `step` of its steps; `advance` returns the next.
 
-    tokens: (n, D) float32, the given frames clean, the others at noise level `schedule[step]`.
-    given: (T,) bool, the latent frames that stay as they are.
-    schedule: noise levels from 1 to 0, one more than there are steps.
-    text, negative: (m, text_dim) token states of prompt and negative prompt; no rows for no text.
+    tokens: (n, D) float32, the conditioning frames clean, the others at noise level `schedule[step]`.
+    given: (T,) bool, the mask of conditioning latent frames, which do not change.
+    schedule: noise levels from 1 to 0, one more than the number of steps.
+    text, negative: (m, text_dim) token states of prompt and negative prompt; no rows without text.
     """
 
     tokens: Tensor
@@ -41,12 +41,12 @@ class Work:
 
     @property
     def load(self) -> Load:
-        """What is still to be computed."""
+        """The remaining work."""
         n_segments = 1 if self.guidance == 1 else 2
         return Load(n_segments * prod(self.grid), len(self.schedule) - 1 - self.step)
 
     def latent(self, patch: int) -> Tensor:
-        """The latent (T, h, w, C) as it is now."""
+        """The current latent (T, h, w, C)."""
         return unpatchify(self.tokens, self.grid, patch)
 
     def is_finite(self) -> bool:
@@ -57,10 +57,10 @@ class Work:
 def begin(
     request: Request, canvas: Canvas, text: tuple[Tensor, Tensor], *, card: ModelCard, device: str = "cpu"
 ) -> Work:
-    """The work before its first step: given frames clean, the others noise that depends on the seed alone.
+    """The work before its first step: conditioning frames clean, the others noise from the seed alone.
 
     Args:
-        canvas: the given frames of the latent to be made.
+        canvas: the conditioning latent.
         text: token states (m, text_dim) of the prompt and of the negative prompt.
     """
     t, h, w, _ = canvas.latent.shape
@@ -83,7 +83,7 @@ def begin(
 def schedule(steps: int, n_tokens: int, shift: float) -> tuple[float, ...]:
     """Noise levels from 1 to 0, equally spaced and then shifted by the number of tokens as in training.
 
-    The last step starts no lower than SMALLEST_TIMESTEP: below it the model's velocity stops short of clean.
+    The last step starts no lower than SMALLEST_TIMESTEP: below it the velocity does not reach clean.
     """
     last = max(1 / steps, float(unshift_timestep(SMALLEST_TIMESTEP, n_tokens, shift)))
     spaced = np.linspace(1.0, last, steps)
@@ -91,7 +91,7 @@ def schedule(steps: int, n_tokens: int, shift: float) -> tuple[float, ...]:
 
 
 def segments(work: Work) -> list[Segment]:
-    """What the next pass computes: the conditional branch and, if guided, the other."""
+    """The segments of the next pass: the conditional branch and, if guided, the unconditional one."""
     level = work.schedule[work.step]
     timesteps = torch.where(work.given, 0.0, level).float()
     texts = [work.text] if work.guidance == 1 else [work.text, work.negative]
@@ -112,5 +112,5 @@ def advance(work: Work, velocities: Sequence[Tensor]) -> Work:
 
 
 def _of_tokens(per_frame: Tensor, grid: Grid) -> Tensor:
-    """(T,) values as (n, 1), one a token."""
+    """(T,) values as (n, 1), one per token."""
     return per_frame.repeat_interleave(grid[1] * grid[2])[:, None]

@@ -1,4 +1,4 @@
-"""Choose who joins the next pass."""
+"""Selects the requests that join the next pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from vitascope.ledger import Reason, Rejected
 
 @dataclass(frozen=True)
 class Load:
-    """What a request asks: patches in every pass (all its segments), and how many passes still."""
+    """A request's load: patches in every pass (all its segments), and the number of remaining passes."""
 
     n_tokens: int
     n_passes: int
 
 
 def check(load: Load, budget: int) -> None:
-    """Refuses at entry what no pass could hold, because it would wait forever.
+    """Refuses a request that exceeds every pass, because it would wait for ever.
 
     Raises:
         Rejected: TOO_MANY_TOKENS.
@@ -28,12 +28,12 @@ def check(load: Load, budget: int) -> None:
 
 
 def admit(running: Sequence[Load], waiting: Sequence[Load], budget: int) -> list[int]:
-    """Which of the `waiting` requests, oldest first, join the `running` ones in the next pass: their indices.
+    """The indices of the `waiting` requests, oldest first, that join the `running` ones in the next pass.
 
-    They join in the order they came for as long as they fit. When the oldest does not fit, younger ones may
-    fill the room that is left, but only such as cannot delay it: those that are done when it can start, or
-    that fit beside it. Passes to come are known exactly, so the oldest starts when strict order would start
-    it and nothing starves (EASY backfilling, Lifka 1995).
+    They join in order of arrival while they fit. When the oldest does not fit, younger ones may fill the
+    remaining room, but only if they cannot delay it: they finish before it can start, or fit next to it.
+    Future passes are known exactly, so the oldest starts when strict order would start it and no request
+    starves (EASY backfilling, Lifka 1995).
     """
     free = budget - sum(load.n_tokens for load in running)
     joined: list[int] = []
@@ -55,7 +55,7 @@ def admit(running: Sequence[Load], waiting: Sequence[Load], budget: int) -> list
 
 
 def _first_room(running: Sequence[Load], n_tokens: int, free: int) -> tuple[int, int]:
-    """After how many passes `n_tokens` fit, as running requests end, and the room left then."""
+    """The number of passes until `n_tokens` fit, as running requests end, and the room left then."""
     for n_passes in sorted({load.n_passes for load in running}):
         free += sum(load.n_tokens for load in running if load.n_passes == n_passes)
         if free >= n_tokens:

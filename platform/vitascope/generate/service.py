@@ -1,9 +1,10 @@
-"""The generation app behind HTTP, for a cluster that always serves.
+"""The generation app as a permanent HTTP service.
 
     serve run vitascope.generate.service:app settings=settings.toml
     curl -H "Authorization: Bearer $(cat ~/.ray/auth_token)" -d '{"custom_id": "1", "prompt": …}' http://…:8000/
 
-A POST of one request, as a line of a request file, answers with its sidecar once the output is committed.
+A POST of one request, in the format of a request file's line, returns its sidecar once the output is
+committed.
 """
 
 import hmac
@@ -28,7 +29,7 @@ from vitascope.metrics import Publisher
 
 
 class Arguments(BaseModel):
-    """What the app is built from: the location of a settings file."""
+    """The app's arguments: the location of a settings file."""
 
     settings: str
 
@@ -37,7 +38,7 @@ def app(arguments: Arguments) -> serve.Application:
     """The app for the model that the settings name; outputs go to outputs/<generate.batch> of the run.
 
     Raises:
-        Mistake: the settings ask for traces, which Serve's own configuration turns on here.
+        Mistake: the settings ask for traces, which Serve's own configuration enables here.
     """
     settings = config.load(arguments.settings)
     if settings.generate.traces != "off":
@@ -54,7 +55,7 @@ def app(arguments: Arguments) -> serve.Application:
 
 
 class Service:
-    """Checks who asks and what is asked, and passes it on."""
+    """Authenticates and checks requests, and forwards them."""
 
     def __init__(self, generate: Any, limits: Limits, model: dict[str, Any], settings: Settings) -> None:
         self._generate, self._limits, self._model = generate, limits, model
@@ -65,7 +66,7 @@ class Service:
     async def __call__(self, http: HttpRequest) -> JSONResponse:
         """200 with the sidecar; 400 with the reason; 401 without the cluster's token, 405 unless posted."""
         if not self._knows(http.headers.get("authorization", "")):
-            return _answer(401, "the cluster's token is asked for: Authorization: Bearer …")
+            return _answer(401, "the cluster's token is required: Authorization: Bearer …")
         if http.method != "POST":
             return _answer(405, f"POST a request, got {http.method}")
         started, mode = time.monotonic(), ""
@@ -82,12 +83,12 @@ class Service:
         return _answer(400, str(outcome)) if refused else JSONResponse(outcome)
 
     def _knows(self, header: str) -> bool:
-        """Whether the header shows the cluster's token; nobody is let in if the cluster has none."""
+        """Whether the header has the cluster's token; False for everyone if the cluster has none."""
         return bool(self._token) and hmac.compare_digest(header.encode(), f"Bearer {self._token}".encode())
 
 
 async def _body(http: HttpRequest) -> bytes:
-    """What was posted, or so much of it that `parse` refuses it for its size."""
+    """The request's body, or enough of it that `parse` refuses its size."""
     content = bytearray()
     async for part in http.stream():
         content += part

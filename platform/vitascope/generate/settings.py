@@ -13,13 +13,13 @@ class GenerateSettings(Section):
     requests: Location | None = Field(None, description="JSON-lines file of requests, local, s3:// or gs://.")
     media_from: tuple[Location, ...] = Field(
         (),
-        description="Folders and buckets' prefixes that requests may name media in, beside their file's own.",
+        description="Folders and bucket prefixes with media for requests, in addition to their file's own.",
     )
     batch: str = Field(
         "batch",
         pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
-        description="Name of the batch: letters, digits, `-`, `_` and, not at its beginning, `.`; outputs go "
-        "to outputs/<batch>/.",
+        description="Name of the batch: letters, digits, `-`, `_` and, except as its first character, `.`; "
+        "outputs go to outputs/<batch>/.",
     )
     model: Location | None = Field(
         None, description="Folder with model.safetensors; by default the run's own."
@@ -30,24 +30,22 @@ class GenerateSettings(Section):
     )
     denoise_replicas: Execution[int] = Field(1, ge=1, description="Most replicas that run the model.")
     denoise_cpus: Execution[int] = Field(
-        2, ge=1, description="CPUs of each; without a GPU as many threads compute."
+        2, ge=1, description="CPUs of each; without a GPU also its number of threads."
     )
     use_gpu: Execution[bool] = Field(False, description="Run each denoise replica on a GPU.")
     text_replicas: Execution[int] = Field(1, ge=1, description="Most replicas that encode prompts.")
     decode_replicas: Execution[int] = Field(
         1, ge=1, description="Most replicas that read media, decode and write."
     )
-    idle_s: Execution[float] = Field(
-        300, gt=0, description="Seconds after which a replica that is not needed goes."
-    )
+    idle_s: Execution[float] = Field(300, gt=0, description="Seconds after which an idle replica is removed.")
     traces: Execution[Literal["off", "files", "otlp"]] = Field(
         "off",
-        description="Traces of requests, from when Serve starts on a cluster: to files beside its logs, or "
-        "to the OpenTelemetry collector at OTEL_EXPORTER_OTLP_ENDPOINT. A service has it in its Serve "
+        description="Traces of requests, once Serve starts on a cluster: to files next to its logs, or to "
+        "the OpenTelemetry collector at OTEL_EXPORTER_OTLP_ENDPOINT. A service has this in its Serve "
         "configuration (cluster/kuberay/rayservice.yaml).",
     )
     traced_share: Execution[float] = Field(
-        1.0, gt=0, le=1, description="Share of the requests that are traced."
+        1.0, gt=0, le=1, description="Fraction of the requests that are traced."
     )
     steps: int = Field(30, ge=1, le=1000, description="Default number of sampling steps.")
     guidance: float = Field(4.0, ge=1, le=1000, description="Default guidance scale; 1 turns guidance off.")

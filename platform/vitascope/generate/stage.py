@@ -28,15 +28,15 @@ from vitascope.model.check import check_model
 from vitascope.progress import say, track
 from vitascope.records import OK, dropped, stable_id
 
-# How often a request is sent whose replica died each time, and one that failed otherwise.
+# How often a request is sent if its replica dies each time, and if it fails otherwise.
 _TRIES_OF_DEAD, _TRIES, _PAUSE_S = 3, 2, 2.0
-# Replicas that cannot start in so many looks in a row will not.
+# Replicas that cannot start in this many checks in a row never will.
 _LOOKS, _LOOK_S = 4, 10.0
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What is generated from what, and where it goes."""
+    """The inputs and outputs of a batch."""
 
     run: str
     requests: str
@@ -51,7 +51,7 @@ class Batch:
 
         Raises:
             Mistake: no request file is named.
-            Missing: the model or the request file is not there.
+            Missing: the model or the request file does not exist.
         """
         if settings.generate.requests is None:
             raise Mistake(
@@ -76,22 +76,22 @@ class Batch:
         return lines.read(self.requests, self.limits)
 
     def target(self, request: Request) -> app.Target:
-        """Where the request's output goes."""
+        """The location of the request's output."""
         return app.Target(storage.join(self.folder, request.name(self.model["identity"])), self.model)
 
     def finished(self) -> set[str]:
-        """The targets' locations that have an output and its sidecar: their requests are finished."""
+        """The locations that have an output and its sidecar: their requests are finished."""
         there = [posixpath.splitext(file) for file in storage.list_files(self.folder)]
         media = {name for name, suffix in there if suffix in (".mp4", ".png")}
         return media & {name for name, suffix in there if suffix == ".json"}
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Generates what the request file asks for and returns the summary.
+    """Generates the outputs of the request file and returns the summary.
 
-    Every request ends with exactly one output, or a manifest row with a reason. What an earlier run
-    finished is left alone. Ray and the app start only if something is left to be generated. In the
-    summary, `succeeded` is false if a request failed that was valid, or if none has an output.
+    Every request ends with exactly one output, or a manifest row with a reason. Outputs of an earlier run are
+    left untouched. Ray and the app start only if requests are left. In the summary, `succeeded` is false if a
+    valid request failed, or if no request has an output.
     """
     started = time.monotonic()
     batch = Batch.of(settings)
@@ -118,7 +118,7 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
-    """How many requests the file holds, and how many of them are to be generated."""
+    """The number of requests in the file, and how many of them are to be generated."""
     total = pending = 0
     for line in batch.lines():
         total += 1
@@ -130,7 +130,7 @@ def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
 async def _stream(
     batch: Batch, handle: Any, finished: set[str], advance: Callable[..., None], *, pending: int
 ) -> Manifest:
-    """Sends the requests with at most `max_in_flight` in flight, in the file's order; they end in any."""
+    """Sends the requests in the file's order, at most `max_in_flight` at a time; they end in any order."""
     manifest, publisher, alone = Manifest(), Publisher(run=batch.run), asyncio.Lock()
     in_flight: set[asyncio.Task] = set()
     stage = publisher.stage("generate", pending) if handle is not None else nullcontext()
@@ -151,17 +151,17 @@ async def _stream(
         for line in batch.lines():
             if len(in_flight) >= batch.limits.settings.max_in_flight:
                 done, in_flight = await asyncio.wait(in_flight, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.gather(*done)  # raises what went wrong in them
+                await asyncio.gather(*done)  # raises their errors
             in_flight.add(asyncio.create_task(one(line)))
         await asyncio.gather(*in_flight)
     return manifest
 
 
 async def _unless_stuck(work: Coroutine[Any, Any, Manifest], name: str | None) -> Manifest:
-    """What `work` gives; it needs the app `name`.
+    """The result of `work`, which needs the app `name`.
 
     Raises:
-        Failed: if replicas of the app died and cannot start again, so that requests would wait for ever.
+        Failed: replicas of the app died and cannot restart, so that requests would wait for ever.
     """
     working, n_looks = asyncio.create_task(work), 0
     while not working.done():
@@ -210,10 +210,10 @@ def _sidecar(location: str) -> dict[str, Any] | Rejected:
 async def _generate(
     handle: Any, request: Request, target: app.Target, alone: asyncio.Lock
 ) -> dict[str, Any] | Rejected:
-    """The sidecar of the output that the app makes, or why it makes none.
+    """The sidecar of the app's output, or why it has none.
 
-    A request whose replica died is sent again, the last time together with no other such request: one of
-    them may be what kills replicas. What failed otherwise, and may be transient, is sent again once.
+    A request whose replica died is sent again, the last time without any other such request: one of them may
+    kill replicas. A request that failed otherwise, perhaps transiently, is sent again once.
     """
     tries = {True: _TRIES_OF_DEAD, False: _TRIES}
     while True:
@@ -235,12 +235,12 @@ def _note(manifest: Manifest) -> str:
 
 
 def described(settings: Settings) -> tuple[ModelCard, dict[str, Any]]:
-    """The card of the model that the settings name, and what a sidecar says of it.
+    """The card of the model that the settings name, and its description in a sidecar.
 
-    Its identity tells it from another by card and checksum.
+    The identity is derived from card and checksum.
 
     Raises:
-        Mistake: if the model is not there, damaged, or not in accord with itself.
+        Mistake: the model is missing, damaged, or inconsistent.
     """
     folder = storage.absolute(settings.generate.model or settings.path("model"))
     card = load_card(folder)
@@ -255,9 +255,9 @@ def described(settings: Settings) -> tuple[ModelCard, dict[str, Any]]:
 
 
 def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
-    """The batch's name, and that of its app: a job run again takes over the app that a killed one left.
+    """The batch's name, and that of its app: a repeated job takes over the app that a killed one left.
 
-    With another model or other settings it is another app, and the one left is in the way.
+    Another model or other settings need another app, and the old one would be in the way.
     """
     name = f"vitascope-{stable_id(batch.folder)}-"
     return name, name + stable_id(batch.model["identity"], settings.generate.model_dump_json())

@@ -1,4 +1,4 @@
-"""Why a replica cannot start, brought to the user."""
+"""Reports to the user why a replica cannot start."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ class CannotStart(RuntimeError):
 
 @contextmanager
 def starting(what: str) -> Iterator[None]:
-    """Within it, an exception becomes a CannotStart: Serve hands on the text of exceptions only."""
+    """Within this context an exception becomes a CannotStart: Serve forwards only the text of exceptions."""
     try:
         yield
     except Exception as error:

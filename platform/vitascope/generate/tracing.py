@@ -1,4 +1,4 @@
-"""Where the spans of a traced request go."""
+"""The destination of a traced request's spans."""
 
 import importlib
 from typing import Any
@@ -12,7 +12,7 @@ _EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 
 def tracing(settings: GenerateSettings) -> TracingConfig:
-    """How Serve traces requests: to files beside its logs, or to a collector (OpenTelemetry).
+    """Serve's tracing of requests: to files next to its logs, or to a collector (OpenTelemetry).
 
     Raises:
         Mistake: the exporter is not installed.
@@ -34,10 +34,9 @@ def _check_installed() -> None:
 
 
 def otlp() -> list[Any]:
-    """To a collector at OTEL_EXPORTER_OTLP_ENDPOINT; called by Serve in every replica.
+    """Exports to a collector at OTEL_EXPORTER_OTLP_ENDPOINT; called by Serve in every replica.
 
-    In batches: a collector that is away holds no request up. What a replica has not sent half a second
-    before it goes is lost.
+    In batches: an unavailable collector delays no request. Spans of a replica's last half second may be lost.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor

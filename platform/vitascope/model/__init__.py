@@ -1,4 +1,4 @@
 """The network: a pack goes in, the velocity of every patch comes out.
 
-rope and attention are the parts, dit the model, cost what it costs, flow the objective, card the files.
+rope and attention are the parts, dit the model, cost its FLOPs, flow the objective, card the files.
 """

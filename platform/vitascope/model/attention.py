@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True, eq=False)
 class Boundaries:
-    """Where segments begin: the lengths on the host, and their running sum on the device for the kernel."""
+    """The segments' boundaries: lengths on the host, and their running sum on the device for the kernel."""
 
     lengths: Sequence[int]
     offsets: torch.Tensor
@@ -26,16 +26,16 @@ class Boundaries:
 def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, of: tuple[Boundaries, Boundaries]
 ) -> torch.Tensor:
-    """Block-diagonal attention: each segment's queries see that segment's keys alone.
+    """Block-diagonal attention: each segment's queries see only that segment's keys.
 
     Args:
         q: (N, heads, head_dim).
         k, v: (M, heads, head_dim).
-        of: the boundaries of the queries and of the keys, the same number of segments.
+        of: the boundaries of the queries and of the keys, with the same number of segments.
 
     Returns:
         (N, heads, head_dim). On a GPU in half precision one variable-length kernel; elsewhere one fused call
-        a segment, which does no work across segments either.
+        per segment, which also does no work across segments.
     """
     queries, keys = of
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):

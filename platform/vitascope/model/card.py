@@ -1,7 +1,7 @@
 """A trained model's weights and settings, as files.
 
 A model folder holds `model.safetensors` (float32 EMA weights by parameter name) and `model.json` (the card),
-each with its checksum. Nothing else is ever loaded: a file of another format could run code.
+each with its checksum. Only these are ever loaded: a file of another format could run code.
 """
 
 from collections.abc import Mapping
@@ -22,9 +22,9 @@ WEIGHTS, CARD = "model.safetensors", "model.json"
 
 
 class ModelCard(Section):
-    """All that is needed to rebuild a model and to speak to it in its own latents.
+    """Everything needed to rebuild a model and to make latents and text states for it.
 
-    precision: what it was trained in; None if that is not recorded.
+    precision: that of its training; None if not recorded.
     """
 
     model: ModelSettings
@@ -42,7 +42,7 @@ class ModelCard(Section):
 
 
 def save_model(folder: str, weights: Mapping[str, torch.Tensor], card: ModelCard) -> None:
-    """Commits weights, then the card: a folder with a card is whole.
+    """Commits weights, then the card: a folder with a card is complete.
 
     Raises:
         Mistake: a weight is not finite; nothing is written.
@@ -67,8 +67,8 @@ def load_card(folder: str) -> ModelCard:
     """The card of a model folder.
 
     Raises:
-        Missing: there is none; says what to do.
-        Mistake: if it is not the one that was written, or of another release.
+        Missing: there is no card; says what to do.
+        Mistake: the card is damaged, or of another release.
     """
     location = storage.join(folder, CARD)
     if not storage.exists(location):
@@ -87,7 +87,7 @@ def load_card(folder: str) -> ModelCard:
 def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[DiT, ModelCard]:
     """The model of a folder in evaluation mode: float32 on a CPU, bfloat16 on a GPU that has it.
 
-    ValueError if the weights are not the ones that were written.
+    ValueError if the weights are damaged.
     """
     card = load_card(folder)
     model = card.build()

@@ -1,4 +1,4 @@
-"""Check a model's files before anything is started with them."""
+"""Checks a model's files before they are used."""
 
 import json
 from typing import Any
@@ -18,10 +18,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def check_model(folder: str, card: ModelCard) -> None:
-    """Compares weights, card, codec and text encoder, and reads the weights through for their checksum.
+    """Compares weights, card, codec and text encoder, and verifies the checksum of the weights.
 
     Raises:
-        Mistake: naming the file, and what is damaged or does not fit.
+        Mistake: names the file, and what is damaged or does not match.
     """
     uri = storage.join(folder, WEIGHTS)
     if not storage.exists(uri):
@@ -62,12 +62,12 @@ def _stored(uri: str) -> Shapes:
 
 
 def _of_card(card: ModelCard) -> Shapes:
-    with torch.device("meta"):  # shapes alone
+    with torch.device("meta"):  # only shapes
         return {name: tuple(tensor.shape) for name, tensor in card.build().state_dict().items()}
 
 
 def _differences(stored: Shapes, expected: Shapes) -> str:
-    """What differs, the first of each kind; empty if nothing does."""
+    """The differences, the first of each kind; empty if none."""
     missing, extra = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     other = sorted(name for name in expected.keys() & stored.keys() if expected[name] != stored[name])
     found = []

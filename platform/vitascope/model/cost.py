@@ -1,4 +1,4 @@
-"""What a forward pass costs, from sizes alone."""
+"""FLOPs of a forward pass, from sizes alone."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ class Cost:
 
 
 def cost_of(model: ModelSettings, channels: int, text_dim: int) -> Cost:
-    """The cost of `model`, counting the products of matrices and nothing else (2 FLOPs a multiply-add)."""
+    """The cost of `model`, counting only matrix products (2 FLOPs per multiply-add)."""
     width, depth = model.width, model.depth
     blocks = (
         depth * (8 + 4 + 4 * model.mlp_ratio) * width**2

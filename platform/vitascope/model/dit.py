@@ -13,7 +13,7 @@ from vitascope.model.rope import angles, rotate
 from vitascope.model.settings import ModelSettings
 
 SMALLEST_TIMESTEP = 0.05
-"""Below it errors of the clean patch are no longer magnified into the velocity.
+"""Below this level errors of the clean patch are no longer magnified in the velocity.
 
 The sampler's last jump, to the predicted patch, starts no lower. That leaves a floor, whatever the number of
 steps: of detail with standard deviation s, an ideal model keeps the fraction (1 - t) s / √((1 - t)² s² + t²)
@@ -31,13 +31,13 @@ class DiT(nn.Module):
     """Predicts the velocity of every patch of a pack.
 
     A DiT (Peebles & Xie 2023) with the shared modulation of PixArt-α (Chen et al. 2023, section 2.3),
-    QK-norm, 3-D rotary positions, and text by cross-attention. The timestep modulates each latent frame by
-    itself, so that given frames (timestep 0) and frames to be made stand in one sequence.
+    QK-norm, 3-D rotary positions, and text by cross-attention. The timestep modulates each latent frame
+    separately, so that conditioning frames (timestep 0) and generated frames are in one sequence.
 
     The network predicts the clean patch, and the velocity follows from it: noise fills all of a patch's
     dimensions, which may outnumber the width, while pictures do not (Li & He 2025, "Back to Basics"). Each
-    token also sees the patch at its place in the nearest given frame, and a learned share of that patch is
-    added to the prediction, so that detail of given frames passes by the width.
+    token also sees the patch at its position in the nearest conditioning frame, and a learned fraction of
+    that patch is added to the prediction, so that detail of conditioning frames bypasses the width.
     Single-device code.
     """
 
@@ -91,7 +91,7 @@ class DiT(nn.Module):
         return velocity(pack, self.out(x) + copied * given)
 
     def _text_states(self, pack: Pack) -> tuple[Tensor, Boundaries]:
-        """Each segment's text behind one learned token, which is all an unconditional segment has."""
+        """Each segment's text after one learned token, which is all an unconditional segment has."""
         lengths = pack.text_lengths
         words = self.text(pack.text.to(self.no_text.dtype))
         states = torch.cat([self.no_text.expand(pack.n_segments, -1), words])
@@ -101,7 +101,7 @@ class DiT(nn.Module):
 
 
 class Condition(nn.Module):
-    """What each latent frame is told of its timestep and caption."""
+    """Each latent frame's embedding of its timestep and caption."""
 
     def __init__(self, width: int, n_frequencies: int = 128) -> None:
         super().__init__()
@@ -122,10 +122,10 @@ class Condition(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Surroundings:
-    """What every block of a pass sees beside the tokens.
+    """The inputs of every block of a pass in addition to the tokens.
 
     shared: (F, 6, width) modulation. frame: (N,) each token's frame. rope: cos and sin, (N, 1, head_dim / 2).
-    text: (M, width) token states. tokens, words: where segments begin in the tokens and in the text.
+    text: (M, width) token states. tokens, words: the segments' boundaries in the tokens and in the text.
     """
 
     shared: Tensor
@@ -162,7 +162,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.text_out.bias)
 
     def forward(self, x: Tensor, around: Surroundings) -> Tensor:
-        """x with what the block adds, (N, width)."""
+        """x plus the block's output, (N, width)."""
         modulation = (around.shared + self.table).unbind(1)  # six of F width
         shift1, scale1, gate1, shift2, scale2, gate2 = (
             part.index_select(0, around.frame) for part in modulation
@@ -183,16 +183,16 @@ class Block(nn.Module):
 
 
 def given_tokens(pack: Pack) -> Tensor:
-    """What stands at each token's place in the nearest given frame, (N, token_dim); zeros without one."""
+    """The patch at each token's position in the nearest conditioning frame, (N, token_dim), else zeros."""
     found = pack.nearest_given
     return pack.tokens[found.clamp(min=0)] * (found >= 0)[:, None]
 
 
 def place(pack: Pack) -> Tensor:
-    """Where each token stands in its own frame and time: features (N, PLACE_FEATURES), float32.
+    """Each token's position in its own frame and time: features (N, PLACE_FEATURES), float32.
 
-    Rotary positions tell tokens how far apart they are; these, octaves of sines over the height and width of
-    the frame and over 64 latent frames, tell each where it is, whatever the size.
+    Rotary positions encode the distance between tokens; these, octaves of sines over the height and width of
+    the frame and over 64 latent frames, encode each token's absolute position, whatever the size.
     """
     extent = pack.grids[pack.segment_of_token].float()  # N 3
     extent[:, 0] = 64.0

@@ -1,7 +1,7 @@
 """Rectified flow: noise levels, noise and loss.
 
 A sample at noise level t is x_t = (1 - t) x_0 + t ε; the model predicts the velocity ε - x_0 (Liu et al.
-2022). Levels stand per latent frame: 0 is given, 1 is to be made from nothing.
+2022). Levels are per latent frame: 0 is a conditioning frame, 1 is to be generated from noise.
 """
 
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from vitascope.feed.patches import Grid
 from vitascope.records import stable_int
 
 REFERENCE_TOKENS = 1024
-"""The sample length at which `timestep_shift` holds as it is."""
+"""The sample length at which `timestep_shift` applies unchanged."""
 
 
 def shift_timestep(timestep: Any, n_tokens: int, shift: float) -> Any:
     """Moves timesteps (a float, an array or a tensor in 0…1) towards noise, the more the longer the sample.
 
-    t' = s t / (1 + (s - 1) t) with s = shift · √(n_tokens / 1024): more tokens say the same thing more often,
+    t' = s t / (1 + (s - 1) t) with s = shift · √(n_tokens / 1024): more tokens are more redundant,
     so the same damage needs more noise (Esser et al. 2024, section 5.3.2).
     """
     s = _strength(n_tokens, shift)
@@ -43,7 +43,7 @@ Pattern = Callable[[np.random.Generator, int], np.ndarray]
 
 
 def _first(rng: np.random.Generator, n_frames: int) -> np.ndarray:
-    # One given frame (image-to-video) as often as all longer beginnings together.
+    # One conditioning frame (image-to-video) as often as all longer beginnings together.
     given = 1 if rng.random() < 0.5 else int(rng.integers(1, n_frames))
     return np.arange(n_frames) >= given
 
@@ -67,12 +67,12 @@ PATTERNS: dict[str, tuple[float, Pattern]] = {
     "both_ends_given": (0.1, _both_ends),
     "any_given": (0.05, _any_frames),
 }
-"""How often training draws which frames are to be made, and the rest given."""
+"""How often training samples each pattern of frames to be generated; the rest are conditioning frames."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How one sample is trained in one epoch: noise level per latent frame, no caption or its own."""
+    """The training of one sample in one epoch: noise level per latent frame, with or without its caption."""
 
     timesteps: np.ndarray
     drop_text: bool
@@ -81,9 +81,9 @@ class Draw:
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws each sample's noise levels and caption dropout from (seed, epoch, sample id) alone.
+    """Samples noise levels and caption dropout from (seed, epoch, sample id) alone.
 
-    Which rank asks, when, and what else is in the pack changes nothing.
+    They do not depend on the rank, the time or the rest of the pack.
     """
 
     seed: int
@@ -102,9 +102,9 @@ class Draws:
 
 @dataclass(frozen=True)
 class Probe:
-    """How held-out samples are measured: at each of `levels` in turn, level n in epoch n.
+    """The measurement of held-out samples: at each of `levels` in turn, level n in epoch n.
 
-    All frames are to be made, each with its caption. The noise follows from the sample's id alone: it is the
+    All frames are to be generated, with the caption. The noise follows from the sample's id alone: it is the
     same at every level, in every run and at every step.
     """
 
@@ -117,7 +117,7 @@ class Probe:
 
 
 def _to_make(rng: np.random.Generator, n_frames: int) -> np.ndarray:
-    """Which latent frames are to be made; at least one is."""
+    """Which latent frames are to be generated; at least one is."""
     shares = [share for share, _ in PATTERNS.values()]
     pattern = list(PATTERNS.values())[int(rng.choice(len(shares), p=shares))][1]
     mask = pattern(rng, n_frames) if n_frames > 1 else np.ones(1, bool)
@@ -125,7 +125,7 @@ def _to_make(rng: np.random.Generator, n_frames: int) -> np.ndarray:
 
 
 def noise(key: int, shape: tuple[int, int], device: torch.device | str = "cpu") -> torch.Tensor:
-    """Standard normal float32 noise that depends on `key`, `shape` and the kind of device alone."""
+    """Standard normal float32 noise that depends only on `key`, `shape` and the kind of device."""
     generator = torch.Generator(device=device).manual_seed(key)
     return torch.randn(shape, generator=generator, device=device)
 
@@ -144,16 +144,16 @@ def interpolate(clean: torch.Tensor, eps: torch.Tensor, timesteps: torch.Tensor)
 
 
 def loss(model: Callable[[Pack], torch.Tensor], pack: Pack) -> torch.Tensor:
-    """Sum over the pack's samples of a sample's mean squared velocity error times its number of tokens.
+    """Sum over the pack's samples of the sample's mean squared velocity error times its number of tokens.
 
-    Divided by the tokens of all packs of a step it is the step's loss, whatever rank computed which pack.
-    Given frames carry no loss; the frames to be made stand for the whole sample. float32 scalar.
+    Divided by the tokens of all packs of a step it is the step's loss, whichever rank computed which pack.
+    Conditioning frames have no loss; the generated frames represent the whole sample. float32 scalar.
     """
     return (_errors(model, pack) * token_weights(pack)).sum()
 
 
 def sample_losses(model: Callable[[Pack], torch.Tensor], pack: Pack) -> torch.Tensor:
-    """Mean squared velocity error of each of the pack's samples, over its frames to be made. (S,) float32."""
+    """Mean squared velocity error of each of the pack's samples, over its generated frames. (S,) float32."""
     weighted = _errors(model, pack) * token_weights(pack)
     sums = torch.zeros(pack.n_segments, device=weighted.device)
     return sums.index_add(0, pack.segment_of_token, weighted) / pack.grids.prod(dim=1)
@@ -169,7 +169,7 @@ def _errors(model: Callable[[Pack], torch.Tensor], pack: Pack) -> torch.Tensor:
 
 
 def token_weights(pack: Pack) -> torch.Tensor:
-    """(N,) weights: zero on given frames, and adding up to a sample's number of tokens over the others."""
+    """(N,) weights: zero on conditioning frames, and summing to a sample's number of tokens over the rest."""
     made = (pack.timesteps > 0)[pack.frame_of_token].float()
     per_segment = torch.zeros(pack.n_segments, device=made.device).index_add(0, pack.segment_of_token, made)
     size = pack.grids.prod(dim=1)

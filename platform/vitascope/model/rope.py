@@ -22,6 +22,6 @@ def angles(positions: torch.Tensor, head_dim: int, base: float = 10_000.0) -> to
 
 
 def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turns channel pairs of x (N, heads, head_dim) by angles given as cos and sin (N, 1, head_dim / 2)."""
+    """Rotates channel pairs of x (N, heads, head_dim) by angles given as cos and sin (N, 1, head_dim / 2)."""
     even, odd = x.chunk(2, dim=-1)
     return torch.cat([even * cos - odd * sin, odd * cos + even * sin], dim=-1)

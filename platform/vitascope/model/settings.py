@@ -11,7 +11,7 @@ class ModelSettings(Section):
     depth: int = Field(12, ge=1, description="Transformer blocks.")
     width: int = Field(768, ge=32, description="Channels of the residual stream.")
     heads: int = Field(12, ge=1, description="Attention heads; width / heads is a multiple of 8.")
-    mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP over the width.")
+    mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP divided by the width.")
     patch: int = Field(2, ge=1, le=8, description="Side of a spatial patch in latent pixels.")
 
     @model_validator(mode="after")

@@ -6,8 +6,8 @@ from typing import Any
 
 import aiohttp
 
-# Else gcsfs asks by gRPC what kind of bucket each is before it reads or writes, and if gRPC does not get
-# through, each call waits a minute for that. The kinds it asks for append, and have no atomic put.
+# Otherwise gcsfs asks by gRPC for each bucket's kind before it reads or writes, and if gRPC is blocked, each
+# call waits a minute for that. The kinds it asks for append, and have no atomic put.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 import gcsfs
@@ -17,7 +17,7 @@ from gcsfs.retry import HttpError, is_retriable
 from vitascope.errors import Forbidden
 from vitascope.stores import patience
 
-logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # else it logs the traceback of every attempt
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # otherwise it logs the traceback of every attempt
 
 
 def connect() -> "Store":
@@ -27,15 +27,15 @@ def connect() -> "Store":
 
 
 class Store(gcsfs.GCSFileSystem):
-    """gcsfs, each request of which is repeated until it is answered or its time is up."""
+    """gcsfs, with every request retried until it is answered or its time is up."""
 
     async def _request(self, method: str, path: str, *args: Any, **kwargs: Any) -> Any:
-        """One request and its whole answer; gcsfs makes it up to 6 times, in half a minute, on its own."""
+        """One request and its whole answer; gcsfs itself tries it up to 6 times within half a minute."""
 
         async def attempt() -> Any:
             try:
                 return await super(Store, self)._request(method, path, *args, **kwargs)
-            except (HttpError, OSError) as error:  # gcsfs gives 403 as an OSError without a code
+            except (HttpError, OSError) as error:  # gcsfs raises 403 as an OSError without a code
                 if getattr(error, "code", None) in (401, 403) or str(error).startswith("Forbidden"):
                     raise Forbidden(f"Google's storage refuses {what}: {error}") from None
                 raise
@@ -44,17 +44,17 @@ class Store(gcsfs.GCSFileSystem):
         return await patience.persist(attempt, what, is_retriable, n_sent=None)
 
     async def _create(self, path: str, data: bytes, writer: str) -> bool:
-        """Commits `data` if nothing is there yet; whether this call, known by `writer`, did it.
+        """Commits `data` if no object exists; returns whether this call, identified by `writer`, did it.
 
-        In one request whatever the size. If the answer to the request that won was lost, its repetition is
-        told that something is there: the name of the writer, kept with the object, then tells whose.
+        One request, whatever the size. If the answer to the winning request was lost, its retry fails because
+        the object exists: the writer's name, stored with the object, then shows whose it is.
         """
         try:
             metadata = {"writer": writer}
             await self._pipe_file(path, data, metadata=metadata, chunksize=len(data) + 1, mode="create")
         except FileExistsError:
-            there = await self._info(path)
-            return bool((there.get("metadata") or {}).get("writer") == writer)
+            existing = await self._info(path)
+            return bool((existing.get("metadata") or {}).get("writer") == writer)
         return True
 
     create = sync_wrapper(_create)

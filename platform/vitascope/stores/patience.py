@@ -1,9 +1,9 @@
-"""Repeats what a store failed to do.
+"""Retries a store's failed requests.
 
-What the libraries repeat by themselves is counted in attempts and not bounded in time: with s3fs 2026.9 a
-server that restarts or answers 500 is given up after 5, within 2 to 12 s, and one that stalls after 125 (5 of
-botocore's in 5 in 5 of s3fs's) of 15 s each, half an hour. The bodies of large reads are not repeated at all.
-Here is one loop for all, bounded by time.
+The libraries' own retries are bounded by attempts and not by time: s3fs 2026.9 gives up a server that
+restarts or answers 500 after 5 attempts, within 2 to 12 s, and one that stalls after 125 (5 of botocore's in
+5 in 5 of s3fs's) of 15 s each, half an hour. The bodies of large reads are not retried at all. This module
+has one loop for all requests, bounded by time.
 """
 
 import asyncio
@@ -18,46 +18,47 @@ from typing import Any, TypeVar
 from vitascope.errors import in_a_line
 from vitascope.wording import count
 
-# Longer than a server's restart or a throttled minute, shorter than the patience of who waits for an error.
+# Longer than a server's restart or a throttled minute, shorter than the patience of someone who waits for an
+# error.
 BUDGET_S = 300.0
-# After so long whoever waits may want to know why.
+# After this time a user who waits may want to know why.
 _SILENT_S = 10.0
 LONGEST_PAUSE_S = 20.0
 CONNECT_S = 5.0
-# A connection on which nothing comes for so long is given up.
+# A connection without data for this time is given up.
 STALL_S = 15.0
-# An upload may take 60 s, and 1 s more for each so many bytes: nothing tells that it stalls while it is sent.
+# An upload may take 60 s, and 1 s more for each of these bytes: a stall cannot be detected while it is sent.
 SLOWEST_BYTES_PER_S = 128 * 1024
 _LIMIT_S = 60.0
 
-# Entered around every request and all that is repeated of it, in the thread of the stores' clients: where a
-# process has a time limit, it stops its clock by it.
+# Entered around every request and its retries, in the thread of the stores' clients: a process with a time
+# limit stops its clock with it.
 while_waiting: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_told = False  # whether this process has said that a store fails
+_warned = False  # whether this process has logged that a store fails
 
 
 class Unavailable(Exception):
-    """A store failed for as long as it was tried; the file itself may be good.
+    """A store failed for as long as it was retried; the file itself may be good.
 
-    No OSError, so that what handles files that cannot be read does not take it for one: fsspec leaves folders
-    out of a walk on any OSError.
+    Not an OSError, so that handlers of unreadable files do not catch it: fsspec omits folders from a walk on
+    any OSError.
     """
 
 
 async def persist(
     attempt: Callable[[], Awaitable[T]], what: str, may_pass: Callable[[Exception], bool], n_sent: int | None
 ) -> T:
-    """The result of `attempt()`, made again, after growing random pauses, while what it raises may pass.
+    """The result of `attempt()`, retried after growing random pauses, while its errors may be transient.
 
-    No attempt begins later than `BUDGET_S` after the first, or later by the time that the slowest upload of
-    `n_sent` bytes takes. The first time in a process that this goes on for 10 s, a warning is logged.
+    No attempt begins later than `BUDGET_S` after the first, plus the time of the slowest upload of `n_sent`
+    bytes. The first time in a process that this takes 10 s, a warning is logged.
 
     Raises:
-        Unavailable: naming `what`, when the time is up.
-        Exception: at once, what `attempt` raised and will not pass: no such key, no permission.
+        Unavailable: when the time is up; names `what`.
+        Exception: at once, a permanent error of `attempt`: no such key, no permission.
     """
     with while_waiting():
         return await _repeated(attempt, what, may_pass, n_sent)
@@ -79,20 +80,20 @@ async def _repeated(
             passed_s = time.monotonic() - begun
             pause_s = random.uniform(0.5, 1) * min(0.1 * 2**n, LONGEST_PAUSE_S)
             if passed_s + pause_s > budget_s:
-                said = f"{what} failed {count(n, 'time')} in {passed_s:.0f} s, at last by {in_a_line(error)}"
-                raise Unavailable(said) from error
+                text = f"{what} failed {count(n, 'time')} in {passed_s:.0f} s, at last by {in_a_line(error)}"
+                raise Unavailable(text) from error
             if passed_s > _SILENT_S:
-                _tell(what, error, budget_s - passed_s)
+                _warn(what, error, budget_s - passed_s)
         await asyncio.sleep(pause_s)
     raise AssertionError("unreachable")
 
 
-def _tell(what: str, error: Exception, left_s: float) -> None:
-    """Logs once in a process that a store fails, and until when it is tried; all its requests may fail."""
-    global _told
-    if not _told:
-        _told = True
+def _warn(what: str, error: Exception, left_s: float) -> None:
+    """Logs once in a process that a store fails, and until when it is retried; all its requests may fail."""
+    global _warned
+    if not _warned:
+        _warned = True
         until = time.strftime("%H:%M:%S", time.localtime(time.time() + left_s))
         store = "/".join(what.partition(" ")[2].split("/")[:3])  # scheme and bucket or host
-        said = "the store at %s does not answer as it should (%s); trying until %s"
-        _log.warning(said, store, in_a_line(error), until)
+        text = "the store at %s does not answer as it should (%s); trying until %s"
+        _log.warning(text, store, in_a_line(error), until)

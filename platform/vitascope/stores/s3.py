@@ -1,4 +1,4 @@
-"""S3, of any maker."""
+"""S3, of any provider."""
 
 import io
 from typing import Any
@@ -20,7 +20,7 @@ from s3fs.errors import translate_boto_error
 from vitascope.errors import Forbidden, Missing, Mistake
 from vitascope.stores import patience
 
-# Beside answers of 500 and above: what is to be sent again, later or because it was damaged on the way.
+# Besides answers of 500 and above: requests to send again, later or because they were damaged on the way.
 _PASSING = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests", "429"} | {
     "ConditionalRequestConflict",
     "OperationAborted",
@@ -38,10 +38,10 @@ _BROKEN = (
     IncompleteReadError,
     ResponseParserError,
 )
-# From twice of this on, content goes up in parts, some at a time.
+# Content of twice this size or more is uploaded in parts, some at a time.
 PART_BYTES = 32 * 2**20
 _PARTS_AT_A_TIME = 4
-# What an open file is read beyond what is asked for; s3fs's 50 MiB is 20 times a clip.
+# Read-ahead of an open file; s3fs's 50 MiB is 20 times a clip.
 AHEAD_BYTES = 4 * 2**20
 _LARGEST_PUT_BYTES = 5 * 2**30
 
@@ -49,7 +49,7 @@ _LARGEST_PUT_BYTES = 5 * 2**30
 def connect() -> "Store":
     """The client, one for each process; endpoint and credentials are those of the environment."""
     config = {
-        "retries": {"total_max_attempts": 1},  # `patience` does it
+        "retries": {"total_max_attempts": 1},  # `patience` retries
         "connect_timeout": patience.CONNECT_S,
         "read_timeout": patience.STALL_S,
         "max_pool_connections": 50,
@@ -58,7 +58,7 @@ def connect() -> "Store":
 
 
 class Store(s3fs.S3FileSystem):
-    """s3fs, each request of which is repeated until it is answered or its time is up."""
+    """s3fs, with every request retried until it is answered or its time is up."""
 
     retries = 1
 
@@ -70,7 +70,7 @@ class Store(s3fs.S3FileSystem):
             if method == "get_object":
                 async with answer["Body"] as body:
                     answer["Body"] = _Body(await body.read())
-            if method == "delete_objects" and answer.get("Errors"):  # s3fs passes over them
+            if method == "delete_objects" and answer.get("Errors"):  # s3fs ignores them
                 raise translate_boto_error(ClientError({"Error": answer["Errors"][0]}, method))
             return answer
 
@@ -84,7 +84,7 @@ class Store(s3fs.S3FileSystem):
     call_s3 = sync_wrapper(_call_s3)
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
-        """A file, which is written in parts of s3fs's 50 MiB."""
+        """An open file; writes go in parts of s3fs's 50 MiB."""
         return super()._open(path, mode, block_size or (AHEAD_BYTES if mode == "rb" else None), **kwargs)
 
     async def _pipe_file(self, path: str, data: bytes, chunksize: int | None = None, **kwargs: Any) -> Any:
@@ -95,15 +95,15 @@ class Store(s3fs.S3FileSystem):
         except FileNotFoundError as error:
             if _code(error) != "NoSuchUpload":
                 raise
-        # Whether the parts became the object, the lost answer said; sending them again makes it sure.
+        # The lost answer said whether the parts became the object; sending them again makes sure.
         return await super()._pipe_file(path, data, **kwargs)
 
     async def _create(self, path: str, data: bytes, writer: str) -> bool:
-        """Commits `data` if nothing is there yet; whether this call, known by `writer`, did it.
+        """Commits `data` if no object exists; returns whether this call, identified by `writer`, did it.
 
-        In one request whatever the size: not every maker's completion of an upload in parts is conditional.
-        If the answer to the request that won was lost, its repetition is told that something is there: the
-        name of the writer, kept with the object, then tells whose.
+        One request, whatever the size: not every implementation completes an upload in parts conditionally.
+        If the answer to the winning request was lost, its retry fails because the object exists: the writer's
+        name, stored with the object, then shows whose it is.
         """
         if len(data) >= _LARGEST_PUT_BYTES:
             raise Mistake(f"s3://{path} would be {len(data)} bytes; S3 creates files of less than 5 GiB")
@@ -114,28 +114,28 @@ class Store(s3fs.S3FileSystem):
             if _code(error) != "PreconditionFailed":
                 raise
             bucket, key, _ = self.split_path(path)
-            there = await self._call_s3("head_object", Bucket=bucket, Key=key)
-            return bool(there["Metadata"].get("writer") == writer)
+            existing = await self._call_s3("head_object", Bucket=bucket, Key=key)
+            return bool(existing["Metadata"].get("writer") == writer)
         return True
 
     create = sync_wrapper(_create)
 
 
 class _Body(io.BytesIO):
-    """The body of an answer, read already."""
+    """The body of an answer, already read."""
 
     async def read(self, n_bytes: int = -1) -> bytes:  # type: ignore[override]
         return super().read(n_bytes)
 
 
 def _code(error: BaseException | None) -> str:
-    """S3's name of an error, also of one that s3fs has translated; "" if it is none of S3's."""
+    """S3's code of an error, also of one that s3fs has translated; "" if it is not S3's."""
     answered = error if isinstance(error, ClientError) else getattr(error, "__cause__", None)
     return str(answered.response["Error"].get("Code")) if isinstance(answered, ClientError) else ""
 
 
 def _named(error: OSError, where: str) -> OSError:
-    """The error saying what it is about, if that is for the user to change: a bucket, or permissions."""
+    """The error with its subject named, if the user can fix it: a bucket, or permissions."""
     if isinstance(error, PermissionError):
         return Forbidden(f"S3 refuses {where}: {error}")
     if _code(error) == "NoSuchBucket":

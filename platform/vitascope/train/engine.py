@@ -19,25 +19,27 @@ from vitascope.train.shards import ShardedState, part_of, write_shard
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed picks its accelerator when it is imported
-    os.environ.setdefault("LOCAL_SIZE", "1")  # without it DeepSpeed starts numactl in every step, to count
+    os.environ.setdefault(
+        "LOCAL_SIZE", "1"
+    )  # without it DeepSpeed starts numactl in every step, to count CPUs
 logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 # DeepSpeed calls collectives by names that newer torch versions rename.
 warnings.filterwarnings("ignore", "`torch.distributed.*is deprecated", FutureWarning)
 import deepspeed  # noqa: E402
 from deepspeed.utils import set_z3_leaf_modules  # noqa: E402
 
-# An extension for inference, compiled for a minute when first used.
+# An inference extension, which takes a minute to compile at its first use.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 ZERO_STAGE = 3
-"""Weights, gradients and optimizer state all split over the ranks."""
+"""Weights, gradients and optimizer state are all split over the ranks."""
 
 SMALL_WEIGHT = 1_000_000
-"""Weights of fewer elements stay whole on every rank: gathering them in every pass costs more than it saves,
-and in models wide enough to need the room few weights are this small."""
+"""Weights with fewer elements stay whole on every rank: gathering them in every pass costs more than it
+saves, and in models wide enough to need the memory few weights are this small."""
 
 KINDS = ("master", "exp_avg", "exp_avg_sq", "ema")
-"""What a checkpoint holds of every parameter, each float32."""
+"""The tensors that a checkpoint holds of every parameter, each float32."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Ranks:
 class Engine:
     """A model whose weights, gradients, optimizer state and EMA are each split over the ranks.
 
-    The EMA stands beside the float32 master weights of this rank and is never gathered.
+    The EMA is kept next to the float32 master weights of this rank and is never gathered.
     """
 
     def __init__(
@@ -72,7 +74,9 @@ class Engine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        set_z3_leaf_modules(model, [Block, Condition])  # gathered whole, a hook each, not one a submodule
+        set_z3_leaf_modules(
+            model, [Block, Condition]
+        )  # gathered whole, with one hook each instead of one per submodule
         self._engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,
@@ -97,7 +101,7 @@ class Engine:
         self._engine.train(training)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
-        """Adds the gradients of this rank's share of the step's loss; `last` for the step's last pass.
+        """Adds the gradients of this rank's part of the step's loss; `last` for the step's last pass.
 
         DeepSpeed averages over ranks; the step's loss is a sum, hence the factor.
         """
@@ -107,13 +111,13 @@ class Engine:
     def step(self, *, discard: bool = False) -> tuple[float, float]:
         """Updates weights and EMA; returns the gradient's norm before clipping and the learning rate.
 
-        If the gradient is not finite on any rank, or with `discard` on all of them, the step is skipped:
-        weights, moments, EMA and the schedules stay as they are, and the norm returned is not finite.
+        If the gradient is not finite on any rank, or if all ranks pass `discard`, the step is skipped:
+        weights, moments, EMA and the schedules are unchanged, and the returned norm is not finite.
         """
         rate = learning_rate(self._settings, self.updates)
         for group in self._zero.optimizer.param_groups:
             group["lr"] = rate
-        if discard:  # DeepSpeed skips a step whose gradient is not finite, and has no other way to
+        if discard:  # DeepSpeed skips a step only if its gradient is not finite
             self._zero.averaged_gradients[0][0].fill_(torch.nan)
         self._engine.step()
         self.step_number += 1
@@ -128,11 +132,11 @@ class Engine:
             ema.lerp_(master.detach(), weight)
 
     def is_finite(self) -> bool:
-        """Whether every master weight of this rank, and its average, is finite."""
+        """Whether every master weight of this rank, and its EMA, is finite."""
         return all(bool(flat.isfinite().all()) for flat in (*self._masters, *self._ema))
 
     def save(self, folder: str | Path) -> dict[str, Any]:
-        """Writes this rank's shard; returns what every rank's shard has in common."""
+        """Writes this rank's shard; returns the state that all shards have in common."""
         size, rank = self._ranks.size, self._ranks.rank
         tensors = {}
         for name, parameter, parts in self._parts():
@@ -146,7 +150,7 @@ class Engine:
         return {"step": self.step_number, "updates": self.updates, "ranks": size, "shapes": shapes}
 
     def load(self, folder: str | Path, state: dict[str, Any]) -> None:
-        """Takes over what `save` wrote, at any number of ranks."""
+        """Loads what `save` wrote, on any number of ranks."""
         source = ShardedState(folder, state["ranks"])
         self.step_number, self.updates = state["step"], state.get("updates", state["step"])
         self._create_optimizer_state()
@@ -158,7 +162,7 @@ class Engine:
         self._publish_masters()
 
     def _parts(self) -> Iterator[tuple[str, Any, dict[str, Tensor]]]:
-        """Views of this rank's part of every parameter, one of each kind, padding included."""
+        """Views of this rank's part of every parameter, one of each kind, including padding."""
         for name, parameter in self._engine.module.named_parameters():
             group, offset, numel = self._zero.grad_position[self._zero.get_param_id(parameter)]
             master = self._masters[group]
@@ -190,7 +194,7 @@ class Engine:
 
 
 def _config(settings: TrainSettings, passes: int, precision: Precision) -> dict[str, Any]:
-    """DeepSpeed's own settings. Gradients add up and travel in float32, so that ranks change little."""
+    """DeepSpeed's own settings. Gradients are summed and sent in float32, so ranks change little."""
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": passes,

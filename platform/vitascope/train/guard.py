@@ -1,4 +1,4 @@
-"""What a run does about values that are not finite."""
+"""Handles values that are not finite."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from vitascope.train.settings import NOT_FINITE_IN_A_ROW, TrainSettings
 from vitascope.train.step import Taken, gather_over_ranks, sum_over_ranks
 
 MOST_NOTED = 100
-"""Skipped steps of a run whose samples are written down."""
+"""Skipped steps of a run whose samples are recorded."""
 
 
 class Guard:
-    """Counts skipped steps, writes down their samples, and says when a run must end.
+    """Counts skipped steps, records their samples, and decides when a run must end.
 
-    Every rank has one and calls it at the same moments; all get the same answers.
+    Every rank has one and calls it at the same steps; all get the same answers.
     """
 
     def __init__(self, folder: str, settings: TrainSettings, ranks: Ranks, start: int) -> None:
-        """The first rank writes a file for each of the first skipped steps into `folder`.
+        """The first rank writes a file for each of the first skipped steps to `folder`.
 
-        Files of steps from `start` on are of an earlier try, whose steps are taken again, and removed.
+        Files of steps from `start` on come from an earlier try, whose steps are repeated, and are removed.
         """
         self._folder, self._settings, self._ranks = folder, settings, ranks
         self._in_a_row = 0
@@ -30,7 +30,7 @@ class Guard:
                     storage.delete(file)
 
     def after_step(self, taken: Taken, engine: Engine) -> str | None:
-        """Why the run must end after this step; None if it goes on."""
+        """Why the run must end after this step; None if it continues."""
         if not taken.row["not_finite"]:
             self._in_a_row = 0
             return None

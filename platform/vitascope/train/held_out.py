@@ -9,7 +9,7 @@ from vitascope.feed.packs import Pack
 from vitascope.feed.stream import Step
 from vitascope.model import flow
 
-NO_SAMPLE = -1  # of the packs that ranks without work compute
+NO_SAMPLE = -1  # in the packs of ranks without work
 
 
 def sums(
@@ -17,8 +17,8 @@ def sums(
 ) -> np.ndarray:
     """Sum and number of this rank's sample losses at each noise level: (n_levels, 2) float64.
 
-    steps: an epoch for each level, as `flow.Probe` draws them. Sums over numbers, each added up over the
-    ranks, are the losses that `vitascope evaluate` gives for the same weights.
+    steps: an epoch for each level, as in `flow.Probe`. The sums divided by the numbers, each added over the
+    ranks, are the losses that `vitascope evaluate` reports for the same weights.
     """
     found = np.zeros((n_levels, 2))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What a run trains on, and how."""
+"""The inputs and settings of a training run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +17,10 @@ from vitascope.stages import runner
 
 @dataclass(frozen=True)
 class Job:
-    """All that a rank needs to know: one value, sent to every worker.
+    """Everything a rank needs: one value, sent to every worker.
 
-    latents, metrics: locations, absolute since Ray Train gives its workers another working directory.
-    samples: a digest of the samples trained on, which decide the plan.
+    latents, metrics: locations, absolute because Ray Train changes its workers' working directory.
+    samples: a digest of the training samples, which decide the plan.
     """
 
     settings: Settings
@@ -42,21 +42,21 @@ class Job:
 
     @property
     def start(self) -> str:
-        """Where the first rank says, at every start of the ranks, what they compute in and why."""
+        """The file in which the first rank reports, at every start of the ranks, their precision and why."""
         return self.settings.path("train", "start.json")
 
     @property
     def not_finite(self) -> str:
-        """Where the samples of skipped steps are written down."""
+        """The folder in which the samples of skipped steps are recorded."""
         return self.settings.path("train", "not_finite")
 
     @property
     def stop_request(self) -> str:
-        """Where a request to stop is left."""
+        """The file of a request to stop."""
         return self.settings.path("train", "stop")
 
     def source(self, split: str, draws: flow.Draws | flow.Probe) -> Source:
-        """What decides the packs of a split."""
+        """The source of the packs of a split."""
         feed, card = self.settings.feed, self.card
         return Source(
             latents=self.latents,
@@ -72,7 +72,7 @@ class Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint and the run that goes on from it must agree on; precision unless it is "auto"."""
+        """The values that a checkpoint and a run continuing from it must share; precision unless "auto"."""
         feed, precision = self.settings.feed, self.settings.train.precision
         fixed = {} if precision == "auto" else {"precision": precision}
         return fixed | {
@@ -87,27 +87,29 @@ class Job:
         }
 
 
-def check_identity(found: dict[str, Any], wanted: dict[str, Any], changed: Sequence[str] = ()) -> None:
-    """Refuses to go on from a checkpoint of another run.
+def check_identity(recorded: dict[str, Any], wanted: dict[str, Any], changed: Sequence[str] = ()) -> None:
+    """Refuses to continue from a checkpoint of another run.
 
     Args:
-        changed: the settings that have changed since, as `flow.changes` says it.
+        changed: the settings that have changed since, as `flow.changes` describes them.
 
     Raises:
-        Mistake: naming what differs.
+        Mistake: names the differences.
     """
     differing = [
-        f"{k}: checkpoint {found.get(k)!r}, settings {v!r}" for k, v in wanted.items() if found.get(k) != v
+        f"{k}: checkpoint {recorded.get(k)!r}, settings {v!r}"
+        for k, v in wanted.items()
+        if recorded.get(k) != v
     ]
     if differing:
         raise _other_run(changed or differing)
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuses settings with which training would not go on from the run's checkpoints, before any work.
+    """Refuses, before any work, settings with which training cannot continue from the run's checkpoints.
 
     Raises:
-        Mistake: naming the settings that have changed.
+        Mistake: names the settings that have changed.
     """
     for state in checkpoint_states(settings):
         if changed := changed_since(state, settings):
@@ -115,13 +117,13 @@ def check_settings(settings: Settings) -> None:
 
 
 def checkpoint_states(settings: Settings) -> Iterator[dict[str, Any]]:
-    """What the run's checkpoints say of themselves."""
+    """The recorded states of the run's checkpoints."""
     files = storage.list_files(settings.path("train", "checkpoints"))
     return (storage.read_json(file) for file in files if file.endswith("/state.json"))
 
 
 def changed_since(state: dict[str, Any], settings: Settings) -> list[str]:
-    """The settings that decide the samples or their order, and have changed since a checkpoint was made."""
+    """The settings that decide the samples or their order and have changed since a checkpoint was written."""
     return runner.changes(state.get("made_with", {}), runner.values_before(settings, "train"))
 
 

@@ -10,10 +10,10 @@ FLUSH_EVERY_S = 2.0
 
 
 class StepLog:
-    """Rows of a run, a file for every stretch between checkpoints, named after its first step.
+    """Rows of a run, with a file for every interval between checkpoints, named after its first step.
 
-    A run that goes on from the checkpoint at step n rewrites the file of n and drops later ones, so that
-    every step stands in the log once, as it was last computed. Works on object stores, which cannot append.
+    A run that continues from the checkpoint at step n rewrites the file of n and drops later ones, so that
+    the log has every step once, as it was last computed. Works on object stores, which cannot append.
     """
 
     def __init__(self, folder: str, step: int) -> None:
@@ -40,21 +40,21 @@ class StepLog:
         self._flushed = time.monotonic()
 
     def cut(self, step: int) -> None:
-        """Ends the file at a checkpoint after which step `step` comes next, and begins another."""
+        """Ends the file at a checkpoint that step `step` follows, and begins another."""
         self.flush()
         self._begin(step)
 
 
 def read(folder: str) -> list[dict[str, Any]]:
-    """All rows of a run in the order they were written; none if nothing has run."""
+    """All rows of a run in the order they were written; empty if nothing has run."""
     return [row for file in storage.list_files(folder) for row in storage.read_json_lines(file)]
 
 
 def last_row(folder: str) -> dict[str, Any] | None:
-    """The newest step row, read from the newest file that has one; None if there is none."""
+    """The newest step row, read from the newest file that has one; None without one."""
     for file in reversed(storage.list_files(folder)):
         rows: list[dict[str, Any]] = []
-        with suppress(FileNotFoundError):  # a run that goes on has just dropped it
+        with suppress(FileNotFoundError):  # a continuing run has just dropped it
             rows = [row for row in storage.read_json_lines(file) if "loss" in row]
         if rows:
             return rows[-1]
@@ -62,7 +62,7 @@ def last_row(folder: str) -> dict[str, Any] | None:
 
 
 def failure(folder: str) -> str | None:
-    """Why the run had to end, if that is the last thing that it wrote."""
+    """Why the run had to end, if that is its last row."""
     files = storage.list_files(folder)
     rows = storage.read_json_lines(files[-1]) if files else []
     return rows[-1].get("failed") if rows else None

@@ -1,4 +1,4 @@
-"""What every rank of a training run does."""
+"""The program of every rank of a training run."""
 
 import time
 from contextlib import nullcontext
@@ -60,7 +60,7 @@ class Loop:
         self.publisher = Publisher(run=self.settings.run.folder)
 
     def _begin(self, folder: str | None) -> None:
-        """Fresh weights, or those in the folder of a checkpoint, in the precision that all ranks agree on."""
+        """Fresh weights, or those of a checkpoint's folder, in the precision that all ranks agree on."""
         state = _state_in(folder) if folder else None
         machines = gather_over_ranks(precision.inspect(self.ranks.device), self.ranks)
         recorded = state["identity"].get("precision") if state else None
@@ -92,7 +92,7 @@ class Loop:
     def run(self) -> None:
         """Trains from the last checkpoint to the last step, or until it must end or is asked to stop.
 
-        Checkpoints, beside every so many steps, when it stops and when it is known that a node will go.
+        Writes checkpoints at regular steps, and when it stops, and when a node is known to go away.
         """
         train, start = self.settings.train, self.engine.step_number
         log = StepLog(self.job.metrics, start) if self.ranks.rank == 0 else None
@@ -122,7 +122,7 @@ class Loop:
                 return
 
     def validate(self) -> dict[str, Any]:
-        """A row with the held-out loss: of each noise level and their mean; None if nothing is held out."""
+        """A row with the held-out loss: of each noise level and their mean; None without held-out samples."""
         row: dict[str, Any] = {"step": self.engine.step_number, "val_loss": None}
         if self.held_out is None:
             return row
@@ -137,7 +137,7 @@ class Loop:
         return row | {"val_loss": finite(float(losses.mean())), "val_loss_by_level": by_level}
 
     def _give_up(self, log: StepLog | None, why: str) -> None:
-        """Leaves the reason in the log. An error would have Ray Train do the same steps again."""
+        """Records the reason in the log. An error would make Ray Train repeat the same steps."""
         if log:
             log.write({"step": self.engine.step_number, "failed": why})
             log.flush()
@@ -179,7 +179,7 @@ class Loop:
             self.publisher.set("stage_items_done", self.engine.step_number, stage="train")
 
     def _announce(self, start: int) -> None:
-        """Leaves a note for the driver, and publishes what stays as it is while these ranks live."""
+        """Leaves a note for the driver, and publishes what is constant while these ranks live."""
         storage.put_json(self.job.start, {"chosen": self.chosen, "step": start, "time": time.time()})
         publisher, train = self.publisher, self.settings.train
         publisher.add("train_starts")
@@ -194,7 +194,7 @@ class Loop:
 
 
 def _state_in(folder: str) -> dict[str, Any]:
-    """What all shards of a checkpoint have in common; ValueError if it is not as it was written."""
+    """The state that all shards of a checkpoint have in common; ValueError if it is damaged."""
     location = str(Path(folder) / "state.json")
     checksum.check(location)
     state: dict[str, Any] = storage.read_json(location)

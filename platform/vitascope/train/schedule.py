@@ -15,5 +15,5 @@ def learning_rate(settings: TrainSettings, step: int) -> float:
 
 
 def ema_decay(settings: TrainSettings, step: int) -> float:
-    """The wanted decay, but early on no slower than an average over the steps so far."""
+    """The configured decay, but early on no slower than an average over the steps so far."""
     return min(settings.ema_decay, (1 + step) / (10 + step))

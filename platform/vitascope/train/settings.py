@@ -7,8 +7,8 @@ from pydantic import Field
 from vitascope.section import Execution, Section
 
 NOT_FINITE_IN_A_ROW = 3
-"""Steps whose loss or gradient is not finite after which a run ends: a single one comes from a sample and
-passes, several in a row come from the weights or the learning rate."""
+"""Consecutive steps with a loss or gradient that is not finite, after which a run ends: a single one comes
+from a sample and passes, several in a row come from the weights or the learning rate."""
 
 
 class TrainSettings(Section):
@@ -20,9 +20,7 @@ class TrainSettings(Section):
         )
     }
 
-    ranks: Execution[int] = Field(
-        2, ge=1, description="Ray Train workers; one GPU each where use_gpu is set."
-    )
+    ranks: Execution[int] = Field(2, ge=1, description="Ray Train workers; one GPU each if use_gpu is set.")
     use_gpu: Execution[bool] = Field(
         False, description="Run each rank on a GPU (nccl) instead of CPU cores (gloo)."
     )
@@ -30,14 +28,14 @@ class TrainSettings(Section):
     lr: float = Field(1e-4, gt=0, description="Peak learning rate.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear warm-up.")
     final_lr_share: float = Field(
-        0.1, ge=0, le=1, description="Learning rate at the end over the peak (cosine)."
+        0.1, ge=0, le=1, description="Final learning rate divided by the peak (cosine)."
     )
     weight_decay: float = Field(0.01, ge=0)
     grad_clip: float = Field(1.0, gt=0, description="Largest gradient norm.")
     precision: Literal["auto", "bf16", "float32"] = Field(
         "auto",
         description="Number format of the computation, next to float32 master weights; auto: that of the "
-        "checkpoint, or else bf16 if every rank's GPU or processor has it, and float32 if not.",
+        "checkpoint; without one, bf16 if every rank's GPU or processor has it, and float32 if not.",
     )
     on_not_finite: Literal["stop", "skip"] = Field(
         "stop",
@@ -49,7 +47,7 @@ class TrainSettings(Section):
     )
     ema_decay: float = Field(0.999, ge=0, lt=1)
     text_dropout: float = Field(
-        0.1, ge=0, lt=1, description="Share of samples trained without their caption."
+        0.1, ge=0, lt=1, description="Fraction of samples trained without their caption."
     )
     timestep_shift: float = Field(
         1.0,
@@ -59,6 +57,4 @@ class TrainSettings(Section):
     val_every: int = Field(200, ge=1, description="Steps between held-out losses.")
     checkpoint_every: Execution[int] = Field(200, ge=1, description="Steps between checkpoints.")
     checkpoints_kept: Execution[int] = Field(2, ge=1)
-    max_failures: Execution[int] = Field(
-        3, ge=0, description="Worker failures survived before the run gives up."
-    )
+    max_failures: Execution[int] = Field(3, ge=0, description="Worker failures before the run gives up.")

@@ -1,8 +1,8 @@
-"""Which part of a tensor a rank holds, at any number of ranks.
+"""The part of a tensor that a rank holds, for any number of ranks.
 
 A rank's shard of a tensor is its n-th equal part of the flattened elements (ZeRO-3's partition, without the
-padding at the end). A checkpoint keeps a file a rank; since parts follow from (elements, ranks, rank) alone,
-a checkpoint of any number of ranks is read by any other, each rank reading only what it needs.
+padding at the end). A checkpoint has a file per rank; because parts follow from (elements, ranks, rank)
+alone, any number of ranks can read a checkpoint of any other number, each rank reading only what it needs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,13 +26,13 @@ class Span:
 
 
 def part_of(numel: int, ranks: int, rank: int) -> Span:
-    """The elements of a tensor of `numel` that `rank` of `ranks` holds; empty if there are none left."""
+    """The elements of a tensor of `numel` that `rank` of `ranks` holds; empty if none are left."""
     size = -(-numel // ranks)
     return Span(min(numel, rank * size), min(numel, (rank + 1) * size))
 
 
 def overlaps(numel: int, ranks: int, wanted: Span) -> Iterator[tuple[int, Span]]:
-    """Which ranks of `ranks` hold elements of `wanted`, and where within their own part."""
+    """The ranks of `ranks` that hold elements of `wanted`, and their span within each rank's part."""
     for rank in range(ranks):
         part = part_of(numel, ranks, rank)
         start, stop = max(part.start, wanted.start), min(part.stop, wanted.stop)
@@ -46,7 +46,7 @@ def file_name(rank: int, ranks: int) -> str:
 
 
 class ShardedState:
-    """The tensors of a checkpoint folder, read in parts. Each file read from is checked first."""
+    """The tensors of a checkpoint folder, read in parts. Each file is checked before it is read."""
 
     def __init__(self, folder: str | Path, ranks: int) -> None:
         self._folder, self._ranks = folder, ranks
@@ -62,7 +62,7 @@ class ShardedState:
     def read(self, name: str, numel: int, wanted: Span) -> torch.Tensor:
         """Elements `wanted` of the flattened tensor `name`, from the files that hold them.
 
-        ValueError if one of them is not as it was written.
+        ValueError if one of them is damaged.
         """
         found = overlaps(numel, self._ranks, wanted)
         pieces = [self._file(rank).get_slice(name)[span.start : span.stop] for rank, span in found]

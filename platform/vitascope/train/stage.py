@@ -34,15 +34,15 @@ COLLECTIVE_TIMEOUT_S = 1800  # above the slowest checkpoint
 
 
 def run(settings: Settings) -> dict[str, Any]:
-    """Trains to the last step, going on from the run's newest checkpoint if there is one.
+    """Trains to the last step, continuing from the run's newest checkpoint, if any.
 
     Returns the summary, also written to summaries/train.json.
 
     Raises:
-        Missing: nothing is encoded yet.
+        Missing: no latents are encoded yet.
         Mistake: there are no samples to train on, a sample exceeds the token budget, or the run's
             checkpoints were made with other settings or are beyond the last step.
-        Stopped: if it was asked to stop before the last step, once that is committed.
+        Stopped: it was asked to stop before the last step, and that state is committed.
     """
     started = time.monotonic()
     _check_samples(settings)
@@ -97,7 +97,7 @@ def plan_job(settings: Settings) -> Job:
 
 
 def _check_samples(settings: Settings) -> None:
-    """Refuses latents without training samples before any worker starts, with what became of the clips."""
+    """Refuses latents without training samples before any worker starts, with the outcome of the clips."""
     if has_samples(latents_folder(settings), "train"):
         return
     summaries = (settings.path("summaries", f"{stage}.json") for stage in ("clips", "encode"))
@@ -124,7 +124,7 @@ def _check_resumable(job: Job) -> None:
 
 
 def _check_plan(job: Job) -> None:
-    """Refuses samples that fit no pack before any worker starts, and says what ranks will wait for."""
+    """Refuses samples that fit no pack before any worker starts, and reports why ranks will wait."""
     if has_samples(job.latents, "val"):
         planned(job.source("val", job.probe))
     planner = planned(job.source("train", job.draws)).planner
@@ -134,10 +134,10 @@ def _check_plan(job: Job) -> None:
 
 
 def _fit(job: Job) -> ray.train.Checkpoint | None:
-    """Trains to the last step and gives the last checkpoint.
+    """Trains to the last step and returns the last checkpoint.
 
-    A worker that dies at a certain moment of the group's start ends Ray Train's controller, whatever
-    `max_failures` says (Ray 2.60); as many times the run goes on with a new one.
+    A worker that dies at a certain moment of the group's start ends Ray Train's controller, regardless of
+    `max_failures` (Ray 2.60); the run then continues with a new controller, up to that many times.
     """
     for failures_left in reversed(range(job.settings.train.max_failures + 1)):
         try:
@@ -152,8 +152,8 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
     """`_fit`, unless this process or the run is asked to stop.
 
     Raises:
-        Stopped: once the ranks have checkpointed and left, or if there were none.
-        KeyboardInterrupt: the same after Ctrl-C.
+        Stopped: the ranks have written a checkpoint and left, or no ranks were running.
+        KeyboardInterrupt: the same, after Ctrl-C.
         Mistake: the run had to end because values were not finite.
     """
     checkpoint, interrupted = None, False
@@ -161,10 +161,10 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
         try:
             checkpoint = _fit(job)
         except (KeyboardInterrupt, SystemExit, RayActorError, ray.train.ControllerError):
-            if not asked.came:  # else it is how Ray Train ends a controller without ranks
+            if not asked.came:  # otherwise it is how Ray Train ends a controller without ranks
                 raise
             interrupted = True
-    if not interrupted and (failed := log.failure(job.metrics)):  # else an earlier try's
+    if not interrupted and (failed := log.failure(job.metrics)):  # otherwise an earlier try's
         raise Mistake(failed)
     steps, done = job.settings.train.steps, _step_of(checkpoint) if checkpoint else 0
     if checkpoint is None or done < steps:
@@ -175,14 +175,14 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
 
 
 def _step_of(checkpoint: ray.train.Checkpoint) -> int:
-    """Read where it is: `as_directory` would fetch all of the checkpoint."""
+    """Reads only the state file: `as_directory` would fetch the whole checkpoint."""
     assert checkpoint.filesystem is not None  # Ray Train gives every checkpoint one
     with checkpoint.filesystem.open_input_stream(storage.join(checkpoint.path, "state.json")) as file:
         return int(json.loads(file.read())["step"])
 
 
 class _Trainer(ray.train.torch.TorchTrainer):
-    """Ray's, which leaves Ctrl-C to `stopping.passed_on`: Ray would end the ranks without a checkpoint."""
+    """Ray's trainer, which leaves Ctrl-C to `stopping.passed_on`: Ray would write no checkpoint."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
         pass
@@ -213,7 +213,7 @@ def _trainer(job: Job) -> ray.train.torch.TorchTrainer:
 
 
 def _publish_on_node(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
-    """`_publish_model` on a node that trains: its memory and disk hold the model, the head's may not."""
+    """`_publish_model` on a train node: its memory and disk can hold the model, the head's may not."""
     place = {"num_cpus": 1, "label_selector": node_labels(settings, "train")}
     try:
         ray.get(ray.remote(_publish_model).options(**place).remote(settings, checkpoint))
@@ -222,7 +222,7 @@ def _publish_on_node(settings: Settings, checkpoint: ray.train.Checkpoint) -> No
 
 
 def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
-    """Puts the EMA weights of a checkpoint together into the run's model folder."""
+    """Assembles the EMA weights of a checkpoint in the run's model folder."""
     with checkpoint.as_directory() as folder:
         for name in ("state.json", "model.json"):
             checksum.check(storage.join(folder, name))
@@ -239,7 +239,7 @@ def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures of a run from its log: losses at both ends, medians of rates, shares of the whole."""
+    """The figures of a run from its log: losses at both ends, medians of rates, fractions of the whole."""
     steps = [row for row in rows if "loss" in row]
     held_out = [row["val_loss"] for row in rows if row.get("val_loss") is not None]
     ends = max(1, min(10, len(steps) // 4))
@@ -263,7 +263,7 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 @contextmanager
 def _progress(job: Job) -> Iterator[None]:
-    """Says what the workers compute in, and shows the newest step of the log while they run."""
+    """Reports the workers' precision, and shows the newest step of the log while they run."""
     done = threading.Event()
     storage.delete(job.start)  # an earlier run's
     with track(job.settings.train.steps, "train") as advance:

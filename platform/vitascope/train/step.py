@@ -1,4 +1,4 @@
-"""One training step, and what it says of itself."""
+"""One training step, and its log row."""
 
 import math
 import resource
@@ -29,12 +29,12 @@ PEAK_FLOPS_PER_S = {
     "L4": 121e12,
     "A10G": 70e12,
 }
-"""Dense bfloat16 peaks of GPUs from their data sheets; a name that contains others stands before them."""
+"""Dense bfloat16 peaks of GPUs from their data sheets; a name that contains others comes before them."""
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A step that was taken: its row for the log and, if it was skipped, this rank's packs.
+    """The result of a step: its row for the log and, if it was skipped, this rank's packs.
 
     packs: each with its `loss` (None if that is not finite) and its `sample_ids`.
     """
@@ -87,7 +87,7 @@ def finite(value: float) -> float | None:
 
 
 def peak_flops_per_s(device: torch.device, precision: Precision) -> float | None:
-    """What a GPU could reach; None for other devices, GPUs that are not listed, and other number formats."""
+    """The peak of a GPU; None for other devices, unlisted GPUs and other number formats."""
     if device.type != "cuda" or precision != "bf16":
         return None
     name = torch.cuda.get_device_name(device)
@@ -95,7 +95,7 @@ def peak_flops_per_s(device: torch.device, precision: Precision) -> float | None
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory this rank has held: of its GPU, or else of the machine."""
+    """The peak memory of this rank: of its GPU, or without one of the machine."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB

@@ -1,7 +1,7 @@
-"""Requests to stop and nodes that go, brought to the ranks.
+"""Tells the ranks of requests to stop and of nodes that go away.
 
-A request is a file in the run's folder, which the first rank looks for and marks as taken: it reaches the
-ranks wherever they are, and from other hands too (`touch <run>/train/stop`).
+A request is a file in the run's folder, which the first rank polls and marks as taken: it reaches the ranks
+on any node, and anyone can write it (`touch <run>/train/stop`).
 """
 
 import os
@@ -21,9 +21,9 @@ from vitascope.train.engine import Ranks
 from vitascope.train.step import sum_over_ranks
 
 _LOOK_S = 2.0
-_PATIENCE_S = 30.0  # ranks that run take the request within seconds; else there are none
+_PATIENCE_S = 30.0  # running ranks take the request within seconds
 _TAKEN = b"taken"
-_ASK_S = 5.0  # Ray Train looks for nodes that go this often
+_ASK_S = 5.0  # Ray Train checks for nodes that go away this often
 
 
 @dataclass
@@ -36,13 +36,13 @@ class Asked:
 
 @contextmanager
 def passed_on(request: str) -> Iterator[Asked]:
-    """Within it SIGTERM and Ctrl-C do not end this process but leave `request` for the ranks.
+    """Within this context SIGTERM and Ctrl-C do not end this process but leave `request` for the ranks.
 
     A second Ctrl-C ends it at once. If no rank takes the request, KeyboardInterrupt is raised here, and Ray
     Train's controller ends with this process.
     """
     asked, nobody, ended = Asked(), threading.Event(), threading.Event()
-    storage.delete(request)  # one that an earlier run left
+    storage.delete(request)  # left by an earlier run
 
     def handle(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
         if nobody.is_set():
@@ -60,7 +60,7 @@ def passed_on(request: str) -> Iterator[Asked]:
             nobody.set()
             os.kill(os.getpid(), signal.SIGTERM)
 
-    in_main = threading.current_thread() is threading.main_thread()  # signals are its own
+    in_main = threading.current_thread() is threading.main_thread()  # only it gets signals
     numbers = (signal.SIGTERM, signal.SIGINT) if in_main else ()
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
@@ -73,7 +73,7 @@ def passed_on(request: str) -> Iterator[Asked]:
 
 
 def _is_taken(request: str, ended: threading.Event) -> bool:
-    """Leaves the request, and waits for a rank to take it. False if none does, or the storage is away."""
+    """Leaves the request, and waits for a rank to take it. False if none does, or storage is unavailable."""
     with suppress(Exception):
         storage.put(request, b"asked")
         deadline = time.monotonic() + _PATIENCE_S
@@ -84,7 +84,7 @@ def _is_taken(request: str, ended: threading.Event) -> bool:
 
 
 class Watch:
-    """Looks for the request in a thread, on one rank. It stays: ranks that start anew find it too."""
+    """Polls for the request in a thread, on one rank. The file stays: restarted ranks see it too."""
 
     def __init__(self, request: str) -> None:
         self._request, self._came = request, threading.Event()
@@ -92,19 +92,19 @@ class Watch:
 
     @property
     def came(self) -> bool:
-        """Whether the request was there."""
+        """Whether the request has arrived."""
         return self._came.is_set()
 
     def _look(self) -> None:
         while not self._came.wait(_LOOK_S):
-            with suppress(Exception):  # a storage that is away for a while is asked again
+            with suppress(Exception):  # storage that is unavailable for a while is polled again
                 if storage.exists(self._request):
                     storage.put(self._request, _TAKEN)
                     self._came.set()
 
 
 class Signs:
-    """What the ranks react to between steps, all of them at the same one."""
+    """The events that the ranks react to between steps, all of them at the same step."""
 
     def __init__(self, request: str, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -113,7 +113,7 @@ class Signs:
         self._going: set[str] = set()
 
     def look(self) -> tuple[bool, bool]:
-        """Whether the run is to stop, and whether it is newly known that a node of its ranks will go."""
+        """Whether the run is to stop, and whether a node of its ranks is newly known to go away."""
         stop, ask = sum_over_ranks([self._stop(), self._is_time_to_ask()], self._ranks)
         return stop > 0, ask > 0 and self._nodes_are_going()
 
@@ -121,7 +121,7 @@ class Signs:
         return float(self._watch is not None and self._watch.came)
 
     def _is_time_to_ask(self) -> float:
-        """The first rank says when: asking is a barrier, and too slow for every step."""
+        """The first rank decides when: asking is a barrier, and too slow for every step."""
         due = self._ranks.rank == 0 and time.monotonic() - self._asked > _ASK_S
         if due:
             self._asked = time.monotonic()
