@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from vitascope import storage
 from vitascope.cluster.placement import KIND_OF, LABEL
@@ -30,30 +30,35 @@ def check(settings: Settings, facts: Facts) -> list[Finding]:
     """All findings, in the order in which a run would meet them; each check has one at least."""
     findings = []
     for what, (troubles_of, well) in _CHECKS.items():
-        troubles = [Finding(what, *trouble) for trouble in troubles_of(settings, facts)]
+        troubles = [Finding(what, t.level, t.found, t.todo) for t in troubles_of(settings, facts)]
         findings += troubles or [Finding(what, "ok", well.format(n=len(facts.nodes)))]
     return findings
 
 
-Troubles = Iterator[tuple[Literal["warning", "problem"], str, str]]
-"""Levels, what is not well, and what to do."""
+class Trouble(NamedTuple):
+    """What is not well, and what to do."""
+
+    found: str
+    todo: str
+    level: Literal["warning", "problem"] = "problem"
+
+
+Troubles = Iterator[Trouble]
 
 
 def _authentication(settings: Settings, facts: Facts) -> Troubles:
     if not facts.needs_token:
-        level: Literal["warning", "problem"] = "warning" if settings.cluster.allow_open else "problem"
-        yield (
-            level,
+        yield Trouble(
             "the cluster accepts unauthenticated requests",
             "start its nodes with RAY_AUTH_MODE=token and one token (cluster/SECURITY.md)",
+            level="warning" if settings.cluster.allow_open else "problem",
         )
 
 
 def _nodes(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     for node in facts.nodes:
         if node.error:
-            yield (
-                "problem",
+            yield Trouble(
                 f"node {node.name} could not be asked: {node.error}",
                 "look at its logs with `ray logs`, or end it so that another comes",
             )
@@ -61,20 +66,18 @@ def _nodes(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
 
 def _versions(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     for node in _asked(facts):
-        apart = {k: (v, node.versions.get(k)) for k, v in facts.versions.items() if node.versions.get(k) != v}
-        for package, (here, there) in apart.items():
-            yield (
-                "problem",
-                f"node {node.name} has {package} {there}, this process has {here}",
-                "use one image, or one environment, on all nodes and for submitting",
-            )
+        for package, ours in facts.versions.items():
+            if (theirs := node.versions.get(package)) != ours:
+                yield Trouble(
+                    f"node {node.name} has {package} {theirs}, this process has {ours}",
+                    "use one image, or one environment, on all nodes and for submitting",
+                )
 
 
 def _clocks(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     for node in _asked(facts):
         if abs(node.clock_ahead_s) > _CLOCKS_APART_S:
-            yield (
-                "problem",
+            yield Trouble(
                 f"the clock of node {node.name} is {node.clock_ahead_s:+.1f} s from this one's",
                 "run chrony or systemd-timesyncd there; signed storage requests and tokens go by the clock",
             )
@@ -82,14 +85,12 @@ def _clocks(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
 
 def _storage(settings: Settings, facts: Facts) -> Troubles:
     if facts.storage_error:
-        yield (
-            "problem",
+        yield Trouble(
             f"{settings.path()} cannot be written: {facts.storage_error}",
             "check run.folder, AWS_ENDPOINT_URL (S3) and the rights of the nodes' role (cluster/README.md)",
         )
     elif not facts.conditional_puts:
-        yield (
-            "problem",
+        yield Trouble(
             f"of eight that created one file in {settings.path()} at once not just one was told that it did",
             "use a storage with conditional puts (`If-None-Match: *`): outputs could be made twice",
         )
@@ -98,8 +99,7 @@ def _storage(settings: Settings, facts: Facts) -> Troubles:
 def _shared(settings: Settings, facts: Facts) -> Troubles:
     blind = [node.name for node in _asked(facts) if not node.sees_run]
     if blind and not facts.storage_error:
-        yield (
-            "problem",
+        yield Trouble(
             f"what is written to {settings.path()} is not seen on {', '.join(blind)}",
             "put run.folder on s3:// or gs://, or on a disk that all nodes share"
             if not storage.is_remote(settings.path())
@@ -111,8 +111,7 @@ def _cpus(settings: Settings, facts: Facts) -> Troubles:
     for stage, takes in _taken(settings):
         most = _could_have(settings, facts, stage, "cpus")
         if takes.cpus > most:
-            yield (
-                "problem",
+            yield Trouble(
                 f"{stage}'s {takes.processes} take {takes.cpus:g} CPUs at once, "
                 f"its nodes have at most {most:g}",
                 f"lower {takes.lower}, or raise the number of nodes; it would wait for ever",
@@ -123,21 +122,19 @@ def _gpus(settings: Settings, facts: Facts) -> Troubles:
     for stage, takes in _taken(settings):
         most = _could_have(settings, facts, stage, "gpus")
         if takes.gpus > most:
-            yield (
-                "problem",
+            yield Trouble(
                 f"{stage} takes {takes.gpus} GPUs at once, its nodes have at most {most:g}",
                 f"lower {takes.lower}, or raise the number of GPU nodes; it would wait for ever",
             )
         elif most and not takes.gpus:
-            yield (
-                "warning",
+            yield Trouble(
                 f"{stage}'s nodes have GPUs, and {stage}.use_gpu is false: it would compute on their CPUs",
                 f"set {stage}.use_gpu=true",
+                level="warning",
             )
     for node in _asked(facts):
         if node.gpus > node.cuda_devices:
-            yield (
-                "problem",
+            yield Trouble(
                 f"node {node.name} promises {node.gpus:g} GPUs, torch sees {node.cuda_devices}",
                 "check the driver there (nvidia-smi), and that torch is a CUDA build",
             )
@@ -157,8 +154,7 @@ def _labels(settings: Settings, facts: Facts) -> Troubles:
     for kind in sorted(set(KIND_OF.values()) - labelled):
         if any(node_type.may_be(kind) for node_type in facts.node_types):
             continue
-        yield (
-            "problem",
+        yield Trouble(
             f"no node is or can come that is labelled {LABEL}={kind}",
             "label the node types, or set cluster.place_by_label=false; the stages would wait for ever",
         )
@@ -167,21 +163,20 @@ def _labels(settings: Settings, facts: Facts) -> Troubles:
 def _memory(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     for node in _asked(facts):
         if node.object_store_bytes > node.shm_bytes:
-            yield (
-                "warning",
+            yield Trouble(
                 f"node {node.name} has {_gb(node.shm_bytes)} of shared memory for an object store of "
                 f"{_gb(node.object_store_bytes)}: Ray uses the disk instead, or crashes",
                 "mount a larger /dev/shm (docker --shm-size, emptyDir medium Memory)",
+                level="warning",
             )
         if 0 < node.object_store_bytes < _LEAST_STORE_BYTES:
-            yield (
-                "warning",
+            yield Trouble(
                 f"the object store of node {node.name} holds {_gb(node.object_store_bytes)}: it will spill",
                 "start the node with --object-store-memory of a gigabyte or more",
+                level="warning",
             )
         if node.free_disk_bytes < _LEAST_DISK_BYTES:
-            yield (
-                "problem",
+            yield Trouble(
                 f"node {node.name} has {_gb(node.free_disk_bytes)} of disk left where Ray spills and logs",
                 "free some, or set RAY_TMPDIR to a folder of yours on a larger disk and start Ray again",
             )
@@ -189,14 +184,12 @@ def _memory(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
 
 def _input(settings: Settings, facts: Facts) -> Troubles:
     if facts.input_error:
-        yield (
-            "problem",
+        yield Trouble(
             facts.input_error,
             "set clips.input to a folder or a prefix of a bucket that can be read here",
         )
     elif facts.decode_error:
-        yield (
-            "problem",
+        yield Trouble(
             f"none of the first files of {settings.clips.input} can be decoded: {facts.decode_error}",
             "check that they are videos or images",
         )
@@ -204,14 +197,13 @@ def _input(settings: Settings, facts: Facts) -> Troubles:
 
 def _requests(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     if facts.requests_error:
-        yield "problem", facts.requests_error, "set generate.requests to a JSON-lines file that is there"
+        yield Trouble(facts.requests_error, "set generate.requests to an existing JSON-lines file")
 
 
 def _encoders(settings: Settings, facts: Facts) -> Troubles:
     for name, error in (("codec", facts.codec_error), ("text_encoder", facts.text_error)):
         if error:
-            yield (
-                "problem",
+            yield Trouble(
                 f"encode.{name} = {getattr(settings.encode, name)!r} does not load: {error}",
                 "install what it needs into the nodes' image",
             )
