@@ -1,19 +1,11 @@
-"""The `vitascope` command.
-
-vitascope <clips|caption|encode|data|train|generate|evaluate|report|flow|demo|doctor> [settings.toml] [--set…]
-vitascope <buckets suggest|shards verify> [settings.toml] [--set section.key=value …]
-vitascope config [settings.toml] [--schema] [--set section.key=value …]
-vitascope submit <stage> [settings.toml] [--address URL] [--set section.key=value …]
-vitascope jobs <list|logs|stop> [id] [--address URL]
-vitascope cluster <render|validate> FILE … [--to FOLDER]
-vitascope dashboards <diff|push> --url URL
-"""
+"""The `vitascope` command: its arguments, and what they lead to."""
 
 import argparse
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFound
@@ -25,10 +17,8 @@ from vitascope.errors import FAILED, INCOMPLETE, MISTAKE, STOPPED, Failed, Mista
 from vitascope.progress import Stopped, say
 from vitascope.section import located
 from vitascope.stages import runner
-from vitascope.stages.registry import FLOW, STAGES
+from vitascope.stages.registry import FLOW, STAGES, Summary
 from vitascope.wording import count
-
-_FROM_ELSEWHERE = [stage for stage in STAGES if stage != "demo"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
 _AGAIN = "stopped; run it again to continue"
 
 
-def _ended(command: str, said: str, status: int) -> int:
-    """Says how a command ended, and ends a local Ray with it, whose own account would follow else."""
-    print(f"vitascope {command}: {said}", file=sys.stderr, flush=True)
+def _ended(command: str, how: str, status: int) -> int:
+    """Says how a command ended, and ends a local Ray, which otherwise would print an account of its own."""
+    print(f"vitascope {command}: {how}", file=sys.stderr, flush=True)
     if "ray" in sys.modules and status in (signals.INTERRUPTED, STOPPED):
         from vitascope.cluster import local
 
@@ -67,7 +57,7 @@ def _ended(command: str, said: str, status: int) -> int:
 
 
 def _cause(error: Exception) -> BaseException:
-    """What was raised first, if it was raised on Ray."""
+    """The error that was raised first, if that was on Ray."""
     if "ray" not in sys.modules:
         return error
     from vitascope.cluster.failures import cause_of
@@ -76,60 +66,58 @@ def _cause(error: Exception) -> BaseException:
 
 
 def _status(error: BaseException, named: Iterable[str]) -> int | None:
-    """The exit status that tells whether trying again may help; None of a bug, which shows where it is."""
+    """The exit status, which says whether another try may help; None for a bug, which keeps its traceback."""
     if isinstance(error, Stopped):
         return STOPPED
     if isinstance(error, Mistake | NoCredentialsError | ProfileNotFound):
         return MISTAKE
     if isinstance(error, Failed | ConnectionError | BotoCoreError | storage.Unavailable) or about_disk(error):
         return FAILED
-    path = getattr(error, "filename", None) if isinstance(error, OSError) else None
-    theirs = isinstance(path, str) and any(storage.is_within(path, folder) for folder in named)
-    return MISTAKE if theirs else None
+    path = error.filename if isinstance(error, OSError) else None
+    is_theirs = isinstance(path, str) and any(storage.is_within(path, folder) for folder in named)
+    return MISTAKE if is_theirs else None
 
 
 def _named(options: argparse.Namespace) -> list[str]:
     """The files and folders that the user named, in the command or in the settings."""
-    words = [getattr(options, name, None) for name in ("settings", "to")]
-    found = [word for word in words if isinstance(word, str)] + list(getattr(options, "files", None) or ())
-    return found + list(getattr(options, "locations", ()))
+    own = vars(options)
+    words = [own.get("settings"), own.get("to"), *own.get("files", ()), *own.get("locations", ())]
+    return [word for word in words if word]
 
 
-def run_stage(name: str, settings: Settings, **more: Any) -> dict[str, Any]:
-    """Writes the resolved settings into the run's folder, runs and marks a stage, and returns its summary."""
-    stage = load_stage(name)
+def run_stage(name: str, settings: Settings, **more: str) -> bool:
+    """Writes the resolved settings into the run's folder, runs and marks a stage; whether it is complete."""
     config.check_folder(settings)
     config.save(settings)
     if name not in FLOW:
-        return stage(settings, **more)
+        return _execute(name, settings, **more)
     if changed := runner.changed_before(settings, name, runner.read_marks(settings)):
         say(name, "goes on from tables made with other settings; vitascope flow makes them again:")
         for line in changed:
             say("", line)
-    runner.begin(settings, name)
-    summary = stage(settings, **more)
-    if summary.get("succeeded", True):
-        runner.mark(settings, name)
-    return summary
+    return runner.perform(settings, name, partial(_execute, settings=settings))
 
 
-def load_stage(name: str) -> Callable[..., dict[str, Any]]:
+def _execute(name: str, settings: Settings, **more: str) -> bool:
+    return bool(load_stage(name)(settings, **more).get("succeeded", True))
+
+
+def load_stage(name: str) -> Callable[..., Summary]:
     """The entry point of a stage."""
     return STAGES[name].load()
 
 
 def _stage(options: argparse.Namespace) -> int:
-    summary = run_stage(options.command, _checked(options), **_more(options))
-    return INCOMPLETE * (not summary.get("succeeded", True))
+    return INCOMPLETE * (not run_stage(options.command, _checked(options), **_more(options)))
 
 
 def _more(options: argparse.Namespace) -> dict[str, str]:
-    """What a command takes beside the settings."""
+    """The arguments of a stage next to the settings."""
     return {"start": options.start} if getattr(options, "start", None) else {}
 
 
 def _flow(options: argparse.Namespace) -> int:
-    """The flow as jobs on a cluster, or, if none is named, stage after stage on one local Ray."""
+    """The flow as jobs on a cluster or, if none is named, stage after stage on one local Ray."""
     from vitascope.cluster import local
     from vitascope.train.job import check_settings
 
@@ -142,12 +130,10 @@ def _flow(options: argparse.Namespace) -> int:
         check_settings(settings)
     runner.check_inputs(settings, todo)
     if local.address_of(settings.cluster):
-        complete = run_stage("flow", settings, **_more(options))["succeeded"]
-    else:
-        config.check_folder(settings)
-        execute = lambda stage: run_stage(stage, settings).get("succeeded", True)  # noqa: E731
-        complete = not runner.run(settings, execute, start)
-    return INCOMPLETE * (not complete)
+        return INCOMPLETE * (not run_stage("flow", settings, **_more(options)))
+    config.check_folder(settings)
+    config.save(settings)
+    return INCOMPLETE * bool(runner.run(settings, partial(_execute, settings=settings), start))
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -223,19 +209,19 @@ def _dashboards(options: argparse.Namespace) -> None:
     from vitascope.deploy import grafana
 
     auth = grafana.credentials(os.environ)
-    where = {"folder": options.folder, "datasource_url": options.prometheus, "allow_http": options.allow_http}
-    changes = grafana.push(options.url, auth, dry_run=True, **where)
+    how = {"folder": options.folder, "datasource_url": options.prometheus, "allow_http": options.allow_http}
+    changes = grafana.push(options.url, auth, dry_run=True, **how)
     print("\n".join(changes) or "Grafana has them all as they are here", flush=True)
     if options.action == "push" and changes:
-        grafana.push(options.url, auth, **where)
+        grafana.push(options.url, auth, **how)
         print("pushed")
 
 
 def _buckets(options: argparse.Namespace) -> None:
     from vitascope.encode import bucket_facts
 
-    limits = {"max_tokens": options.max_tokens, "count": options.count}
-    suggestion = bucket_facts.suggest(_settings(options), **limits)
+    settings = _settings(options)
+    suggestion = bucket_facts.suggest(settings, max_tokens=options.max_tokens, count=options.count)
     print("\n".join(suggestion.lines))
     if options.to:
         storage.put(options.to, suggestion.toml.encode())
@@ -282,42 +268,41 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vitascope", description="Train video diffusion transformers and generate video in bulk, on Ray."
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    add = partial(_command, parser.add_subparsers(dest="command", required=True, metavar="command"))
     for name, stage in STAGES.items():
-        command = _command(commands, name, stage.help, {"doctor": _doctor, "flow": _flow}.get(name, _stage))
+        command = add(name, stage.help, {"doctor": _doctor, "flow": _flow}.get(name, _stage))
         _takes_settings(command, "the demo's own settings" if name == "demo" else "the defaults")
         if name == "flow":
             _takes_start(command)
         if name == "demo":
             command.add_argument("--videos", metavar="PLACE", help="your own instead, in runs/own-<name>")
-    command = _command(commands, "config", "check the settings and print them resolved", _config)
+    command = add("config", "check the settings and print them resolved", _config)
     _takes_settings(command)
     command.add_argument("--schema", action="store_true", help="print the JSON schema of the file instead")
-    command = _command(commands, "buckets", "sizes and lengths that keep most of the clips", _buckets)
-    command.add_argument("action", choices=["suggest"])
+    command = add("buckets", "sizes and lengths that keep most of the clips", _buckets, actions=("suggest",))
     _takes_settings(command)
     command.add_argument("--max-tokens", type=int, help="patches of a bucket; by default feed.token_budget")
     command.add_argument("--count", type=int, default=12, help="buckets at most")
     command.add_argument("--to", metavar="FILE", type=_place, help="write them there as TOML, to paste")
-    command = _command(commands, "shards", "read every latent shard, and say what is damaged", _shards)
-    command.add_argument("action", choices=["verify"])
+    command = add("shards", "read every latent shard, and say what is damaged", _shards, actions=("verify",))
     _takes_settings(command)
     command.add_argument("--forget", action="store_true", help="take damaged ones out of the index")
-    command = _command(commands, "submit", "have a cluster run one of these as a job, and follow it", _submit)
-    command.add_argument("stage", choices=_FROM_ELSEWHERE)
+    command = add("submit", "have a cluster run one of these as a job, and follow it", _submit)
+    command.add_argument("stage", choices=[stage for stage in STAGES if stage != "demo"])
     _takes_settings(command)
     _takes_start(command)
     _takes_address(command)
     command.add_argument("--detach", action="store_true", help="return once it is submitted")
-    command = _command(commands, "jobs", "list the jobs of a cluster, follow or stop one", _jobs)
-    command.add_argument("action", choices=["list", "logs", "stop"])
+    of_jobs = "list the jobs of a cluster, follow or stop one"
+    command = add("jobs", of_jobs, _jobs, actions=("list", "logs", "stop"))
     command.add_argument("id", nargs="?", help="of the job, for logs and stop")
     _takes_address(command)
-    command = _command(commands, "cluster", "manifests for AWS, GCP and Kubernetes", _cluster)
-    command.add_argument("action", choices=["render", "validate"])
+    command = add(
+        "cluster", "manifests for AWS, GCP and Kubernetes", _cluster, actions=("render", "validate")
+    )
     command.add_argument("files", nargs="+", help="choices.toml to render, or manifests to validate")
     command.add_argument("--to", metavar="FOLDER", type=_place, help="of render: where the manifests go")
-    command = _command(commands, "dashboards", "bring the dashboards into Grafana", _dashboards)
+    command = add("dashboards", "bring the dashboards into Grafana", _dashboards)
     command.add_argument("action", choices=["diff", "push"], help="push shows the difference first")
     command.add_argument("--url", required=True, help="Grafana's; GRAFANA_TOKEN holds the token")
     command.add_argument("--folder", default="Vitascope", help="of the dashboards")
@@ -326,9 +311,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, text: str, run: Callable) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, text: str, run: Callable, *, actions: tuple[str, ...] = ()
+) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.set_defaults(run=run)
+    if actions:
+        command.add_argument("action", choices=actions)
     return command
 
 
@@ -341,25 +330,19 @@ def _place(text: str) -> str:
 
 
 def _takes_settings(command: argparse.ArgumentParser, without: str = "the defaults") -> None:
-    said = f"a TOML file, local or in a bucket; without it, {without}"
-    command.add_argument("settings", nargs="?", help=said)
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="section.key=value",
-        help="override one setting; may be given many times",
-    )
+    file = f"a TOML file, local or in a bucket; without it, {without}"
+    command.add_argument("settings", nargs="?", help=file)
+    override = "override one setting; may be given many times"
+    command.add_argument("--set", action="append", default=[], metavar="section.key=value", help=override)
 
 
 def _takes_start(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--start", metavar="STAGE", help="of flow: begin here, even where it is finished")
+    command.add_argument("--start", metavar="STAGE", help="of flow: begin here, even if it is finished")
 
 
 def _takes_address(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--address", metavar="URL", help="the cluster's dashboard; RAY_API_SERVER_ADDRESS, or this machine's"
-    )
+    address = "the cluster's dashboard; RAY_API_SERVER_ADDRESS, or this machine's"
+    command.add_argument("--address", metavar="URL", help=address)
     command.add_argument("--allow-open", action="store_true", help="even if it asks for no token")
 
 

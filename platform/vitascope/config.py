@@ -15,7 +15,6 @@ from typing import Annotated, Any, cast
 
 import tomli_w
 from pydantic import Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 
 from vitascope import credentials, storage
 from vitascope.caption.settings import CaptionSettings
@@ -31,6 +30,9 @@ from vitascope.model.settings import ModelSettings
 from vitascope.section import Location, Section, is_location, shown, unknown_key
 from vitascope.train.settings import TrainSettings
 from vitascope.wording import short
+
+Document = dict[str, Any]
+"""Settings as a TOML file has them: values of any type, before they are validated."""
 
 
 class RunSettings(Section):
@@ -94,14 +96,14 @@ def load(source: str | None, overrides: list[str] | None = None) -> Settings:
         settings = Settings.model_validate(document)
     except ValidationError as error:
         wrong = error.errors()
-        # A list whose items are all wrong is also said to be too short.
+        # pydantic reports a list whose items are all wrong as too short, too.
         inside = {e["loc"][:n] for e in wrong for n in range(len(e["loc"]))}
         lines = [_explain(e) for e in wrong if e["type"] != "too_short" or e["loc"] not in inside]
         raise SettingsError(f"{source or 'settings'}: " + "\n".join(lines)) from None
     return settings
 
 
-def read_toml(source: str) -> dict[str, Any]:
+def read_toml(source: str) -> Document:
     """The document of a TOML file, local or remote, with or without a byte order mark.
 
     Raises:
@@ -131,23 +133,19 @@ def _why(error: Exception) -> str:
     """What is wrong with TOML, also if Python's parser gives up on its size."""
     if isinstance(error, RecursionError):
         return "its values are nested too deeply"
-    return (
-        "it holds a number of thousands of digits"
-        if "integer string conversion" in str(error)
-        else str(error)
-    )
+    text = str(error)
+    return "it holds a number of thousands of digits" if "integer string conversion" in text else text
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
+def _apply(document: Document, override: str) -> None:
     name, equals, text = override.partition("=")
     section, *tables, key = name.strip().split(".") if "." in name else ("", "")
     if not (equals and section and key):
-        raise SettingsError(
-            f"--set takes section.key=value, got {credentials.redacted(short(override, 200))!r}"
-        )
+        got = credentials.redacted(short(override, 200))
+        raise SettingsError(f"--set takes section.key=value, got {got!r}")
     if section not in Settings.model_fields:
-        said = credentials.redacted(short(name.strip(), 200))
-        raise SettingsError(f"--set {said}: {unknown_key(section, list(Settings.model_fields))}")
+        got = credentials.redacted(short(name.strip(), 200))
+        raise SettingsError(f"--set {got}: {unknown_key(section, list(Settings.model_fields))}")
     for part in (section, *tables):
         document = document.setdefault(part, {})
         if not isinstance(document, dict):
@@ -190,23 +188,21 @@ def location_keys() -> Iterator[tuple[str, str]]:
     """The section and key of every setting that is a Location."""
     for section, field in Settings.model_fields.items():
         fields = cast(type[Section], field.annotation).model_fields
-        yield from ((section, key) for key, about in fields.items() if is_location(_annotation(about)))
-
-
-def _annotation(field: FieldInfo) -> Any:
-    return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        for key, field in fields.items():
+            if is_location(Annotated[field.annotation, None, *field.metadata]):
+                yield section, key
 
 
 def locations(settings: Settings) -> dict[str, str]:
     """The files, folders and addresses that the settings name, by their keys."""
-    found = {"caption.endpoint": settings.caption.endpoint}
+    named = {"caption.endpoint": settings.caption.endpoint}
     for section, key in location_keys():
-        value = getattr(getattr(settings, section), key)
-        many = (
-            {f"{section}.{key}[{i}]": one for i, one in enumerate(value)} if isinstance(value, tuple) else {}
-        )
-        found |= many if isinstance(value, tuple) else {f"{section}.{key}": value} if value else {}
-    return found
+        name, value = f"{section}.{key}", getattr(getattr(settings, section), key)
+        if isinstance(value, tuple):
+            named |= {f"{name}[{i}]": one for i, one in enumerate(value)}
+        elif value:
+            named[name] = value
+    return named
 
 
 _INSTEAD = {
@@ -223,7 +219,7 @@ _PROMPTS = ("prompts", "refusal")
 """Of the caption section: free text, which is no address."""
 
 
-def _refuse_credentials(document: dict[str, Any]) -> None:
+def _refuse_credentials(document: Document) -> None:
     """Settings are printed, saved and shown; and before they are validated, since its errors print them."""
     asked = document.get("caption")
     if isinstance(asked, dict):
@@ -242,12 +238,9 @@ def absolute(settings: Settings) -> Settings:
     for section, key in location_keys():
         own = changed.get(section, getattr(settings, section))
         value = getattr(own, key)
-        whole = (
-            tuple(map(storage.absolute, value))
-            if isinstance(value, tuple)
-            else value and storage.absolute(value)
-        )
-        changed[section] = own.model_copy(update={key: whole})
+        many = isinstance(value, tuple)
+        value = tuple(map(storage.absolute, value)) if many else value and storage.absolute(value)
+        changed[section] = own.model_copy(update={key: value})
     return settings.model_copy(update=changed)
 
 

@@ -1,7 +1,6 @@
 """The stage, on Ray Data."""
 
 import os
-import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -22,8 +21,8 @@ from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected, Status, dropped_by_reason
 from vitascope.media.clip import COLUMNS, Clip
-from vitascope.metrics import Publisher
-from vitascope.progress import track
+from vitascope.stages.registry import Summary
+from vitascope.stages.running import items, running
 
 _CLIP = ["clip_id", *COLUMNS]
 _COLUMNS = [*_CLIP, "caption", "status", "reason"]
@@ -62,14 +61,19 @@ def make_captioner(settings: CaptionSettings) -> Captioner:
     return Endpoint(settings)
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> Summary:
     """Asks for the captions that no committed part has, commits them by parts, returns the summary.
 
     Raises:
         Mistake: the stage is off, or the model cannot be used.
         ConnectionError: nothing answers at the endpoint.
     """
-    started = time.monotonic()
+    with running(settings, "caption") as summary:
+        summary |= _captioned(settings)
+    return summary
+
+
+def _captioned(settings: Settings) -> Summary:
     caption = settings.caption
     if caption.source == "off":
         raise Mistake('caption.source is off; set it to "folder" or "endpoint", or leave this stage out')
@@ -89,31 +93,23 @@ def run(settings: Settings) -> dict[str, Any]:
         _ask(settings, answers.plan(todo, caption, n_existing), sum(len(fields) for _, fields in todo))
     asked = {clip["clip_id"] for clip in clips}
     rows = [row for row in table.answers(folder, caption) if row["clip_id"] in asked]
-    summary = {
+    return {
         "clips_asked": len(asked),
         "captions": sum(row["status"] == Status.OK for row in rows),
         "dropped_by_reason": dropped_by_reason(rows),
         "asked_now": sum(len(fields) for _, fields in todo),
-        "seconds": round(time.monotonic() - started, 3),
     }
-    storage.put_json(settings.path("summaries", "caption.json"), summary)
-    return summary
 
 
 def _ask(settings: Settings, parts: list[Row], n_questions: int) -> None:
     """Runs the parts on Ray and follows their progress."""
-    n_dropped, publisher = 0, Publisher(run=settings.run.folder)
-    with track(n_questions, "caption") as advance, publisher.stage("caption", n_questions) as did:
+    with items(settings, "caption", n_questions, note_drops=True) as count:
         for done in _execute(settings, parts):
             if done["mistake"]:
                 raise answers.Unusable(done["mistake"])
             if done["away"]:
                 raise ConnectionError(done["away"])
-            outcomes = list(done["outcomes"])
-            publisher.add_items("caption", outcomes)
-            n_dropped += len(outcomes) - outcomes.count(Status.OK)
-            did(len(outcomes))
-            advance(len(outcomes), note=f"{n_dropped} dropped" if n_dropped else "")
+            count(done["outcomes"])
 
 
 def _execute(settings: Settings, parts: list[Row]) -> Iterator[Row]:

@@ -36,7 +36,8 @@ from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.media.geometry import CROP_RULE
-from vitascope.metrics import Publisher
+from vitascope.stages.registry import Summary
+from vitascope.stages.running import items, running
 
 _FOLDERS = 64
 """Folders are listed level by level up to this number; then each is listed recursively by a task."""
@@ -54,18 +55,23 @@ _CAPTIONS = pa.schema(
     ]
 )
 _CUT = pa.schema([*CLIPS, *FOUND_BY])
-"""Clips, with the columns that duplicates are listed by."""
+"""Clips, with the columns that duplicates are found by."""
 
 _FIELD = "field."  # prefix of a caption field among other columns
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> Summary:
     """Scans new files, cuts and filters all; commits the videos and clips tables; returns the summary.
 
     Raises:
         Mistake: no input, or an unusable captions table, hook or model.
     """
-    started = time.monotonic()
+    with running(settings, "clips") as summary:
+        summary |= _tables(settings)
+    return summary
+
+
+def _tables(settings: Settings) -> Summary:
     hooks.check(settings.clips)
     root = inputs.root_of(settings.clips)
     _refuse_own_output(root, settings)
@@ -93,11 +99,9 @@ def run(settings: Settings) -> dict[str, Any]:
         "scanned": n_scanned,
         "captions_read": n_read,
         "hooked": n_hooked,
-        "seconds": round(time.monotonic() - started, 3),
     }
     storage.put_table(settings.path("videos", "videos.parquet"), videos)
     storage.put_table(settings.path("clips", "clips.parquet"), clips)
-    storage.put_json(settings.path("summaries", "clips.json"), summary)
     left = "{videos_ok} of {videos_in} files used, {clips_ok} of {clips} clips kept".format_map(summary)
     progress.say_dropped("clips", left, summary["dropped_by_reason"])
     progress.say_notes("clips", notes)
@@ -192,14 +196,9 @@ def _looked_at(
     rows = files.append_column("row", pa.array(np.arange(len(files)))).filter(pa.array(unsettled))
     parts = catalog.parts(rows)
     work = [{"files": storage.stream_bytes(part.drop_columns("row"))} for part in parts]
-    publisher = Publisher(run=settings.run.folder)
-    label = look.__name__.partition("_")[0]
-    with progress.track(len(rows), label) as advance, publisher.stage(label, len(rows)) as did:
+    with items(settings, look.__name__.partition("_")[0], len(rows)) as count:
         for done in _on_ray(work, look, settings, folder=folder):
-            outcomes = list(done["outcomes"])
-            publisher.add_items(label, outcomes)
-            did(len(outcomes))
-            advance(len(outcomes))
+            count(done["outcomes"])
     for number, part in enumerate(parts, len(places.uris)):
         places.number[part["row"].to_numpy()] = number
     return Places(places.uris + [catalog.part_uri(folder, part) for part in parts], places.number), len(rows)
@@ -286,15 +285,12 @@ def _cut_work(wanted: pa.Table, with_sidecars: pa.Array, places: Places, caption
 def _cut(work: list[Row], n_files: int, settings: Settings) -> tuple[pa.Table, pa.Table, int]:
     """The videos and clips of all parts, in any order; and the number of clips that hooks scored."""
     videos, clips, n_hooked = [VIDEOS.empty_table()], [_CUT.empty_table()], 0
-    publisher = Publisher(run=settings.run.folder)
-    with progress.track(n_files, "cut") as advance, publisher.stage("cut", n_files) as did:
+    with items(settings, "cut", n_files) as count:
         for done in _on_ray(work, cut_part, settings, folder=_catalog(settings)):
             videos.append(storage.read_stream(done["videos"]))
             clips.append(storage.read_stream(done["clips"]))
             n_hooked += done["hooked"]
-            publisher.add_items("cut", [r or str(Status.OK) for r in clips[-1]["reason"].to_pylist()])
-            did(len(videos[-1]))
-            advance(len(videos[-1]))
+            count(clips[-1]["reason"].to_pylist(), n=len(videos[-1]))
     return pa.concat_tables(videos), pa.concat_tables(clips), n_hooked
 
 

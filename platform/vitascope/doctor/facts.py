@@ -1,4 +1,4 @@
-"""What the cluster, its nodes and the storage are like."""
+"""Facts about the cluster, its nodes and the storage."""
 
 import functools
 import importlib.metadata
@@ -7,12 +7,12 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -33,11 +33,12 @@ from vitascope.records import stable_id
 _PACKAGES = ("ray", "torch", "deepspeed", "numpy", "pyarrow")
 _NODE_TIMEOUT_S = 120.0
 _SHM = "/dev/shm"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is there. `error`: why it could not be asked; the rest is then unknown."""
+    """A living node. `error`: why it could not be asked; the rest is then unknown."""
 
     name: str
     labels: dict[str, str] = field(default_factory=dict)
@@ -55,7 +56,7 @@ class Node:
 
 @dataclass(frozen=True)
 class NodeType:
-    """A kind of node that the autoscaler may add. Ray does not tell its labels."""
+    """A kind of node that the autoscaler may add. Ray does not report its labels."""
 
     name: str
     cpus: float
@@ -63,13 +64,13 @@ class NodeType:
     most: int
 
     def may_be(self, kind: str) -> bool:
-        """Whether its nodes may be labelled `kind`: they are called so, or like none of the kinds."""
+        """Whether its nodes may be labelled `kind`: its name is that kind, or none of the kinds."""
         return self.cpus > 0 and (self.name == kind or self.name not in KIND_OF.values())
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the checks look at. What is None or empty among the errors was found to be well."""
+    """All that the checks look at; an error is None if that was well."""
 
     nodes: tuple[Node, ...]
     node_types: tuple[NodeType, ...]
@@ -88,28 +89,25 @@ def gather(settings: Settings) -> Facts:
     """Asks every node and the storage; needs a connection to Ray."""
     with _marker(settings) as (marker, storage_error, conditional):
         nodes = tuple(_nodes(marker))
-    found, input_error = _tried(lambda: inputs.some(settings.clips, 8))
-    decode_error = _decode_error(found) if found is not None else None
-    url = ray_private.dashboard()
+    files, input_error = _tried(lambda: inputs.some(settings.clips, 8))
+    url, by_environment = ray_private.dashboard(), os.environ.get("RAY_AUTH_MODE") == "token"
     return Facts(
         nodes=nodes,
         node_types=tuple(_node_types()),
-        needs_token=os.environ.get("RAY_AUTH_MODE") == "token"
-        if not url
-        else not answers_strangers(f"http://{url}"),
+        needs_token=not answers_strangers(f"http://{url}") if url else by_environment,
         versions=versions(),
         storage_error=storage_error,
         conditional_puts=conditional,
         input_error=input_error,
-        decode_error=decode_error,
+        decode_error=_decode_error(files or []),
         requests_error=_requests_error(settings),
         codec_error=_tried(lambda: make_codec(settings.encode))[1],
         text_error=_tried(lambda: make_text_encoder(settings.encode).encode(["a lighthouse"]))[1],
     )
 
 
-def _tried(act: Callable[[], Any]) -> tuple[Any, str | None]:
-    """The result, or else what went wrong."""
+def _tried(act: Callable[[], _T]) -> tuple[_T | None, str | None]:
+    """The result, or else the error in a line."""
     try:
         return act(), None
     except Exception as error:  # whatever it is, it is a finding
@@ -132,40 +130,47 @@ def _requests_error(settings: Settings) -> str | None:
     if settings.generate.requests is None:
         return None
     requests = storage.absolute(settings.generate.requests)
-    there, error = _tried(lambda: storage.exists(requests))
-    return error or (None if there else f"nothing at {requests}")
+    exists, error = _tried(lambda: storage.exists(requests))
+    return error or (None if exists else f"nothing at {requests}")
 
 
 @contextmanager
 def _marker(settings: Settings) -> Iterator[tuple[str, str | None, bool]]:
-    """A file in the run's folder, written by eight at once of whom one may win; and how that went."""
+    """A file in the run's folder that eight create at once; why none could, and whether just one did."""
     location = settings.path(f"doctor-{uuid.uuid4().hex[:8]}")
-
-    def create(n: int) -> bool:
-        return storage.create(location, str(n).encode())
-
     with ThreadPoolExecutor(8) as pool:
-        won, error = _tried(lambda: list(pool.map(create, range(8))))
+        create = functools.partial(storage.create, location)
+        created, error = _tried(lambda: list(pool.map(create, (b"%d" % n for n in range(8)))))
     try:
-        yield location, error, error is None and sum(won) == 1
+        yield location, error, sum(created or ()) == 1
     finally:
         _tried(lambda: storage.delete(location))
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a node knows of itself."""
+
+    versions: dict[str, str]
+    shm_bytes: int
+    free_disk_bytes: int
+    cuda_devices: int
+    sees_run: bool
 
 
 class _Probe:
     """Lives on a node for a moment."""
 
-    def facts(self, marker: str) -> dict[str, Any]:
+    def facts(self, marker: str) -> _Answer:
         import torch
 
-        session = ray_private.session_folder()
-        return {
-            "versions": versions(),
-            "shm_bytes": shutil.disk_usage(_SHM).total if os.path.isdir(_SHM) else 0,
-            "free_disk_bytes": shutil.disk_usage(session).free,
-            "cuda_devices": torch.cuda.device_count(),
-            "sees_run": storage.exists(marker),
-        }
+        return _Answer(
+            versions=versions(),
+            shm_bytes=shutil.disk_usage(_SHM).total if os.path.isdir(_SHM) else 0,
+            free_disk_bytes=shutil.disk_usage(ray_private.session_folder()).free,
+            cuda_devices=torch.cuda.device_count(),
+            sees_run=storage.exists(marker),
+        )
 
     def now(self) -> float:
         return time.time()
@@ -183,10 +188,8 @@ def _nodes(marker: str) -> Iterator[Node]:
     """Every living node, asked by an actor on it."""
     alive = [node for node in ray.nodes() if node["Alive"]]
     actor: Any = ray.remote(num_cpus=0)(_Probe)
-    probes: list[Any] = []
-    for node in alive:
-        pinned = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        probes.append(actor.options(scheduling_strategy=pinned).remote())
+    pins = (NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in alive)
+    probes = [actor.options(scheduling_strategy=pin).remote() for pin in pins]
     answers = [probe.facts.remote(marker) for probe in probes]
     ray.wait(answers, num_returns=len(answers), timeout=_NODE_TIMEOUT_S)
     for node, probe_, answer in zip(alive, probes, answers, strict=True):
@@ -194,31 +197,29 @@ def _nodes(marker: str) -> Iterator[Node]:
         ray.kill(probe_)
 
 
-def _node(node: dict[str, Any], probe_: Any, answer: Any) -> Node:
+def _node(node: Mapping[str, Any], probe_: Any, answer: ray.ObjectRef) -> Node:
     has = node["Resources"]
-    shown = {
-        "name": node["NodeManagerAddress"],
-        "labels": dict(node.get("Labels") or {}),
-        "cpus": has.get("CPU", 0.0),
-        "gpus": has.get("GPU", 0.0),
-        "object_store_bytes": has.get("object_store_memory", 0.0),
-    }
-    told, error = _tried(lambda: ray.get(answer, timeout=1))
-    if error is None:
-        ahead, error = _tried(lambda: _clock_ahead_s(probe_))
-    return Node(**shown, error=error) if error else Node(**shown, **told, clock_ahead_s=ahead)
+    known = Node(
+        name=node["NodeManagerAddress"],
+        labels=dict(node.get("Labels") or {}),
+        cpus=has.get("CPU", 0.0),
+        gpus=has.get("GPU", 0.0),
+        object_store_bytes=has.get("object_store_memory", 0.0),
+    )
+    own, error = _tried(lambda: ray.get(answer, timeout=1))
+    ahead_s, error = (None, error) if error else _tried(lambda: _clock_ahead_s(probe_))
+    return replace(known, error=error) if error else replace(known, **vars(own), clock_ahead_s=ahead_s or 0.0)
 
 
 def _clock_ahead_s(probe_: Any) -> float:
     """By the quickest of some answers; exact to half the time that it took."""
-    best, ahead = float("inf"), 0.0
+    answers = []
     for _ in range(5):
-        sent = time.time()
-        there = ray.get(probe_.now.remote(), timeout=10)
-        took = time.time() - sent
-        if took < best:
-            best, ahead = took, there - sent - took / 2
-    return ahead
+        sent_s = time.time()
+        now_s = ray.get(probe_.now.remote(), timeout=10)
+        took_s = time.time() - sent_s
+        answers.append((took_s, now_s - sent_s - took_s / 2))
+    return min(answers)[1]
 
 
 def _node_types() -> Iterator[NodeType]:

@@ -1,19 +1,19 @@
-"""Looks at a cluster, and says what it finds."""
+"""Checks a cluster, and prints the findings."""
 
 from dataclasses import asdict
-from typing import Any
 
 from vitascope.cluster.local import connect
 from vitascope.config import Settings
 from vitascope.doctor.checks import Finding, check
 from vitascope.doctor.facts import gather
+from vitascope.stages.registry import Summary
 from vitascope.wording import count
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> Summary:
     """Examines the cluster for these settings, prints every finding and returns them.
 
-    Nothing is left behind in the run's folder. `healthy` is whether nothing stands in the way.
+    Nothing is left behind in the run's folder. `healthy`: nothing stands in the way.
     """
     connect(settings.cluster)
     findings = check(settings, gather(settings))

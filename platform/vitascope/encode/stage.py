@@ -1,7 +1,6 @@
 """Encode clips into latent shards, with Ray Data."""
 
 import os
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,22 +35,28 @@ from vitascope.encode.shards import (
 )
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Failed, Mistake
-from vitascope.ledger import Status, dropped_by_reason
-from vitascope.metrics import Publisher
-from vitascope.progress import say_dropped, say_notes, track
+from vitascope.ledger import dropped_by_reason
+from vitascope.progress import say_dropped, say_notes
 from vitascope.records import DROPS, SAMPLES
+from vitascope.stages.registry import Summary
+from vitascope.stages.running import items, running
 from vitascope.wording import count
 
 DROPS_FILE = "drops.parquet"
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> Summary:
     """Encodes the run's clips that no committed sample answers yet, commits the index, returns the summary.
 
     Killed at any point it leaves no index, or the one before; run again it takes over the shards that were
     finished. Once it has ended, the next run tries clips again that failed to decode.
     """
-    started = time.monotonic()
+    with running(settings, "encode") as summary:
+        summary |= _encoded(settings)
+    return summary
+
+
+def _encoded(settings: Settings) -> Summary:
     connect(settings.cluster)
     latents = latents_folder(settings)
     limits = Limits(patch=settings.model.patch, token_budget=settings.feed.token_budget)
@@ -79,9 +84,7 @@ def run(settings: Settings) -> dict[str, Any]:
     summary = summarise(samples, drops) | {
         "notes": notes_said,
         "fingerprint": latents.rpartition("/")[2],
-        "seconds": round(time.monotonic() - started, 2),
     }
-    storage.put_json(settings.path("summaries", "encode.json"), summary)
     left = f"{count(len(samples), 'sample')}, {len(drops):,} dropped"
     say_dropped("encode", left, summary["dropped_by_reason"])
     say_notes("encode", notes_said)
@@ -100,15 +103,9 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
     with ThreadPoolExecutor(16) as pool:  # damaged, or planned otherwise; no index names them
         list(pool.map(storage.delete, (shard_uri(latents, number) for number in stale)))
     there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
-    n_dropped, publisher = 0, Publisher(run=settings.run.folder)
-    stage = publisher.stage("encode", len(todo), there_already)
-    with track(len(todo), "encode") as advance, stage as did:
-        advance(there_already)
+    with items(settings, "encode", len(todo), done=there_already, note_drops=True) as count_items:
         for done in _execute(settings, latents, missing):
-            publisher.add_items("encode", [Status.OK] * done["samples"] + list(done["drops"]))
-            n_dropped += len(done["drops"])
-            did(done["samples"] + len(done["drops"]))
-            advance(done["samples"] + len(done["drops"]), note=f"{n_dropped} dropped" if n_dropped else "")
+            count_items([None] * done["samples"] + list(done["drops"]))
     notes = [note for note in read_notes(latents, numbers) if note is not None]
     if [note.key for note in notes] != [shard.key for shard in plan]:
         raise Failed(
@@ -215,7 +212,7 @@ def _commit(
     write_index(latents, samples)
 
 
-def summarise(samples: pa.Table, drops: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(samples: pa.Table, drops: list[dict[str, Any]]) -> Summary:
     """The stage's figures from records.SAMPLES and rows of records.DROPS."""
     splits = Counter(samples["split"].to_pylist())
     sizes = Counter(
