@@ -1,5 +1,6 @@
 """The encode plan: every clip a task or a drop, shards of equal work, nothing done twice."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
 from vitascope.encode.settings import EncodeSettings
-from vitascope.ledger import Reason, dropped_by_reason
+from vitascope.ledger import Reason
 from vitascope.media.geometry import Crop
 from vitascope.records import SAMPLES, VideoSize, dropped
 
@@ -40,7 +41,7 @@ def tasks_of(clips: list[dict[str, Any]], budget: int = 10_000) -> list[EncodeTa
 def test_every_clip_is_a_task_or_a_drop(mixed_clips: list[dict[str, Any]]) -> None:
     clips = mixed_clips[:200]
     tasks, drops = make_tasks(clips, SETTINGS, LIMITS)
-    assert {task.clip_id for task in tasks} | {row["clip_id"] for row in drops} == {
+    assert {task.clip_id for task in tasks} | {drop.clip_id for drop in drops} == {
         c["clip_id"] for c in clips
     }
     assert len(tasks) + len(drops) == len(clips)
@@ -51,8 +52,8 @@ def test_every_clip_is_a_task_or_a_drop(mixed_clips: list[dict[str, Any]]) -> No
 def test_too_many_tokens_is_a_drop_that_names_the_limit(clip_row: ClipRow) -> None:
     tasks, drops = make_tasks([clip_row("a.mp4", n_frames=17)], SETTINGS, Limits(patch=2, token_budget=100))
     assert tasks == []
-    assert dropped_by_reason(drops) == {"too_many_tokens": 1}
-    assert "a pack holds 100" in drops[0]["detail"]
+    assert Counter(drop.reason for drop in drops) == {"too_many_tokens": 1}
+    assert "a pack holds 100" in drops[0].detail
 
 
 def test_each_size_of_a_clip_is_a_sample_and_what_no_pack_holds_a_drop(clip_row: ClipRow) -> None:
@@ -63,7 +64,7 @@ def test_each_size_of_a_clip_is_a_sample_and_what_no_pack_holds_a_drop(clip_row:
     assert len({task.sample_id for task in tasks}) == 3
     tasks, drops = make_tasks([clip_row("a.mp4")], several, Limits(patch=2, token_budget=600))
     assert {str(task.size) for task in tasks} == {"9x128x320", "9x64x144"}
-    assert dropped_by_reason(drops) == {"too_many_tokens": 1}
+    assert Counter(drop.reason for drop in drops) == {"too_many_tokens": 1}
 
 
 def test_a_clip_cropped_otherwise_is_another_sample(clip_row: ClipRow) -> None:
@@ -77,7 +78,7 @@ def test_fixed_buckets_are_checked_before_any_clip(clip_row: ClipRow) -> None:
     fixed = EncodeSettings(buckets=((9, 96, 224),))
     tasks, drops = make_tasks([clip_row("a.mp4"), clip_row("b.mp4", n_frames=5)], fixed, LIMITS)
     assert [task.size for task in tasks] == [VideoSize(9, 96, 224)]
-    assert dropped_by_reason(drops) == {"no_bucket": 1}
+    assert Counter(drop.reason for drop in drops) == {"no_bucket": 1}
     with pytest.raises(ValueError, match="a pack holds 100"):
         make_tasks([], fixed, Limits(patch=2, token_budget=100))
 

@@ -17,7 +17,7 @@ from vitascope.encode.buckets import SPACE_STRIDE, check_table, choose, count_to
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.media.geometry import Crop, View
-from vitascope.records import VideoSize, dropped, stable_id, stable_int
+from vitascope.records import VideoSize, stable_id, stable_int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,22 @@ class EncodeTask:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """A clip that became no sample, or not at every size, and why; the fields are those of records.DROPS."""
+
+    clip_id: str
+    name: str
+    reason: str
+    detail: str
+    status: str = str(Status.DROPPED)
+
+    @classmethod
+    def of(cls, clip_id: str, name: str, error: Rejected) -> "Drop":
+        """The drop of a clip that was rejected."""
+        return cls(clip_id, name, str(error.reason), error.detail)
+
+
+@dataclass(frozen=True)
 class PlannedShard:
     """A shard to write."""
 
@@ -103,8 +119,8 @@ class Limits:
 
 def make_tasks(
     clips: Iterable[dict[str, Any]], settings: EncodeSettings, limits: Limits
-) -> tuple[list[EncodeTask], list[dict[str, Any]]]:
-    """The tasks of each usable row of a clip table, by source and time, or a drop row that says why not.
+) -> tuple[list[EncodeTask], list[Drop]]:
+    """The tasks of each usable row of a clip table, by source and time, or a drop that says why not.
 
     A clip has a task for each of its sizes; one with too many tokens is a drop. Clips that the clips stage
     dropped are in its own ledger and are passed over here.
@@ -122,19 +138,14 @@ def make_tasks(
         try:
             sizes = choose(*shape, settings, stride_px=stride_px)
         except Rejected as error:
-            drops.append(drop_row(clip["clip_id"], clip["name"], error))
+            drops.append(Drop.of(clip["clip_id"], clip["name"], error))
             continue
         for size in sizes:
             try:
                 tasks.append(_task(clip, size, limits))
             except Rejected as error:
-                drops.append(drop_row(clip["clip_id"], clip["name"], error))
+                drops.append(Drop.of(clip["clip_id"], clip["name"], error))
     return sorted(tasks, key=_place), drops
-
-
-def drop_row(clip_id: str, name: str, error: Rejected) -> dict[str, Any]:
-    """A row of records.DROPS."""
-    return {"clip_id": clip_id, "name": name, **dropped(error.reason, error.detail)}
 
 
 def _place(task: EncodeTask) -> tuple[Any, ...]:
