@@ -20,11 +20,12 @@ from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
 from vitascope.encode import notes_on
+from vitascope.encode.buckets import Limits
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.encoder import ShardEncoder, encode_shard
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.frames import decode_shard
-from vitascope.encode.plan import Drop, EncodeTask, Limits, PlannedShard, make_tasks, plan_shards, still_to_do
+from vitascope.encode.plan import Drop, EncodeTask, PlannedShard, make_tasks, plan_shards, still_to_do
 from vitascope.encode.samples import Moments
 from vitascope.encode.shards import (
     INDEX,
@@ -56,8 +57,7 @@ def run(settings: Settings) -> dict[str, Any]:
     started = time.monotonic()
     connect(settings.cluster)
     latents = latents_folder(settings)
-    limits = Limits(patch=settings.model.patch, token_budget=settings.feed.token_budget)
-    tasks, drops = make_tasks(clip_rows(settings), settings.encode, limits)
+    tasks, drops = make_tasks(clip_rows(settings), settings.encode, Limits.of(settings))
     visible = storage.exists(storage.join(latents, INDEX))
     committed = read_index(latents) if visible else SAMPLES.empty_table()
     # What is visible is never rewritten, nor what was so once: thresholds come and go.
