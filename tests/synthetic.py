@@ -2,6 +2,7 @@
 
 from collections.abc import Container, Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,16 +12,9 @@ from vitascope import config, records, storage
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.samples import Encoded, Moments, shard_table
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.shards import (
-    Moments,
-    ShardNote,
-    digest,
-    latent_row,
-    shard_uri,
-    write_index,
-    write_shard,
-)
+from vitascope.encode.shards import ShardNote, facts_hash, shard_uri, write_index, write_shard
 from vitascope.encode.text import make_text_encoder
 from vitascope.model.card import ModelCard
 from vitascope.model.settings import ModelSettings
@@ -71,16 +65,13 @@ def make_run(
     generator = torch.Generator().manual_seed(0)
     index = []
     for shard, numbers in enumerate(np.array_split(np.arange(n_samples), n_shards)):
-        rows = [
-            _row(int(number), sizes[number % len(sizes)], generator, spoil=int(number) in not_finite)
+        encoded = [
+            _encoded(int(number), sizes[number % len(sizes)], generator, spoil=int(number) in not_finite)
             for number in numbers
         ]
-        of_shard = [
-            _sample(int(number), row, shard, place)
-            for place, (number, row) in enumerate(zip(numbers, rows, strict=True))
-        ]
-        samples = pa.Table.from_pylist(of_shard, schema=records.SAMPLES)
-        note = ShardNote(str(shard), TEXT_DIM, samples, [], Moments.none(CHANNELS))
+        rows = shard_table(shard, encoded)
+        samples = rows.select(records.SAMPLES.names)
+        note = ShardNote(str(shard), TEXT_DIM, len(rows), facts_hash(samples), [], Moments.none(CHANNELS))
         write_shard(shard_uri(latents, shard), rows, note)
         index.append(samples)
     described = {"channels": CHANNELS, "text_dim": TEXT_DIM, "fingerprint": "synthetic", "patch": 2}
@@ -91,30 +82,18 @@ def make_run(
     return settings
 
 
-def _row(number: int, size: tuple[int, int, int], generator: torch.Generator, *, spoil: bool) -> dict:
+def _encoded(number: int, size: tuple[int, int, int], generator: torch.Generator, *, spoil: bool) -> Encoded:
     latent = torch.randn(*size, CHANNELS, generator=generator) * (torch.nan if spoil else 1)
     text = torch.randn(5 + number % 7, TEXT_DIM, generator=generator)
-    task = SimpleNamespace(sample_id=1000 + number, clip_id=f"clip-{number}", caption=f"caption {number}")
-    return latent_row(task, latent, text)
-
-
-def _sample(number: int, row: dict, shard: int, place: int) -> dict:
-    frames, height, width, _ = row["latent_shape"]
-    return {
-        "sample_id": row["sample_id"],
-        "clip_id": row["clip_id"],
-        "name": f"video-{number}.mp4",
-        "split": "val" if number % 8 == 7 else "train",
-        "shard": shard,
-        "row": place,
-        "n_frames": 1 + 4 * (frames - 1),
-        "height": 8 * height,
-        "width": 8 * width,
-        "latent_frames": frames,
-        "latent_height": height,
-        "latent_width": width,
-        "n_text": row["n_text"],
-        "psnr_db": 30.0,
-        "caption": row["caption"],
-        "digest": digest(row),
-    }
+    frames, height, width = size
+    task: Any = SimpleNamespace(
+        sample_id=1000 + number,
+        clip_id=f"clip-{number}",
+        name=f"video-{number}.mp4",
+        split="val" if number % 8 == 7 else "train",
+        n_frames=1 + 4 * (frames - 1),
+        height=8 * height,
+        width=8 * width,
+        caption=f"caption {number}",
+    )
+    return Encoded(task, latent, text, 30.0)

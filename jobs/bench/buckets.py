@@ -31,11 +31,12 @@ from typing import Any
 import numpy as np
 
 from vitascope.encode import bucket_facts
+from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.suggest import Clips, Limits, clips_of, count_sizes, propose
 from vitascope.records import VideoSize
 
-PATCH = 2
+PATCHING = Patching(EncodeSettings().strides, patch=2)
 SIZES = [  # fraction of the clips; width, height and weight of each size
     (0.30, [(720, 1280, 5), (1080, 1920, 4), (576, 1024, 3), (2160, 3840, 1)]),
     (0.40, [(426, 240, 1), (640, 360, 2), (854, 480, 2), (1280, 720, 6), (1920, 1080, 6), (2560, 1440, 1),
@@ -75,8 +76,10 @@ def measure(clips: Clips, limits: Limits) -> dict[str, Any]:
         "suggested": bucket_facts.of_table(clips, buckets, limits.max_crop),
         "one_size": bucket_facts.of_table(clips, [single], max_crop=1),
         "one_480x832": bucket_facts.of_table(clips, [usual], max_crop=1),
-        "near_native": bucket_facts.of_near_native(clips, EncodeSettings(), PATCH),
-        "near_native_within": bucket_facts.of_near_native(clips, EncodeSettings(), PATCH, limits.max_tokens),
+        "near_native": bucket_facts.of_near_native(clips, EncodeSettings(), PATCHING),
+        "near_native_within": bucket_facts.of_near_native(
+            clips, EncodeSettings(), PATCHING, limits.max_tokens
+        ),
     }
     return {
         "n_clips": int(clips.count.sum()),
@@ -116,7 +119,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    limits = Limits(max_tokens=args.max_tokens, count=args.count, patch=PATCH)
+    limits = Limits(max_tokens=args.max_tokens, count=args.count, patching=PATCHING)
     result: dict[str, Any] = {"max_tokens": args.max_tokens, "count": args.count}
     if args.clips:
         result["table"] = measure(clips_of(args.clips), limits)

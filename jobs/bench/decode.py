@@ -51,8 +51,9 @@ from vitascope.cluster.local import connect
 from vitascope.config import Settings, load
 from vitascope.demo.inputs import _shipped
 from vitascope.encode import stage as encode
+from vitascope.encode.buckets import Limits
 from vitascope.encode.frames import pixels_of
-from vitascope.encode.plan import EncodeTask, Limits, PlannedShard, make_tasks, plan_shards, tasks_of
+from vitascope.encode.plan import EncodeTask, PlannedShard, make_tasks, plan_shards, tasks_of
 from vitascope.media.colour import to_rgb
 from vitascope.media.geometry import View
 
@@ -113,7 +114,7 @@ def settings_of(store: str, run: str, every_s: float = CLIP_S) -> Settings:
 def plan_of(settings: Settings) -> tuple[list[EncodeTask], list[PlannedShard]]:
     """The encode stage's tasks for the clip table, and its plan."""
     rows = [row | {"caption": ""} for row in storage.rows(settings.path("clips", "clips.parquet"))]
-    limits = Limits(settings.model.patch, settings.feed.token_budget)
+    limits = Limits.of(settings)
     tasks, drops = make_tasks([row | {"status": "ok"} for row in rows], settings.encode, limits)
     assert not drops, drops[0]
     shards = plan_shards(tasks, settings.encode.shard_tokens)

@@ -38,22 +38,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.distributed as dist
 from torch.nn import functional
 
 from vitascope import config, precision, records
 from vitascope.config import Settings
-from vitascope.encode.shards import (
-    Moments,
-    ShardNote,
-    digest,
-    latent_row,
-    shard_uri,
-    write_index,
-    write_shard,
-)
+from vitascope.encode.samples import Encoded, Moments, shard_table
+from vitascope.encode.shards import ShardNote, facts_hash, shard_uri, write_index, write_shard
 from vitascope.feed.packs import Pack
 from vitascope.feed.plan import NO_PACK, Position, ranks_share
 from vitascope.feed.source import Source, load_pack, planned
@@ -107,23 +99,21 @@ SHAPES = {
 def make_latents(folder: str, shapes: Shapes) -> None:
     """Commits one shard of random latents to a folder."""
     generator = torch.Generator().manual_seed(0)
-    rows, samples = [], []
+    encoded = []
     for number in range(shapes.n_samples):
         frames, height, width = shapes.latents[number % len(shapes.latents)]
         latent = torch.randn(frames, height, width, shapes.channels, generator=generator)
         text = torch.randn(10 + number % 30, shapes.text_dim, generator=generator)
-        task: Any = SimpleNamespace(sample_id=number, clip_id=f"{number}", caption="")
-        rows.append(latent_row(task, latent, text))
-        samples.append(
-            {"sample_id": number, "clip_id": f"{number}", "name": "", "split": "train", "shard": 0}
-            | {"row": number, "n_frames": 4 * frames - 3, "height": 8 * height, "width": 8 * width}
-            | {"latent_frames": frames, "latent_height": height, "latent_width": width}
-            | {"n_text": len(text), "psnr_db": 0.0, "caption": "", "digest": digest(rows[-1])}
-        )
-    table = pa.Table.from_pylist(samples, schema=records.SAMPLES)
-    note = ShardNote("0", shapes.text_dim, table, [], Moments.none(shapes.channels))
+        size = {"n_frames": 4 * frames - 3, "height": 8 * height, "width": 8 * width}
+        names = {"sample_id": number, "clip_id": f"{number}", "name": "", "split": "train", "caption": ""}
+        task: Any = SimpleNamespace(**names, **size)
+        encoded.append(Encoded(task, latent, text, 0.0))
+    rows = shard_table(0, encoded)
+    samples = rows.select(records.SAMPLES.names)
+    none = Moments.none(shapes.channels)
+    note = ShardNote("0", shapes.text_dim, len(rows), facts_hash(samples), [], none)
     write_shard(shard_uri(folder, 0), rows, note)
-    write_index(folder, table)
+    write_index(folder, samples)
 
 
 class Bare:

@@ -12,7 +12,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFou
 
 from vitascope import config, signals, storage
 from vitascope.config import Settings
-from vitascope.encode.buckets import check_table
+from vitascope.encode.buckets import Limits, check_table
 from vitascope.errors import FAILED, INCOMPLETE, MISTAKE, STOPPED, Failed, Mistake, about_disk, sentence
 from vitascope.progress import Stopped, say
 from vitascope.section import located
@@ -260,7 +260,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _checked(options: argparse.Namespace) -> Settings:
     """The settings, also with what takes a stage's code to check."""
     settings = _settings(options)
-    check_table(settings.encode.buckets or (), settings.model.patch, settings.feed.token_budget)
+    check_table(settings.encode, Limits.of(settings))
     return settings
 
 

@@ -66,16 +66,13 @@ SAMPLES = pa.schema(
 
 LATENTS = pa.schema(
     [
-        pa.field("sample_id", pa.int64(), nullable=False),
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("latent", pa.binary(), nullable=False),  # bf16 bytes, T H W C
+        *SAMPLES,
         pa.field("latent_shape", pa.list_(pa.int32(), 4), nullable=False),
+        pa.field("latent", pa.binary(), nullable=False),  # bf16 bytes, T H W C
         pa.field("text", pa.binary(), nullable=False),  # bf16 bytes, n_text x text_dim
-        pa.field("n_text", pa.int32(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
     ]
 )
-"""A latent shard: the bytes."""
+"""A latent shard: its rows of the index, and their bytes."""
 
 DROPS = pa.schema([pa.field("clip_id", pa.string(), nullable=False), pa.field("name", pa.string()), *OUTCOME])
 """Clips without a sample, and why."""

@@ -9,14 +9,15 @@ import pytest
 
 from vitascope import config
 from vitascope.encode.bucket_facts import assign, of_near_native, of_table, one_size, suggest
-from vitascope.encode.buckets import choose, count_tokens
-from vitascope.encode.plan import Limits as PlanLimits
+from vitascope.encode.buckets import Limits as PlanLimits
+from vitascope.encode.buckets import Patching, choose
 from vitascope.encode.plan import make_tasks
-from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.settings import STRIDES, EncodeSettings
 from vitascope.encode.suggest import Clips, Limits, count_sizes, propose
 from vitascope.ledger import Rejected
 from vitascope.records import VideoSize, dropped
 
+PATCHING = Patching(STRIDES["dct"], patch=2)
 TABLE = ((1, 96, 96), (9, 96, 160), (9, 160, 96), (17, 64, 64), (33, 96, 160))
 
 
@@ -46,9 +47,9 @@ def test_clips_are_assigned_as_the_encode_stage_assigns_them() -> None:
 def test_near_native_is_judged_as_the_encode_stage_does_it() -> None:
     clips, settings = some_clips(), EncodeSettings(max_pixels=128 * 128, frame_counts=(5, 17, 33))
     sizes = [chosen(size, settings) for size in clips.sizes.tolist()]
-    within = [s if s and count_tokens(s, 2) <= 300 else None for s in sizes]
+    within = [s if s and PATCHING.n_tokens(s) <= 300 else None for s in sizes]
     for max_tokens, wanted in [(None, sizes), (300, within)]:
-        totals = of_near_native(clips, settings, 2, max_tokens)
+        totals = of_near_native(clips, settings, PATCHING, max_tokens)
         n_frames = [size.n_frames if size else 0 for size in wanted]
         got = [(size is not None) * n for size, n in zip(wanted, clips.count, strict=True)]
         assert totals.clips == pytest.approx(sum(got) / clips.count.sum())
@@ -61,7 +62,7 @@ def test_near_native_is_judged_as_the_encode_stage_does_it() -> None:
 def test_a_mixed_table_keeps_more_than_one_size() -> None:
     landscape, portrait, square = (33, 720, 1280), (33, 1280, 720), (17, 480, 480)
     clips = count_sizes([landscape, portrait, square, (9, 304, 720)], [5, 4, 2, 1])
-    limits = Limits(16_384, 6, 2)
+    limits = Limits(16_384, 6, PATCHING)
     table = of_table(clips, propose(clips, limits), limits.max_crop)
     single = of_table(clips, [one_size(clips, limits)], max_crop=1)
     assert table.clips == 1 > single.clips
@@ -97,7 +98,7 @@ def test_the_suggested_toml_is_what_the_encode_stage_takes(
     settings = config.load(str(tmp_path / "table.toml"))
     assert [VideoSize(*bucket) for bucket in settings.encode.buckets or ()] == list(suggestion.buckets)
     assert settings.feed.token_budget <= 5000  # raised, so that a pack holds the largest
-    limits = PlanLimits(settings.model.patch, settings.feed.token_budget)
+    limits = PlanLimits.of(settings)
     tasks, _ = make_tasks([clip_row("a.mp4", width=1280, height=720, n_frames=33)], settings.encode, limits)
     assert tasks[0].size in suggestion.buckets
 

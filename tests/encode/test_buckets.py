@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from vitascope.config import SettingsError, load
-from vitascope.encode.buckets import check_table, choose, count_tokens, cropped_share, kept, latent_shape
-from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.buckets import Limits, Patching, check_table, choose, cropped_share, kept, sizes_of
+from vitascope.encode.codecs import CODECS
+from vitascope.encode.settings import STRIDES, EncodeSettings, Strides
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
 
 STRIDE = 16
+PATCHING = Patching(STRIDES["dct"], patch=2)
 
 
 def best(*clip: int, settings: EncodeSettings, stride_px: int) -> VideoSize:
@@ -176,16 +178,42 @@ def test_wrong_buckets_are_refused_by_the_settings(buckets: str) -> None:
 
 
 def test_a_bucket_that_cannot_be_trained_on_is_refused() -> None:
-    check_table([(9, 96, 160)], patch=2, token_budget=180)
+    fixed = EncodeSettings(buckets=((9, 96, 160),))
+    check_table(fixed, Limits(PATCHING, 180))
     with pytest.raises(ValueError, match="9x96x160 makes 180 tokens, a pack holds 179"):
-        check_table([(9, 96, 160)], patch=2, token_budget=179)
+        check_table(fixed, Limits(PATCHING, 179))
     with pytest.raises(ValueError, match="9x96x168 has a side that is no multiple of 16 px"):
-        check_table([(9, 96, 168)], patch=2, token_budget=1000)
+        check_table(EncodeSettings(buckets=((9, 96, 168),)), Limits(PATCHING, 1000))
 
 
 def test_latent_sizes() -> None:
     size = VideoSize(9, 96, 160)
-    assert latent_shape(size) == (3, 12, 20)
-    assert count_tokens(size, patch=2) == 3 * 6 * 10
+    assert PATCHING.latent_shape(size) == (3, 12, 20)
+    assert PATCHING.n_tokens(size) == 3 * 6 * 10
     with pytest.raises(ValueError, match="1 \\+ 4k"):
-        latent_shape(VideoSize(8, 96, 160))
+        PATCHING.latent_shape(VideoSize(8, 96, 160))
+    assert PATCHING.covering(VideoSize(8, 90, 161)) == VideoSize(9, 96, 176)
+    assert PATCHING.covering(size) == size
+
+
+def test_strides_are_the_codecs() -> None:
+    """Another codec's sizes, tokens and frame counts follow from its strides alone."""
+    other = Patching(Strides(time=8, space=16), patch=1)
+    assert other.latent_shape(VideoSize(17, 96, 160)) == (3, 6, 10)
+    assert other.n_tokens(VideoSize(17, 96, 160)) == 3 * 6 * 10
+    assert other.covering(VideoSize(10, 90, 161)) == VideoSize(17, 96, 176)
+    with pytest.raises(ValueError, match="1 \\+ 8k and sides multiples of 16 px"):
+        other.latent_shape(VideoSize(5, 96, 160))
+    for name, codec in CODECS.items():
+        assert codec(EncodeSettings()).strides == EncodeSettings().strides == STRIDES[name]
+
+
+def test_a_size_that_no_pack_holds_is_rejected_and_the_others_stay() -> None:
+    clip, settings = VideoSize(9, 272, 640), EncodeSettings(sizes_per_clip=3)
+    too_large, *others = sizes_of(clip, settings, Limits(PATCHING, 600))
+    assert isinstance(too_large, Rejected)
+    assert too_large.reason == Reason.TOO_MANY_TOKENS
+    assert others == [(VideoSize(9, 128, 320), 480), (VideoSize(9, 64, 144), 108)]
+    (none,) = sizes_of(VideoSize(1, 8, 8), settings, Limits(PATCHING, 600))
+    assert isinstance(none, Rejected)
+    assert none.reason == Reason.TOO_SMALL

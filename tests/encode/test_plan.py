@@ -1,5 +1,6 @@
 """The encode plan: every clip a task or a drop, shards of equal work, nothing done twice."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -7,13 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from vitascope.encode.plan import EncodeTask, Limits, make_tasks, plan_shards, still_to_do
-from vitascope.encode.settings import EncodeSettings
-from vitascope.ledger import Reason, dropped_by_reason
+from vitascope.encode.buckets import Limits, Patching
+from vitascope.encode.plan import EncodeTask, make_tasks, plan_shards, still_to_do
+from vitascope.encode.settings import STRIDES, EncodeSettings
+from vitascope.ledger import Reason
 from vitascope.media.geometry import Crop
 from vitascope.records import SAMPLES, VideoSize, dropped
 
-LIMITS = Limits(patch=2, token_budget=2000)
+PATCHING = Patching(STRIDES["dct"], patch=2)
+LIMITS = Limits(PATCHING, token_budget=2000)
 SETTINGS = EncodeSettings(max_pixels=256 * 256)
 
 
@@ -34,13 +37,13 @@ def mixed_clips(clip_row: ClipRow) -> list[dict[str, Any]]:
 
 
 def tasks_of(clips: list[dict[str, Any]], budget: int = 10_000) -> list[EncodeTask]:
-    return make_tasks(clips, SETTINGS, Limits(patch=2, token_budget=budget))[0]
+    return make_tasks(clips, SETTINGS, Limits(PATCHING, token_budget=budget))[0]
 
 
 def test_every_clip_is_a_task_or_a_drop(mixed_clips: list[dict[str, Any]]) -> None:
     clips = mixed_clips[:200]
     tasks, drops = make_tasks(clips, SETTINGS, LIMITS)
-    assert {task.clip_id for task in tasks} | {row["clip_id"] for row in drops} == {
+    assert {task.clip_id for task in tasks} | {drop.clip_id for drop in drops} == {
         c["clip_id"] for c in clips
     }
     assert len(tasks) + len(drops) == len(clips)
@@ -49,21 +52,21 @@ def test_every_clip_is_a_task_or_a_drop(mixed_clips: list[dict[str, Any]]) -> No
 
 
 def test_too_many_tokens_is_a_drop_that_names_the_limit(clip_row: ClipRow) -> None:
-    tasks, drops = make_tasks([clip_row("a.mp4", n_frames=17)], SETTINGS, Limits(patch=2, token_budget=100))
+    tasks, drops = make_tasks([clip_row("a.mp4", n_frames=17)], SETTINGS, Limits(PATCHING, token_budget=100))
     assert tasks == []
-    assert dropped_by_reason(drops) == {"too_many_tokens": 1}
-    assert "a pack holds 100" in drops[0]["detail"]
+    assert Counter(drop.reason for drop in drops) == {"too_many_tokens": 1}
+    assert "a pack holds 100" in drops[0].detail
 
 
 def test_each_size_of_a_clip_is_a_sample_and_what_no_pack_holds_a_drop(clip_row: ClipRow) -> None:
     several = EncodeSettings(sizes_per_clip=3)
-    tasks, drops = make_tasks([clip_row("a.mp4")], several, Limits(patch=2, token_budget=2040))  # 640x272
+    tasks, drops = make_tasks([clip_row("a.mp4")], several, Limits(PATCHING, token_budget=2040))  # 640x272
     assert {str(task.size) for task in tasks} == {"9x272x640", "9x128x320", "9x64x144"}
     assert drops == []
     assert len({task.sample_id for task in tasks}) == 3
-    tasks, drops = make_tasks([clip_row("a.mp4")], several, Limits(patch=2, token_budget=600))
+    tasks, drops = make_tasks([clip_row("a.mp4")], several, Limits(PATCHING, token_budget=600))
     assert {str(task.size) for task in tasks} == {"9x128x320", "9x64x144"}
-    assert dropped_by_reason(drops) == {"too_many_tokens": 1}
+    assert Counter(drop.reason for drop in drops) == {"too_many_tokens": 1}
 
 
 def test_a_clip_cropped_otherwise_is_another_sample(clip_row: ClipRow) -> None:
@@ -77,9 +80,9 @@ def test_fixed_buckets_are_checked_before_any_clip(clip_row: ClipRow) -> None:
     fixed = EncodeSettings(buckets=((9, 96, 224),))
     tasks, drops = make_tasks([clip_row("a.mp4"), clip_row("b.mp4", n_frames=5)], fixed, LIMITS)
     assert [task.size for task in tasks] == [VideoSize(9, 96, 224)]
-    assert dropped_by_reason(drops) == {"no_bucket": 1}
+    assert Counter(drop.reason for drop in drops) == {"no_bucket": 1}
     with pytest.raises(ValueError, match="a pack holds 100"):
-        make_tasks([], fixed, Limits(patch=2, token_budget=100))
+        make_tasks([], fixed, Limits(PATCHING, token_budget=100))
 
 
 def test_clips_dropped_before_are_passed_over(clip_row: ClipRow) -> None:
@@ -114,7 +117,7 @@ def test_shards_do_not_depend_on_the_order_of_the_clips(mixed_clips: list[dict[s
 def test_a_source_lies_in_few_shards_and_a_clip_in_one(clip_row: ClipRow) -> None:
     clips = [clip_row(f"{i}.mp4", start_s=2.0 * k, n_frames=9) for k in range(12) for i in range(20)]
     two = SETTINGS.model_copy(update={"sizes_per_clip": 2})
-    tasks, _ = make_tasks(clips, two, Limits(patch=2, token_budget=10_000))
+    tasks, _ = make_tasks(clips, two, Limits(PATCHING, token_budget=10_000))
     assert len(tasks) == 2 * len(clips)
     shards = plan_shards(tasks, shard_tokens=20_000)
     assert len(shards) > 5

@@ -1,7 +1,10 @@
 """Latent shards: what goes in comes out, by row, and each shard accounts for itself."""
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,25 +14,27 @@ import torch
 
 from vitascope import storage
 from vitascope.encode import shards as shards_module
-from vitascope.encode.plan import EncodeTask
+from vitascope.encode.plan import Drop, EncodeTask
+from vitascope.encode.samples import Encoded, Moments, shard_table
 from vitascope.encode.shards import (
     DamagedShard,
-    Moments,
     ShardFile,
     ShardNote,
-    latent_row,
+    facts_hash,
+    read_facts,
     read_note,
     read_notes,
     read_samples,
+    row_group_cache,
     shard_uri,
     write_shard,
 )
+from vitascope.encode.verify import Indexed, check_shard
 from vitascope.records import LATENTS, SAMPLES
 
 DIM = 6
 SOME = Moments(2, [1.0], [2.0])
-ROW = {"sample_id": 1, "row": 1, "psnr_db": 30.1, "caption": "späte Wellen"}
-NOTE = ShardNote("key", DIM, pa.Table.from_pylist([ROW], schema=SAMPLES), [{"clip_id": "x"}], SOME)
+DROP = Drop("x", "späte Wellen.mp4", "decode_failed", "damaged")
 
 
 def tasks(n: int) -> list[EncodeTask]:
@@ -65,9 +70,17 @@ def put(folder: Path, n: int, side: int = 4) -> list[tuple[torch.Tensor, torch.T
         )
         for i in range(n)
     ]
-    rows = [latent_row(task, latent, text) for task, (latent, text) in zip(tasks(n), values, strict=True)]
-    write_shard(shard_uri(str(folder), 3), rows, NOTE)
+    encoded = [Encoded(task, *value, 30.1) for task, value in zip(tasks(n), values, strict=True)]
+    write(str(folder), 3, encoded)
     return values
+
+
+def write(folder: str, number: int, encoded: list[Encoded]) -> ShardNote:
+    """Writes a shard and returns its note."""
+    rows = shard_table(number, encoded)
+    note = ShardNote("key", DIM, len(rows), facts_hash(rows.select(SAMPLES.names)), [DROP], SOME)
+    write_shard(shard_uri(folder, number), rows, note)
+    return note
 
 
 def test_samples_come_back_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -98,22 +111,22 @@ def test_large_samples_make_row_groups_of_few(tmp_path: Path, monkeypatch: pytes
 
 
 def test_the_cache_stays_within_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = shards_module._GroupCache(max_bytes=10_000)
+    cache = row_group_cache(10_000)
     monkeypatch.setattr(shards_module, "_groups", cache)
     values = put(tmp_path, 100, side=8)
     for row in range(100):
         assert torch.equal(read_samples(str(tmp_path), [(3, row)])[0].latent, values[row][0].bfloat16())
-    assert len(cache._tables) == 1
+    assert len(cache) == 1
 
 
 def test_open_shards_hold_no_more_than_the_cache_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards_module, "_groups", shards_module._GroupCache(max_bytes=0))
+    monkeypatch.setattr(shards_module, "_groups", row_group_cache(1))
     latent = torch.randn(4, 128, 128, 16)  # 2 MiB
-    rows = [latent_row(task, latent, torch.zeros(1, DIM)) for task in tasks(3)]
+    encoded = [Encoded(task, latent, torch.zeros(1, DIM), 30.1) for task in tasks(3)]
     for shard in range(8):
-        write_shard(shard_uri(str(tmp_path), shard), rows, NOTE)
+        write(str(tmp_path), shard, encoded)
     before = pa.total_allocated_bytes()
     read_samples(str(tmp_path), [(shard, 1) for shard in range(8)])
     files = [ShardFile(shard_uri(str(tmp_path), shard)) for shard in range(8)]
@@ -125,21 +138,58 @@ def test_open_shards_hold_no_more_than_the_cache_does(
 
 
 def test_a_shard_tells_what_it_holds(tmp_path: Path) -> None:
-    put(tmp_path, 2)
-    note = read_note(shard_uri(str(tmp_path), 3))
-    assert note is not None
-    assert note.samples.equals(NOTE.samples)
-    assert vars(note) | {"samples": None} == vars(NOTE) | {"samples": None}
+    encoded = [Encoded(task, torch.randn(2, 4, 6, 5), torch.randn(3, DIM), 30.1) for task in tasks(70)]
+    written = write(str(tmp_path), 3, encoded)
+    assert read_note(shard_uri(str(tmp_path), 3)) == written
+    assert written.drops == [DROP]
+    facts = read_facts(shard_uri(str(tmp_path), 3))
+    assert facts is not None
+    assert facts.equals(shard_table(3, encoded).select(SAMPLES.names), check_metadata=True)
+    assert facts["sample_id"].to_pylist() == [task.sample_id for task in tasks(70)]
+    last = facts.to_pylist()[-1]
+    assert (last["shard"], last["row"], last["n_text"], last["caption"]) == (3, 69, 3, "clip 69")
+    assert [last[f"latent_{axis}"] for axis in ("frames", "height", "width")] == [2, 4, 6]
     assert read_note(shard_uri(str(tmp_path), 4)) is None
+    assert read_facts(shard_uri(str(tmp_path), 4)) is None
+
+
+def old_shard(folder: Path, encoded: list[Encoded]) -> pa.Table:
+    """Writes shard 3 as it was when its samples' facts were JSON in the footer, and returns these."""
+    rows = shard_table(3, encoded)
+    facts = rows.select(SAMPLES.names)
+    about = {"key": "key", "text_dim": DIM, "samples": facts.to_pylist(), "drops": [asdict(DROP)]}
+    note = json.dumps(about | {"moments": asdict(SOME)}).encode()
+    digest = hashlib.blake2b(note, digest_size=16).hexdigest().encode()
+    columns = ["sample_id", "clip_id", "latent", "latent_shape", "text", "n_text", "caption"]
+    table = rows.select(columns).replace_schema_metadata({"vitascope": note, "vitascope.blake2b": digest})
+    pq.write_table(table, shard_uri(str(folder), 3), row_group_size=32, write_page_checksum=True)
+    return facts
+
+
+def test_a_shard_with_its_facts_in_the_footer_is_read(tmp_path: Path) -> None:
+    values = [(torch.randn(2, 4, 6, 5), torch.randn(i % 4, DIM)) for i in range(40)]
+    facts = old_shard(
+        tmp_path, [Encoded(task, *value, 30.1) for task, value in zip(tasks(40), values, strict=True)]
+    )
+    uri = shard_uri(str(tmp_path), 3)
+    note, read = read_note(uri), read_facts(uri)
+    assert note is not None
+    assert read is not None
+    assert (note.key, note.n_samples, note.drops, note.moments) == ("key", 40, [DROP], SOME)
+    assert read.equals(facts)
+    for row in (0, 39):
+        (sample,) = read_samples(str(tmp_path), [(3, row)])
+        assert torch.equal(sample.latent, values[row][0].bfloat16())
+        assert torch.equal(sample.text, values[row][1].bfloat16())
+    indexed = [Indexed(**{name: row[name] for name in Indexed._fields}) for row in facts.to_pylist()]
+    assert check_shard(uri, indexed) is None
+    assert check_shard(uri, [indexed[7]._replace(digest=1)]) == "row 7 holds other bytes than were written"
 
 
 def test_a_shard_of_failures_only_is_still_a_shard(tmp_path: Path) -> None:
-    write_shard(
-        shard_uri(str(tmp_path), 0),
-        [],
-        ShardNote("key", DIM, SAMPLES.empty_table(), [{"clip_id": "x"}], SOME),
-    )
-    assert read_note(shard_uri(str(tmp_path), 0)) is not None
+    written = write(str(tmp_path), 0, [])
+    assert read_note(shard_uri(str(tmp_path), 0)) == written
+    assert read_facts(shard_uri(str(tmp_path), 0)) == SAMPLES.empty_table()
 
 
 def test_a_note_that_is_longer_than_what_is_read_first_is_read_whole(
@@ -147,9 +197,10 @@ def test_a_note_that_is_longer_than_what_is_read_first_is_read_whole(
 ) -> None:
     put(tmp_path, 2)
     monkeypatch.setattr(shards_module, "_TAIL_BYTES", 100)
-    note = read_note(shard_uri(str(tmp_path), 3))
+    note, facts = (read(shard_uri(str(tmp_path), 3)) for read in (read_note, read_facts))
     assert note is not None
-    assert note.samples.equals(NOTE.samples)
+    assert note.n_samples == 2
+    assert note.facts_hash == facts_hash(facts)
 
 
 def noted(content: bytes, metadata: dict[bytes, bytes]) -> bytes:
@@ -192,17 +243,15 @@ def test_a_damaged_shard_is_named_or_counts_as_absent(
 def test_no_flip_in_a_footer_changes_a_note_unseen(tmp_path: Path) -> None:
     put(tmp_path, 2)
     path = Path(shard_uri(str(tmp_path), 3))
-    good = path.read_bytes()
+    good, written, facts = path.read_bytes(), read_note(str(path)), read_facts(str(path))
     n_damaged = 0
     for at in range(len(good) - int.from_bytes(good[-8:-4], "little") - 8, len(good), 5):
         path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
         try:
-            note = read_note(str(path))
+            assert read_note(str(path)) == written
+            assert read_facts(str(path)) == facts
         except DamagedShard:
             n_damaged += 1
-        else:
-            assert note is not None
-            assert note.to_json() == NOTE.to_json()
     assert n_damaged > 100
 
 

@@ -11,12 +11,13 @@ import torch
 from vitascope import storage
 from vitascope.config import Settings, load
 from vitascope.encode import stage
+from vitascope.encode.buckets import Limits, Patching
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.encoder import ShardEncoder
 from vitascope.encode.fingerprint import fingerprint, latents_folder
 from vitascope.encode.frames import decode_shard, pixels_of
-from vitascope.encode.plan import Limits, PlannedShard, make_tasks
-from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.plan import PlannedShard, make_tasks
+from vitascope.encode.settings import STRIDES, EncodeSettings
 from vitascope.encode.shards import read_samples, shard_uri
 from vitascope.media.clip import read_clip
 from vitascope.media.geometry import Crop
@@ -433,7 +434,7 @@ def test_gpus_that_a_local_cluster_lacks_are_not_waited_for(
 
 def decoded(clip: dict[str, Any], *, nvdec: bool = False) -> pa.Table:
     """A shard 0 of one clip."""
-    tasks, _ = make_tasks([clip], settings_for("a").encode, Limits(patch=2, token_budget=5000))
+    tasks, _ = make_tasks([clip], settings_for("a").encode, Limits(Patching(STRIDES["dct"], patch=2), 5000))
     plan = pa.Table.from_pylist([PlannedShard(0, tasks).as_row()])
     return decode_shard(plan, timeout_s=60, nvdec=nvdec)
 

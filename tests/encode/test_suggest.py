@@ -8,7 +8,8 @@ import pytest
 
 from vitascope import storage
 from vitascope.encode import suggest
-from vitascope.encode.buckets import count_tokens, kept
+from vitascope.encode.buckets import Patching, kept
+from vitascope.encode.settings import STRIDES
 from vitascope.encode.suggest import (
     Clips,
     Limits,
@@ -21,6 +22,8 @@ from vitascope.encode.suggest import (
     worths,
 )
 from vitascope.records import VideoSize
+
+PATCHING = Patching(STRIDES["dct"], patch=2)
 
 
 def mixed(n: int, seed: int = 0, odd: float = 0.2) -> Clips:
@@ -47,27 +50,29 @@ def mean_worth(clips: Clips, buckets: list[VideoSize]) -> float:
 
 @pytest.mark.parametrize(("max_tokens", "patch"), [(300, 2), (4096, 1), (16_384, 2), (40_000, 4)])
 def test_every_bucket_keeps_to_the_limits(max_tokens: int, patch: int) -> None:
-    limits = Limits(max_tokens, 9, patch)
+    limits = Limits(max_tokens, 9, Patching(STRIDES["dct"], patch))
     buckets = propose(mixed(1000), limits)
     assert 1 < len(buckets) <= 9
     assert len(set(buckets)) == len(buckets)
     for bucket in buckets:
-        assert count_tokens(bucket, patch) <= max_tokens  # which also wants 1 + 4k frames
-        assert bucket.height % limits.stride_px == bucket.width % limits.stride_px == 0
+        assert limits.patching.n_tokens(bucket) <= max_tokens  # which also wants 1 + 4k frames
+        assert bucket.height % limits.patching.side_px == bucket.width % limits.patching.side_px == 0
 
 
 def test_the_same_clips_in_any_order_give_the_same_table() -> None:
     clips = mixed(1000)
     rows = np.repeat(clips.sizes, clips.count, axis=0)
     shuffled = np.random.default_rng(1).permutation(rows)
-    assert propose(clips, Limits(8192, 6, 2)) == propose(count_sizes(shuffled), Limits(8192, 6, 2))
+    assert propose(clips, Limits(8192, 6, PATCHING)) == propose(
+        count_sizes(shuffled), Limits(8192, 6, PATCHING)
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_more_buckets_are_never_worth_less(seed: int) -> None:
     """In the objective, of which every table with one bucket more starts from the one before."""
     clips = mixed(400, seed)
-    tried = candidates(clips, Limits(8192, 1, 2))
+    tried = candidates(clips, Limits(8192, 1, PATCHING))
     worth = worths(clips, tried, 0.3)
     held = [float(worth[:, select(worth, count)].max(axis=1).sum()) for count in range(1, 8)]
     assert (np.diff(held) >= 0).all()
@@ -78,14 +83,14 @@ def test_more_buckets_are_never_worth_less(seed: int) -> None:
 def test_clips_of_one_size_are_kept_whole() -> None:
     for size in ((17, 480, 832), (1, 720, 1280), (33, 256, 256), (1, 16, 16)):
         clips = count_sizes([size] * 5)
-        assert propose(clips, Limits(50_000, 4, 2)) == [VideoSize(*size)]
+        assert propose(clips, Limits(50_000, 4, PATCHING)) == [VideoSize(*size)]
 
 
 def test_a_clip_above_the_limit_gives_up_as_much_of_its_pixels_as_of_its_seconds() -> None:
     clips = count_sizes([(481, 1088, 1920)])
-    (bucket,) = propose(clips, Limits(32_768, 1, 2))
+    (bucket,) = propose(clips, Limits(32_768, 1, PATCHING))
     keeps = kept(clips.sizes[0], np.array([bucket.n_frames, bucket.height, bucket.width]), 0.3)
-    assert count_tokens(bucket, 2) > 0.85 * 32_768
+    assert PATCHING.n_tokens(bucket) > 0.85 * 32_768
     assert 0.5 < keeps.pixels / keeps.seconds < 2
 
 
@@ -97,11 +102,11 @@ def test_two_aspects_and_two_lengths_each_get_their_bucket() -> None:
         VideoSize(33, 448, 256),
     ]
     clips = count_sizes([(b.n_frames, b.height, b.width) for b in native], [100, 1, 10, 1])
-    assert propose(clips, Limits(100_000, 10, 2)) == sorted(native)
+    assert propose(clips, Limits(100_000, 10, PATCHING)) == sorted(native)
 
 
 def test_binning_loses_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    clips, limits = mixed(2000, odd=0.3), Limits(16_384, 6, 2)
+    clips, limits = mixed(2000, odd=0.3), Limits(16_384, 6, PATCHING)
     exact = propose(clips, limits)
     assert len(clips.sizes) < suggest.MAX_BINS  # so that was a search over the clips themselves
     monkeypatch.setattr(suggest, "MAX_BINS", len(clips.sizes) // 4)
@@ -110,15 +115,15 @@ def test_binning_loses_little(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_fitting_clip_and_no_clip_are_said() -> None:
     with pytest.raises(ValueError, match="none of 1 usable clips has a bucket of 64 tokens"):
-        propose(count_sizes([(5, 12, 12)]), Limits(64, 4, 2))
+        propose(count_sizes([(5, 12, 12)]), Limits(64, 4, PATCHING))
     with pytest.raises(ValueError, match=r"no usable clip .* vitascope data shows what was dropped"):
-        propose(count_sizes(np.empty((0, 3))), Limits(64, 4, 2))
+        propose(count_sizes(np.empty((0, 3))), Limits(64, 4, PATCHING))
 
 
 @pytest.mark.parametrize(("max_tokens", "count"), [(0, 1), (1, 0)])
 def test_limits_of_nothing_are_refused(max_tokens: int, count: int) -> None:
     with pytest.raises(ValueError, match="1 token and 1 bucket"):
-        Limits(max_tokens, count, 2)
+        Limits(max_tokens, count, PATCHING)
 
 
 def test_sizes_are_counted_and_merged() -> None:

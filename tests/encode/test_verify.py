@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from vitascope import storage
@@ -12,7 +13,8 @@ from vitascope.config import Settings, load, to_toml
 from vitascope.encode import stage
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_note, read_samples, shard_uri, write_shard
-from vitascope.encode.verify import check_shard, verify
+from vitascope.encode.verify import Indexed, check_shard, verify
+from vitascope.records import LATENTS
 
 
 @pytest.fixture
@@ -62,9 +64,10 @@ def test_every_kind_of_damage_is_found_and_named(encoded: Settings) -> None:
     note = read_note(shard_uri(folder, 5))
     assert note is not None
     rows[0]["latent"] = rows[0]["latent"][:-2] + b"\x01\x02"  # written whole, but by somebody else
-    assert not write_shard(shard_uri(folder, 5), rows, note), "what is there is not replaced"
+    table = pa.Table.from_pylist(rows, schema=LATENTS)
+    assert not write_shard(shard_uri(folder, 5), table, note), "what is there is not replaced"
     storage.delete(shard_uri(folder, 5))
-    write_shard(shard_uri(folder, 5), rows, note)
+    write_shard(shard_uri(folder, 5), table, note)
     table = storage.read_table(shard_uri(folder, 4))
     metadata = {key: said.replace(b'"n": ', b'"n": 1') for key, said in table.schema.metadata.items()}
     storage.put_table(shard_uri(folder, 4), table.replace_schema_metadata(metadata))
@@ -107,4 +110,4 @@ def test_a_shard_that_may_not_be_read_is_not_taken_for_damaged(monkeypatch: pyte
 
     monkeypatch.setattr(storage, "open_file", refuse)
     with pytest.raises(PermissionError):
-        check_shard("shard-000000.parquet", [{"row": 0}])
+        check_shard("shard-000000.parquet", [Indexed(0, 1, 4, 1, 1, 8, 12)])

@@ -21,7 +21,8 @@ from flow import sources
 from vitascope import config, storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.shards import read_samples, to_bytes
+from vitascope.encode.samples import to_bytes
+from vitascope.encode.shards import read_samples
 from vitascope.records import stable_id
 
 VITASCOPE = str(Path(sys.executable).parent / "vitascope")

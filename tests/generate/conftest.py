@@ -9,10 +9,14 @@ import pytest
 import torch
 
 from synthetic import tiny_card
+from vitascope.encode.buckets import Patching
+from vitascope.encode.settings import STRIDES
 from vitascope.generate.request import Limits, Request, parse
 from vitascope.generate.settings import GenerateSettings
 from vitascope.model.card import ModelCard, save_model
 from vitascope.model.dit import DiT
+
+PATCHING = Patching(STRIDES["dct"], patch=2)
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +49,6 @@ def request_of() -> Callable[..., Request]:
     def make(**fields: Any) -> Request:
         anywhere = GenerateSettings(media_from=("/",))
         document = {"custom_id": "a", "prompt": "a cat", "width": 64, "height": 48, "seconds": 9 / 8} | fields
-        return parse(json.dumps(document), Limits(anywhere, patch=2, folder="/media"))
+        return parse(json.dumps(document), Limits(anywhere, patching=PATCHING, folder="/media"))
 
     return make

@@ -4,10 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.buckets import Patching
+from vitascope.encode.settings import STRIDES, EncodeSettings
 from vitascope.encode.text import make_text_encoder
 from vitascope.generate.changes import MEANING, Change, changes
 from vitascope.generate.request import Request
+
+PATCHING = Patching(STRIDES["dct"], patch=2)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +28,7 @@ from vitascope.generate.request import Request
     ],
 )
 def test_frames_and_sizes(request_of: Callable[..., Request], fields: dict, expected: dict) -> None:
-    found = changes(request_of(**fields), 2, (5, 0), 128)
+    found = changes(request_of(**fields), PATCHING, (5, 0), 128)
     found.pop(Change.SIZE_CROPPED, None) if Change.SIZE_CROPPED not in expected else None
     assert found.keys() == expected.keys()
     assert all(found[change].startswith(text) for change, text in expected.items())
@@ -37,9 +40,9 @@ def test_prompts_that_are_cut(request_of: Callable[..., Request]) -> None:
     n_tokens = encoder.count(texts)
     assert [len(states) for states in encoder.encode(texts)] == [16, 0, n_tokens[2]]
     assert n_tokens[:2] == [202, 0]
-    found = changes(request_of(), 2, (n_tokens[0], 0), 16)
+    found = changes(request_of(), PATCHING, (n_tokens[0], 0), 16)
     assert found == {Change.PROMPT_CUT: "it has 202 tokens, of which the text encoder reads the first 16"}
-    assert changes(request_of(), 2, (16, 17), 16).keys() == {Change.NEGATIVE_PROMPT_CUT}
+    assert changes(request_of(), PATCHING, (16, 17), 16).keys() == {Change.NEGATIVE_PROMPT_CUT}
 
 
 def test_each_has_a_meaning() -> None:

@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vitascope.encode.buckets import Patching
 from vitascope.encode.codecs import make_codec
-from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.settings import STRIDES, EncodeSettings
 from vitascope.generate.conditions import blank, canvas, crop, given_frames, latent_given, layout
 from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
+
+PATCHING = Patching(STRIDES["dct"], patch=2)
 
 Make = Callable[..., Request]
 EXTEND = {"video": "a.mp4"}
@@ -32,28 +35,28 @@ JOIN = EXTEND | {"mode": "join", "video_after": "b.mp4"}
 def test_what_is_given_in_13_frames(
     request_of: Make, fields: dict, available: tuple[int, ...], first: int, last: int, latent: str
 ) -> None:
-    place = layout(request_of(seconds=13 / 8, **fields), 2, available)
+    place = layout(request_of(seconds=13 / 8, **fields), PATCHING, available)
     assert (place.n_first, place.n_last) == (first, last)
-    given = latent_given(place.given)
+    given = latent_given(place.given, 4)
     assert "".join(str(int(g)) for g in given) == latent
-    assert given_frames(given) == (first, last)
+    assert given_frames(given, 4) == (first, last)
 
 
 def test_joining_gives_a_third_at_either_end(request_of: Make) -> None:
-    place = layout(request_of(seconds=33 / 8, **JOIN), 2, (99, 99))
+    place = layout(request_of(seconds=33 / 8, **JOIN), PATCHING, (99, 99))
     assert (place.n_first, place.n_last) == (9, 12)
-    short = layout(request_of(seconds=33 / 8, **JOIN), 2, (3, 5))
+    short = layout(request_of(seconds=33 / 8, **JOIN), PATCHING, (3, 5))
     assert (short.n_first, short.n_last) == (1, 4)
 
 
 def test_a_latent_frame_is_given_only_if_all_its_frames_are() -> None:
-    assert latent_given(np.array([1, 1, 1, 1, 0, 1, 1, 1, 1], bool)).tolist() == [True, False, True]
+    assert latent_given(np.array([1, 1, 1, 1, 0, 1, 1, 1, 1], bool), 4).tolist() == [True, False, True]
 
 
 def test_an_end_of_fewer_than_four_frames_is_refused(request_of: Make) -> None:
     request = request_of(mode="extend_backward", **EXTEND)
     with pytest.raises(Rejected, match="has 3 at 8 fps") as refused:
-        layout(request, 2, (3,))
+        layout(request, PATCHING, (3,))
     assert refused.value.reason == Reason.TOO_SHORT
 
 
@@ -73,7 +76,7 @@ def test_the_output_holds_given_and_made_frames_whatever_its_length(
             request_of(**fields)
         return
     request = request_of(**fields)
-    place = layout(request, 2, (99, 99))
+    place = layout(request, PATCHING, (99, 99))
     frames = np.broadcast_to(place.given[:, None, None, None], (place.made.n_frames, 48, 64, 3))
     given = crop(frames, request)[:, 0, 0, 0]
     assert len(given) == n_frames
@@ -91,12 +94,12 @@ def codec() -> Any:
 def test_given_frames_come_out_where_they_belong(request_of: Make, mode: str) -> None:
     media = JOIN if mode == "join" else EXTEND
     request = request_of(**media | {"mode": mode, "seconds": 18 / 8, "width": 60, "height": 50})
-    place = layout(request, 2, (99, 99))
+    place = layout(request, PATCHING, (99, 99))
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (place.n_first + place.n_last, 50, 60, 3), np.uint8)
     filled = canvas(place, frames, codec())
     assert filled.latent.shape == (6, 8, 8, 768)
-    assert filled.given.tolist() == latent_given(place.given).tolist()
+    assert filled.given.tolist() == latent_given(place.given, 4).tolist()
     output = crop(codec().decode(filled.latent).numpy(), request)
     assert output.shape == (18, 50, 60, 3)
     n_last = min(place.n_last, 18 - (place.made.n_frames - place.n_last)) if mode == "join" else place.n_last
@@ -107,6 +110,6 @@ def test_given_frames_come_out_where_they_belong(request_of: Make, mode: str) ->
 
 
 def test_the_blank_canvas_of_an_image(request_of: Make) -> None:
-    empty = blank(request_of(seconds=0, width=70), 2, channels=12)
+    empty = blank(request_of(seconds=0, width=70), PATCHING, channels=12)
     assert empty.latent.shape == (1, 6, 10, 12)
     assert not empty.given.any()

@@ -27,7 +27,7 @@ def work_of(card: ModelCard, request_of: Make) -> Callable[..., Work]:
         request = request_of(**fields)
         generator = torch.Generator().manual_seed(text)
         states = torch.randn(text, card.text_dim, generator=generator), torch.zeros(0, card.text_dim)
-        return begin(request, blank(request, 2, card.channels), states, card=card, device=device)
+        return begin(request, blank(request, card.patching, card.channels), states, card=card, device=device)
 
     return make
 

@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 
 from vitascope import storage
+from vitascope.encode.buckets import Patching
+from vitascope.encode.settings import STRIDES
 from vitascope.generate import lines
 from vitascope.generate.lines import Line
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, Request
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Rejected
 
+PATCHING = Patching(STRIDES["dct"], patch=2)
+
 GOOD = {"custom_id": "a", "prompt": "a cat", "width": 64, "height": 48, "seconds": 1, "fps": 8, "seed": 3}
-LIMITS = Limits(GenerateSettings(), patch=2, folder="/media")
+LIMITS = Limits(GenerateSettings(), patching=PATCHING, folder="/media")
 
 
 def good(custom_id: str, **fields: Any) -> bytes:

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
+from vitascope.encode.buckets import Patching
+from vitascope.encode.settings import STRIDES
 from vitascope.generate.request import MEDIA, Limits, Mode, Request, parse
 from vitascope.generate.settings import GenerateSettings
+
+PATCHING = Patching(STRIDES["dct"], patch=2)
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SECTION = README.partition("## Requests")[2].partition("\n## ")[0]
@@ -46,7 +50,7 @@ def test_every_mode_has_its_row_and_media(mode: Mode) -> None:
 
 
 def test_the_examples_are_requests() -> None:
-    limits = Limits(GenerateSettings(token_budget=10**6), patch=2, folder="/media")
+    limits = Limits(GenerateSettings(token_budget=10**6), patching=PATCHING, folder="/media")
     examples = re.findall(r"^    (\{.*\})$", SECTION, re.MULTILINE)
     modes = {parse(line, limits).kind for line in examples}
     assert modes == {"image", *(str(mode) for mode in Mode)}

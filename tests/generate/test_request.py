@@ -8,14 +8,20 @@ from typing import Any
 
 import pytest
 
+from vitascope.encode.buckets import Patching
+from vitascope.encode.settings import STRIDES
 from vitascope.generate import request as request_module
-from vitascope.generate.request import Limits, Mode, Request, generated_size, n_tokens, parse
+from vitascope.generate.request import Limits, Mode, Request, n_tokens, parse
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
 
+PATCHING = Patching(STRIDES["dct"], patch=2)
+
 GOOD = {"custom_id": "cat/1", "prompt": "a cat", "width": 640, "height": 360, "seconds": 2, "fps": 8}
-LIMITS = Limits(GenerateSettings(max_frames=65, steps=20, guidance=3.0), patch=2, folder="s3://bucket/in")
+LIMITS = Limits(
+    GenerateSettings(max_frames=65, steps=20, guidance=3.0), patching=PATCHING, folder="s3://bucket/in"
+)
 
 
 def line(**fields: Any) -> str:
@@ -147,13 +153,13 @@ def test_an_image_may_have_odd_sides() -> None:
     ],
 )
 def test_sizes_snap_up_to_what_the_model_makes(asked: VideoSize, made: VideoSize) -> None:
-    assert generated_size(asked, patch=2) == made
+    assert PATCHING.covering(asked) == made
 
 
 def test_guidance_doubles_the_tokens(request_of: Callable[..., Request]) -> None:
     plain, guided = request_of(guidance=1), request_of(guidance=2)
-    assert n_tokens(plain, 2) == 3 * 3 * 4
-    assert n_tokens(guided, 2) == 2 * n_tokens(plain, 2)
+    assert n_tokens(plain, PATCHING) == 3 * 3 * 4
+    assert n_tokens(guided, PATCHING) == 2 * n_tokens(plain, PATCHING)
 
 
 def test_a_name_is_safe_and_belongs_to_one_request_and_model() -> None:
@@ -180,11 +186,11 @@ def test_a_request_has_no_other_media_read_than_it_may(image: str) -> None:
 
 def test_other_places_of_media_can_be_allowed(tmp_path: Path) -> None:
     allowed = GenerateSettings(media_from=("s3://other", str(tmp_path)))
-    limits = Limits(allowed, patch=2, folder="s3://bucket/in")
+    limits = Limits(allowed, patching=PATCHING, folder="s3://bucket/in")
     for image in ("s3://other/a.png", "b.png", str(tmp_path / "c.png")):
         assert parse(line(mode="image_to_video", image=image), limits).image.endswith(image)
     (tmp_path / "link").symlink_to("/etc")
-    beside = Limits(GenerateSettings(), patch=2, folder=str(tmp_path))
+    beside = Limits(GenerateSettings(), patching=PATCHING, folder=str(tmp_path))
     for image in (str(tmp_path / "link" / "passwd"), "link/passwd", "file://link/passwd::memory://y"):
         with pytest.raises(Rejected, match="lies outside of"):
             parse(line(mode="image_to_video", image=image), beside)

@@ -22,7 +22,7 @@ def work_of(card: ModelCard, request_of: Make) -> Callable[..., Work]:
     def make(*, canvas: Canvas | None = None, **fields: object) -> Work:
         request = request_of(**fields)
         text = torch.ones(3, card.text_dim), torch.zeros(0, card.text_dim)
-        return begin(request, canvas or blank(request, 2, card.channels), text, card=card)
+        return begin(request, canvas or blank(request, card.patching, card.channels), text, card=card)
 
     return make
 

@@ -11,6 +11,7 @@ from PIL import Image
 from vitascope import config, records, storage
 from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.config import Settings
+from vitascope.encode.buckets import Patching
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.generate.request import Limits, Request, parse
 from vitascope.generate.sidecar import sidecar
@@ -221,7 +222,8 @@ def write_training(settings: Settings) -> None:
 
 def write_outputs(settings: Settings) -> None:
     """An output for each request, and a refused one."""
-    limits = Limits(settings.generate, settings.model.patch, settings.path("inputs"))
+    patching = Patching(settings.encode.strides, settings.model.patch)
+    limits = Limits(settings.generate, patching, settings.path("inputs"))
     manifest = []
     for i, document in enumerate(REQUESTS):
         line = storage.json_lines([document | {"custom_id": f"r{i}"}]).decode()

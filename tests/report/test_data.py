@@ -17,8 +17,9 @@ from vitascope.clips.dedup.joins import duplicate_detail
 from vitascope.clips.filters import HOOKS, SCORES
 from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.config import Settings
+from vitascope.encode.buckets import Limits
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.plan import Limits, make_tasks
+from vitascope.encode.plan import make_tasks
 from vitascope.ledger import Reason, Rejected
 from vitascope.report import charts, data, fill, sources, thumbnails, words
 from vitascope.report.chosen import choose, copied, twin_of, wanted
@@ -149,8 +150,7 @@ def test_a_filters_setting_and_what_it_drops_stand_at_its_score(mixed: Settings)
 
 
 def test_what_is_not_encoded_is_planned_as_the_encode_stage_does(mixed: Settings) -> None:
-    limits = Limits(mixed.model.patch, mixed.feed.token_budget)
-    tasks, _ = make_tasks(table.clip_rows(mixed), mixed.encode, limits)
+    tasks, _ = make_tasks(table.clip_rows(mixed), mixed.encode, Limits.of(mixed))
     planned = fill.samples_of(read(mixed))
     assert planned.planned
     assert sorted(planned.tokens.tolist()) == sorted(task.n_tokens for task in tasks)

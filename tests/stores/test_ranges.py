@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from encode.test_shards import NOTE, tasks
+from encode.test_shards import tasks, write
 from media.made import write_video
 from vitascope import storage
-from vitascope.encode.shards import latent_row, read_samples, shard_uri, write_shard
+from vitascope.encode.samples import Encoded
+from vitascope.encode.shards import read_facts, read_samples, shard_uri
 from vitascope.media.geometry import View
 from vitascope.media.probe import _probe
 from vitascope.media.readers import PyavReader
@@ -53,9 +54,15 @@ def test_of_a_video_that_is_only_looked_at_its_ends(s3: str, large: Path, fetche
 
 def test_of_a_shard_the_row_groups_of_its_samples(s3: str, fetched: list[int]) -> None:
     latents = [torch.randn(4, 64, 64, 32) for _ in range(10)]  # 1 MiB each, and so a group
-    rows = [latent_row(task, x, torch.zeros(1, 6)) for task, x in zip(tasks(10), latents, strict=True)]
-    write_shard(shard_uri(s3, 0), rows, NOTE)
+    write(
+        s3, 0, [Encoded(task, x, torch.zeros(1, 6), 30.0) for task, x in zip(tasks(10), latents, strict=True)]
+    )
     (sample,) = read_samples(s3, [(0, 7)])
     torch.testing.assert_close(sample.latent, latents[7].bfloat16())
     assert sum(fetched) < 1.5 * MIB
     assert len(fetched) <= 4
+    fetched.clear()
+    facts = read_facts(shard_uri(s3, 0))
+    assert facts is not None
+    assert len(facts) == 10
+    assert sum(fetched) < 0.5 * MIB

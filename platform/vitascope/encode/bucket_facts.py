@@ -13,17 +13,7 @@ import pyarrow.compute as pc
 
 from vitascope.clips.table import clip_table
 from vitascope.config import Settings
-from vitascope.encode.buckets import (
-    MAX_UPSCALE,
-    SPACE_STRIDE,
-    TIME_STRIDE,
-    Floats,
-    Ints,
-    Kept,
-    count_tokens,
-    kept,
-    near_native,
-)
+from vitascope.encode.buckets import MAX_UPSCALE, Floats, Ints, Kept, Patching, kept, near_native
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.suggest import Clips, Limits, clips_of, count_sizes, propose
 from vitascope.ledger import Status
@@ -114,15 +104,15 @@ def of_table(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Tot
 
 
 def of_near_native(
-    clips: Clips, settings: EncodeSettings, patch: int, max_tokens: int | None = None
+    clips: Clips, settings: EncodeSettings, patching: Patching, max_tokens: int | None = None
 ) -> Totals:
     """What the rule of `encode.max_pixels` and `encode.frame_counts` keeps.
 
     With `max_tokens`, a clip whose size makes more is dropped, as in the encode stage.
     """
-    stride = SPACE_STRIDE * patch
+    stride = patching.side_px
     sizes = _near_native(clips.sizes, settings, stride)
-    tokens = (1 + sizes[:, 0] // TIME_STRIDE) * (sizes[:, 1] // stride) * (sizes[:, 2] // stride)
+    tokens = (1 + sizes[:, 0] // patching.strides.time) * (sizes[:, 1] // stride) * (sizes[:, 2] // stride)
     has = (sizes.min(axis=1, initial=1) > 0) & (tokens <= (max_tokens or np.inf))
     keeps = kept(clips.sizes, np.where(has[:, None], sizes, 1), max_crop=1)
     return total(clips, keeps.pixels * has, keeps.seconds * has, len(np.unique(sizes[has], axis=0)))
@@ -156,7 +146,7 @@ def suggest(settings: Settings, *, max_tokens: int | None = None, count: int = 1
     limits = Limits(
         max_tokens=settings.feed.token_budget if max_tokens is None else max_tokens,
         count=count,
-        patch=settings.model.patch,
+        patching=Patching(settings.encode.strides, settings.model.patch),
         max_crop=settings.encode.max_crop,
     )
     clips = clips_of(settings.path("clips"))
@@ -180,7 +170,7 @@ def to_toml(buckets: Sequence[VideoSize], limits: Limits, token_budget: int) -> 
     """The settings that fix a table."""
     rows = [f"    [{b.n_frames}, {b.height}, {b.width}]," for b in buckets]
     lines = ["[encode]", "buckets = [  # frames, height, width", *rows, "]", f"max_crop = {limits.max_crop}"]
-    largest = max(count_tokens(bucket, limits.patch) for bucket in buckets)
+    largest = max(limits.patching.n_tokens(bucket) for bucket in buckets)
     if largest > token_budget:
         lines += ["", "[feed]", f"token_budget = {largest}  # a pack has to hold the largest bucket"]
     return "\n".join(lines)
@@ -207,7 +197,7 @@ def table_lines(clips: Clips, buckets: Sequence[VideoSize], limits: Limits) -> l
             f"{bucket!s:>14} {count.sum():>11,} {count.sum() / n_clips:>6.1%} "
             f"{_mean(choice.pixels[mine], area):>7.1%} {1 - _mean(choice.view[mine], count):>8.1%} "
             f"{_mean(np.minimum(choice.scale[mine], 1), count):>6.2f} "
-            f"{_mean(choice.seconds[mine], frames):>8.1%} {count_tokens(bucket, limits.patch):>8,}"
+            f"{_mean(choice.seconds[mine], frames):>8.1%} {limits.patching.n_tokens(bucket):>8,}"
         )
     lost = np.bincount(choice.reason, clips.count * (choice.bucket < 0), len(REASONS)).astype(int)
     return lines + [
@@ -223,7 +213,7 @@ def _mean(values: Floats, weights: npt.NDArray) -> float:
 
 def comparison(clips: Clips, buckets: Sequence[VideoSize], limits: Limits, settings: Settings) -> list[str]:
     """What the table keeps in total, beside one size, the table in the settings, and the near-native rule."""
-    encode, patch = settings.encode, limits.patch
+    encode, patching = settings.encode, limits.patching
     single = one_size(clips, limits)
     rows = {
         f"these {len(buckets)} buckets": of_table(clips, buckets, limits.max_crop),
@@ -232,8 +222,8 @@ def comparison(clips: Clips, buckets: Sequence[VideoSize], limits: Limits, setti
     if encode.buckets:
         present = [VideoSize(*bucket) for bucket in encode.buckets]
         rows["encode.buckets as set"] = of_table(clips, present, encode.max_crop)
-    rows["near native, within the tokens"] = of_near_native(clips, encode, patch, limits.max_tokens)
-    rows["near native, any tokens"] = of_near_native(clips, encode, patch)
+    rows["near native, within the tokens"] = of_near_native(clips, encode, patching, limits.max_tokens)
+    rows["near native, any tokens"] = of_near_native(clips, encode, patching)
     return [
         f"{'kept in total':>34} {'clips':>7} {'pixels':>7} {'seconds':>8} {'both':>7} {'sizes':>7}",
         *(
@@ -246,4 +236,4 @@ def comparison(clips: Clips, buckets: Sequence[VideoSize], limits: Limits, setti
 
 def one_size(clips: Clips, limits: Limits) -> VideoSize:
     """The best single bucket if any crop is allowed, as in training at one fixed size."""
-    return propose(clips, Limits(limits.max_tokens, 1, limits.patch, max_crop=1))[0]
+    return propose(clips, Limits(limits.max_tokens, 1, limits.patching, max_crop=1))[0]

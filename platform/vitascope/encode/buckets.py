@@ -1,30 +1,91 @@
 """Choose the size each clip is trained at."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
-from vitascope.encode.settings import EncodeSettings
+from vitascope.config import Settings
+from vitascope.encode.settings import EncodeSettings, Strides
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
 from vitascope.wording import count
-
-TIME_STRIDE = 4
-"""Frames to a latent frame, after the first frame, which is coded alone."""
-
-SPACE_STRIDE = 8
-"""Pixels to a latent pixel, in height and in width."""
 
 MAX_UPSCALE = 1.05
 """A fixed bucket may enlarge a frame's sides so much, and no more: 854x480 may become 864x480."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Patching:
+    """How a video becomes patches, each a token: by its codec's strides and the model's patch."""
+
+    strides: Strides
+    patch: int  # side in latent pixels
+
+    @property
+    def side_px(self) -> int:
+        """The side of a patch; a video's sides are multiples of it."""
+        return self.strides.space * self.patch
+
+    def latent_shape(self, size: VideoSize) -> tuple[int, int, int]:
+        """The latent's (T, h, w) of a video size. Raises ValueError if the strides do not divide it."""
+        time, space = self.strides
+        if size.n_frames % time != 1 or size.height % space or size.width % space:
+            raise ValueError(f"frames must be 1 + {time}k and sides multiples of {space} px, got {size}")
+        return 1 + size.n_frames // time, size.height // space, size.width // space
+
+    def n_tokens(self, size: VideoSize) -> int:
+        """Patches in a sample of `size`; raises as `latent_shape` does."""
+        frames, height, width = self.latent_shape(size)
+        return frames * (height // self.patch) * (width // self.patch)
+
+    def covering(self, size: VideoSize) -> VideoSize:
+        """The smallest size that holds `size`: whole latent frames, sides of whole patches."""
+        time, side = self.strides.time, self.side_px
+        frames = 1 + time * -(-(size.n_frames - 1) // time)
+        return VideoSize(frames, side * -(-size.height // side), side * -(-size.width // side))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a sample has to keep to."""
+
+    patching: Patching
+    token_budget: int  # a pack's, so no sample can be larger
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Limits":
+        """What the settings allow."""
+        patching = Patching(settings.encode.strides, settings.model.patch)
+        return cls(patching, settings.feed.token_budget)
+
+
+def sizes_of(
+    clip: VideoSize, settings: EncodeSettings, limits: Limits
+) -> list[tuple[VideoSize, int] | Rejected]:
+    """The sizes of a clip (`choose`), each with its tokens, or why a sample of that size cannot be."""
+    try:
+        sizes = choose(clip.width, clip.height, clip.n_frames, settings, stride_px=limits.patching.side_px)
+    except Rejected as error:
+        return [error]
+    return [_within(size, limits) for size in sizes]
+
+
+def _within(size: VideoSize, limits: Limits) -> tuple[VideoSize, int] | Rejected:
+    n_tokens = limits.patching.n_tokens(size)
+    if n_tokens <= limits.token_budget:
+        return size, n_tokens
+    return Rejected(
+        Reason.TOO_MANY_TOKENS,
+        f"{size} makes {n_tokens} tokens, a pack holds {limits.token_budget} (feed.token_budget); "
+        "lower encode.max_pixels or encode.frame_counts",
+    )
 
 
 def choose(
@@ -133,19 +194,19 @@ def _why_none(clip: VideoSize, filled: Ints, view: Floats, max_crop: float) -> s
     return f"{size}; the best of encode.buckets crops {cropped:.0%} of it, encode.max_crop is {max_crop:.0%}"
 
 
-def check_table(buckets: Iterable[tuple[int, int, int]], patch: int, token_budget: int) -> None:
-    """Raises ValueError for a fixed bucket that the strides do not divide or that no pack holds."""
-    stride = SPACE_STRIDE * patch
-    for size in (VideoSize(*bucket) for bucket in buckets):
+def check_table(settings: EncodeSettings, limits: Limits) -> None:
+    """Raises Mistake for a fixed bucket that the strides do not divide or that no pack holds."""
+    patching, stride = limits.patching, limits.patching.side_px
+    for size in (VideoSize(*bucket) for bucket in settings.buckets or ()):
         if size.height % stride or size.width % stride:
             raise Mistake(
                 f"encode.buckets: {size} has a side that is no multiple of {stride} px "
-                f"({SPACE_STRIDE} x model.patch); change it"
+                f"({patching.strides.space} x model.patch); change it"
             )
-        if (n_tokens := count_tokens(size, patch)) > token_budget:
+        if (n_tokens := patching.n_tokens(size)) > limits.token_budget:
             raise Mistake(
-                f"encode.buckets: {size} makes {n_tokens} tokens, a pack holds {token_budget}; make it "
-                "smaller, or raise feed.token_budget"
+                f"encode.buckets: {size} makes {n_tokens} tokens, a pack holds {limits.token_budget}; make "
+                "it smaller, or raise feed.token_budget"
             )
 
 
@@ -174,18 +235,3 @@ def cropped_share(width: int, height: int, bucket_height: int, bucket_width: int
     """Share of a frame's area lost when it is scaled to cover the bucket and cropped to it."""
     scale = max(bucket_height / height, bucket_width / width)
     return 1.0 - (bucket_height * bucket_width) / (height * width * scale * scale)
-
-
-def latent_shape(size: VideoSize) -> tuple[int, int, int]:
-    """The latent's (T, h, w) of a video size. Raises ValueError if the strides do not divide it."""
-    if size.n_frames % TIME_STRIDE != 1 or size.height % SPACE_STRIDE or size.width % SPACE_STRIDE:
-        raise ValueError(
-            f"frames must be 1 + {TIME_STRIDE}k and sides multiples of {SPACE_STRIDE} px, got {size}"
-        )
-    return 1 + size.n_frames // TIME_STRIDE, size.height // SPACE_STRIDE, size.width // SPACE_STRIDE
-
-
-def count_tokens(size: VideoSize, patch: int) -> int:
-    """Patches of `patch` x `patch` latent pixels in a sample of `size`."""
-    frames, height, width = latent_shape(size)
-    return frames * (height // patch) * (width // patch)

@@ -2,7 +2,7 @@
 
 from vitascope import storage
 from vitascope.config import Settings
-from vitascope.encode.buckets import MAX_UPSCALE, SPACE_STRIDE
+from vitascope.encode.buckets import MAX_UPSCALE
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.text import make_text_encoder
 from vitascope.media.geometry import CROP_RULE
@@ -22,7 +22,7 @@ def fingerprint(settings: Settings) -> str:
         make_codec(encode).fingerprint,
         make_text_encoder(encode).fingerprint,
         *table,
-        SPACE_STRIDE * settings.model.patch,
+        encode.strides.space * settings.model.patch,
         CROP_RULE,
         settings.clips.fps,
     )

@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
 
 from vitascope import records
-from vitascope.encode.plan import EncodeTask, drop_row, tasks_of
+from vitascope.encode.plan import Drop, EncodeTask, tasks_of
 from vitascope.ledger import Rejected
 from vitascope.media.clip import read_views
 
@@ -36,7 +36,7 @@ def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:
     for group in (list(items) for _, items in numbered):
         for (number, task), frames in zip(group, _frames([t for _, t in group], timeout_s), strict=True):
             if isinstance(frames, Rejected):
-                drops.append(drop_row(task.clip_id, task.name, frames))
+                drops.append(Drop.of(task.clip_id, task.name, frames))
                 continue
             pixels[end : end + frames.size] = frames.reshape(-1)
             decoded.append(number)
@@ -44,7 +44,7 @@ def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:
     columns = {
         "pixels": _large_value(pixels[:end]),
         "decoded": pa.array([decoded], pa.list_(pa.int32())),
-        "drops": pa.array([drops], pa.list_(pa.struct(list(records.DROPS)))),
+        "drops": pa.array([[asdict(drop) for drop in drops]], pa.list_(pa.struct(list(records.DROPS)))),
     }
     for name, column in columns.items():
         plan = plan.append_column(name, column)

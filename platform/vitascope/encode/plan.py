@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from vitascope import storage
-from vitascope.encode.buckets import SPACE_STRIDE, check_table, choose, count_tokens
+from vitascope.encode.buckets import Limits, check_table, sizes_of
 from vitascope.encode.settings import EncodeSettings
-from vitascope.ledger import Reason, Rejected, Status
+from vitascope.ledger import Rejected, Status
 from vitascope.media.clip import CROP
 from vitascope.media.geometry import Crop, View
-from vitascope.records import VideoSize, dropped, stable_id, stable_int
+from vitascope.records import VideoSize, stable_id, stable_int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,22 @@ class EncodeTask:
 
 
 @dataclass(frozen=True)
+class Drop:
+    """A clip that became no sample, or not at every size, and why; the fields are those of records.DROPS."""
+
+    clip_id: str
+    name: str
+    reason: str
+    detail: str
+    status: str = str(Status.DROPPED)
+
+    @classmethod
+    def of(cls, clip_id: str, name: str, error: Rejected) -> "Drop":
+        """The drop of a clip that was rejected."""
+        return cls(clip_id, name, str(error.reason), error.detail)
+
+
+@dataclass(frozen=True)
 class PlannedShard:
     """A shard to write."""
 
@@ -93,18 +109,10 @@ def tasks_of(work: pa.Table) -> list[EncodeTask]:
     return [EncodeTask(**task) for task in storage.read_stream(work["tasks"][0].as_py()).to_pylist()]
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What a sample has to keep to."""
-
-    patch: int  # the model's patch, in latent pixels
-    token_budget: int  # a pack's, so no sample can be larger
-
-
 def make_tasks(
     clips: Iterable[dict[str, Any]], settings: EncodeSettings, limits: Limits
-) -> tuple[list[EncodeTask], list[dict[str, Any]]]:
-    """The tasks of each usable row of a clip table, by source and time, or a drop row that says why not.
+) -> tuple[list[EncodeTask], list[Drop]]:
+    """The tasks of each usable row of a clip table, by source and time, or a drop that says why not.
 
     A clip has a task for each of its sizes; one with too many tokens is a drop. Clips that the clips stage
     dropped are in its own ledger and are passed over here.
@@ -112,43 +120,24 @@ def make_tasks(
     Raises:
         ValueError: a fixed bucket has sides that the strides do not divide, or more tokens than a pack holds.
     """
-    check_table(settings.buckets or (), limits.patch, limits.token_budget)
-    stride_px = SPACE_STRIDE * limits.patch
+    check_table(settings, limits)
     tasks, drops = [], []
     for clip in clips:
         if clip["status"] != Status.OK:
             continue
-        shape = (clip["width"], clip["height"], clip["n_frames"])
-        try:
-            sizes = choose(*shape, settings, stride_px=stride_px)
-        except Rejected as error:
-            drops.append(drop_row(clip["clip_id"], clip["name"], error))
-            continue
-        for size in sizes:
-            try:
-                tasks.append(_task(clip, size, limits))
-            except Rejected as error:
-                drops.append(drop_row(clip["clip_id"], clip["name"], error))
+        for outcome in sizes_of(VideoSize(clip["n_frames"], clip["height"], clip["width"]), settings, limits):
+            if isinstance(outcome, Rejected):
+                drops.append(Drop.of(clip["clip_id"], clip["name"], outcome))
+            else:
+                tasks.append(_task(clip, *outcome))
     return sorted(tasks, key=_place), drops
-
-
-def drop_row(clip_id: str, name: str, error: Rejected) -> dict[str, Any]:
-    """A row of records.DROPS."""
-    return {"clip_id": clip_id, "name": name, **dropped(error.reason, error.detail)}
 
 
 def _place(task: EncodeTask) -> tuple[Any, ...]:
     return task.uri, task.start_s, task.clip_id, -task.n_tokens, task.sample_id
 
 
-def _task(clip: dict[str, Any], size: VideoSize, limits: Limits) -> EncodeTask:
-    n_tokens = count_tokens(size, limits.patch)
-    if n_tokens > limits.token_budget:
-        raise Rejected(
-            Reason.TOO_MANY_TOKENS,
-            f"{size} makes {n_tokens} tokens, a pack holds {limits.token_budget} (feed.token_budget); "
-            "lower encode.max_pixels or encode.frame_counts",
-        )
+def _task(clip: dict[str, Any], size: VideoSize, n_tokens: int) -> EncodeTask:
     crop = {key: clip[key] for key in CROP}
     shared: dict[str, Any] = {key: sys.intern(clip[key]) for key in _SHARED}
     whole = tuple(crop.values()) == (0, 0, 1, 1)

@@ -1,20 +1,37 @@
 """Settings of the encode stage."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from vitascope.section import Execution, Section
+
+
+class Strides(NamedTuple):
+    """What a codec makes one latent frame and one latent pixel of.
+
+    time: frames, after the first frame, which is coded alone. space: pixels, in height and in width.
+    """
+
+    time: int
+    space: int
+
+
+STRIDES = {"dct": Strides(time=4, space=8)}
+"""Of each codec, which takes its own from here: planning needs them without loading any network."""
 
 
 class EncodeSettings(Section):
     """Buckets, codec and text encoder."""
 
+    codec: Literal["dct"] = Field("dct", description="Video compression network.")
     max_pixels: int = Field(
         720 * 1280, ge=256, description="Largest frame area in pixels; larger frames are scaled down to it."
     )
     frame_counts: tuple[int, ...] = Field(
-        (1, 9, 17, 33, 65, 129), min_length=1, description="Clip lengths of the buckets, each 1 + 4k frames."
+        (1, 9, 17, 33, 65, 129),
+        min_length=1,
+        description="Clip lengths of the buckets, each 1 + 4k frames with codec dct.",
     )
     buckets: tuple[tuple[int, int, int], ...] | None = Field(
         None,
@@ -36,7 +53,6 @@ class EncodeSettings(Section):
         description="Number of sizes of a clip, from one decode: with fixed buckets those that keep most of "
         "it, otherwise near native and then each with a quarter of the previous area.",
     )
-    codec: Literal["dct"] = Field("dct", description="Video compression network.")
     dct_channels: int = Field(64, ge=3, le=768, description="Coefficients kept of each 4x8x8 block of RGB.")
     text_encoder: Literal["minilm"] = Field(
         "minilm", description="Text encoder whose token states condition the model."
@@ -63,11 +79,18 @@ class EncodeSettings(Section):
         "GPU, 0 decodes on CPUs.",
     )
 
+    @property
+    def strides(self) -> Strides:
+        """The codec's."""
+        return STRIDES[self.codec]
+
     @field_validator("frame_counts")
     @classmethod
-    def _one_plus_fours_in_order(cls, counts: tuple[int, ...]) -> tuple[int, ...]:
-        if any(n < 1 or n % 4 != 1 for n in counts):
-            raise ValueError(f"each frame count is 1 + 4k (1, 5, 9, 13, …), got {list(counts)}")
+    def _whole_latents_in_order(cls, counts: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        stride = STRIDES[info.data.get("codec", "dct")].time
+        if any(n < 1 or n % stride != 1 for n in counts):
+            some = ", ".join(str(1 + k * stride) for k in range(4))
+            raise ValueError(f"each frame count is 1 + {stride}k ({some}, …), got {list(counts)}")
         if list(counts) != sorted(set(counts)):
             raise ValueError(
                 f"frame counts rise without repeats, got {list(counts)}; use {sorted(set(counts))}"
@@ -77,10 +100,13 @@ class EncodeSettings(Section):
     @field_validator("buckets")
     @classmethod
     def _each_a_size_once(
-        cls, buckets: tuple[tuple[int, int, int], ...] | None
+        cls, buckets: tuple[tuple[int, int, int], ...] | None, info: ValidationInfo
     ) -> tuple[tuple[int, int, int], ...] | None:
-        if any(n < 1 or n % 4 != 1 or min(h, w) < 1 for n, h, w in buckets or ()):
-            raise ValueError("a bucket is [frames, height, width] with 1 + 4k frames and sides above 0")
+        stride = STRIDES[info.data.get("codec", "dct")].time
+        if any(n < 1 or n % stride != 1 or min(h, w) < 1 for n, h, w in buckets or ()):
+            raise ValueError(
+                f"a bucket is [frames, height, width] with 1 + {stride}k frames and sides above 0"
+            )
         if buckets and len(set(buckets)) < len(buckets):
             raise ValueError("each bucket is given once")
         return buckets

@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,15 +19,17 @@ from vitascope.cluster.local import address_of, check_room, connect
 from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
 from vitascope.encode import notes_on
+from vitascope.encode.buckets import Limits
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.encoder import ShardEncoder, encode_shard
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.frames import decode_shard
-from vitascope.encode.plan import EncodeTask, Limits, PlannedShard, make_tasks, plan_shards, still_to_do
+from vitascope.encode.plan import Drop, EncodeTask, PlannedShard, make_tasks, plan_shards, still_to_do
+from vitascope.encode.samples import Moments
 from vitascope.encode.shards import (
     INDEX,
-    Moments,
     ShardNote,
+    read_facts,
     read_index,
     read_notes,
     shard_numbers,
@@ -59,22 +62,20 @@ def run(settings: Settings) -> Summary:
 def _encoded(settings: Settings) -> Summary:
     connect(settings.cluster)
     latents = latents_folder(settings)
-    limits = Limits(patch=settings.model.patch, token_budget=settings.feed.token_budget)
-    tasks, drops = make_tasks(clip_rows(settings), settings.encode, limits)
+    tasks, drops = make_tasks(clip_rows(settings), settings.encode, Limits.of(settings))
     visible = storage.exists(storage.join(latents, INDEX))
     committed = read_index(latents) if visible else SAMPLES.empty_table()
     # What is visible is never rewritten, nor what was so once: thresholds come and go.
-    there = _notes_so_far(latents, committed) if visible else []
-    once = [note.samples for note in there if note]
-    todo, samples = still_to_do(tasks, pa.concat_tables([committed, *once]))
-    notes = _encode(settings, latents, todo, first_shard=len(there))
+    earlier = _notes_so_far(latents, committed) if visible else []
+    once_visible = _not_named(latents, committed, earlier)
+    todo, samples = still_to_do(tasks, pa.concat_tables([committed, *once_visible]))
+    notes, new = _encode(settings, latents, todo, first_shard=len(earlier))
     # Shards taken over from a run that was killed may have been planned from an older clip table.
-    new = pa.concat_tables([SAMPLES.empty_table(), *(note.samples for note in notes)])
     samples = pa.concat_tables([samples, still_to_do(todo, new)[1]])
-    drops += [row for note in notes for row in note.drops]
-    _commit(settings, storage.in_order(samples, "shard", "row"), drops, [*there, *notes])
-    for number, note in enumerate(notes, len(there)):
-        if not len(note.samples):  # nobody's: what failed is a drop, and is tried again by the next run
+    drops += [drop for note in notes for drop in note.drops]
+    _commit(settings, storage.in_order(samples, "shard", "row"), drops, [*earlier, *notes])
+    for number, note in enumerate(notes, len(earlier)):
+        if not note.n_samples:  # nobody's: what failed is a drop, and is tried again by the next run
             storage.delete(shard_uri(latents, number))
     spans = storage.read_table(settings.path("clips"), ["clip_id", "n_frames", "fps"])
     notes_said = [
@@ -91,20 +92,28 @@ def _encoded(settings: Settings) -> Summary:
     return summary
 
 
-def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_shard: int) -> list[ShardNote]:
-    """Writes the shards of `todo` that are not there yet, or not whole; gives the notes of all of them."""
+def _encode(
+    settings: Settings, latents: str, todo: list[EncodeTask], *, first_shard: int
+) -> tuple[list[ShardNote], pa.Table]:
+    """Writes the shards of `todo` that are missing or damaged; gives the notes and records.SAMPLES of all."""
     shards = plan_shards(todo, settings.encode.shard_tokens)
     plan = [PlannedShard(number, tasks) for number, tasks in enumerate(shards, first_shard)]
     numbers = [shard.number for shard in plan]
     written = sorted(set(numbers).intersection(shard_numbers(latents)))  # by a first run that was killed
-    there = dict(zip(written, read_notes(latents, written, damaged_is_absent=True), strict=True))
-    missing = [s for s in plan if (note := there.get(s.number)) is None or note.key != s.key]
-    stale = {shard.number for shard in missing}.intersection(written)
+    keys = {shard.number: shard.key for shard in plan}
+    facts = {
+        number: table
+        for number, note in zip(written, read_notes(latents, written, damaged_is_absent=True), strict=True)
+        if note and note.key == keys[number]
+        if (table := read_facts(shard_uri(latents, number), damaged_is_absent=True)) is not None
+    }
+    missing = [shard for shard in plan if shard.number not in facts]
     with ThreadPoolExecutor(16) as pool:  # damaged, or planned otherwise; no index names them
-        list(pool.map(storage.delete, (shard_uri(latents, number) for number in stale)))
+        list(pool.map(storage.delete, (shard_uri(latents, n) for n in written if n not in facts)))
     there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
     with items(settings, "encode", len(todo), done=there_already, note_drops=True) as count_items:
         for done in _execute(settings, latents, missing):
+            facts[done["shard"]] = storage.read_stream(done["facts"])
             count_items([None] * done["samples"] + list(done["drops"]))
     notes = [note for note in read_notes(latents, numbers) if note is not None]
     if [note.key for note in notes] != [shard.key for shard in plan]:
@@ -112,11 +121,11 @@ def _encode(settings: Settings, latents: str, todo: list[EncodeTask], *, first_s
             f"shards in {latents} are not those just written: they were deleted, or another run wrote its "
             "own; let one run of vitascope encode at a time write into the folder, and run this one again"
         )
-    return notes
+    return notes, pa.concat_tables([SAMPLES.empty_table(), *(facts[number] for number in numbers)])
 
 
 def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iterator[dict[str, Any]]:
-    """Writes shards on Ray; yields what became of its samples as each is committed."""
+    """Writes shards on Ray; yields what `ShardEncoder` says of each as it is committed."""
     if not plan:
         return
     # Two operators and not one: decoding needs processors, and the codec's machines have few.
@@ -183,8 +192,17 @@ def _notes_so_far(latents: str, committed: pa.Table) -> list[ShardNote | None]:
     return read_notes(latents, range(max(numbers, default=-1) + 1), damaged_is_absent=True)
 
 
+def _not_named(latents: str, committed: pa.Table, notes: Sequence[ShardNote | None]) -> list[pa.Table]:
+    """records.SAMPLES of shards of which the index `committed` does not name every sample."""
+    n_named = np.bincount(committed["shard"].to_numpy(), minlength=len(notes))
+    numbers = [number for number, note in enumerate(notes) if note and note.n_samples > n_named[number]]
+    with ThreadPoolExecutor(16) as pool:
+        facts = pool.map(lambda n: read_facts(shard_uri(latents, n), damaged_is_absent=True), numbers)
+        return [table for table in facts if table is not None]
+
+
 def _commit(
-    settings: Settings, samples: pa.Table, drops: list[dict[str, Any]], notes: Sequence[ShardNote | None]
+    settings: Settings, samples: pa.Table, drops: list[Drop], notes: Sequence[ShardNote | None]
 ) -> None:
     """Writes what describes the latents, and last the index that makes them visible."""
     latents = latents_folder(settings)
@@ -207,13 +225,16 @@ def _commit(
         "text_dim": make_text_encoder(settings.encode).dim,
         "fingerprint": latents.rpartition("/")[2],
     }
-    storage.put_table(storage.join(latents, DROPS_FILE), pa.Table.from_pylist(drops, schema=DROPS))
+    storage.put_table(
+        storage.join(latents, DROPS_FILE),
+        pa.Table.from_pylist([asdict(drop) for drop in drops], schema=DROPS),
+    )
     storage.put_json(storage.join(latents, "encode.json"), facts)
     write_index(latents, samples)
 
 
-def summarise(samples: pa.Table, drops: list[dict[str, Any]]) -> Summary:
-    """The stage's figures from records.SAMPLES and rows of records.DROPS."""
+def summarise(samples: pa.Table, drops: list[Drop]) -> Summary:
+    """The stage's figures from records.SAMPLES and the drops."""
     splits = Counter(samples["split"].to_pylist())
     sizes = Counter(
         zip(*(samples[name].to_pylist() for name in ("n_frames", "height", "width")), strict=True)
@@ -226,5 +247,5 @@ def summarise(samples: pa.Table, drops: list[dict[str, Any]]) -> Summary:
         "sizes": [{"size": "x".join(map(str, size)), "samples": n} for size, n in sorted(sizes.items())],
         "codec_psnr_db": round(float(psnr.mean()), 2) if len(psnr) else None,
         "codec_psnr_db_min": round(float(psnr.min()), 2) if len(psnr) else None,
-        "dropped_by_reason": dropped_by_reason(drops),
+        "dropped_by_reason": dropped_by_reason(map(asdict, drops)),
     }

@@ -2,7 +2,7 @@
 
     settings = config.load("run.toml")
     clips = clips_of(settings.path("clips"))
-    buckets = propose(clips, Limits(max_tokens=32_768, count=12, patch=2, max_crop=0.3))
+    buckets = propose(clips, Limits(32_768, count=12, patching=Patching(settings.encode.strides, patch=2)))
 
 The objective is the mean over clips of what the best bucket of the table is worth to a clip (`buckets.kept`,
 from the shares of its pixels and of its seconds), over what the best of all candidates would be worth to it:
@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitascope import storage
-from vitascope.encode.buckets import SPACE_STRIDE, Floats, Ints, count_tokens, kept, near_native
+from vitascope.encode.buckets import Floats, Ints, Patching, kept, near_native
 from vitascope.errors import Mistake
 from vitascope.ledger import Status
 from vitascope.records import VideoSize
@@ -51,9 +51,9 @@ class Clips:
 class Limits:
     """What a proposal keeps to."""
 
-    max_tokens: int  # of a sample: latent T x h x w / patch^2
+    max_tokens: int  # of a sample
     count: int  # buckets, at most
-    patch: int
+    patching: Patching
     max_crop: float = 0.3
 
     def __post_init__(self) -> None:
@@ -61,11 +61,6 @@ class Limits:
             raise Mistake(
                 f"give 1 token and 1 bucket or more, got {self.max_tokens} tokens and {self.count} buckets"
             )
-
-    @property
-    def stride_px(self) -> int:
-        """The multiple that a bucket's sides are of."""
-        return SPACE_STRIDE * self.patch
 
 
 def count_sizes(sizes: npt.ArrayLike, count: npt.ArrayLike | None = None) -> Clips:
@@ -123,7 +118,7 @@ def merged(parts: Iterable[Clips]) -> Clips:
 def propose(clips: Clips, limits: Limits) -> list[VideoSize]:
     """At most `limits.count` buckets, in order of size; fewer if no more would gain anything.
 
-    Sides are multiples of `limits.stride_px`, frames are 1 + 4k, tokens at most `limits.max_tokens`.
+    Sides are whole patches, frames whole latents, tokens at most `limits.max_tokens`.
 
     Raises:
         Mistake: there is no clip, or none fits any such size.
@@ -138,7 +133,7 @@ def propose(clips: Clips, limits: Limits) -> list[VideoSize]:
     if not worth.any():
         raise Mistake(
             f"none of {clips.count.sum()} usable clips has a bucket of {limits.max_tokens} tokens or fewer; "
-            f"allow more tokens, or clips with sides of {limits.stride_px} px and more"
+            f"allow more tokens, or clips with sides of {limits.patching.side_px} px and more"
         )
     return sorted(VideoSize(*tried[i].tolist()) for i in select(worth, limits.count))
 
@@ -162,8 +157,9 @@ def _binned(clips: Clips) -> Clips:
 
 def candidates(clips: Clips, limits: Limits) -> Ints:
     """Sizes within the limits, (C, 3): many durations, near the clips' aspects, of their areas and less."""
-    frames = _durations(clips)
-    budget_px = limits.stride_px**2 * (limits.max_tokens // (1 + frames // 4))  # area that uses up the limit
+    stride, side_px = limits.patching.strides.time, limits.patching.side_px
+    frames = _durations(clips, stride)
+    budget_px = side_px**2 * (limits.max_tokens // (1 + frames // stride))  # area that uses up the limit
     areas = np.unique(
         np.concatenate([budget_px, _quantiles(clips.sizes[:, 1] * clips.sizes[:, 2], clips.count)])
     )
@@ -173,16 +169,16 @@ def candidates(clips: Clips, limits: Limits) -> Ints:
     # Aspects come as sizes enlarged, as `near_native` never enlarges.
     wanted = [(64 * h, 64 * w, area) for h, w in aspects.tolist() for area in areas.tolist()]
     wanted += [(h, w, h * w) for h, w in commonest[:_MAX_SIZES].tolist()]
-    near = {near_native(w, h, area, limits.stride_px) for h, w, area in wanted}
+    near = {near_native(w, h, area, side_px) for h, w, area in wanted}
     sizes = [VideoSize(n, *side) for side in sorted(side for side in near if side) for n in frames.tolist()]
-    within = [size for size in sizes if count_tokens(size, limits.patch) <= limits.max_tokens]
+    within = [size for size in sizes if limits.patching.n_tokens(size) <= limits.max_tokens]
     return np.array([(s.n_frames, s.height, s.width) for s in within], np.int64).reshape(-1, 3)
 
 
-def _durations(clips: Clips) -> Ints:
-    """Frame counts to try: the clips' own, rounded down to 1 + 4k, and a ladder of steps of 1.4 below."""
-    own = 1 + (_quantiles(clips.sizes[:, 0], clips.count) - 1) // 4 * 4
-    ladder = 1 + (1.4 ** np.arange(48)).astype(np.int64) // 4 * 4
+def _durations(clips: Clips, stride: int) -> Ints:
+    """Frame counts to try: the clips' own, rounded down to whole latents; below, a ladder of steps of 1.4."""
+    own = 1 + (_quantiles(clips.sizes[:, 0], clips.count) - 1) // stride * stride
+    ladder = 1 + (1.4 ** np.arange(48)).astype(np.int64) // stride * stride
     return np.unique(np.concatenate([own, ladder[ladder <= own.max(initial=0)]]))
 
 

@@ -3,14 +3,15 @@
 import functools
 import hashlib
 import json
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from cachetools import LRUCache
 
 from vitascope.encode.settings import EncodeSettings
 from vitascope.errors import Mistake
@@ -119,26 +120,17 @@ class TextStates:
     def __init__(self, encoder: TextEncoder, max_bytes: int = 256 << 20) -> None:
         self.dim = encoder.dim
         self._encoder = encoder
-        self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._bytes = 0
+        self._kept = LRUCache[str, torch.Tensor](max_bytes, getsizeof=lambda states: states.nbytes)
 
     def encode(self, captions: list[str]) -> list[torch.Tensor]:
         """As TextEncoder's."""
-        new = sorted(set(captions) - self._kept.keys())
-        states = dict(zip(new, self._encoder.encode(new), strict=True))
-        known = states | {caption: self._kept[caption] for caption in captions if caption in self._kept}
+        states = {caption: self._kept[caption] for caption in captions if caption in self._kept}
+        new = sorted(set(captions) - states.keys())
+        states |= zip(new, self._encoder.encode(new), strict=True)
         for caption in dict.fromkeys(captions):
-            self._keep(caption, known[caption])
-        return [known[caption] for caption in captions]
-
-    def _keep(self, caption: str, states: torch.Tensor) -> None:
-        if caption not in self._kept:
-            self._bytes += states.nbytes
-        self._kept[caption] = states
-        self._kept.move_to_end(caption)
-        while self._bytes > self._max_bytes:
-            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+            with suppress(ValueError):  # larger than all the room
+                self._kept[caption] = states[caption]
+        return [states[caption] for caption in captions]
 
 
 def _package_folder(package: str) -> Path:

@@ -1,9 +1,9 @@
 """Check latent shards against their index."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,19 +14,21 @@ from vitascope.cluster.local import connect
 from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.encode.shards import (
-    DamagedShard,
-    ShardFile,
-    digest,
-    read_index,
-    read_note,
-    shard_uri,
-    write_index,
-)
+from vitascope.encode.samples import StoredSample
+from vitascope.encode.shards import DamagedShard, ShardFile, read_index, read_note, shard_uri, write_index
 from vitascope.progress import track
-from vitascope.records import LATENTS
 
-_CHECKED = ("sample_id", "row", "n_text", "digest", "latent_frames", "latent_height", "latent_width")
+
+class Indexed(NamedTuple):
+    """What an index says of a sample of a shard; the fields are columns of records.SAMPLES."""
+
+    row: int
+    sample_id: int
+    n_text: int
+    digest: int
+    latent_frames: int
+    latent_height: int
+    latent_width: int
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,16 @@ def verify(settings: Settings) -> Verdict:
         Missing: nothing is committed.
     """
     latents = latents_folder(settings)
-    index = read_index(latents, [*_CHECKED, "shard"])
+    index = read_index(latents, [*Indexed._fields, "shard"])
     connect(settings.cluster)
-    by_shard: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for sample in index.to_pylist():
-        by_shard[sample.pop("shard")].append(sample)
-    work = [{"shard": shard, "samples": samples} for shard, samples in sorted(by_shard.items())]
+    samples = map(Indexed._make, zip(*(index[name].to_pylist() for name in Indexed._fields), strict=True))
+    of_shards = groupby(zip(index["shard"].to_pylist(), samples, strict=True), key=lambda item: item[0])
+    work = [(shard, [sample for _, sample in items]) for shard, items in of_shards]
     problems = {}
     with track(len(work), "verify") as advance:
-        for row in _on_ray(work, latents, settings):
-            if row["problem"]:
-                problems[row["shard"]] = row["problem"]
+        for shard, problem in _on_ray(work, latents, settings):
+            if problem:
+                problems[shard] = problem
             advance(1, note=f"{len(problems)} damaged" if problems else "")
     return Verdict(len(work), len(index), dict(sorted(problems.items())))
 
@@ -71,14 +72,14 @@ def forget(settings: Settings, shards: Sequence[int]) -> int:
     return len(index) - len(stay)
 
 
-def check_shard(uri: str, samples: Sequence[dict[str, Any]]) -> str | None:
+def check_shard(uri: str, samples: Sequence[Indexed]) -> str | None:
     """What is wrong with a shard of which an index names `samples`; None if nothing is."""
     try:
         read_note(uri)
         file = ShardFile(uri)
-        if not file.schema.equals(LATENTS):
+        if not set(StoredSample._fields) <= set(file.schema.names):
             return f"is no latent shard, its columns are {', '.join(file.schema.names)}"
-        wanted = {sample["row"]: sample for sample in samples}
+        wanted = {sample.row: sample for sample in samples}
         n_rows = int(file.starts[-1])
         if max(wanted) >= n_rows:
             return f"has {n_rows} rows, the index names row {max(wanted)}"
@@ -93,32 +94,35 @@ def check_shard(uri: str, samples: Sequence[dict[str, Any]]) -> str | None:
         return f"cannot be read ({error})"
 
 
-def _first_wrong(file: ShardFile, wanted: dict[int, dict[str, Any]]) -> str | None:
+def _first_wrong(file: ShardFile, wanted: dict[int, Indexed]) -> str | None:
     for group, start in enumerate(file.starts[:-1]):
         for row, stored in enumerate(file.read(group).to_pylist(), start):
             sample = wanted.get(row)
-            if sample and (wrong := _wrong(stored, sample)):
+            if sample and (wrong := _wrong(StoredSample(**stored), sample)):
                 return f"row {row} {wrong}"
     return None
 
 
-def _wrong(stored: dict[str, Any], sample: dict[str, Any]) -> str | None:
-    if stored["sample_id"] != sample["sample_id"]:
-        return f"is sample {stored['sample_id']}, the index has {sample['sample_id']}"
-    shape = [sample["latent_frames"], sample["latent_height"], sample["latent_width"]]
-    if stored["latent_shape"][:3] != shape or stored["n_text"] != sample["n_text"]:
-        got = f"{stored['latent_shape']} and {stored['n_text']} text tokens"
-        return f"has a latent of {got}, the index {shape} and {sample['n_text']}"
-    return None if digest(stored) == sample["digest"] else "holds other bytes than were written"
+def _wrong(stored: StoredSample, sample: Indexed) -> str | None:
+    if stored.sample_id != sample.sample_id:
+        return f"is sample {stored.sample_id}, the index has {sample.sample_id}"
+    shape = [sample.latent_frames, sample.latent_height, sample.latent_width]
+    if stored.latent_shape[:3] != shape or stored.n_text != sample.n_text:
+        got = f"{stored.latent_shape} and {stored.n_text} text tokens"
+        return f"has a latent of {got}, the index {shape} and {sample.n_text}"
+    return None if stored.digest == sample.digest else "holds other bytes than were written"
 
 
-def _on_ray(work: list[dict[str, Any]], latents: str, settings: Settings) -> Any:
+def _on_ray(
+    work: list[tuple[int, list[Indexed]]], latents: str, settings: Settings
+) -> Iterator[tuple[int, str | None]]:
     if work:
-        rows = ray.data.from_items(work, override_num_blocks=len(work))
+        items = [{"shard": n, "samples": [sample._asdict() for sample in samples]} for n, samples in work]
+        rows = ray.data.from_items(items, override_num_blocks=len(items))
         check = place(rows, settings, "encode").map(_checked, fn_kwargs={"latents": latents}, num_cpus=1)
-        yield from check.iter_rows()
+        yield from ((row["shard"], row["problem"]) for row in check.iter_rows())
 
 
-def _checked(row: dict[str, Any], *, latents: str) -> dict[str, Any]:
-    shard = int(row["shard"])
-    return {"shard": shard, "problem": check_shard(shard_uri(latents, shard), list(row["samples"]))}
+def _checked(row: dict[str, Any], *, latents: str) -> dict[str, int | str | None]:
+    samples = [Indexed(**sample) for sample in row["samples"]]
+    return {"shard": row["shard"], "problem": check_shard(shard_uri(latents, int(row["shard"])), samples)}

@@ -124,7 +124,7 @@ class Denoise:
 
     def _begin(self, request: Request, text: Text, canvas: Any) -> sampler.Work:
         if canvas is None:
-            start = conditions.blank(request, self._card.model.patch, self._card.channels)
+            start = conditions.blank(request, self._card.patching, self._card.channels)
         else:
             start = Canvas(*(torch.tensor(part) for part in canvas))
         states = (torch.tensor(text.prompt), torch.tensor(text.negative))
@@ -137,11 +137,11 @@ class DecodeWrite:
     def __init__(self, card: ModelCard) -> None:
         with starting("the codec"):
             self._codec = make_codec(card.encode)
-        self._patch, self._most_text = card.model.patch, card.encode.max_text_tokens
+        self._patching, self._most_text = card.patching, card.encode.max_text_tokens
 
     def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
         """The request's conditioning latent: latent (T, h, w, C), given (T,)."""
-        canvas = conditions.canvas(*media.read_given(request, self._patch), self._codec)
+        canvas = conditions.canvas(*media.read_given(request, self._patching), self._codec)
         return canvas.latent.numpy(), canvas.given.numpy()
 
     def write(self, request: Request, denoised: Denoised, target: Target) -> dict[str, Any]:
@@ -159,9 +159,10 @@ class DecodeWrite:
             "decode": round(decoded - started, 3),
             "write": round(time.monotonic() - decoded, 3),
         }
+        given = conditions.given_frames(denoised.given, self._codec.strides.time)
         about = {
-            "changes": changes(request, self._patch, denoised.n_text, self._most_text),
-            "given": dict(zip(("first", "last"), conditions.given_frames(denoised.given), strict=True)),
+            "changes": changes(request, self._patching, denoised.n_text, self._most_text),
+            "given": dict(zip(("first", "last"), given, strict=True)),
         }
         document = sidecar(request, target.location + suffix, target.model, timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):

@@ -2,7 +2,8 @@
 
 from enum import StrEnum
 
-from vitascope.generate.request import Request, generated_size
+from vitascope.encode.buckets import Patching
+from vitascope.generate.request import Request
 
 
 class Change(StrEnum):
@@ -22,7 +23,9 @@ MEANING = {
 }
 
 
-def changes(request: Request, patch: int, n_text: tuple[int, int], most_text: int) -> dict[Change, str]:
+def changes(
+    request: Request, patching: Patching, n_text: tuple[int, int], most_text: int
+) -> dict[Change, str]:
     """Every change and its particulars, for the sidecar.
 
     Args:
@@ -30,7 +33,7 @@ def changes(request: Request, patch: int, n_text: tuple[int, int], most_text: in
         most_text: tokens that the text encoder reads.
     """
     found = {}
-    size, made = request.size, generated_size(request.size, patch)
+    size, made = request.size, patching.covering(request.size)
     exact = request.seconds * request.fps
     if request.seconds and abs(exact - size.n_frames) > 1e-3:
         asked = f"{request.seconds:g} s at {request.fps:g} fps are {exact:g} frames"

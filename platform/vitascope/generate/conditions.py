@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vitascope.encode.buckets import TIME_STRIDE, latent_shape
+from vitascope.encode.buckets import Patching
 from vitascope.encode.codecs import Codec
-from vitascope.generate.request import Mode, Request, generated_size
+from vitascope.generate.request import Mode, Request
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
 
@@ -36,44 +36,43 @@ class Layout:
         return (index < self.n_first) | (index >= self.made.n_frames - self.n_last)
 
 
-def layout(request: Request, patch: int, available: tuple[int, ...]) -> Layout:
+def layout(request: Request, patching: Patching, available: tuple[int, ...]) -> Layout:
     """The conditioning frames, if the mode's media hold `available` frames at the request's fps.
 
     An image is the first frame. When extending, as much of the media as available is used, up to half of the
-    latent frames; when joining, up to a third at either end. The conditioning frames at the start are 1 + 4k,
-    those at the end 4k: whole latent frames.
+    latent frames; when joining, up to a third at either end. Both are whole latent frames.
 
     Raises:
-        Rejected: TOO_SHORT if the media of an end have fewer than 4 frames.
+        Rejected: TOO_SHORT if the media of an end hold less than a latent frame.
     """
-    made = generated_size(request.size, patch)
-    n_latent = latent_shape(made)[0]
+    made, time_stride = patching.covering(request.size), patching.strides.time
+    n_latent = patching.latent_shape(made)[0]
     if request.mode is Mode.TEXT_TO_VIDEO:
         return Layout(made)
     if request.mode is Mode.IMAGE_TO_VIDEO:
         return Layout(made, n_first=1)
     if request.mode is Mode.EXTEND_FORWARD:
-        return Layout(made, n_first=_beginning(available[0], n_latent // 2))
+        return Layout(made, n_first=_beginning(available[0], n_latent // 2, time_stride))
     if request.mode is Mode.EXTEND_BACKWARD:
-        return Layout(made, n_last=_end(request, available[0], n_latent // 2))
-    n_last = _end(request, available[1], n_latent // 3)
-    return Layout(made, n_first=_beginning(available[0], n_latent // 3), n_last=n_last)
+        return Layout(made, n_last=_end(request, available[0], n_latent // 2, time_stride))
+    n_last = _end(request, available[1], n_latent // 3, time_stride)
+    return Layout(made, n_first=_beginning(available[0], n_latent // 3, time_stride), n_last=n_last)
 
 
-def latent_given(given: np.ndarray) -> np.ndarray:
+def latent_given(given: np.ndarray, time_stride: int) -> np.ndarray:
     """(T,) bool from (F,) bool: a latent frame is a conditioning frame if all its frames are.
 
-    The first latent frame is the first frame, each later one four frames.
+    The first latent frame is the first frame, each later one `time_stride` frames.
     """
-    return np.concatenate([given[:1], given[1:].reshape(-1, TIME_STRIDE).all(axis=1)])
+    return np.concatenate([given[:1], given[1:].reshape(-1, time_stride).all(axis=1)])
 
 
-def given_frames(given: np.ndarray) -> tuple[int, int]:
+def given_frames(given: np.ndarray, time_stride: int) -> tuple[int, int]:
     """The number of conditioning frames at the start and at the end, from a latent mask (T,) bool."""
     if given.all():
-        return 1 + TIME_STRIDE * (len(given) - 1), 0
+        return 1 + time_stride * (len(given) - 1), 0
     first, last = int(given.argmin()), int(given[::-1].argmin())
-    return (1 + TIME_STRIDE * (first - 1) if first else 0), TIME_STRIDE * last
+    return (1 + time_stride * (first - 1) if first else 0), time_stride * last
 
 
 def canvas(place: Layout, frames: np.ndarray, codec: Codec) -> Canvas:
@@ -87,12 +86,14 @@ def canvas(place: Layout, frames: np.ndarray, codec: Codec) -> Canvas:
     rows = np.minimum(np.arange(place.made.height), frames.shape[1] - 1)
     columns = np.minimum(np.arange(place.made.width), frames.shape[2] - 1)
     pixels = np.ascontiguousarray(timeline[:, rows][:, :, columns])
-    return Canvas(codec.encode(torch.from_numpy(pixels)), torch.from_numpy(latent_given(given)))
+    return Canvas(
+        codec.encode(torch.from_numpy(pixels)), torch.from_numpy(latent_given(given, codec.strides.time))
+    )
 
 
-def blank(request: Request, patch: int, channels: int) -> Canvas:
+def blank(request: Request, patching: Patching, channels: int) -> Canvas:
     """The conditioning latent of a request without media: no conditioning frames."""
-    shape = latent_shape(generated_size(request.size, patch))
+    shape = patching.latent_shape(patching.covering(request.size))
     return Canvas(torch.zeros(*shape, channels), torch.zeros(shape[0], dtype=torch.bool))
 
 
@@ -107,18 +108,18 @@ def crop(frames: np.ndarray, request: Request) -> np.ndarray:
     return frames[start : start + size.n_frames, : size.height, : size.width]
 
 
-def _beginning(available: int, most_latent: int) -> int:
-    return 1 + TIME_STRIDE * min(most_latent - 1, (available - 1) // TIME_STRIDE)
+def _beginning(available: int, most_latent: int, time_stride: int) -> int:
+    return 1 + time_stride * min(most_latent - 1, (available - 1) // time_stride)
 
 
-def _end(request: Request, available: int, most_latent: int) -> int:
-    if available < TIME_STRIDE:
+def _end(request: Request, available: int, most_latent: int, time_stride: int) -> int:
+    if available < time_stride:
         raise Rejected(
             Reason.TOO_SHORT,
-            f"mode {request.mode} ends with at least {TIME_STRIDE} frames of its video, which has "
+            f"mode {request.mode} ends with at least {time_stride} frames of its video, which has "
             f"{available} at {request.fps:g} fps; give a longer video or raise fps",
         )
-    return TIME_STRIDE * min(most_latent, available // TIME_STRIDE)
+    return time_stride * min(most_latent, available // time_stride)
 
 
 def _nearest(given: np.ndarray) -> np.ndarray:

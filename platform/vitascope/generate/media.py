@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vitascope import storage
+from vitascope.encode.buckets import Patching
 from vitascope.generate.conditions import Layout, layout
 from vitascope.generate.request import MEDIA, Request
 from vitascope.ledger import Reason, Rejected
@@ -12,7 +13,7 @@ from vitascope.media.clip import read_clip
 from vitascope.media.probe import probe
 
 
-def read_given(request: Request, patch: int) -> tuple[Layout, np.ndarray]:
+def read_given(request: Request, patching: Patching) -> tuple[Layout, np.ndarray]:
     """The request's conditioning frames: uint8 (n_first + n_last, H, W, 3) in its size; and their layout.
 
     Frames are selected by timestamp at the request's fps, rotated upright, scaled to cover the output and
@@ -24,7 +25,7 @@ def read_given(request: Request, patch: int) -> tuple[Layout, np.ndarray]:
             and errors of `probe` and `read_clip`.
     """
     sources = [_Source.of(request, field) for field in MEDIA[request.mode]]
-    place = layout(request, patch, tuple(source.n_frames for source in sources))
+    place = layout(request, patching, tuple(source.n_frames for source in sources))
     pieces = (
         [sources[0].read(sources[0].n_frames - place.n_first, place.n_first, request)]
         if place.n_first

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import Field, ValidationError, field_validator
 
 from vitascope import storage
-from vitascope.encode.buckets import SPACE_STRIDE, TIME_STRIDE, count_tokens
+from vitascope.encode.buckets import Patching
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize, stable_id, stable_int
@@ -40,16 +40,6 @@ MEDIA = {
     Mode.JOIN: ("video", "video_after"),
 }
 """The fields that name a mode's media."""
-
-# One conditioning latent frame at each end that has one, and one to be generated: a latent frame is 1 frame
-# at the start of a video and 4 frames elsewhere.
-_MIN_FRAMES = {
-    Mode.TEXT_TO_VIDEO: 1,
-    Mode.IMAGE_TO_VIDEO: 2,
-    Mode.EXTEND_FORWARD: 2,
-    Mode.EXTEND_BACKWARD: 5,
-    Mode.JOIN: 6,
-}
 
 
 class Request(Section):
@@ -127,7 +117,7 @@ class Limits:
     """The limits for requests; relative media are in `folder`."""
 
     settings: GenerateSettings
-    patch: int
+    patching: Patching
     folder: str
 
 
@@ -152,22 +142,15 @@ def parse(line: bytes | str, limits: Limits) -> Request:
 def _checked(document: dict[str, Any], limits: Limits) -> Request:
     request = _validated(document, limits)
     _check_media(request)
-    _check_size(request, limits.settings)
+    _check_size(request, limits)
     _check_guidance(request)
     _check_tokens(request, limits)
     return request
 
 
-def generated_size(size: VideoSize, patch: int) -> VideoSize:
-    """The smallest size of the model that contains `size`: 1 + 4k frames, sides of whole patches."""
-    side = SPACE_STRIDE * patch
-    frames = 1 + TIME_STRIDE * -(-(size.n_frames - 1) // TIME_STRIDE)
-    return VideoSize(frames, side * -(-size.height // side), side * -(-size.width // side))
-
-
-def n_tokens(request: Request, patch: int) -> int:
+def n_tokens(request: Request, patching: Patching) -> int:
     """Patches of the request in each forward pass; twice as many if it is guided."""
-    n = count_tokens(generated_size(request.size, patch), patch)
+    n = patching.n_tokens(patching.covering(request.size))
     return n if request.guidance == 1 else 2 * n
 
 
@@ -269,11 +252,12 @@ def _check_media(request: Request) -> None:
             )
 
 
-def _check_size(request: Request, settings: GenerateSettings) -> None:
-    size = request.size
-    if size.n_frames < _MIN_FRAMES[request.mode]:
+def _check_size(request: Request, limits: Limits) -> None:
+    size, settings = request.size, limits.settings
+    least = _least_frames(request.mode, limits.patching.strides.time)
+    if size.n_frames < least:
         raise _invalid(
-            f"mode {request.mode} needs at least {_MIN_FRAMES[request.mode]} frames, got {size.n_frames} "
+            f"mode {request.mode} needs at least {least} frames, got {size.n_frames} "
             f"({request.seconds:g} s at {request.fps:g} fps); raise seconds"
         )
     if size.n_frames > settings.max_frames:
@@ -292,13 +276,23 @@ def _check_size(request: Request, settings: GenerateSettings) -> None:
         )
 
 
+def _least_frames(mode: Mode, time_stride: int) -> int:
+    """One conditioning latent frame at each end that has one, and a frame to be made.
+
+    A latent frame is one frame at the start of a video and `time_stride` frames elsewhere.
+    """
+    first = mode in (Mode.IMAGE_TO_VIDEO, Mode.EXTEND_FORWARD, Mode.JOIN)
+    last = mode in (Mode.EXTEND_BACKWARD, Mode.JOIN)
+    return 1 + first + time_stride * last
+
+
 def _check_guidance(request: Request) -> None:
     if request.negative_prompt and request.guidance == 1:
         raise _invalid("negative_prompt has no effect at guidance 1; raise the guidance or leave it out")
 
 
 def _check_tokens(request: Request, limits: Limits) -> None:
-    n, budget = n_tokens(request, limits.patch), limits.settings.token_budget
+    n, budget = n_tokens(request, limits.patching), limits.settings.token_budget
     if n > budget:
         raise Rejected(
             Reason.TOO_MANY_TOKENS,

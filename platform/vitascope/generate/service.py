@@ -48,7 +48,7 @@ def app(arguments: Arguments) -> serve.Application:
             f"Serve configuration says: leave it out, and beside `applications` put tracing_config: {trace}"
         )
     card, about = described(settings)
-    limits = Limits(settings.generate, card.model.patch, settings.path("media"))
+    limits = Limits(settings.generate, card.patching, settings.path("media"))
     service = deployed(Service, 1, settings, cpus=0.1, ongoing=settings.generate.max_in_flight)
     generate = build(about["folder"], card, settings)
     return service.bind(generate, limits, about, settings)

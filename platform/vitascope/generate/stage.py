@@ -64,7 +64,7 @@ class Batch:
         if not storage.exists(requests):
             raise Missing(f"no request file at {requests}; set generate.requests")
         card, about = described(settings)
-        limits = Limits(settings.generate, card.model.patch, requests.rpartition("/")[0])
+        limits = Limits(settings.generate, card.patching, requests.rpartition("/")[0])
         return cls(
             settings.run.folder,
             requests,

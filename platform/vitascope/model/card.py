@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 
 from vitascope import checksum, storage
+from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import EncodeSettings
 from vitascope.errors import Missing, Mistake
 from vitascope.model.dit import DiT
@@ -35,6 +36,11 @@ class ModelCard(Section):
     timestep_shift: float
     step: int
     precision: Precision | None = None
+
+    @property
+    def patching(self) -> Patching:
+        """How videos become the model's patches."""
+        return Patching(self.encode.strides, self.model.patch)
 
     def build(self) -> DiT:
         """A model of this shape with fresh weights."""

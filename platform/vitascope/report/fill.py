@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitascope.encode.buckets import SPACE_STRIDE, choose, count_tokens, kept
+from vitascope.encode.buckets import Limits, kept, sizes_of
 from vitascope.ledger import Rejected
 from vitascope.records import VideoSize
 from vitascope.report.dataset import Dataset, Floats, Ints
@@ -61,14 +61,9 @@ def samples_of(data: Dataset) -> Samples:
 
 def _planned(size: list[int], data: Dataset) -> list[tuple[int, int, int, int]]:
     """The buckets of a size of clips, with the tokens of each."""
-    n_frames, height, width = size
-    settings, patch = data.settings.encode, data.settings.model.patch
-    try:
-        buckets = choose(width, height, n_frames, settings, stride_px=SPACE_STRIDE * patch)
-    except Rejected:
-        return []
-    rows = [(b.n_frames, b.height, b.width, count_tokens(b, patch)) for b in buckets]
-    return [row for row in rows if row[-1] <= data.settings.feed.token_budget]
+    outcomes = sizes_of(VideoSize(*size), data.settings.encode, Limits.of(data.settings))
+    made = (outcome for outcome in outcomes if not isinstance(outcome, Rejected))
+    return [(b.n_frames, b.height, b.width, n_tokens) for b, n_tokens in made]
 
 
 def fills(data: Dataset, samples: Samples) -> list[Fill]:

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from vitascope import config, storage
 from vitascope.config import Settings
+from vitascope.encode.buckets import Patching
 from vitascope.generate.media import read_given
 from vitascope.generate.request import Mode, Request
 from vitascope.ledger import Rejected, Status
@@ -118,15 +119,16 @@ def _made(results: Results, figures: dict[str, Any]) -> str:  # noqa: ARG001
         "Each with its prompt. Next to a video are its conditioning frames; the line under it is coloured "
         "where they lie in time." + more
     )
-    patch = results.card.model.patch if results.card else results.settings.model.patch
-    cards = (_output(row, patch) for row in made[:MOST_VIDEOS])
+    settings = results.card or results.settings
+    patching = Patching(settings.encode.strides, settings.model.patch)
+    cards = (_output(row, patching) for row in made[:MOST_VIDEOS])
     return page.section("Generated", about, page.gallery(cards))
 
 
-def _output(row: Row, patch: int) -> str:
+def _output(row: Row, patching: Patching) -> str:
     try:
         sidecar = storage.read_json(posixpath.splitext(row["uri"])[0] + ".json")
-        before, after, strip = _given(sidecar, patch)
+        before, after, strip = _given(sidecar, patching)
         prompt = page.text(sidecar["prompt"], _MOST_OF_CAPTION)
         about, seed = sidecar["prompt"], f", seed {sidecar['seed']}"
     except Exception as error:  # whatever a sidecar that is gone or damaged leads to
@@ -159,11 +161,11 @@ def _medium(row: Row) -> str:
         return page.nothing(f"The output cannot be shown: {type(error).__name__} {error}")
 
 
-def _given(sidecar: Row, patch: int) -> tuple[str, str, str]:
+def _given(sidecar: Row, patching: Patching) -> tuple[str, str, str]:
     """The last frame given before the video, the first given after it, and where all the given ones lie."""
     request = _request(sidecar)
     try:
-        place, frames = read_given(request, patch) if any(sidecar["media"].values()) else (None, None)
+        place, frames = read_given(request, patching) if any(sidecar["media"].values()) else (None, None)
     except Exception as error:  # the media may be gone or changed
         return "", "", f"<small class='words'>{page.text(error, _MOST_OF_CAPTION)}</small>"
     if place is None or frames is None:

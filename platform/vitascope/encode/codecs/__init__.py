@@ -10,26 +10,25 @@ from typing import Protocol
 import torch
 
 from vitascope.encode.codecs.dct import DctCodec
-from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.settings import EncodeSettings, Strides
 
 
 class Codec(Protocol):
     """Turns frames into latents and back; an image is a video of one frame.
 
-    Frames come as 1 + 4k, latents as 1 + k: the first frame is coded alone.
+    Of 1 + k latent frames the first is of the first frame, each other one of `strides.time` frames.
     """
 
     channels: int
-    time_stride: int
-    space_stride: int
+    strides: Strides
     fingerprint: str  # changes with everything that shapes a latent
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
-        """uint8 (1 + 4k, H, W, 3) -> float32 (1 + k, H / 8, W / 8, channels), of deviation about 1."""
+        """uint8 (F, H, W, 3) -> float32 (T, h, w, channels), of standard deviation about 1."""
         ...
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Float (1 + k, h, w, channels) -> uint8 (1 + 4k, 8 h, 8 w, 3)."""
+        """Float (T, h, w, channels) -> uint8 (F, H, W, 3)."""
         ...
 
 

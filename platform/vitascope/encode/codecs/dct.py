@@ -7,11 +7,10 @@ from dataclasses import astuple, dataclass
 
 import torch
 
-from vitascope.encode.buckets import SPACE_STRIDE, TIME_STRIDE
-from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.settings import STRIDES, EncodeSettings
 from vitascope.records import stable_id
 
-COEFFICIENTS = TIME_STRIDE * SPACE_STRIDE * SPACE_STRIDE * 3
+COEFFICIENTS = 4 * 8 * 8 * 3
 """Values in a block of 4 x 8 x 8 RGB pixels, and so coefficients of its transform."""
 
 
@@ -75,8 +74,7 @@ class DctCodec:
     time-domain pre- and post-filtering", IEEE Trans. Signal Processing 51 (2003).
     """
 
-    time_stride = TIME_STRIDE
-    space_stride = SPACE_STRIDE
+    strides = STRIDES["dct"]
 
     def __init__(self, settings: EncodeSettings) -> None:
         self.channels = settings.dct_channels
