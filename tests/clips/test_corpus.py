@@ -127,7 +127,7 @@ def pyavs_own(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
 
 def ours(path: Path, times_s: np.ndarray, fps: float) -> np.ndarray:
     row = probe(str(path))
-    how = {"decoder": row["decoder"]}
+    how = {"decoder": row.decoder}
     return read_clip(str(path), start_s=times_s[0], fps=fps, n_frames=len(times_s), **how)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from media.made import encoding
+from media.made import encoding, read_clip
 from vitascope.clips.analysis.derive import clips_of
 from vitascope.clips.analysis.scan import scan
 from vitascope.clips.analysis.scores import judge
@@ -17,7 +17,6 @@ from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Reason
-from vitascope.media.clip import read_clip
 from vitascope.media.fields import combing
 
 N, SIZE = 24, (192, 128)
