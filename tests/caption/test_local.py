@@ -19,7 +19,7 @@ from vitascope import storage
 from vitascope.caption.answers import Unusable
 from vitascope.caption.local import LocalModel
 from vitascope.caption.settings import CaptionSettings
-from vitascope.caption.stage import _see, _Worker, run
+from vitascope.caption.stage import _with_pictures, _Worker, run
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected
 from vitascope.precision import fastest
@@ -131,7 +131,7 @@ def test_the_stage_with_a_model_in_a_folder(folder: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_clip_that_cannot_be_seen_costs_only_itself(folder: Path, tmp_path: Path) -> None:
+def test_a_clip_that_cannot_be_with_picturesn_costs_only_itself(folder: Path, tmp_path: Path) -> None:
     put_clips(tmp_path, 5)
     (tmp_path / "1.png").write_bytes(b"no picture")
     (tmp_path / "3.png").unlink()
@@ -171,13 +171,13 @@ def test_a_killed_actor_costs_its_part_at_most(folder: Path, tmp_path: Path) -> 
     assert rows_of(tmp_path).keys() == set(map(str, range(n)))
 
 
-def test_who_sees_the_clips_changes_nothing(folder: Path, tmp_path: Path) -> None:
+def test_who_with_picturess_the_clips_changes_nothing(folder: Path, tmp_path: Path) -> None:
     put_clips(tmp_path, 3)
     (tmp_path / "1.png").write_bytes(b"no picture")
     clips = [row | {"fields": ["caption"]} for row in storage.rows(f"{tmp_path}/run/clips")]
     part = {"file": "part.parquet", "clips": clips}
     how = {"settings": stage(folder, tmp_path).caption, "timeout_s": 60.0}
-    seen = _see(part, **how)
+    seen = _with_pictures(part, **how)
     assert "clips" not in seen
     done = [
         _Worker(folder=f"{tmp_path}/{name}", **how)(given)

@@ -16,6 +16,7 @@ from corpus import MAKERS, write, write_no_files
 from PIL import Image
 
 from media import damage
+from media.made import read_clip
 from vitascope import storage
 from vitascope.clips.analysis.derive import clips_of
 from vitascope.clips.analysis.scan import STRETCH_FRAMES, scan
@@ -24,7 +25,6 @@ from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.stage import run
 from vitascope.config import Settings
 from vitascope.ledger import Reason, Rejected
-from vitascope.media.clip import read_clip
 from vitascope.media.colour import to_rgb
 from vitascope.media.geometry import View
 from vitascope.media.isolate import IDLE_BYTES
@@ -127,7 +127,7 @@ def pyavs_own(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
 
 def ours(path: Path, times_s: np.ndarray, fps: float) -> np.ndarray:
     row = probe(str(path))
-    how = {"decoder": row["decoder"]}
+    how = {"decoder": row.decoder}
     return read_clip(str(path), start_s=times_s[0], fps=fps, n_frames=len(times_s), **how)
 
 

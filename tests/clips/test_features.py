@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from media import joined
+from media.made import read_clip
 from vitascope.clips.analysis.features import features
 from vitascope.clips.analysis.phash import distances, phashes
 from vitascope.clips.analysis.series import FEATURES
 from vitascope.demo.inputs import _shipped
-from vitascope.media.clip import read_clip
 
 
 @pytest.fixture(scope="module")

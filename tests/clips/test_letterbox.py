@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from media import joined
-from media.made import write_video
+from media.made import read_clip, write_video
 from vitascope import storage
 from vitascope.clips.analysis.features import features
 from vitascope.clips.analysis.letterbox import letterbox
 from vitascope.clips.stage import run
 from vitascope.config import Settings
-from vitascope.media.clip import Clip, read_clip
+from vitascope.media.clip import Clip
 from vitascope.media.geometry import Crop
 
 

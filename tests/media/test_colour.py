@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
 from PIL import Image
 
-from media.made import coloured_video, corner_names, corners_frame, hdr_video, write_video
+from media.made import coloured_video, corner_names, corners_frame, hdr_video, read_clip, write_video
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Rejected
-from vitascope.media.clip import read_clip
 from vitascope.media.colour import to_rgb
 from vitascope.media.geometry import View
 from vitascope.media.probe import probe
@@ -25,7 +24,7 @@ SIZES = [None, (32, 48)]
 def colour(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """The mean colour (3,) of a file's first frame."""
     row = probe(str(path))
-    return read_clip(str(path), decoder=row["decoder"], size=size)[0].mean(axis=(0, 1))
+    return read_clip(str(path), decoder=row.decoder, size=size)[0].mean(axis=(0, 1))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -45,7 +44,7 @@ def test_untagged_is_bt709_in_high_definition_and_bt601_below(tmp_path: Path) ->
     assert np.abs(colour(high) - rgb).max() < 3.5
     low = coloured_video(tmp_path / "b.mp4", rgb, "")  # BT.709 that does not say so
     assert np.abs(colour(low) - rgb).max() > 8
-    assert probe(str(high))["decoder"] == "pyav"
+    assert probe(str(high)).decoder == "pyav"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_untagged_is_bt709_in_high_definition_and_bt601_below(tmp_path: Path) ->
 )
 def test_codecs_and_pixel_formats(tmp_path: Path, codec: str, pix_fmt: str, suffix: str) -> None:
     path = write_video(tmp_path / f"a{suffix}", [corners_frame(96, 64)] * 10, codec=codec, pix_fmt=pix_fmt)
-    decoder = probe(str(path))["decoder"]
+    decoder = probe(str(path)).decoder
     for size in SIZES:
         frames = read_clip(str(path), fps=5, n_frames=4, decoder=decoder, size=size)
         assert {corner_names(frame) for frame in frames} == {"RGBW"}

@@ -11,9 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from media.made import corner_names, corners_frame, corners_video, encoding, two_descriptions, write_video
+from media.made import (
+    corner_names,
+    corners_frame,
+    corners_video,
+    encoding,
+    read_clip,
+    two_descriptions,
+    write_video,
+)
 from vitascope.ledger import Reason, Rejected
-from vitascope.media.clip import read_clip
 from vitascope.media.containers import words
 from vitascope.media.probe import probe
 
@@ -41,8 +48,8 @@ def tracks(path: Path, sizes: Sequence[tuple[int, int]], dispositions: Sequence[
 
 def shown(path: Path) -> tuple[int, int]:
     facts = probe(str(path))
-    assert read_clip(str(path), decoder="pyav").shape[1:3] == (facts["height"], facts["width"])
-    return facts["width"], facts["height"]
+    assert read_clip(str(path), decoder="pyav").shape[1:3] == (facts.height, facts.width)
+    return facts.width, facts.height
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".ts", ".avi"])
@@ -197,7 +204,7 @@ def test_live_recordings_have_the_length_and_the_rate_of_their_packets(
 ) -> None:
     path = live(tmp_path / "a", [125 * k for k in range(16)], codec, form)
     facts = probe(str(path))
-    assert (facts["fps"], facts["duration_s"], facts["n_frames"]) == (pytest.approx(8), pytest.approx(2), 16)
+    assert (facts.fps, facts.duration_s, facts.n_frames) == (pytest.approx(8), pytest.approx(2), 16)
     assert len(read_clip(str(path), start_s=1.0, fps=8, n_frames=9, decoder="pyav")) == 9
     with pytest.raises(Rejected, match="frames end before"):
         read_clip(str(path), start_s=1.0, fps=8, n_frames=12, decoder="pyav")
@@ -206,8 +213,8 @@ def test_live_recordings_have_the_length_and_the_rate_of_their_packets(
 def test_a_variable_rate_is_the_mean_of_its_packets(tmp_path: Path) -> None:
     times_ms = np.cumsum([0, *([10, 70, 40] * 20)]).tolist()
     facts = probe(str(live(tmp_path / "a.webm", times_ms, "libvpx", "webm")))
-    assert (facts["fps"], facts["n_frames"]) == (pytest.approx(25), 61)
-    assert facts["duration_s"] == pytest.approx(2.44)
+    assert (facts.fps, facts.n_frames) == (pytest.approx(25), 61)
+    assert facts.duration_s == pytest.approx(2.44)
 
 
 def test_what_is_not_read_is_told_from_what_is_damaged(tmp_path: Path) -> None:
@@ -257,7 +264,7 @@ def test_frames_with_kinds_of_side_data_that_pyav_does_not_know_are_read(tmp_pat
     Image.fromarray(corners_frame(128, 96)).save(sink, "JPEG", exif=exif, quality=95, subsampling=2)
     path = pictures_in(tmp_path / f"a{suffix}", "mjpeg", [sink.getvalue()] * 8, (128, 96))
     facts = probe(str(path))
-    assert (facts["kind"], facts["width"], facts["height"]) == ("video", 128, 96)
+    assert (facts.kind, facts.width, facts.height) == ("video", 128, 96)
     assert corner_names(read_clip(str(path), decoder="pyav")[0]) == corner_names(corners_frame(128, 96))
 
 
@@ -290,7 +297,7 @@ def test_a_damaged_first_packet_costs_its_own_frames_alone(tmp_path: Path) -> No
     content[at : at + size] = b"\xff" * size
     path.write_bytes(content)
     facts = probe(str(path))
-    assert (facts["kind"], facts["width"], facts["height"]) == ("video", 128, 96)
+    assert (facts.kind, facts.width, facts.height) == ("video", 128, 96)
 
 
 @pytest.mark.parametrize("second", [LARGE, SMALL])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from media.made import encoding
+from media.made import encoding, read_clip
 from vitascope.clips.analysis.derive import clips_of
 from vitascope.clips.analysis.scan import scan
 from vitascope.clips.analysis.scores import judge
@@ -16,7 +16,6 @@ from vitascope.clips.filters import Filters
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.demo.inputs import _shipped
-from vitascope.media.clip import read_clip
 from vitascope.media.fields import combing
 
 N, SIZE = 24, (192, 128)

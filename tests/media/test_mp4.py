@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from media.made import read_clip
 from vitascope.media import mp4
-from vitascope.media.clip import read_clip
 from vitascope.media.probe import probe
 
 
@@ -73,7 +73,7 @@ def test_flat_colours_come_back_within_two_levels(tmp_path: Path, colour: tuple,
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
     by_tags = frame.reformat(format="rgb24").to_ndarray()
-    ours = read_clip(str(path), start_s=0, fps=8, n_frames=1, decoder=probe(str(path))["decoder"])[0]
+    ours = read_clip(str(path), start_s=0, fps=8, n_frames=1, decoder=probe(str(path)).decoder)[0]
     for read in (by_tags, ours):
         assert np.abs(read.astype(int) - colour).max() <= 2
     # The definition, ITU-R BT.709 table 3, in limited range; without a library's conversion.

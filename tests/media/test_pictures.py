@@ -14,6 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from media import picture_files as files
 from media.called_in_child import late_once
+from media.made import read_clip
 from media.picture_files import part, written
 from vitascope.clips.analysis import scan as scanning
 from vitascope.clips.analysis.derive import clips_of
@@ -22,7 +23,6 @@ from vitascope.clips.analysis.series import of_row
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.ledger import Reason, Rejected
-from vitascope.media.clip import read_clip
 from vitascope.media.formats import is_motion_jpeg
 from vitascope.media.probe import probe
 
@@ -31,7 +31,7 @@ SCENE = files.scene()
 
 def shown(path: Path, n_frames: int = 1, fps: float = 8.0) -> np.ndarray:
     row = probe(str(path))
-    how = {"decoder": row["decoder"]}
+    how = {"decoder": row.decoder}
     return read_clip(str(path), n_frames=n_frames, fps=fps, **how)
 
 
@@ -60,7 +60,7 @@ def encoded(form: str, picture: np.ndarray = SCENE, **how: Any) -> bytes:
 def test_one_frame_is_an_image(tmp_path: Path, name: str, data: bytes) -> None:
     path = written(tmp_path / name, data)
     row = probe(str(path))
-    assert (row["kind"], row["n_frames"], row["duration_s"], row["fps"]) == ("image", 1, 0, None)
+    assert (row.kind, row.n_frames, row.duration_s, row.fps) == ("image", 1, 0, None)
     assert np.abs(shown(path)[0].astype(int) - files.PALETTE[1]).max() <= 2
 
 
@@ -72,7 +72,7 @@ def test_frames_are_shown_as_long_as_browsers_do(
     parts = [part(0, 0, (64, 64), i % 3, ms=ms) for i in range(4)]
     make = files.gif if suffix == "gif" else files.apng
     row = probe(str(written(tmp_path / f"a.{suffix}", make((64, 64), parts))))
-    assert row["duration_s"] == pytest.approx(4 * seconds)
+    assert row.duration_s == pytest.approx(4 * seconds)
 
 
 def test_a_moving_picture_is_damaged_from_its_first_damaged_part_on(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def avif(break_at: bytes, n_frames: int) -> bytes:
 
 def test_an_avif_that_libavif_refuses_is_read_by_ffmpeg_over_white(tmp_path: Path) -> None:
     path = written(tmp_path / "a.avif", avif(b"pixi", 1))
-    assert probe(str(path))["kind"] == "image"
+    assert probe(str(path)).kind == "image"
     got = shown(path)[0].astype(int)
     assert np.abs(got[35:65, 45:95] - 255).max() <= 2
     assert np.abs(got[2:20, 2:20] - SCENE[2:20, 2:20]).max() <= 6
@@ -163,7 +163,7 @@ def thumbnail() -> bytes:
 )
 def test_a_jpeg_with_more_in_its_file_is_a_still(tmp_path: Path, data: bytes) -> None:
     path = written(tmp_path / "a.jpg", data)
-    assert probe(str(path))["kind"] == "image"
+    assert probe(str(path)).kind == "image"
     assert np.abs(shown(path)[0].astype(int) - SCENE).mean() < 2
 
 
@@ -176,7 +176,7 @@ def test_jpegs_end_to_end_are_a_video(tmp_path: Path, between: bytes, how: dict[
     data = between.join(encoded("JPEG", picture, quality=95, **how) for picture in pictures)
     path = written(tmp_path / "a.jpg", data)
     row = probe(str(path))
-    assert (row["kind"], row["codec"], row["n_frames"], row["fps"]) == ("video", "mjpeg", 3, 25)
+    assert (row.kind, row.codec, row.n_frames, row.fps) == ("video", "mjpeg", 3, 25)
     for frame, picture in zip(shown(path, 3, 25.0), pictures, strict=True):
         assert np.abs(frame.astype(int) - picture).mean() < 4
 
@@ -188,13 +188,13 @@ def test_pngs_end_to_end_are_refused(tmp_path: Path) -> None:
     inside = struct.pack(">I", len(two)) + b"prVt" + two + struct.pack(">I", zlib.crc32(b"prVt" + two))
     header = files.png(SCENE)[: 8 + 25]
     for n, content in enumerate([files.png(SCENE) + b"more", header + inside + files.png(SCENE)[8 + 25 :]]):
-        assert probe(str(written(tmp_path / f"{n}.png", content)))["kind"] == "image"
+        assert probe(str(written(tmp_path / f"{n}.png", content))).kind == "image"
 
 
 @pytest.mark.parametrize("more", [b"\0edof\0" + bytes(64), b"depth"])
 def test_a_second_jpeg_with_other_data_behind_it_is_no_video(tmp_path: Path, more: bytes) -> None:
     path = written(tmp_path / "a.jpg", encoded("JPEG") * 2 + more)
-    assert probe(str(path))["kind"] == "image"
+    assert probe(str(path)).kind == "image"
 
 
 @pytest.mark.parametrize("content", [b"\xff\xd8\xff\xd9" * 2, b"\xff\xd8" + b"\xff\xfe\0\0" * (1 << 22)])
@@ -261,7 +261,7 @@ def test_an_animation_of_one_frame_is_turned_as_a_still_is(tmp_path: Path) -> No
     at = one.index(b"acTL") - 4
     path = written(tmp_path / "a.png", one[:at] + turned + one[at:])
     row = probe(str(path))
-    assert (row["kind"], row["width"], row["height"]) == ("image", 96, 64)
+    assert (row.kind, row.width, row.height) == ("image", 96, 64)
     assert shown(path)[0].shape == (64, 96, 3)
 
 
@@ -282,7 +282,7 @@ def test_the_primary_picture_of_a_heic_is_shown(tmp_path: Path) -> None:
     for picture in (SCENE[::-1], SCENE):
         several.add_from_pillow(Image.fromarray(np.ascontiguousarray(picture)))
     several.save(tmp_path / "a.heic", primary_index=1, quality=95, chroma=444)
-    assert probe(str(tmp_path / "a.heic"))["kind"] == "image"
+    assert probe(str(tmp_path / "a.heic")).kind == "image"
     assert np.abs(shown(tmp_path / "a.heic")[0].astype(int) - SCENE).mean() < 1
 
 

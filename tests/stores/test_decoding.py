@@ -4,18 +4,16 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from media.made import moving_picture, noisy_video
+from media.made import moving_picture, noisy_video, read_clip
 from stores.called_in_child import prepare
 from stores.faulty import SPOILS, FaultyProxy
 from vitascope import storage
 from vitascope.media import isolate
-from vitascope.media.clip import read_clip
-from vitascope.media.probe import probe
+from vitascope.media.probe import Facts, probe
 from vitascope.stores.patience import Unavailable
 
 FILES = {
@@ -56,14 +54,14 @@ def new_child(s3: str, budget_s: float = 60.0, stall_s: float = 0.5) -> None:
     isolate.isolated(prepare, timeout_s=60, uri=s3, block_bytes=BLOCK_BYTES, **values)
 
 
-def look(uri: str, *, timeout_s: float = 60.0) -> tuple[dict[str, Any], np.ndarray]:
+def look(uri: str, *, timeout_s: float = 60.0) -> tuple[Facts, np.ndarray]:
     """What a file is, and its first 1.9 s."""
     decoder = FILES[uri.rpartition("/")[2]]
     frames = read_clip(uri, fps=10.0, n_frames=19, decoder=decoder, timeout_s=timeout_s)
     return probe(uri, timeout_s=timeout_s), frames
 
 
-def same(one: tuple[dict[str, Any], np.ndarray], other: tuple[dict[str, Any], np.ndarray]) -> bool:
+def same(one: tuple[Facts, np.ndarray], other: tuple[Facts, np.ndarray]) -> bool:
     return one[0] == other[0] and np.array_equal(one[1], other[1])
 
 

@@ -1,5 +1,6 @@
 """Of a large file on S3 only what is needed is fetched."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_of_a_video_the_spans_of_its_clips(s3: str, large: Path, fetched: list[i
 
 def test_of_a_video_that_is_only_looked_at_its_ends(s3: str, large: Path, fetched: list[int]) -> None:
     storage.put(f"{s3}/a.mp4", large.read_bytes())
-    assert _probe(f"{s3}/a.mp4", False) | {"decoder": "decord"} == _probe(str(large), True)
+    assert replace(_probe(f"{s3}/a.mp4", False), decoder="decord") == _probe(str(large), True)
     assert sum(fetched) < 16 * MIB
 
 

@@ -11,7 +11,6 @@ import pyarrow as pa
 from vitascope import records
 from vitascope.encode.plan import Drop, EncodeTask, tasks_of
 from vitascope.ledger import Rejected
-from vitascope.media.clip import read_views
 
 
 def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:
@@ -70,19 +69,8 @@ def pixels_of(row: pa.Table) -> np.ndarray:
 
 def _frames(tasks: list[EncodeTask], timeout_s: float) -> list[np.ndarray | Rejected]:
     """The frames of a clip at each of its sizes, or why there are none."""
-    clip = tasks[0]
     try:
-        return list(
-            read_views(
-                clip.uri,
-                [task.view for task in tasks],
-                start_s=clip.start_s,
-                fps=clip.fps,
-                decoder=clip.decoder,
-                version=clip.version,
-                timeout_s=timeout_s,
-            )
-        )
+        return list(tasks[0].clip.views([task.view for task in tasks], timeout_s=timeout_s))
     except Rejected as error:
         if len(tasks) == 1:
             return [error]

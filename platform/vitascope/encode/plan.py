@@ -15,7 +15,7 @@ from vitascope import storage
 from vitascope.encode.buckets import Limits, check_table, sizes_of
 from vitascope.encode.settings import EncodeSettings
 from vitascope.ledger import Rejected, Status
-from vitascope.media.clip import CROP
+from vitascope.media.clip import CROP, Clip
 from vitascope.media.geometry import Crop, View
 from vitascope.records import VideoSize, stable_id, stable_int
 
@@ -53,6 +53,13 @@ class EncodeTask:
     def n_bytes(self) -> int:
         """Of its frames, uint8 RGB."""
         return 3 * self.n_frames * self.height * self.width
+
+    @property
+    def clip(self) -> Clip:
+        """The clip, to be read."""
+        return Clip(
+            self.uri, self.decoder, self.start_s, self.fps, self.n_frames, self.view.crop, self.version
+        )
 
     @property
     def view(self) -> View:

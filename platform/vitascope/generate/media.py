@@ -9,7 +9,7 @@ from vitascope.encode.buckets import Patching
 from vitascope.generate.conditions import Layout, layout
 from vitascope.generate.request import MEDIA, Request
 from vitascope.ledger import Reason, Rejected
-from vitascope.media.clip import read_clip
+from vitascope.media.clip import Clip
 from vitascope.media.probe import probe
 
 
@@ -22,7 +22,7 @@ def read_given(request: Request, patching: Patching) -> tuple[Layout, np.ndarray
 
     Raises:
         Rejected: MEDIA_MISSING; INVALID_REQUEST if a picture is given for a video or the reverse; TOO_SHORT;
-            and errors of `probe` and `read_clip`.
+            and errors of `probe` and `Clip.frames`.
     """
     sources = [_Source.of(request, field) for field in MEDIA[request.mode]]
     place = layout(request, patching, tuple(source.n_frames for source in sources))
@@ -53,21 +53,15 @@ class _Source:
             facts = probe(uri)
         except Rejected as error:
             raise Rejected(error.reason, f"{uri}, given as {field!r}: {error.detail}") from None
-        if facts["kind"] != wanted:
+        if facts.kind != wanted:
             raise Rejected(
-                Reason.INVALID_REQUEST, f"{field!r} expects {article} {wanted}, got the {facts['kind']} {uri}"
+                Reason.INVALID_REQUEST, f"{field!r} expects {article} {wanted}, got the {facts.kind} {uri}"
             )
         # A container rounds its duration: 0.9999 s at 8 fps are 8 frames.
-        n_frames = max(1, int(facts["duration_s"] * request.fps + 0.01))
-        return cls(uri, n_frames, facts["decoder"])
+        n_frames = max(1, int(facts.duration_s * request.fps + 0.01))
+        return cls(uri, n_frames, facts.decoder)
 
     def read(self, first: int, n_frames: int, request: Request) -> np.ndarray:
         """Frames `first` to `first + n_frames` at the request's fps, in its size."""
-        return read_clip(
-            self.uri,
-            start_s=first / request.fps,
-            fps=request.fps,
-            n_frames=n_frames,
-            size=(request.height, request.width),
-            decoder=self.decoder,
-        )
+        clip = Clip(self.uri, self.decoder, first / request.fps, request.fps, n_frames=n_frames)
+        return clip.frames(size=(request.height, request.width))

@@ -140,23 +140,6 @@ class Clip:
         yield from _pictures(clip, times_s, [View(n_frames, long_side=long_side)])
 
 
-def read_clip(uri: str, *, size: Size | None = None, timeout_s: float = 60.0, **where: Any) -> np.ndarray:
-    """`Clip.frames` of the clip at `where`."""
-    return Clip(uri, **where).frames(size=size, timeout_s=timeout_s)
-
-
-def read_views(uri: str, views: Sequence[View], *, timeout_s: float = 60.0, **where: Any) -> list[np.ndarray]:
-    """`Clip.views` of the clip at `where`."""
-    return Clip(uri, **where).views(views, timeout_s=timeout_s)
-
-
-def stream(
-    uri: str, *, first: int, n_frames: int, long_side: int | None = None, **where: Any
-) -> Iterator[Seen | None]:
-    """`Clip.stream` of the clip at `where`."""
-    return Clip(uri, **where).stream(first, n_frames, long_side=long_side)
-
-
 def _read(*, clip: Clip, views: list[View]) -> list[np.ndarray]:
     """The frames of all views, of which the longest come first. Runs in the child."""
     times_s = clip.start_s + np.arange(views[0].n_frames) / clip.fps

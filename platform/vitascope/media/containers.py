@@ -10,7 +10,8 @@ from vitascope.media import boxes, formats, tars
 from vitascope.stores.patience import Unavailable
 
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
-INDEXED = (MOV, "matroska,webm")
+MATROSKA = "matroska,webm"
+INDEXED = (MOV, MATROSKA)
 """Containers that say where and when all packets are."""
 
 BARE = ("h264", "hevc", "m4v", "mpegvideo", "obu", "mjpeg")

@@ -1,15 +1,15 @@
 """Run risky decoding in a killable child.
 
-Media libraries hang and crash on some files. Each thread keeps one child process that decodes for it; a
-child that uses up its time limit is killed by the kernel, one that crashes takes nothing along, and the next
-call gets a new one. A call costs 0.06 ms; arrays come back through memory that both share, 6 MB in 2 ms
-(through the pipe: 20).
+Media libraries hang and crash on some files. Each thread keeps one child process that decodes for it. The
+kernel kills a child that uses up its time limit; a crash ends the child alone, and the next call gets a new
+one. A call costs 0.06 ms; arrays come back through shared memory, 6 MB in 2 ms (through the pipe: 20).
 
-The limit is of processor time (SIGPROF), of all threads of the child: a child that waits for a processor, as
-niced ones do on a busy machine, or is stopped for a while, says nothing about the file. A child that sleeps
-for ever ends too, after `WALL` times as long by the clock (SIGALRM). Waits for a store do not count.
-Nor does a store that is given up, so that the call and its child end then at once, before a library takes it
-for the file's end.
+The limit is of processor time (SIGPROF), of all threads of the child: that a child waits for a processor, as
+niced ones do on a busy machine, says nothing about the file. A child that sleeps for ever ends after `WALL`
+times as long by the clock (SIGALRM). Waiting for a store does not count. If the store is given up, the call
+and its child end at once, before a library takes it for the end of the file.
+
+multiprocessing and concurrent.futures have no such limits, and their children import the main module anew.
 """
 
 import os
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -31,17 +31,17 @@ import numpy as np
 
 from vitascope.stores import patience
 
-# A child that has made so many calls, or holds so much between two, gives way to a new one: decord's memory
-# grows with the files it has opened.
+# A child is replaced after so many calls, or if it holds so much memory between two: decord's grows with the
+# files it has opened.
 CALLS_PER_CHILD = 500
 IDLE_BYTES = 2**30
-# What is kept of the memory that both share: new pages take the system five times as long as the copy.
+# Of the shared memory this much is kept: new pages take the system five times as long as the copy.
 KEPT_BYTES = 64 << 20
-# No child gets more: a file that claims a gigantic size ends in its MemoryError, not in the node's.
+# A child's memory limit: a file that claims a gigantic size ends in its MemoryError, not in the node's.
 MOST_BYTES = 8 * 2**30
-# A child that somebody else killed (the system, short of memory; an operator) says nothing about the file.
+# A kill from outside (the system, short of memory; an operator) says nothing about the file.
 KILLS_FORGIVEN = 2
-# So many times its processor time may pass by the clock: a worker at nice 19 gets a 70th of a busy core, but
+# The limit by the clock, in limits of processor time: a worker at nice 19 gets a 70th of a busy core, but
 # hundreds of frames decode in seconds of processor time.
 WALL = 20
 _children = threading.local()
@@ -55,13 +55,12 @@ class ChildDied(RuntimeError):
 def isolated(function: Callable[..., _Result], *, timeout_s: float, **arguments: Any) -> _Result:
     """`function(**arguments)`, computed in this thread's child process within `timeout_s` of processor time.
 
-    The function must be importable by name, and what goes in and out picklable. An exception it raises is
-    raised here.
+    The function must be importable by name, arguments and result picklable. Its exceptions are raised here.
 
     Raises:
         ChildDied: it took too long or crashed the process.
-        MemoryError: it wanted more than `MOST_BYTES`.
-        Unavailable: a store did not answer for as long as `patience` has it tried.
+        MemoryError: it needed more than `MOST_BYTES`.
+        Unavailable: a store did not answer for as long as `patience` retries.
     """
     for kills in range(KILLS_FORGIVEN + 1):
         try:
@@ -88,7 +87,7 @@ class _Ended(RuntimeError):
 
 
 def _child() -> "_Child":
-    """This thread's child, or a new one if it has none that may go on."""
+    """This thread's child; a new one if it has none, or the old one is worn out."""
     child = getattr(_children, "child", None)
     if child is None or child.calls >= CALLS_PER_CHILD or child.resident_bytes() > IDLE_BYTES:
         child = _children.child = _Child()
@@ -104,14 +103,14 @@ def _cause(code: int, timeout_s: float) -> str:
 
 
 def _memory_file() -> Any:
-    """An open file without a name, in memory if the system has such."""
+    """An open file without a name, in memory if the system supports that."""
     if hasattr(os, "memfd_create"):
         return os.fdopen(os.memfd_create("vitascope"), "r+b")
     return tempfile.TemporaryFile()
 
 
 class _Child:
-    """A child process and the pipe to it. It ends by itself when this end of the pipe is gone."""
+    """A child process and the pipe to it. The child ends when this end of the pipe is closed."""
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -135,7 +134,7 @@ class _Child:
                 raise
             raise RuntimeError(f"the decoding process ended at its start (exit {end.code})") from None
 
-    def call(self, function: Callable, arguments: dict[str, Any], timeout_s: float) -> tuple[bool, Any]:
+    def call(self, function: Callable, arguments: Mapping[str, Any], timeout_s: float) -> tuple[bool, Any]:
         self.calls += 1
         try:
             self.pipe.send((function, arguments, timeout_s))
@@ -154,7 +153,7 @@ class _Child:
             raise _Ended(self.process.wait()) from None
 
     def resident_bytes(self) -> int:
-        """The memory it holds by itself; 0 if the system does not tell (no Linux)."""
+        """Its own memory, without what is shared; 0 if the system does not report it (not Linux)."""
         try:
             _, resident, shared, *_ = Path(f"/proc/{self.process.pid}/statm").read_text().split()
         except OSError:
@@ -196,7 +195,7 @@ def serve(fd: int, shared: int) -> None:
 
 
 class _Clock:
-    """The child's timer of the clock, used by the thread of the stores' clients."""
+    """The child's limit by the clock; the thread of the stores' clients stops it."""
 
     def __init__(self, pipe: Connection, shared: int) -> None:
         self._pipe, self._shared = pipe, shared
@@ -204,7 +203,7 @@ class _Clock:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """It stands still while a store is waited for; if that was in vain, the call and the child end."""
+        """Stops it while a store is waited for; if the store is given up, the call and the child end."""
         if self._n_waiting == 0:
             self._left_s, _ = signal.setitimer(signal.ITIMER_REAL, 0)
         self._n_waiting += 1
@@ -220,7 +219,7 @@ class _Clock:
 
 
 def _laid_out(answer: Any, shared: int) -> tuple[bytes, list[tuple[int, int]]]:
-    """`answer` pickled, but for its arrays, and where in the file `shared` they lie: begin and size."""
+    """`answer` pickled without its arrays, and the begin and size of each array in the file `shared`."""
     buffers: list[pickle.PickleBuffer] = []
     pickled = pickle.dumps(answer, protocol=5, buffer_callback=buffers.append)
     sizes, end = [], 0

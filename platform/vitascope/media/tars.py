@@ -1,8 +1,8 @@
 """Members of tar files, read in place.
 
-A member's location is the tar's, with the member's name and the bytes it takes after a `#`:
-`s3://bucket/a.tar#000123.mp4@1536+20480`. So it is opened by reading those bytes alone, without looking
-through the tar again.
+The location of a member is the tar's, then a `#`, the member's name and its bytes:
+`s3://bucket/a.tar#000123.mp4@1536+20480`. So opening it reads those bytes alone. fsspec's TarFileSystem lists
+the whole tar again in each process that opens a member; tarfile, which lists it here, follows no links so.
 """
 
 import io
@@ -25,17 +25,15 @@ _LOCATION = re.compile(
 )
 # A sample's texts follow its video within a few kilobytes, so that one request reads their headers, too.
 _HEADERS_AT_ONCE = 64 << 10
-_BLOCK = tarfile.BLOCKSIZE
-# What is read of a tar at once beyond what was asked for; members up to this size are read whole.
-_AT_ONCE_BYTES = 8 << 20
-_MOST_LINKS = 40  # that are followed one after the other, as by Linux; so those in a circle end
+_AT_ONCE_BYTES = 8 << 20  # read ahead within a member; smaller members are read whole
+_MOST_LINKS = 40  # followed one after the other, as by Linux; so a circle of links ends
 
 _KINDS = {tarfile.FIFOTYPE: "named pipe", tarfile.CHRTYPE: "device", tarfile.BLKTYPE: "device"}
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file within a tar: its name, and where its bytes lie."""
+    """A file within a tar: its name and the position of its bytes."""
 
     tar: str
     name: str
@@ -44,25 +42,25 @@ class Member:
 
     @property
     def uri(self) -> str:
-        """Its location, which `open_file` and `locate` understand."""
+        """Its location, which `open_file` and `locate` take."""
         return f"{self.tar}#{self.name}@{self.start}+{self.size_bytes}"
 
 
 @dataclass(frozen=True)
 class _Link:
-    """A name within a tar for the file of another name."""
+    """A second name, within a tar, of another file."""
 
     name: str
     target: str
-    hard: bool  # the file that has the other name at this place of the tar, else at its end
+    hard: bool  # the file that the target names at this position in the tar, else at its end
+
+
+_Entry = Member | _Link
 
 
 @dataclass(frozen=True)
 class Index:
-    """What a tar holds; if it is damaged, what comes before, and a word on the damage.
-
-    passed: how many members were passed over, by kind.
-    """
+    """The members of a tar, up to its damage if it has any; and how many were passed over, by kind."""
 
     members: tuple[Member, ...]
     damage: str | None = None
@@ -70,39 +68,37 @@ class Index:
 
 
 def locate(uri: str) -> Member | None:
-    """The member that a location means; None if it is a file of its own."""
+    """The member at a location; None if the location is a whole file's."""
     match = _LOCATION.fullmatch(uri)
     return match and Member(match["tar"], match["name"], int(match["start"]), int(match["size"]))
 
 
 def shown(uri: str) -> str:
-    """The name of what is at a location: the member's within its tar, else the location itself."""
+    """The name of a member within its tar; of a whole file, its location."""
     member = locate(uri)
     return member.name if member else uri
 
 
 def list_members(uri: str) -> Index:
-    """The plain files in a tar, in its order, from its headers alone; what they hold is skipped over.
+    """The plain files in a tar, in its order, from its headers alone.
 
-    A link, hard or symbolic, is the file in the tar that it leads to, under its own name; the damage tells
-    of those that cannot be followed. Of two with one name the later counts, as for who unpacks the tar, and
-    the damage says so. Passed over and counted are pipes, devices, sparse files, what has a hidden name (a
-    leading dot), what would be unpacked outside of the folder (`..`), and links to folders.
+    A link, hard or symbolic, is the file in the tar that it leads to, under its own name; the damage lists
+    links that lead nowhere. Of two members with one name the later counts, as when the tar is unpacked, and
+    the damage says so. Passed over and counted are pipes, devices, sparse files, hidden names (a leading
+    dot), names that would be unpacked outside the folder (`..`), and links to folders.
     """
     passed: Counter[str] = Counter()
     fs, path = storage.filesystem(uri)
     with fs.open(path, "rb", block_size=_HEADERS_AT_ONCE, cache_type="readahead") as file:
-        size_bytes = int(fs.size(path))
-        found, damage = _found(uri, file, size_bytes, passed)
-    by_name, n_twice = _by_name(found)
-    passed.update(kind for kind in map(_hidden_kind, by_name) if kind)
-    ends = {name: _end(by_name, name) for name in by_name if not _is_hidden(name)}
+        entries, damage = _entries(uri, file, int(fs.size(path)), passed)
+    by_name, n_twice = _by_name(entries)
+    hidden = {name: kind for name in by_name if (kind := _hidden_kind(name))}
+    passed.update(hidden.values())
+    ends = {name: _end(by_name, name) for name in by_name if name not in hidden}
     files = {name: file for name, end in ends.items() if isinstance(file := by_name.get(end), Member)}
-    lost = [name for name in ends if name not in files]
-    if lost:
+    if lost := [name for name in ends if name not in files]:
         folders = {str(folder) for name in by_name for folder in PurePosixPath(name).parents}
-        to_folders = [name for name in lost if ends[name] in folders]
-        passed.update({"link to a folder": len(to_folders)} if to_folders else {})
+        passed.update("link to a folder" for name in lost if ends[name] in folders)
         lost = [name for name in lost if ends[name] not in folders]
     damages = [damage] if damage else []
     if n_twice:
@@ -114,95 +110,87 @@ def list_members(uri: str) -> Index:
     return Index(members, "; ".join(damages) or None, passed)
 
 
-def _by_name(found: list[Member | _Link]) -> tuple[dict[str, Member | _Link | None], int]:
-    """What has each name in the end, None for a hard link to nothing; and how many had two, hidden apart."""
-    by_name: dict[str, Member | _Link | None] = {}
+def _by_name(entries: list[_Entry]) -> tuple[dict[str, _Entry | None], int]:
+    """The last entry of each name, None for a hard link to nothing; and how many visible names had two."""
+    by_name: dict[str, _Entry | None] = {}
     n_twice = 0
-    for entry in found:
-        what = by_name.get(entry.target) if isinstance(entry, _Link) and entry.hard else entry
-        n_twice += by_name.get(entry.name, what) != what and not _is_hidden(entry.name)
-        by_name[entry.name] = what
+    for each in entries:
+        entry = by_name.get(each.target) if isinstance(each, _Link) and each.hard else each
+        n_twice += by_name.get(each.name, entry) != entry and not _hidden_kind(each.name)
+        by_name[each.name] = entry
     return by_name, n_twice
 
 
-def _end(by_name: dict[str, Member | _Link | None], name: str) -> str:
+def _end(by_name: Mapping[str, _Entry | None], name: str) -> str:
     """The name that a link leads to in the end; if links go in a circle, one of them."""
     for _ in range(_MOST_LINKS):
-        what = by_name.get(name)
-        if not isinstance(what, _Link):
+        entry = by_name.get(name)
+        if not isinstance(entry, _Link):
             break
-        name = what.target
+        name = entry.target
     return name
 
 
-def _found(
+def _entries(
     uri: str, file: IO[bytes], size_bytes: int, passed: Counter[str]
-) -> tuple[list[Member | _Link], str | None]:
-    """The files and the links in a tar, in its order, hidden ones too; and what is wrong with it.
+) -> tuple[list[_Entry], str | None]:
+    """The files and links in a tar, in its order, hidden ones too; and its damage.
 
-    Others are counted in `passed` by their kind, but for folders.
+    Others, except folders, are counted in `passed` by kind.
     """
-    members: list[Member | _Link] = []
+    entries: list[_Entry] = []
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
-            for entry in tar:
+            for info in tar:
                 tar.members = []  # type: ignore[attr-defined] # tarfile would keep them, 2 KB each
-                if entry.issym() or entry.islnk():
-                    members.append(_link(entry))
-                    continue
-                if not entry.isreg() or entry.issparse():
-                    if not entry.isdir():
-                        passed["sparse file" if entry.issparse() else _KINDS.get(entry.type, "special")] += 1
-                    continue
-                if entry.offset_data + entry.size > size_bytes:
-                    return members, f"ends within {_shown(entry.name)}"
-                members.append(Member(uri, _shown(entry.name), entry.offset_data, entry.size))
+                if info.issym() or info.islnk():
+                    entries.append(_link(info))
+                elif info.isreg() and not info.issparse():
+                    if info.offset_data + info.size > size_bytes:
+                        return entries, f"ends within {_shown(info.name)}"
+                    entries.append(Member(uri, _shown(info.name), info.offset_data, info.size))
+                elif not info.isdir():
+                    passed["sparse file" if info.issparse() else _KINDS.get(info.type, "special")] += 1
             end = tar.offset
     except (tarfile.TarError, ValueError, OSError, MemoryError, OverflowError) as error:  # sizes may lie
-        what = "is damaged" if members else "is no plain tar"
-        return members, f"{what} ({type(error).__name__} {error})"
-    return members, _damage_at(file, end)
+        damage = "is damaged" if entries else "is no plain tar"
+        return entries, f"{damage} ({type(error).__name__} {error})"
+    return entries, _damage_at(file, end)
 
 
-def _link(entry: tarfile.TarInfo) -> _Link:
-    """A symbolic link leads from where it is, or outside; a hard link is told by another member's name."""
-    beside = posixpath.dirname(entry.name) if entry.issym() else ""
-    root = "/" if entry.issym() and entry.linkname.startswith("/") else ""
-    return _Link(_shown(entry.name), root + _shown(posixpath.join(beside, entry.linkname)), entry.islnk())
+def _link(info: tarfile.TarInfo) -> _Link:
+    """A symbolic link leads on from its own folder, or from the root; a hard link names another member."""
+    folder = posixpath.dirname(info.name) if info.issym() else ""
+    root = "/" if info.issym() and info.linkname.startswith("/") else ""
+    return _Link(_shown(info.name), root + _shown(posixpath.join(folder, info.linkname)), info.islnk())
 
 
 def _shown(name: str) -> str:
-    """A member's name as it is once unpacked: `./a//b` and `/a/b` are `a/b`.
-
-    Bytes that are not UTF-8 as backslash escapes, since it is opened by its place.
-    """
+    """A member's name as unpacked: `./a//b` and `/a/b` are `a/b`; bytes that are not UTF-8 are escaped."""
     path = posixpath.normpath(name).lstrip("/")
     return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _is_hidden(name: str) -> bool:
-    return not name or any(part.startswith(".") for part in name.split("/"))
-
-
 def _hidden_kind(name: str) -> str | None:
     """Why a name is passed over; None if it is not."""
-    if not _is_hidden(name):
-        return None
-    return "outside the folder (..)" if name.startswith("..") and name.split("/")[0] == ".." else "hidden"
+    parts = name.split("/")
+    if parts[0] == "..":
+        return "outside the folder (..)"
+    return "hidden" if not name or any(part.startswith(".") for part in parts) else None
 
 
 def _damage_at(file: IO[bytes], offset: int) -> str | None:
-    """Why there is no further header: tarfile takes a damaged one for the end, which is zeros or nothing."""
+    """Why no further header follows: tarfile takes a damaged one for the end, which is zeros or nothing."""
     file.seek(offset)
-    block = file.read(_BLOCK)
+    block = file.read(tarfile.BLOCKSIZE)
     return f"is damaged at byte {offset}; what follows is not seen" if block.strip(b"\0") else None
 
 
 def open_file(uri: str) -> IO[bytes]:
-    """Opens a member of a tar, or a file of its own, for reading.
+    """Opens a member of a tar, or a whole file, for reading.
 
     Raises:
-        OSError: it cannot be read, also if it is no file: a pipe would be waited for without end.
+        OSError: it cannot be read, or is no file: reading a pipe might wait without end.
     """
     member = locate(uri)
     if member is None:

@@ -14,7 +14,7 @@ from vitascope.encode.buckets import Patching
 from vitascope.generate.media import read_given
 from vitascope.generate.request import Mode, Request
 from vitascope.ledger import Rejected, Status
-from vitascope.media.clip import read_clip
+from vitascope.media.clip import Clip
 from vitascope.media.probe import probe
 from vitascope.model.cost import cost_of
 from vitascope.progress import say
@@ -147,11 +147,11 @@ def _medium(row: Row) -> str:
     """An output as it plays, or why it does not: its last frame is decoded to know."""
     try:
         facts = probe(row["uri"])
-        if (facts["width"], facts["height"]) != (row["width"], row["height"]):
-            is_now = f"{facts['width']}×{facts['height']}"
+        if (facts.width, facts.height) != (row["width"], row["height"]):
+            is_now = f"{facts.width}×{facts.height}"
             return page.nothing(f"The file has been replaced: it is {is_now} now.")
         at_s = (row["n_frames"] - 1) / row["fps"] if row["n_frames"] > 1 else 0.0
-        read_clip(row["uri"], start_s=at_s, decoder=facts["decoder"])
+        Clip(row["uri"], facts.decoder, start_s=at_s).frames()
         if (n_bytes := storage.size_bytes(row["uri"])) > MOST_MEDIUM_BYTES:
             return page.nothing(f"{n_bytes / 1e6:,.0f} MB are too many for this page.")
         return page.medium(storage.read_bytes(row["uri"]), posixpath.splitext(row["uri"])[1])

@@ -1,5 +1,6 @@
 """Probe a file and compute the series of its frames."""
 
+import dataclasses
 import hashlib
 import itertools
 import tempfile
@@ -72,7 +73,8 @@ def _look(item: Item, settings: ClipsSettings, facts: Row) -> bool:
         probe(item.uri, timeout_s=settings.decode_timeout_s)
     with _local_copy(item.uri) as (path, content):
         facts["content"] = content
-        facts |= probe(path, timeout_s=settings.decode_timeout_s, decord=settings.decoder == "decord")
+        found = probe(path, timeout_s=settings.decode_timeout_s, decord=settings.decoder == "decord")
+        facts |= dataclasses.asdict(found)
         if facts["decoder"] == "decord" and _is_away(item.uri) and item.size_bytes > DECORD_REMOTE_BYTES:
             facts["decoder"] = "pyav"
         series, doubtful = _series(path, facts, settings)
