@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
@@ -19,6 +19,9 @@ import s3fs
 from processes import ended
 from vitascope.cluster.local import connect
 from vitascope.cluster.settings import ClusterSettings
+
+if TYPE_CHECKING:
+    from flow.finished import Flow
 
 REPO = Path(__file__).resolve().parents[1]
 MOTO = REPO / ".venv-moto" / "bin" / "moto_server"
@@ -40,10 +43,25 @@ SLOWEST = (
     "generate/",
 )
 """What takes longest comes first, so that no process of `make test` is left alone with it at the end."""
+OF_THE_FLOW = ("tests/flow/test_flow.py",)
+"""The files whose tests use the fixture `flow`; others may not."""
 QUICK_RAY = {
     "RAY_metrics_report_interval_ms": "1000",  # by default 10 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # by default 2 s; how soon a report or an end is noticed
 }
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps a file's tests together, and all that look at the finished flow, which is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "flow" if file.startswith(OF_THE_FLOW) else file
+
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -195,3 +213,18 @@ def ray_cluster(s3_server: str | None, gs_server: str) -> Iterator[None]:  # noq
     connect(ClusterSettings(local_cpus=8))
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session", params=["s3", pytest.param("gs", marks=pytest.mark.nightly)])
+def flow(
+    request: pytest.FixtureRequest,
+    ray_cluster: None,  # noqa: ARG001
+    new_bucket: Callable[[], str],
+    new_google_bucket: Callable[[], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "Flow":
+    """The finished flow in a bucket; what looks at it leaves it as it is, or takes a copy (`Flow.copied`)."""
+    from flow.finished import finished
+
+    bucket = new_bucket() if request.param == "s3" else new_google_bucket()
+    return finished(bucket, tmp_path_factory.mktemp("flow"))
