@@ -72,14 +72,14 @@ def test_a_batch_says_what_the_model_says_of_each_alone(folder: Path) -> None:
 
 def test_a_question_that_fails_costs_only_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = LocalModel(settings(folder))
-    generate = LocalModel._generate
+    generate = LlavaForConditionalGeneration.generate
 
-    def out_of_memory(self: LocalModel, batch: list) -> list[str]:
-        if any(len(pictures) > 2 for pictures, _ in batch):
+    def out_of_memory(self: Any, **inputs: Any) -> torch.Tensor:
+        if len(inputs["pixel_values"]) > 2:
             raise RuntimeError("out of memory")
-        return generate(self, batch)
+        return generate(self, **inputs)
 
-    monkeypatch.setattr(LocalModel, "_generate", out_of_memory)
+    monkeypatch.setattr(LlavaForConditionalGeneration, "generate", out_of_memory)
     first, large, last = model.ask([([jpeg(1)] * n, "What is it ?") for n in (1, 3, 2)])
     assert isinstance(large, Rejected)
     assert (large.reason, large.detail) == (Reason.CAPTION_FAILED, "RuntimeError: out of memory")

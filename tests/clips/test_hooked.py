@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from media.made import write_video
@@ -125,18 +126,18 @@ def test_what_was_committed_before_a_kill_is_not_scored_again(
     log, where = tmp_path / "log", (str(tmp_path / "catalog"), "x/part-1.parquet")
     ours = clips_settings({"text": hook(log)})
     monkeypatch.setattr(hooked, "_COMMITTED", 3)
-    commit, done = hooked._commit, []
+    put_table, done = storage.put_table, []
 
-    def killed(folder: str, found: dict, name: str) -> None:
+    def killed(uri: str, table: pa.Table) -> None:
         if len(done) == 2:
             raise KeyboardInterrupt
-        commit(folder, found, name)
-        done.append(len(found))
+        put_table(uri, table)
+        done.append(len(table))
 
-    monkeypatch.setattr(hooked, "_commit", killed)
-    with pytest.raises(KeyboardInterrupt):
-        hooked.add(rows_of(source), *where, ours)
-    monkeypatch.setattr(hooked, "_commit", commit)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "put_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hooked.add(rows_of(source), *where, ours)
     rows = rows_of(source)
     assert (done, hooked.add(rows, *where, ours)) == ([3, 3], N_COLOURS - 6)
     assert all(math.isfinite(row["text"]) for row in rows)
