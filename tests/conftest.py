@@ -16,6 +16,7 @@ import pytest
 import ray
 import s3fs
 
+from in_process import stand_in
 from processes import ended
 from vitascope.cluster.local import connect
 from vitascope.cluster.settings import ClusterSettings
@@ -213,6 +214,12 @@ def ray_cluster(s3_server: str | None, gs_server: str) -> Iterator[None]:  # noq
     connect(ClusterSettings(local_cpus=8))
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages do Ray's part in this process, without a cluster."""
+    stand_in(monkeypatch)
 
 
 @pytest.fixture(scope="session", params=["s3", pytest.param("gs", marks=pytest.mark.nightly)])

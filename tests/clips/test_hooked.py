@@ -45,7 +45,7 @@ def calls(log: Path) -> list[list[int]]:
     return [[int(n) for n in line.split()] for line in log.read_text().splitlines()] if log.exists() else []
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_other_thresholds_decode_nothing_and_other_options_do(source: Path, tmp_path: Path) -> None:
     log, folder = tmp_path / "log", tmp_path / "run"
     first = run(settings(source, folder, {"text": hook(log)}))
@@ -66,7 +66,7 @@ def test_other_thresholds_decode_nothing_and_other_options_do(source: Path, tmp_
     assert grown["hooked"] == sum(shape[0] for shape in calls(log)) == grown["clips"] - len(rows)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_what_is_no_hook_is_told_before_any_work(source: Path, tmp_path: Path) -> None:
     for wrong, message in (
         (
