@@ -20,6 +20,7 @@ from in_process import stand_in
 from processes import ended
 from vitascope.cluster.local import connect
 from vitascope.cluster.settings import ClusterSettings
+from vitascope.errors import Failed
 
 if TYPE_CHECKING:
     from flow.finished import Flow
@@ -44,23 +45,23 @@ SLOWEST = (
     "generate/",
 )
 """What takes longest comes first, so that no process of `make test` is left alone with it at the end."""
-OF_THE_FLOW = ("tests/flow/test_flow.py",)
-"""The files whose tests use the fixture `flow`; others may not."""
+TOGETHER = {"tests/flow/test_flow.py": "flow", "tests/cluster/": "head"}
+"""Files, by how their names begin, whose tests share a fixture that takes long: its name."""
 QUICK_RAY = {
-    "RAY_metrics_report_interval_ms": "1000",  # by default 10 s
+    "RAY_metrics_report_interval_ms": "2000",  # by default 10 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # by default 2 s; how soon a report or an end is noticed
 }
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps a file's tests together, and all that look at the finished flow, which is made once."""
+    """Keeps the tests of a file in one process, and those of files that are `TOGETHER`."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "flow" if file.startswith(OF_THE_FLOW) else file
+            return next((name for prefix, name in TOGETHER.items() if file.startswith(prefix)), file)
 
     return ByFile(config, log)
 
@@ -211,7 +212,14 @@ def ray_cluster(s3_server: str | None, gs_server: str) -> Iterator[None]:  # noq
     """A local Ray cluster of 8 slots, shared by the whole session; its workers know where the servers are."""
     os.environ.pop("RAY_ADDRESS", None)
     os.environ.update(QUICK_RAY)
-    connect(ClusterSettings(local_cpus=8))
+    for attempt in (1, 2, 3):  # Ray gives itself 30 s to start, which a busy machine may miss
+        try:
+            connect(ClusterSettings(local_cpus=8))
+            break
+        except Failed:
+            ray.shutdown()
+            if attempt == 3:
+                raise
     yield
     ray.shutdown()
 

@@ -122,7 +122,7 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {row["clip_id"]: row for row in rows}
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_the_stage_with_a_model_in_a_folder(folder: Path, tmp_path: Path) -> None:
     put_clips(tmp_path, 5)
     summary = run(stage(folder, tmp_path, clips_per_part=2))
@@ -130,7 +130,7 @@ def test_the_stage_with_a_model_in_a_folder(folder: Path, tmp_path: Path) -> Non
     assert len({row["caption"] for row in rows_of(tmp_path).values()}) == 5
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_clip_that_cannot_be_seen_costs_only_itself(folder: Path, tmp_path: Path) -> None:
     put_clips(tmp_path, 5)
     (tmp_path / "1.png").write_bytes(b"no picture")
@@ -161,7 +161,7 @@ def test_a_killed_actor_costs_its_part_at_most(folder: Path, tmp_path: Path) -> 
 
     with ThreadPoolExecutor(1) as aside:
         killing = aside.submit(kill)
-        summary = run(stage(folder, tmp_path, clips_per_part=1, max_tokens=200))
+        summary = run(stage(folder, tmp_path, clips_per_part=1, max_tokens=100))
         n_killed, n_parts = killing.result()
     assert n_killed == 1
     assert n_parts < n, "killed too late"
