@@ -9,21 +9,61 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 import pytest
 import ray
 import s3fs
 
+from in_process import stand_in
 from processes import ended
 from vitascope.cluster.local import connect
 from vitascope.cluster.settings import ClusterSettings
+from vitascope.errors import Failed
+
+if TYPE_CHECKING:
+    from flow.finished import Flow
 
 REPO = Path(__file__).resolve().parents[1]
 MOTO = REPO / ".venv-moto" / "bin" / "moto_server"
 SCHEDULED = os.sched_getscheduler(0)
 """How the system schedules this process, as it was started."""
+SLOWEST = (
+    "flow/test_flow.py",
+    "generate/test_stage.py",
+    "train/test_stage.py",
+    "encode/test_stage.py",
+    "clips/test_stage.py",
+    "cluster/",
+    "test_signals.py",
+    "caption/",
+    "stores/",
+    "test_cli.py",
+    "clips/",
+    "hosts/",
+    "generate/",
+)
+"""What takes longest comes first, so that no process of `make test` is left alone with it at the end."""
+TOGETHER = {"tests/flow/test_flow.py": "flow", "tests/cluster/": "head"}
+"""Files, by how their names begin, whose tests share a fixture that takes long: its name."""
+QUICK_RAY = {
+    "RAY_metrics_report_interval_ms": "2000",  # by default 10 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # by default 2 s; how soon a report or an end is noticed
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps the tests of a file in one process, and those of files that are `TOGETHER`."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((name for prefix, name in TOGETHER.items() if file.startswith(prefix)), file)
+
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,9 +71,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if "nightly" not in (config.option.markexpr or ""):
         nightly = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=nightly)
-        items[:] = [item for item in items if item not in nightly]
+        items[:] = [item for item in items if not item.get_closest_marker("nightly")]
+    items.sort(key=lambda item: _rank(item.path))
     if any(item.get_closest_marker("gpu") for item in items):
         _mark_gpu_tests([item for item in items if item.get_closest_marker("gpu")])
+
+
+def _rank(path: Path) -> int:
+    """How early a file's tests run."""
+    name = path.relative_to(REPO / "tests").as_posix()
+    return next((n for n, prefix in enumerate(SLOWEST) if name.startswith(prefix)), len(SLOWEST))
 
 
 def _mark_gpu_tests(items: list[pytest.Item]) -> None:
@@ -164,6 +211,35 @@ def gs(new_google_bucket: Callable[[], str]) -> str:
 def ray_cluster(s3_server: str | None, gs_server: str) -> Iterator[None]:  # noqa: ARG001
     """A local Ray cluster of 8 slots, shared by the whole session; its workers know where the servers are."""
     os.environ.pop("RAY_ADDRESS", None)
-    connect(ClusterSettings(local_cpus=8))
+    os.environ.update(QUICK_RAY)
+    for attempt in (1, 2, 3):  # Ray gives itself 30 s to start, which a busy machine may miss
+        try:
+            connect(ClusterSettings(local_cpus=8))
+            break
+        except Failed:
+            ray.shutdown()
+            if attempt == 3:
+                raise
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages do Ray's part in this process, without a cluster."""
+    stand_in(monkeypatch)
+
+
+@pytest.fixture(scope="session", params=["s3", pytest.param("gs", marks=pytest.mark.nightly)])
+def flow(
+    request: pytest.FixtureRequest,
+    ray_cluster: None,  # noqa: ARG001
+    new_bucket: Callable[[], str],
+    new_google_bucket: Callable[[], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> "Flow":
+    """The finished flow in a bucket; what looks at it leaves it as it is, or takes a copy (`Flow.copied`)."""
+    from flow.finished import finished
+
+    bucket = new_bucket() if request.param == "s3" else new_google_bucket()
+    return finished(bucket, tmp_path_factory.mktemp("flow"))

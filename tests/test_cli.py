@@ -314,14 +314,14 @@ def test_a_flow_whose_stage_fails_says_why_once_and_goes_on_there(
 def test_a_local_flow_starts_one_ray_for_all_stages(
     given: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started: list[bool] = []
-    running = lambda: bool(started)  # noqa: E731
-    monkeypatch.setattr(local, "_start", lambda _: started.append(True))
-    monkeypatch.setattr(ray, "is_initialized", running)
+    started: list[str] = []
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr(ray, "init", lambda address, **_: started.append(address))
+    monkeypatch.setattr(ray, "is_initialized", lambda: bool(started))
     monkeypatch.setattr(cli, "load_stage", lambda _: lambda settings: local.connect(settings.cluster) or {})
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert cli.main(["flow", *given]) == 0
-    assert started == [True]
+    assert started == ["local"]
 
 
 def test_a_run_folder_below_a_file_is_a_sentence(

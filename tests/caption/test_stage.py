@@ -25,8 +25,6 @@ from vitascope.clips.table import CAPTIONS
 from vitascope.config import Settings
 from vitascope.records import OK, dropped
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 GREYS = list(range(20, 240, 20))
 
 
@@ -64,6 +62,7 @@ def grey_words(asked: Asked, _: int) -> Reply:
     return says(f"{asked.prompt} {asked.grey}")
 
 
+@pytest.mark.usefixtures("in_process")
 def test_clips_without_a_caption_are_asked_and_others_not(tmp_path: Path) -> None:
     put_clips(tmp_path, captioned=(40, 80))
     with serving(grey_words) as server:
@@ -76,6 +75,7 @@ def test_clips_without_a_caption_are_asked_and_others_not(tmp_path: Path) -> Non
     assert storage.read_json(f"{tmp_path}/run/summaries/caption.json") == summary
 
 
+@pytest.mark.usefixtures("in_process")
 def test_all_clips_and_several_fields(tmp_path: Path) -> None:
     put_clips(tmp_path, captioned=(40, 80))
     with serving(grey_words) as server:
@@ -88,6 +88,7 @@ def test_all_clips_and_several_fields(tmp_path: Path) -> None:
     assert table.captions(table.answers(f"{tmp_path}/run/captions", off)) == {}
 
 
+@pytest.mark.usefixtures("in_process")
 def test_moods_of_the_endpoint_end_as_rows_and_failures_are_asked_again(tmp_path: Path) -> None:
     put_clips(tmp_path)
     (tmp_path / "40.png").write_bytes(b"no picture")
@@ -115,6 +116,7 @@ def test_moods_of_the_endpoint_end_as_rows_and_failures_are_asked_again(tmp_path
     }
 
 
+@pytest.mark.usefixtures("in_process")
 def test_another_prompt_is_another_question(tmp_path: Path) -> None:
     put_clips(tmp_path, greys=[20, 40])
     with serving(grey_words) as server:
@@ -127,6 +129,7 @@ def test_another_prompt_is_another_question(tmp_path: Path) -> None:
     assert table.captions(table.answers(folder, second.caption))["20"] == {"caption": "Who? 20"}
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_mistake_or_an_endpoint_that_is_gone_commits_nothing(tmp_path: Path) -> None:
     put_clips(tmp_path)
     with serving(lambda *_: fails(401, "bad key")) as server, pytest.raises(Unusable, match="bad key"):
@@ -136,6 +139,7 @@ def test_a_mistake_or_an_endpoint_that_is_gone_commits_nothing(tmp_path: Path) -
     assert storage.list_files(f"{tmp_path}/run/captions") == []
 
 
+@pytest.mark.usefixtures("in_process")
 def test_off_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"caption\.source is off; set it"):
         run(settings(tmp_path, None))
@@ -143,6 +147,7 @@ def test_off_says_what_to_do(tmp_path: Path) -> None:
         Settings.model_validate({"caption": {"source": "endpoint"}})
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_killed_in_the_middle_no_more_than_the_open_part_is_asked_twice(tmp_path: Path) -> None:
     greys = list(range(10, 250, 10))
     put_clips(tmp_path, greys=greys)
@@ -171,6 +176,7 @@ def test_killed_in_the_middle_no_more_than_the_open_part_is_asked_twice(tmp_path
     assert {row["caption"] for row in rows} == {f"What? {grey}" for grey in greys}
 
 
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_killed_worker_costs_its_part_at_most(tmp_path: Path) -> None:
     put_clips(tmp_path)
     killed: list[int] = []

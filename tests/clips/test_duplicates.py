@@ -66,7 +66,7 @@ def clips_of(source: Path, folder: Path, **clips: Any) -> dict[str, dict[str, An
     return {row["name"]: row for row in storage.rows(f"{folder}/clips")}
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_no_copy_of_a_held_out_film_is_trained_on(source: Path, tmp_path: Path) -> None:
     rows = clips_of(source, tmp_path / "run")
     assert {name: row["reason"] for name, row in rows.items()} == {
@@ -84,7 +84,7 @@ def test_no_copy_of_a_held_out_film_is_trained_on(source: Path, tmp_path: Path) 
     assert strict[farthest]["reason"] is None
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_model_given_decides_what_looks_the_same(source: Path, tmp_path: Path) -> None:
     """With random weights: two bits, for it gives different pictures embeddings not far apart."""
     torch.manual_seed(0)

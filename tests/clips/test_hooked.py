@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from media.made import write_video
@@ -46,7 +47,7 @@ def calls(log: Path) -> list[list[int]]:
     return [[int(n) for n in line.split()] for line in log.read_text().splitlines()] if log.exists() else []
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_other_thresholds_decode_nothing_and_other_options_do(source: Path, tmp_path: Path) -> None:
     log, folder = tmp_path / "log", tmp_path / "run"
     first = run(settings(source, folder, {"text": hook(log)}))
@@ -67,7 +68,7 @@ def test_other_thresholds_decode_nothing_and_other_options_do(source: Path, tmp_
     assert grown["hooked"] == sum(shape[0] for shape in calls(log)) == grown["clips"] - len(rows)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_what_is_no_hook_is_told_before_any_work(source: Path, tmp_path: Path) -> None:
     for wrong, message in (
         (
@@ -125,18 +126,18 @@ def test_what_was_committed_before_a_kill_is_not_scored_again(
     log, where = tmp_path / "log", (str(tmp_path / "catalog"), "x/part-1.parquet")
     ours = clips_settings({"text": hook(log)})
     monkeypatch.setattr(hooked, "_COMMITTED", 3)
-    commit, done = hooked._commit, []
+    put_table, done = storage.put_table, []
 
-    def killed(folder: str, found: dict, name: str) -> None:
+    def killed(uri: str, table: pa.Table) -> None:
         if len(done) == 2:
             raise KeyboardInterrupt
-        commit(folder, found, name)
-        done.append(len(found))
+        put_table(uri, table)
+        done.append(len(table))
 
-    monkeypatch.setattr(hooked, "_commit", killed)
-    with pytest.raises(KeyboardInterrupt):
-        hooked.add(clips_of(source), *where, ours)
-    monkeypatch.setattr(hooked, "_commit", commit)
+    with monkeypatch.context() as patched:
+        patched.setattr(storage, "put_table", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hooked.add(clips_of(source), *where, ours)
     clips, n_decoded = hooked.add(clips_of(source), *where, ours)
     assert (done, n_decoded) == ([3, 3], N_COLOURS - 6)
     assert all(math.isfinite((clip.scores or {})["text"]) for clip in clips)

@@ -70,7 +70,7 @@ def source(bunny: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_the_clip_table_says_where_the_picture_is(source: Path, tmp_path: Path) -> None:
     run(settings(source, tmp_path / "run", duplicates="keep"))
     rows = {row["name"]: row for row in storage.rows(f"{tmp_path}/run/clips") if row["start_s"] == 1}
@@ -89,7 +89,7 @@ def test_the_clip_table_says_where_the_picture_is(source: Path, tmp_path: Path) 
         assert frames.max(axis=(2, 3)).min() > 40  # no black row is left
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_filters_see_the_picture_and_off_sees_the_frame(source: Path, tmp_path: Path) -> None:
     def reasons(**clips: Any) -> dict[str, str | None]:
         run(settings(source, tmp_path / "run", duplicates="keep", **clips))
@@ -104,7 +104,7 @@ def test_filters_see_the_picture_and_off_sees_the_frame(source: Path, tmp_path: 
     assert {Clip.of_row(row).crop for row in rows} == {Crop()}
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_duplicates_within_bars_are_found(bunny: np.ndarray, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

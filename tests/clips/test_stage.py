@@ -4,6 +4,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from vitascope.errors import Missing, Mistake
 from vitascope.stores import patience
 from vitascope.stores import s3 as amazon
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 LENIENT = {"duplicates": "keep", "filters": {"still_share": {"use": "score"}}}  # the sources are stills
 
@@ -57,11 +58,30 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(everything: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def result(
+    everything: Path,
+    ray_cluster: None,  # noqa: ARG001
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
     folder = str(tmp_path_factory.mktemp("run"))
     summary = run(settings(str(everything), folder, captions=str(everything / "captions.csv")))
     videos = {row["name"]: row for row in storage.rows(f"{folder}/videos")}
     return {"summary": summary, "videos": videos, "clips": storage.rows(f"{folder}/clips"), "folder": folder}
+
+
+@pytest.fixture(scope="module")
+def clips_on_s3(
+    everything: Path,
+    ray_cluster: None,  # noqa: ARG001
+    new_bucket: Callable[[], str],
+) -> list[dict[str, Any]]:
+    """The clips of the same input in a bucket."""
+    s3 = new_bucket()
+    for path in everything.rglob("*"):
+        if path.is_file():
+            storage.put(f"{s3}/in/{path.relative_to(everything)}", path.read_bytes())
+    run(settings(f"{s3}/in", f"{s3}/run", captions=f"{s3}/in/captions.csv"))
+    return storage.rows(f"{s3}/run/clips")
 
 
 def clips_of(result: dict[str, Any], name: str) -> list[tuple]:
@@ -132,14 +152,10 @@ def test_the_tables_have_their_schemas(result: dict[str, Any]) -> None:
     assert storage.read_table(f"{result['folder']}/clips").schema.equals(CLIPS)
 
 
-def test_s3_gives_the_same_tables(everything: Path, result: dict[str, Any], s3: str) -> None:
-    for path in everything.rglob("*"):
-        if path.is_file():
-            storage.put(f"{s3}/in/{path.relative_to(everything)}", path.read_bytes())
-    run(settings(f"{s3}/in", f"{s3}/run", captions=f"{s3}/in/captions.csv"))
+def test_s3_gives_the_same_tables(result: dict[str, Any], clips_on_s3: list[dict[str, Any]]) -> None:
     keep = set(CLIPS.names) - {"uri", "version", "detail"}
     here = [{key: row[key] for key in keep} for row in result["clips"]]
-    assert [{key: row[key] for key in keep} for row in storage.rows(f"{s3}/run/clips")] == here
+    assert [{key: row[key] for key in keep} for row in clips_on_s3] == here
 
 
 def still(path: Path, seed: int) -> None:

@@ -17,7 +17,7 @@ from vitascope.config import Settings
 from vitascope.media import tars
 from vitascope.media.clip import Clip
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+pytestmark = pytest.mark.usefixtures("in_process")
 
 
 def settings(source: str, folder: str, **clips: Any) -> Settings:

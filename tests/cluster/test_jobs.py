@@ -84,13 +84,18 @@ def test_evaluation_takes_a_place_on_the_nodes_that_train() -> None:
     assert jobs.entrypoint_resources("train", labelled) == {}
 
 
-def test_a_head_whose_agent_is_away_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_whose_agent_is_away_is_a_sentence() -> None:
     class Away:
+        def list_jobs(self) -> list[Any]:
+            return []
+
+        def _do_request(self, *_: str) -> Any:
+            head = {"raylet": {"isHeadNode": True}, "cmdline": ["--python_worker_command=python"]}
+            return SimpleNamespace(json=lambda: {"data": {"summary": [head]}})
+
         def submit_job(self, **_: Any) -> str:
             raise RuntimeError("Request failed with status code 500: No available agent to submit job.")
 
-    monkeypatch.setattr(jobs, "_python", lambda _: "python")
-    monkeypatch.setattr(jobs, "_statuses", lambda _: {})
     submission = jobs.Submission("clips", config.load(None))
     with pytest.raises(Failed, match=r"takes no job at present: .*No available agent.*; run this again"):
         jobs.submit(Away(), submission)

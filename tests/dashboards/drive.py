@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from flow import sources
-from flow.test_flow import REQUESTS, SETTINGS, WRONG
+from flow.finished import REQUESTS, SETTINGS, WRONG
 from vitascope import cli, config, storage
 
 TIMES = 6

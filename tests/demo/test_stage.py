@@ -1,9 +1,11 @@
 """Which videos and requests the demo takes; its stages stand still here, the flow's test runs them."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from vitascope import cli, config, storage
@@ -56,12 +58,19 @@ def test_the_users_videos_are_taken_and_nothing_is_put_beside_them(
     given: list[Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr(flow, "_put_requests", lambda _, own_input: f"own_input={own_input}")
+    monkeypatch.setattr(flow, "read_index", lambda _: pa.table({"caption": ["my cat"]}))
+    monkeypatch.setattr(flow, "clip_rows", lambda _: iter([{"clip_id": "a"}]))
+    monkeypatch.setattr(flow, "requests_for", lambda samples, clips, _: [*samples, *clips])
     flow.run(demo(f"clips.input={tmp_path / 'mine'}", f"run.folder={tmp_path / 'run'}"))
     assert not list((tmp_path / "mine").iterdir())
     assert not (tmp_path / "run" / "input").exists()
     assert {settings.clips.input for settings in given} == {str(tmp_path / "mine")}
-    assert given[-1].generate.requests == "own_input=False"
+    requests = given[-1].generate.requests
+    assert requests == str(tmp_path / "run" / "requests.jsonl")
+    assert list(map(json.loads, Path(requests).read_text().splitlines())) == [
+        {"caption": "my cat"},
+        {"clip_id": "a"},
+    ]
 
 
 def test_of_the_users_videos_some_are_held_out() -> None:

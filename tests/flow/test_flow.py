@@ -5,10 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -17,79 +14,18 @@ import ray
 from PIL import Image
 
 from flow import sources
+from flow.finished import REPO, REQUESTS, STEPS, WRONG, Flow, written
 from media.made import corner_names, corners_frame, corners_video
 from scraping import scrape
 from vitascope import cli, config, storage
-from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_samples
 from vitascope.model.card import load_model
 
-REPO = Path(__file__).resolve().parents[2]
-STEPS = 4
 NEWEST = f"train/checkpoints/step-{STEPS:08d}"
 STAGES = ("clips", "encode", "train", "generate", "evaluate")
-SETTINGS = f"""
-[run]
-folder = "BUCKET/run"
-[clips]
-input = "BUCKET/in"
-captions = "BUCKET/in/captions.csv"
-val_names = ["tower*", "dahlia*"]
-[clips.filters.still_share]
-use = "score"
-[encode]
-max_pixels = 9216
-frame_counts = [1, 9, 17]
-[feed]
-token_budget = 256
-packs_per_step = 2
-[model]
-depth = 2
-width = 64
-heads = 4
-[train]
-steps = {STEPS}
-warmup_steps = 1
-val_every = 2
-checkpoint_every = 2
-checkpoints_kept = 1
-[generate]
-requests = "BUCKET/requests.jsonl"
-steps = 2
-max_pixels = 16384
-"""
 SIZES = {"1x80x112", "9x80x112", "9x96x64", "9x112x80", "17x80x112"}
-LIKE_BUNNY, LIKE_TOWER = {"width": 112, "height": 80}, {"width": 80, "height": 112}
-REQUESTS: dict[str, dict[str, Any]] = {
-    "text": LIKE_BUNNY | {"seconds": 9 / 8},
-    "portrait, at 12 fps": LIKE_TOWER | {"seconds": 1, "fps": 12},
-    "picture": {"width": 70, "height": 45, "seconds": 0},
-    "from a picture": {
-        "mode": "image_to_video",
-        "image": "in/dahlia.jpg",
-        "width": 96,
-        "height": 64,
-        "seconds": 1,
-    },
-    "goes on": LIKE_BUNNY | {"mode": "extend_forward", "video": "in/bunny.mp4", "seconds": 17 / 8},
-    "turned, leads up to": {
-        "mode": "extend_backward",
-        "video": "in/turned.mp4",
-        "width": 64,
-        "height": 96,
-        "seconds": 9 / 8,
-    },
-    "joined": LIKE_TOWER
-    | {"mode": "join", "video": "in/tower.mp4", "video_after": "in/bunny.mp4", "seconds": 17 / 8},
-}
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown field": (LIKE_BUNNY | {"seconds": 1, "promt": "a cat"}, "invalid_request"),
-    "too large": ({"width": 256, "height": 256, "seconds": 1}, "invalid_request"),
-    "no image": (LIKE_BUNNY | {"mode": "image_to_video", "seconds": 1}, "media_missing"),
-    "empty prompt": (LIKE_BUNNY | {"seconds": 1, "prompt": " "}, "invalid_request"),
-}
 FIELDS = {
     *("videos_in", "clips", "samples", "dropped_by_reason", "sizes", "codec_psnr_db", "useful_token_share"),
     *("cost_spread_p99", "ranks", "zero_stage", "steps", "train_loss_first", "train_loss_last"),
@@ -97,74 +33,6 @@ FIELDS = {
     *("outputs_by_mode", "requests_failed_by_reason", "seconds_by_stage"),
 }
 """What the summary is promised to hold."""
-
-
-@dataclass(frozen=True)
-class Flow:
-    """A finished flow: the files it wrote in the run's folder, and what it left where it was started."""
-
-    settings: Settings
-    files: dict[str, str]
-    beside: list[str]
-
-    def path(self, *parts: str) -> str:
-        """A location in the run's folder."""
-        return self.settings.path(*parts)
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """summary.json."""
-        return storage.read_json(self.path("summary.json"))
-
-    @property
-    def manifest(self) -> dict[str, dict[str, Any]]:
-        """The batch's manifest, by custom_id."""
-        rows = storage.rows(self.path("outputs", "batch", "manifest.parquet"))
-        return {row["custom_id"]: row for row in rows}
-
-    @property
-    def samples(self) -> list[dict[str, Any]]:
-        """The latent index."""
-        return storage.rows(storage.join(latents_folder(self.settings), "index.parquet"))
-
-
-def upload(folder: Path, bucket: str) -> str:
-    """Puts sources, requests and settings into the bucket; gives the settings file's URI."""
-    sources.make(folder)
-    for path in folder.iterdir():
-        storage.put(storage.join(bucket, "in", path.name), path.read_bytes())
-    wrong = {name: fields for name, (fields, _) in WRONG.items()}
-    documents = [{"prompt": f"a {name}"} | f | {"custom_id": name} for name, f in (REQUESTS | wrong).items()]
-    storage.put(f"{bucket}/requests.jsonl", storage.json_lines(documents))
-    storage.put(f"{bucket}/settings.toml", SETTINGS.replace("BUCKET", bucket).encode())
-    return f"{bucket}/settings.toml"
-
-
-def written(settings: Settings) -> dict[str, str]:
-    """Every file of the run, by its place in the folder, with what changes when it is written again."""
-    return {
-        uri.removeprefix(settings.path() + "/"): storage.filesystem(uri)[0].ukey(uri)
-        for uri in storage.list_files(settings.path())
-    }
-
-
-@pytest.fixture(scope="module", params=["s3", pytest.param("gs", marks=pytest.mark.nightly)])
-def flow(
-    request: pytest.FixtureRequest,
-    ray_cluster: None,  # noqa: ARG001
-    new_bucket: Callable[[], str],
-    new_google_bucket: Callable[[], str],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Flow:
-    bucket = new_bucket() if request.param == "s3" else new_google_bucket()
-    settings = upload(tmp_path_factory.mktemp("sources"), bucket)
-    here = tmp_path_factory.mktemp("here")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(here)
-        assert cli.main(["demo", settings]) == 0
-    loaded = config.load(settings)
-    beside = [str(path) for path in (*here.iterdir(), *REPO.glob("*:*"))]  # workers have other directories
-    return Flow(loaded, written(loaded), beside)
 
 
 def test_everything_is_in_the_bucket_and_nothing_beside_it(flow: Flow) -> None:

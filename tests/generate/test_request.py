@@ -128,7 +128,7 @@ def test_what_checking_a_line_raises_is_that_lines_reason(monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise OverflowError("9" * 1000)
 
-    monkeypatch.setattr(request_module, "_check_size", fail)
+    monkeypatch.setattr(request_module, "generated_size", fail)
     with pytest.raises(Rejected, match="cannot be checked \\(OverflowError: '999") as refused:
         parse(line(), LIMITS)
     assert len(refused.value.detail) < 300

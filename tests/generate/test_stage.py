@@ -27,8 +27,6 @@ from vitascope.generate.settings import GenerateSettings
 from vitascope.generate.starting import starting
 from vitascope.generate.tracing import tracing
 from vitascope.media import mp4
-from vitascope.model.card import load_card
-from vitascope.stages import resources
 
 SIZES = [(64, 48), (48, 64), (80, 50)]
 MODES: list[dict[str, Any]] = [
@@ -294,15 +292,17 @@ def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_fo
         assert storage.size_bytes(row["uri"]) > 100
 
 
-def test_an_app_left_with_other_settings_makes_room(ray_cluster: None, model_folder: Path) -> None:  # noqa: ARG001
-    folder = str(model_folder)
-    large, usual = Settings(generate=GenerateSettings(denoise_cpus=6)), Settings()
-    needed = [resources.of_generation(settings).cpus for settings in (large, usual)]
-    assert sum(needed) > ray.cluster_resources()["CPU"]
-    card = load_card(folder)
-    serve.run(app.build(folder, card, large), name="vitascope-x-left", route_prefix=None)
-    off = tracing(usual.generate)
-    with app.serving(app.build(folder, card, usual), "vitascope-x-", "vitascope-x-now", off):
+def test_an_app_left_with_other_settings_makes_room(ray_cluster: None) -> None:  # noqa: ARG001
+    class Waits:
+        def __call__(self) -> str:
+            return "here"
+
+    large, usual = (app.deployed(Waits, 1, Settings(), cpus=cpus).bind() for cpus in (6, 3))
+    assert ray.cluster_resources()["CPU"] < 6 + 3
+    serve.run(large, name="vitascope-x-left", route_prefix=None)
+    off = tracing(GenerateSettings())
+    with app.serving(usual, "vitascope-x-", "vitascope-x-now", off) as handle:
+        assert handle.remote().result(timeout_s=60) == "here"
         assert set(serve.status().applications) == {"vitascope-x-now"}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flow.test_flow import REQUESTS, STEPS, WRONG, upload
+from flow.finished import REQUESTS, STEPS, WRONG, upload
 from hosts.autoscaling import AutoscalingCluster, NodeType, autoscaling_cluster
 from hosts.namespaces import needs_hosts
 from hosts.watch import Node, lives, most

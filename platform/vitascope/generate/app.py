@@ -42,6 +42,7 @@ _GRACEFUL_SHUTDOWN_S = 900.0
 _GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # and idle ones need not wait the default's 2 s
 # A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only busy.
 _HEALTH_TIMEOUT_S = 120.0
+_HEALTH_LOOK_S = 2.0  # how soon a replica that died is replaced; by default 10 s
 _GROW_AFTER_S = 5.0
 _STARTS = 2  # of a replica whose constructor fails, before the app fails
 _NAMESPACE = "serve"  # Ray Serve's actors
@@ -291,5 +292,6 @@ def deployed(
         graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_S,
         graceful_shutdown_wait_loop_s=_GRACEFUL_SHUTDOWN_LOOK_S,
         health_check_timeout_s=_HEALTH_TIMEOUT_S,
+        health_check_period_s=_HEALTH_LOOK_S,
         ray_actor_options=options | ({"label_selector": labels} if labels else {}),
     )(cls)
