@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 import torch
 
+from media.made import read_clip
 from vitascope import storage
 from vitascope.clips.table import CLIPS
-from vitascope.media.clip import read_clip
 from vitascope.records import OK, stable_id
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from media.made import read_clip
 from vitascope import storage
 from vitascope.config import Settings, load
 from vitascope.encode import stage
@@ -19,7 +20,6 @@ from vitascope.encode.frames import decode_shard, pixels_of
 from vitascope.encode.plan import PlannedShard, make_tasks
 from vitascope.encode.settings import STRIDES, EncodeSettings
 from vitascope.encode.shards import read_samples, shard_uri
-from vitascope.media.clip import read_clip
 from vitascope.media.geometry import Crop
 from vitascope.media.readers import NoDevice
 from vitascope.records import DROPS, LATENTS, SAMPLES
