@@ -1,4 +1,4 @@
-"""Settings of the Ray cluster a job runs on."""
+"""Settings of the Ray cluster that a job runs on."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from vitascope.section import Section
 
 
 class ClusterSettings(Section):
-    """Where Ray is, and which of its nodes do what."""
+    """The Ray cluster, and the work of its nodes."""
 
     address: str | None = Field(
         None,
@@ -24,6 +24,6 @@ class ClusterSettings(Section):
     )
     allow_open: bool = Field(
         False,
-        description="Use a cluster that asks for no token, or whose files others could exchange, where no "
+        description="Use a cluster that asks for no token, or whose files others could exchange, if no "
         "stranger can reach it.",
     )

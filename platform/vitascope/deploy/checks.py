@@ -1,7 +1,7 @@
 """Our own checks of cloud configurations: what their schemas let pass.
 
-Each takes a manifest that its schema has accepted and yields (place, message): what was got, what was
-expected, what to do.
+Each takes a manifest that its schema has accepted and yields findings: the position, and what was got,
+what was expected and what to do.
 """
 
 import difflib
@@ -17,7 +17,7 @@ Manifest: TypeAlias = dict[str, Any]
 """A document or a part of one, in the schema of Kubernetes, KubeRay, CloudFormation, or `ray up` (with its
 `node_config` in that of EC2 or Compute Engine)."""
 Finding = tuple[str, str]
-"""The place of a mistake in a manifest, and the message."""
+"""The position of a mistake in a manifest, and the message."""
 
 KINDS = tuple(sorted(set(KIND_OF.values())))
 """The kinds of worker nodes."""

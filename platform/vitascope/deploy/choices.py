@@ -124,28 +124,18 @@ def _closed(value: str) -> str:
     return value
 
 
-DnsLabel = Annotated[
-    str,
-    _named(
-        r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?",
-        "at most 40 lower-case letters, digits and `-`, beginning with a letter",
-    ),
-]
-Image = Annotated[
-    str,
-    _named(
-        r"(?!.*:latest$)[a-z0-9][a-z0-9._:/-]*(:[\w.-]+|@sha256:[0-9a-f]{64})",
-        "an image such as registry.example.com/vitascope:0.1.0, with a tag other than latest or a digest: "
-        "all nodes must run the same",
-    ),
-]
-Bucket = Annotated[
-    str,
-    _named(
-        r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]",
-        "a bucket's name, without scheme and folder: 3 to 63 lower-case letters, digits, `-` and `.`",
-    ),
-]
+_A_LABEL = "at most 40 lower-case letters, digits and `-`, beginning with a letter"
+_AN_IMAGE = (
+    "an image such as registry.example.com/vitascope:0.1.0, with a tag other than latest or a digest: all "
+    "nodes must run the same"
+)
+_A_BUCKET = "a bucket's name, without scheme and folder: 3 to 63 lower-case letters, digits, `-` and `.`"
+_IPV4 = r"\d+\.\d+\.\d+\.\d+"
+_TAG = r":[\w.-]+|@sha256:[0-9a-f]{64}"
+
+DnsLabel = Annotated[str, _named(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", _A_LABEL)]
+Image = Annotated[str, _named(rf"(?!.*:latest$)[a-z0-9][a-z0-9._:/-]*({_TAG})", _AN_IMAGE)]
+Bucket = Annotated[str, _named(rf"(?!{_IPV4}$)[a-z0-9][a-z0-9.-]{{1,61}}[a-z0-9]", _A_BUCKET)]
 Subnet = Annotated[str, _named(r"subnet-[0-9a-f]{8,17}", "the id of a subnet, subnet-…")]
 Group = Annotated[str, _named(r"sg-[0-9a-f]{8,17}", "the id of a security group, sg-…")]
 Networks = Annotated[
@@ -226,7 +216,7 @@ class Aws(Section):
         for zone in self.zones:
             if not re.fullmatch(re.escape(self.region) + "[a-z]", zone):
                 raise ValueError(
-                    f"zone {zone!r} is not in region {self.region!r}; zones there are {self.region}a, …"
+                    f"zone {zone!r} is not in region {self.region!r}; its zones are {self.region}a, …"
                 )
         if (self.security_group is None) != (self.placement_group is None):
             raise ValueError(
@@ -275,7 +265,7 @@ class Kubernetes(Section):
 
 
 class Choices(Section):
-    """The shape of a cluster. Exactly one of the tables aws, gcp and kubernetes says where."""
+    """The shape of a cluster. Exactly one of the tables aws, gcp and kubernetes is given."""
 
     name: DnsLabel = Field("vitascope", description="Name of the cluster, part of the names of all it uses.")
     image: Image = Field(description="Container image built from cluster/Dockerfile.")
@@ -384,6 +374,6 @@ def load(source: str) -> Choices:
 
 
 def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"])
     got = "" if isinstance(error["input"], dict) else f", got {error['input']!r}"
-    return f"{where + ': ' if where else ''}{error['msg'].removeprefix('Value error, ')}{got}"
+    return f"{key + ': ' if key else ''}{error['msg'].removeprefix('Value error, ')}{got}"

@@ -191,7 +191,7 @@ def _dashboard(grafana: GrafanaFace, wanted: Document, folder: str) -> list[_Cha
 
 
 def _difference(old: Document | None, new: Document) -> list[str]:
-    """What turns `old` into `new`, panel by panel."""
+    """The changes that turn `old` into `new`, panel by panel."""
     title = new["title"]
     if old is None:
         return [f"+ {title}", *(f"+ {title} / {panel['title']}" for panel in new["panels"])]

@@ -55,7 +55,7 @@ def render(choices: Choices, to: str) -> list[str]:
 
 
 def notes(choices: Choices) -> list[str]:
-    """What the manifests do not do though one might expect it, a sentence each."""
+    """The limits of the manifests that a user might not expect, a sentence each."""
     machine = choices.machines["train"]
     if choices.train.max == 0:
         return []
@@ -179,8 +179,8 @@ def _role(kind: str) -> str:
 def _gcp(choices: Choices, gcp: Gcp) -> dict[str, str]:
     (config,) = documents(BASE / "gcp.yaml")
     _ray_up(choices, config)
-    place = {"region": gcp.region, "availability_zone": gcp.zone, "project_id": gcp.project}
-    config["provider"] |= place
+    project = {"region": gcp.region, "availability_zone": gcp.zone, "project_id": gcp.project}
+    config["provider"] |= project
     for kind in choices.machines:
         _gcp_node(config["available_node_types"][kind]["node_config"], choices, gcp, kind)
     values = {

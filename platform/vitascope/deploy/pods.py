@@ -1,7 +1,7 @@
 """Our own checks of Kubernetes manifests: what their schemas let pass.
 
-Each takes a manifest that its schema has accepted and yields (place, message): what was got, what was
-expected, what to do.
+Each takes a manifest that its schema has accepted and yields findings: the position, and what was got,
+what was expected and what to do.
 """
 
 import re
@@ -41,7 +41,7 @@ def _too_wide(sources: list[Manifest]) -> Iterator[str]:
 def kuberay(part: Manifest) -> Iterator[Finding]:
     """A RayCluster, RayJob or RayService."""
     if "spec" not in part:
-        yield "spec", "is missing; describe the cluster, job or service there"
+        yield "spec", "is missing; describe the cluster, job or service"
         return
     if part["kind"] == "RayJob":
         yield from _ray_job(part["spec"])
@@ -87,7 +87,7 @@ def _ray_job(job: Manifest) -> Iterator[Finding]:
 
 def _ray_cluster(cluster: Manifest) -> Iterator[Finding]:
     if cluster.get("authOptions", {}).get("mode") != "token":
-        yield "authOptions", "lacks mode: token; without it anyone who reaches the head can run code there"
+        yield "authOptions", "lacks mode: token; without it anyone who reaches the head can run code on it"
     if not cluster.get("rayVersion"):
         yield "rayVersion", "is missing; KubeRay refuses token authentication without it"
     if not cluster.get("enableInTreeAutoscaling"):
@@ -123,7 +123,7 @@ def _worker_group(group: Manifest, at: str) -> Iterator[Finding]:
     if pod.get("nodeSelector") and _has_gpu(group) and not pod.get("tolerations"):
         yield f"{at}.tolerations", "are missing; GPU nodes are tainted with nvidia.com/gpu: tolerate it"
     if group.get("labels", {}).get(LABEL) in ("train", "generate") and not _has_gpu(group):
-        yield f"{at}.resources", "has no nvidia.com/gpu in its limits: Ray would see no GPU there"
+        yield f"{at}.resources", "has no nvidia.com/gpu in its limits: Ray would see no GPU"
     yield from _ray_pod(group, at)
 
 
@@ -154,7 +154,7 @@ def _ray_pod(group: Manifest, at: str) -> Iterator[Finding]:
 
 
 def _pod(pod: Manifest, at: str) -> Iterator[Finding]:
-    """What a namespace with the pod security standard `restricted` refuses, and images that move."""
+    """Violations of the pod security standard `restricted`, and images that move."""
     for key in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.get(key):
             yield f"{at}.{key}", "shares the machine with the pod; take it out"
@@ -172,7 +172,7 @@ def _pod(pod: Manifest, at: str) -> Iterator[Finding]:
 
 
 def _rights(pod: Manifest, own: Manifest) -> Iterator[str]:
-    """What is wrong with the security context of a container, `own`, in its pod's."""
+    """Mistakes in the security context of a container, `own`, within its pod's."""
     user = own.get("runAsUser", pod.get("runAsUser"))
     if not own.get("runAsNonRoot", pod.get("runAsNonRoot")) or user == 0:
         yield f"may run as root (runAsUser {user}); set runAsNonRoot: true and a user"
