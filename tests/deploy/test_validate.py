@@ -88,6 +88,7 @@ MISTAKES: dict[str, dict[str, tuple[str, Any, str]]] = {
         ),
         "privileged": ("docker/run_options/0", "--privileged", "makes the container root on its machine"),
         "image without tag": ("docker/image", "registry.example.com:5000/v", "a tag other than latest"),
+        "on-premise": ("provider/type", "local", "Ray refuses it: The field available_node_types"),
         "EC2: unknown key": (
             "TYPES/decode/node_config/InstanceTyp",
             "m7i",

@@ -2,9 +2,10 @@
 
     local       join a cluster, or start one on this machine
     private     ... in a folder that other users cannot enter
-    ray_private what is used of Ray that it does not promise to keep
-    placement   which nodes a stage's work goes to
+    ray_private the private parts of Ray that we use
+    placement   the nodes of each stage
     jobs        submit, follow, list, stop, through Ray's job API
+    failures    the cause of an error that crossed Ray
 
 In: settings. Out: this process connected to Ray; a job.
 """

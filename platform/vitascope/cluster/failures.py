@@ -11,9 +11,9 @@ _ADVICE = "Failed to apply UDF"  # Ray Data adds it to an error's arguments, as 
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What was raised first, in a task, an actor or a training rank, in the class it had there.
+    """The first error, as raised in a task, an actor or a training rank, in its own class.
 
-    Of training ranks that failed together, the lowest one's.
+    If training ranks failed together, the error of the lowest one.
     """
     seen: set[int] = set()
     while (inner := _inner(error)) is not None and id(inner) not in seen:
@@ -31,11 +31,8 @@ def _inner(error: BaseException) -> BaseException | None:
         return error.cause if isinstance(error.cause, BaseException) else None
     if isinstance(error, UserCodeException):
         return error.__cause__
-    return _inner_of_train(error) if "ray.train" in sys.modules else None
-
-
-def _inner_of_train(error: BaseException) -> BaseException | None:
-    """Imported only if it has been before: without a home folder it cannot be."""
+    if "ray.train" not in sys.modules:  # then `error` is not its; without a home folder it cannot be imported
+        return None
     from ray.train import ControllerError, WorkerGroupError
 
     if isinstance(error, WorkerGroupError):

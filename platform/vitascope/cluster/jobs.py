@@ -48,12 +48,12 @@ Show = Callable[[str], Any]
 
 
 class Refused(Mistake):
-    """The cluster does not do what was asked of it; the text says why and what to do."""
+    """The cluster refuses a request; the text says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is submitted: a command of `vitascope`, with settings. `more`: further words of the command."""
+    """A command of `vitascope`, with settings, to be run as a job. `more`: further words of the command."""
 
     command: str
     settings: Settings
@@ -66,7 +66,7 @@ class Submission:
         return f"{self.command}-{run}-{stable_id(*self.more, config.to_toml(self.settings))[:8]}"
 
     def entrypoint(self, python: str) -> str:
-        """The shell's command; it replaces the shell, so that a request to stop reaches Python itself."""
+        """The shell's command; Python replaces the shell, so that a request to stop reaches it."""
         return shlex.join(["exec", python, "-m", "vitascope.cli", self.command, "settings.toml", *self.more])
 
 
@@ -74,8 +74,8 @@ def client_of(address: str | None, *, allow_open: bool = False) -> JobSubmission
     """A client of the cluster whose dashboard is at `address`, or RAY_API_SERVER_ADDRESS, or on this machine.
 
     Raises:
-        ConnectionError: if no cluster answers.
-        Refused: if the cluster wants another token, or takes work from anybody.
+        ConnectionError: no cluster answers.
+        Refused: the cluster requires another token, or accepts unauthenticated requests.
     """
     address = (address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
     if what := credentials.in_uri(address):
@@ -96,13 +96,13 @@ def client_of(address: str | None, *, allow_open: bool = False) -> JobSubmission
 
 
 def _refuse_open(address: str, *, allow_open: bool) -> None:
-    """Whoever reaches an open cluster can run anything on it; of one elsewhere we want no part."""
+    """Refuses an open cluster elsewhere, on which anyone can run anything; warns of one on this machine."""
     if allow_open or not answers_strangers(address):
         return
-    said = f"the cluster at {address} accepts unauthenticated requests; {TOKEN_HINT}"
+    warning = f"the cluster at {address} accepts unauthenticated requests; {TOKEN_HINT}"
     if not _is_loopback(urlsplit(address).hostname or ""):
-        raise Refused(said)
-    say("cluster", said)
+        raise Refused(warning)
+    say("cluster", warning)
 
 
 def _is_loopback(host: str) -> bool:
@@ -125,13 +125,13 @@ def _explained(address: str, error: Exception) -> Exception:
 
 
 def submit(client: JobSubmissionClient, submission: Submission) -> str:
-    """Submits, unless the very same is waiting or running, and returns the submission's id.
+    """Submits, unless the same submission is waiting or running, and returns the submission's id.
 
     Raises:
         Failed: the cluster cannot take a job at present.
     """
-    submission_id, there = choose_id(submission.name, _statuses(client))
-    if there:
+    submission_id, is_running = choose_id(submission.name, _statuses(client))
+    if is_running:
         return submission_id
     with TemporaryDirectory() as folder:
         (Path(folder) / "settings.toml").write_text(config.to_toml(submission.settings))
@@ -146,19 +146,19 @@ def submit(client: JobSubmissionClient, submission: Submission) -> str:
         except RuntimeError as error:
             if submission_id in _statuses(client):  # submitted by somebody else in the meantime
                 return submission_id
-            if "status code 5" in str(error):
-                why = short(str(error).splitlines()[0], 300)
-                raise Failed(f"the cluster takes no job at present: {why}; run this again") from None
-            raise
+            if "status code 5" not in str(error):
+                raise
+            why = short(str(error).splitlines()[0], 300)
+            raise Failed(f"the cluster takes no job at present: {why}; run this again") from None
 
 
 def choose_id(name: str, statuses: Mapping[str, JobStatus]) -> tuple[str, bool]:
-    """The id of a submission, and whether it is there and unfinished; a finished one is followed by `-2`."""
-    attempt, found = 1, name
-    while found in statuses and statuses[found].is_terminal():
+    """The id of a submission, and whether it already waits or runs; `-2` follows a finished one."""
+    attempt, chosen = 1, name
+    while chosen in statuses and statuses[chosen].is_terminal():
         attempt += 1
-        found = f"{name}-{attempt}"
-    return found, found in statuses
+        chosen = f"{name}-{attempt}"
+    return chosen, chosen in statuses
 
 
 def _statuses(client: JobSubmissionClient) -> dict[str, JobStatus]:
@@ -166,11 +166,11 @@ def _statuses(client: JobSubmissionClient) -> dict[str, JobStatus]:
 
 
 def _runtime_env(folder: str, settings: Settings) -> dict[str, Any]:
-    """Nothing secret is in here: Ray shows it to whoever may look at the job."""
+    """Holds no secret: Ray shows it to everyone who may see the job."""
     return {
         "working_dir": folder,
         "py_modules": [str(Path(vitascope.__file__).parent)],
-        "excludes": ["__pycache__", "files/*/"],  # which no stage reads; in a checkout, they are your folders
+        "excludes": ["__pycache__", "files/*/"],  # no stage reads these; in a checkout they are your folders
         "env_vars": storage_environment() | {"RAY_JOB_STOP_WAIT_TIME_S": str(settings.cluster.stop_wait_s)},
     }
 
@@ -178,10 +178,10 @@ def _runtime_env(folder: str, settings: Settings) -> dict[str, Any]:
 def _python(client: JobSubmissionClient) -> str:
     """The Python that runs Ray on the head: a job's own PATH may lead to one without Ray.
 
-    A head that has just been started does not say yet; it is waited for.
+    Waits for a head that has just started and does not report it yet.
 
     Raises:
-        ConnectionError: it does not say.
+        ConnectionError: the head does not report it in time.
     """
     option, deadline = "--python_worker_command=", time.monotonic() + _HEAD_SAYS_S
     while True:
@@ -199,7 +199,7 @@ def _python(client: JobSubmissionClient) -> str:
 
 
 def _metadata(submission: Submission) -> dict[str, str]:
-    """Who submitted what; a job that a job submits is its submitter's."""
+    """Who submitted what; a job that another job submits belongs to that job's submitter."""
     own = json.loads(os.environ.get(IN_A_JOB, "{}")).get("metadata", {})
     return {
         "command": submission.command,
@@ -210,7 +210,7 @@ def _metadata(submission: Submission) -> dict[str, str]:
 
 
 def _user() -> str:
-    """Who runs this process; a number for a user that the system has no name for, as in many containers."""
+    """The user who runs this process; a number if the system has no name for it, as in many containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # OSError from Python 3.13 on
@@ -228,13 +228,13 @@ def _revision() -> str:
 
 
 def follow(client: JobSubmissionClient, submission_id: str, show: Show) -> JobDetails:
-    """Shows a job's log from its first line until the job ends, and returns what became of it.
+    """Shows a job's log from its first line until the job ends, and returns the outcome.
 
-    A connection that drops is made again, and the log goes on where it was.
+    A dropped connection is made again, and the log continues where it stopped.
 
     Raises:
-        Refused: if there is no such job.
-        ConnectionError: if the cluster has not answered for a quarter of an hour; the job may go on.
+        Refused: the job does not exist.
+        ConnectionError: the cluster has not answered for a quarter of an hour; the job may go on.
     """
     shown, answered = 0, time.monotonic()
 
@@ -264,9 +264,9 @@ def follow(client: JobSubmissionClient, submission_id: str, show: Show) -> JobDe
 
 
 async def _tail(client: JobSubmissionClient, submission_id: str, show: Callable[[str, int], None]) -> None:
-    """Gives the pieces of the log, and where each begins, while the connection lasts and the job goes on.
+    """Shows the pieces of the log, each with its offset, while the connection lasts and the job runs.
 
-    A quiet connection is kept: Ray's head does not notice that one was left, and only has so many.
+    A quiet connection is kept: Ray's head does not notice an abandoned one, and has a limited number.
     """
     pieces, start = client.tail_job_logs(submission_id), 0
     while True:
@@ -293,19 +293,17 @@ def _details(client: JobSubmissionClient, submission_id: str) -> JobDetails:
 
 
 def stop(client: JobSubmissionClient, submission_id: str) -> bool:
-    """Asks a job to leave if it can go on: training checkpoints first. False if it has ended."""
+    """Asks a job to stop so that it can be continued: training checkpoints first. False if it has ended."""
     _details(client, submission_id)
     return bool(client.stop_job(submission_id))
 
 
 def table(jobs: list[JobDetails]) -> list[str]:
-    """A line for every job that was submitted, the newest last."""
+    """A line for every submitted job, the newest last."""
     rows = [("id", "status", "user", "submitted", "run")]
     for job in sorted((j for j in jobs if j.submission_id), key=lambda j: j.start_time or 0):
-        told = job.metadata or {}
+        user, run = ((job.metadata or {}).get(key, "") for key in ("user", "run"))
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime((job.start_time or 0) / 1000))
-        rows.append(
-            (str(job.submission_id), job.status.value, told.get("user", ""), when, told.get("run", ""))
-        )
+        rows.append((str(job.submission_id), job.status.value, user, when, run))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]

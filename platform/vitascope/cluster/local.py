@@ -8,7 +8,6 @@ import secrets
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator
 from http.client import HTTPException
 from pathlib import Path
 
@@ -22,8 +21,8 @@ from vitascope.cluster.settings import ClusterSettings
 from vitascope.errors import Failed, Mistake
 from vitascope.progress import say
 
-# What every worker needs to reach storage and collector, if the driver was given it. No credentials: Ray
-# shows and logs what it forwards. Nodes have their own, from their role, their profile or their environment.
+# Variables of the driver that workers need to reach storage and collector. No credentials: Ray shows and logs
+# what it forwards. Nodes have their own, from their role, their profile or their environment.
 _FORWARDED = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
@@ -36,8 +35,8 @@ _FORWARDED = (
 # A local cluster has more slots than the machine has cores, on purpose.
 _MANY_WORKERS = re.compile(r"\d+ PYTHON worker processes have been started")
 TOKEN_HINT = (
-    "start it with RAY_AUTH_MODE=token (cluster/SECURITY.md), or say cluster.allow_open=true where nobody "
-    "else can reach it"
+    "start it with RAY_AUTH_MODE=token (cluster/SECURITY.md), or set cluster.allow_open=true if nobody else "
+    "can reach it"
 )
 AUTH_MODE = "RAY_AUTH_MODE"
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job
@@ -47,7 +46,7 @@ def connect(settings: ClusterSettings) -> None:
     """Connects this process to Ray; nothing happens if it already is.
 
     Joins `settings.address`, or RAY_ADDRESS, or else starts a cluster on this machine that ends with this
-    process and lets in only who holds the user's Ray token. A worker computes with as many threads as the
+    process and accepts only holders of the user's Ray token. A worker computes with as many threads as the
     CPUs its task asks for (Ray sets OMP_NUM_THREADS), so two training ranks do not fight for two cores.
 
     Raises:
@@ -68,8 +67,7 @@ def connect(settings: ClusterSettings) -> None:
 def end() -> None:
     """Ends a local Ray, or leaves a cluster, in a process that is about to end.
 
-    Threads and event loops that still wait for Ray start no other one, as Ray would have them do, and fail in
-    silence.
+    Threads and event loops that still wait for Ray fail silently; Ray would have them start another one.
     """
     ray_private.start_no_other()
     threading.excepthook = lambda _: None
@@ -78,20 +76,20 @@ def end() -> None:
 
 
 def storage_environment() -> dict[str, str]:
-    """Where the storage is, from this process's environment, for workers on other machines. No secrets.
+    """The storage's address and region in this process's environment, for workers elsewhere. No secrets.
 
     Raises:
         Mistake: an address holds a password.
     """
-    found = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
-    for name, value in found.items():
+    forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    for name, value in forwarded.items():
         if "@" in value or credentials.in_uri(value):
             raise Mistake(f"{name} holds credentials, and would be shown on the cluster; leave them out")
-    return found
+    return forwarded
 
 
 def address_of(settings: ClusterSettings) -> str | None:
-    """The cluster to join, which may grow; none if a local one is started, which does not."""
+    """The cluster to join, which may grow; None if a local one is started, which does not."""
     return settings.address or os.environ.get("RAY_ADDRESS")
 
 
@@ -100,32 +98,30 @@ def check_room(
 ) -> None:
     """Refuses work that would wait for ever, because it is larger than the local cluster.
 
-    A cluster that was joined may grow; there it is said what is waited for.
+    A cluster that was joined may grow; then the work waits, and a line reports what for.
 
     Raises:
-        Mistake: naming what is too large, what it needs and what there is.
+        Mistake: naming what is too large, what it needs and what the cluster has.
     """
-    there = ray.cluster_resources()
-    has = {kind: there.get(kind, 0.0) for kind in ("CPU", "GPU")}
+    resources = ray.cluster_resources()
+    has_cpus, has_gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     largest = max((n["Resources"].get("memory", 0.0) for n in ray.nodes() if n["Alive"]), default=0.0)
-    if cpus <= has["CPU"] and gpus <= has["GPU"] and node_bytes <= largest:
-        return
-    short = (
-        f"{what} need {cpus:g} CPUs and {gpus:g} GPUs at once, "
-        f"the cluster has {has['CPU']:g} CPUs and {has['GPU']:g} GPUs"
-    )
     if node_bytes > largest:
-        short = f"{what} need {node_bytes / 2**30:.1f} GiB on a node, the largest has {largest / 2**30:.1f}"
-    if address_of(settings):
-        say("cluster", f"{short}; waiting for it to grow")
+        lack = f"{what} need {node_bytes / 2**30:.1f} GiB on a node, the largest has {largest / 2**30:.1f}"
+    elif cpus > has_cpus or gpus > has_gpus:
+        lack = f"{what} need {cpus:g} CPUs and {gpus:g} GPUs at once, "
+        lack += f"the cluster has {has_cpus:g} CPUs and {has_gpus:g} GPUs"
     else:
-        raise Mistake(f"{short}; ask for less, or raise cluster.local_cpus where it is CPUs that lack")
+        return
+    if not address_of(settings):
+        raise Mistake(f"{lack}; ask for less, or raise cluster.local_cpus if CPUs are short")
+    say("cluster", f"{lack}; waiting for it to grow")
 
 
 def _join(address: str) -> None:
-    """Joins a cluster; of a client's environment the storage settings go with it to the workers.
+    """Joins a cluster; the storage settings of a client's environment go with it to the workers.
 
-    Within a submitted job they are left alone: Ray has already put them together from the job's own.
+    Within a submitted job they are left alone: Ray has already set them from the job's own.
     """
     use_token()
     forwarded = {} if IN_A_JOB in os.environ else storage_environment()
@@ -145,7 +141,7 @@ def _join(address: str) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises OSError if nobody listens at host:port; Ray itself would go on trying for ten minutes."""
+    """Raises OSError if nothing listens at host:port; Ray itself would retry for ten minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "//" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -161,7 +157,7 @@ def _refuse_open(settings: ClusterSettings) -> None:
 
 
 def answers_strangers(dashboard: str) -> bool:
-    """Whether a cluster's jobs are shown without a token. False if nobody can be asked."""
+    """Whether a dashboard shows its cluster's jobs without a token. False if it does not answer."""
     try:
         with urllib.request.urlopen(f"{dashboard}/api/jobs/", timeout=15) as answer:
             return bool(answer.status == 200)
@@ -173,14 +169,17 @@ def _start(settings: ClusterSettings) -> None:
     """Starts a cluster with `local_cpus` slots on this machine; its workers inherit this environment.
 
     Ray turns on its token authentication for it. Its ports are open to the network, and its files to every
-    user of the machine: hence no cluster without a token, nor outside of a private folder.
+    user of the machine: hence no cluster without a token, or outside a private folder.
+
+    Raises:
+        Failed: Ray's processes take longer to start than Ray waits.
     """
     if os.environ.get(AUTH_MODE) != "disabled":
         _ask_for_token()
     elif not settings.allow_open:
         raise Mistake(f"RAY_AUTH_MODE is disabled, and Ray's ports are open to the network; {TOKEN_HINT}")
     folder = ray_folder(alone=settings.allow_open)
-    with _slow_start_told(folder):
+    try:
         ray.init(
             address="local",
             num_cpus=settings.local_cpus,
@@ -189,13 +188,6 @@ def _start(settings: ClusterSettings) -> None:
             log_to_driver=False,
             _temp_dir=str(folder),
         )
-
-
-@contextlib.contextmanager
-def _slow_start_told(folder: Path) -> Iterator[None]:
-    """Has it said in a sentence if Ray's processes take longer to start than Ray waits."""
-    try:
-        yield
     except Exception as error:  # Ray raises no class of its own here
         if "timed out during startup" not in str(error):
             raise
@@ -206,7 +198,7 @@ def _slow_start_told(folder: Path) -> Iterator[None]:
 
 
 def _ask_for_token() -> None:
-    """Has the local cluster ask for the user's token, or for one of its own if none can be kept in HOME."""
+    """Makes the local cluster require the user's token, or its own if HOME cannot hold one."""
     if not (_is_given_token() or _keeps_token()):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)  # for this process and the workers it starts
         ray_private.look_for_token_again()
@@ -215,11 +207,10 @@ def _ask_for_token() -> None:
 
 
 def use_token() -> None:
-    """Has Ray's clients in this process show the user's token, which Ray does not do by itself on joining."""
+    """Makes Ray's clients in this process present the user's token; Ray does not do so on joining."""
     _hide_token()
-    may_have = _is_given_token() or "HOME" in os.environ  # else Ray only warns that it has no place to look
-    has = may_have and ray_private.has_token()
-    if has and AUTH_MODE not in os.environ:
+    may_have = _is_given_token() or "HOME" in os.environ  # else Ray warns that it cannot look for one
+    if may_have and ray_private.has_token() and AUTH_MODE not in os.environ:
         ray_private.ask_for_token()
 
 
@@ -228,16 +219,13 @@ def _is_given_token() -> bool:
 
 
 def _token_file() -> Path | None:
-    """Where Ray keeps the user's token; None for a user without a home."""
+    """The file of the user's token, as Ray names it; None for a user without a home."""
     home = os.path.expanduser("~")
     return None if home == "~" else Path(home) / ".ray" / "auth_token"
 
 
 def _keeps_token() -> bool:
-    """Whether the user has a token file, which is made unless there is one.
-
-    Ray would make it too, but readable for everyone until it is hidden.
-    """
+    """Whether the user has a token file; makes a missing one, which Ray would leave readable for all."""
     file = _token_file()
     if file is None or "HOME" not in os.environ:  # Ray's C++ part asks the environment alone
         return False
@@ -260,7 +248,7 @@ def _hide_token() -> None:
 
 
 def _quiet() -> None:
-    """Keeps Ray's own account of its progress off the terminal, where ours is; its log files have it."""
+    """Keeps Ray's own progress report off the terminal, which shows ours; Ray's log files have it."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.raise_original_map_exception = True  # wrapped in Ray Data's own, its class would be lost

@@ -1,4 +1,4 @@
-"""Which nodes a stage's work goes to."""
+"""The nodes of each stage."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from vitascope.stages.registry import STAGES
 
 LABEL = "vitascope-node"
 KIND_OF = {name: stage.nodes for name, stage in STAGES.items() if stage.nodes}
-"""The value of LABEL on the nodes that a stage works on; what is not here runs on the head alone."""
+"""Stage -> the value of LABEL on the nodes it works on; other stages run on the head only."""
 
 
 def node_labels(settings: Settings, stage: str) -> dict[str, str] | None:
@@ -16,15 +16,15 @@ def node_labels(settings: Settings, stage: str) -> dict[str, str] | None:
 
 
 def place(dataset: Any, settings: Settings, stage: str) -> Any:
-    """The Ray Data dataset, to be executed on the nodes of `stage`."""
+    """The Ray Data dataset, restricted to the nodes of `stage`."""
     dataset.context.execution_options.label_selector = node_labels(settings, stage)
     return dataset
 
 
 def entrypoint_resources(command: str, settings: Settings) -> dict[str, Any]:
-    """What a job's own process takes, in the words of Ray's job API.
+    """The resources of a job's own process, as arguments of Ray's job API.
 
-    A driver takes nothing and stays on the head, but for evaluation's, which runs the model itself.
+    A driver takes none and stays on the head, except that of `evaluate`, which runs the model itself.
     """
     if command != "evaluate":
         return {}

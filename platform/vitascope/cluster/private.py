@@ -1,7 +1,7 @@
-"""What only its owner may reach on a shared machine.
+"""Files that only their owner may reach on a shared machine.
 
-Ray makes its folders writable for every user (0777) and runs what lies in them, such as the packages of jobs.
-So they go below a folder that nobody else can enter.
+Ray makes its folders writable for every user (0777) and runs code in them, such as the packages of jobs. So
+they go below a folder that nobody else can enter.
 """
 
 import os
@@ -19,17 +19,17 @@ _LONGEST = 107 - 72
 
 
 def ray_folder(*, alone: bool = False) -> Path:
-    """Where a Ray cluster that is started here keeps its sessions: `ray` in a folder of mode 0700.
+    """The folder of the sessions of a Ray cluster that is started here: `ray` in a folder of mode 0700.
 
-    That folder is `ray-<uid>` in RAY_TMPDIR, or else in the first of TMPDIR, /tmp and ~/.ray that will do.
-    If the name is taken, or others can enter the folder, a new one with a random name takes its place.
+    That folder is `ray-<uid>` in RAY_TMPDIR, or else in the first suitable one of TMPDIR, /tmp and ~/.ray. If
+    the name is taken, or others can enter the folder, a new one with a random name replaces it.
 
     Args:
         alone: nobody else uses this machine, as in a pod, whose volumes are writable for all.
 
     Raises:
-        Mistake: naming each place that was tried, and why it will not do: others could exchange the
-            folder, it cannot be written, or its path is too long for sockets.
+        Mistake: naming each folder that was tried, and why it is unsuitable: others could exchange it, it
+            cannot be written, or its path is too long for sockets.
     """
     refused = []
     for base in _bases():
@@ -47,7 +47,7 @@ def ray_folder(*, alone: bool = False) -> Path:
 
 
 def write_token(path: Path) -> None:
-    """Writes a new Ray token that only its owner can read, from the first moment on; an existing one stays.
+    """Writes a new Ray token that is never readable for anyone but its owner; an existing one stays.
 
     Raises:
         OSError: it cannot be written.
@@ -85,10 +85,9 @@ def _private_folder(base: Path) -> Path:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether it is a folder of this user that others cannot enter, and no link to one."""
-    found = folder.lstat()
-    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    return mine and not found.st_mode & 0o077
+    """Whether it is a folder of this user that others cannot enter, and not a link to one."""
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def _exchangeable(base: Path) -> Path | None:
@@ -96,15 +95,15 @@ def _exchangeable(base: Path) -> Path | None:
     trusted = _trusted()
     for folder in (*reversed(base.parents), base):
         with suppress(FileNotFoundError):  # then this user makes it
-            found = folder.stat()
-            shared = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
-            if shared or found.st_uid not in trusted:
+            status = folder.stat()
+            shared = status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX
+            if shared or status.st_uid not in trusted:
                 return folder
     return None
 
 
 def _trusted() -> set[int]:
-    """Owners of folders who need not be feared: root, this user, and root outside of a user namespace."""
+    """Owners of folders who can be trusted: root, this user, and root outside a user namespace."""
     owners = {0, os.getuid()}
     with suppress(OSError):
         if Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]:

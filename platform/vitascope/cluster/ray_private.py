@@ -1,6 +1,7 @@
-"""What is used of Ray that Ray does not promise to keep.
+"""The private parts of Ray that we use.
 
-Tried in tests/cluster/test_ray_private.py: look there first when Ray is upgraded.
+Ray does not promise to keep them. tests/cluster/test_ray_private.py tests them: look there first when Ray is
+upgraded.
 """
 
 import re
@@ -18,50 +19,50 @@ CHATTY = ("ray._private.authentication", "ray.data._internal.progress")
 
 
 def dashboard() -> str | None:
-    """host:port of the dashboard of the cluster that this process is on; None or empty if it has none."""
+    """host:port of the dashboard of this process's cluster; None or empty if it has none."""
     url: str | None = ray._private.worker.get_dashboard_url()
     return url
 
 
 def session_folder() -> str:
-    """Where Ray keeps its files on this node."""
+    """The folder of Ray's files on this node."""
     return str(ray._private.worker.global_worker.node.get_session_dir_path())
 
 
 def node_groups() -> list[Any]:
-    """What the autoscaler may add: name, resources and max_count of each; nothing if there is none."""
+    """The node groups that the autoscaler may add, each with name, resources and max_count; maybe none."""
     config = ray._private.state.state.get_cluster_config()
     return list(config.node_group_configs) if config else []
 
 
 def ask_for_token() -> None:
-    """Turns on token authentication in this process; Ray does so itself at times, with a warning."""
+    """Turns on token authentication in this process; Ray sometimes does so itself, with a warning."""
     _enable_token_auth()
 
 
 def has_token() -> bool:
-    """Whether there is a token for a cluster, in the environment or in the user's file."""
+    """Whether the environment or the user's file holds a token for a cluster."""
     return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
 
 
 def token() -> str | None:
-    """That token."""
-    found: str | None = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
-    return found
+    """That token; None if neither holds one."""
+    raw: str | None = AuthenticationTokenLoader.instance().get_raw_token(ignore_auth_mode=True)
+    return raw
 
 
 def look_for_token_again() -> None:
-    """Has Ray forget the token that it has read; another has taken its place."""
+    """Makes Ray read the token again, after it has been replaced."""
     AuthenticationTokenLoader.instance().reset_cache()
 
 
 def start_no_other() -> None:
-    """Has calls that need Ray fail once it has ended; they would start another."""
+    """Makes calls that need Ray fail once it has ended; they would start another one."""
     auto_init_hook.enable_auto_connect = False
 
 
 def pass_over(lines: re.Pattern[str]) -> None:
-    """Keeps lines of Ray's own off the terminal."""
+    """Keeps matching lines of Ray's off the terminal."""
     stdout_deduplicator.skip_re = lines
 
 
@@ -76,11 +77,11 @@ def raised_in_train(error: BaseException) -> BaseException | None:
 
 
 def check_autoscaler_config(config: dict[str, Any], *, filled_in: bool) -> None:
-    """Has Ray's cluster launcher check a configuration, before or after its defaults are filled in.
+    """Makes Ray's cluster launcher check a configuration, before or after its defaults are filled in.
 
     Raises:
-        jsonschema.ValidationError, ValueError, RuntimeError, AssertionError, KeyError, NotImplementedError:
-            it is refused.
+        jsonschema.ValidationError, ValueError, RuntimeError, AssertionError, KeyError, NotImplementedError,
+            click.ClickException: it is refused.
     """
     from ray.autoscaler._private.util import prepare_config, validate_config
 

@@ -1,4 +1,4 @@
-"""Settings of the Ray cluster a job runs on."""
+"""Settings of the Ray cluster that a job runs on."""
 
 from pydantic import Field
 
