@@ -1,8 +1,8 @@
 """GIF and APNG: frames as browsers compose them.
 
-Pillow reads the parts and does not compose them: unless a GIF names a transparent colour, Pillow (and ffmpeg)
-clear to its background colour, which browsers never show; and Pillow blends half-transparent parts of an APNG
-with an error of up to 160 levels. WebP and AVIF come out composed, by libwebp and libavif.
+Pillow reads the parts only: unless a GIF has a transparent colour, Pillow and ffmpeg clear to its background
+colour, which browsers never show; and Pillow blends half-transparent parts of an APNG with errors of up to
+160 levels. WebP and AVIF are composed by libwebp and libavif.
 """
 
 import io
@@ -21,7 +21,7 @@ _MAX_PIXELS = 2**26  # as of a video's frame
 
 
 class Disposal(Enum):
-    """What happens to a part when its time is over."""
+    """The fate of a part when its time is over."""
 
     KEEP = 0
     CLEAR = 1
@@ -30,13 +30,13 @@ class Disposal(Enum):
 
 @dataclass(frozen=True)
 class Part:
-    """What changes in a frame: a picture file of its own, and where it goes."""
+    """The change of a frame: a picture file of its own, and its position."""
 
     content: bytes
     left_top: tuple[int, int]
     duration_ms: float
     disposal: Disposal
-    replaces: bool  # also by what is transparent in it; else it is blended over the frame before
+    replaces: bool  # with its transparent pixels too; else it is blended over the frame before
 
 
 class Animation:
@@ -54,7 +54,7 @@ class Animation:
         self._before = self._shown = Image.new("RGBA", self.size)
 
     def frame(self, number: int) -> Image.Image:
-        """The frame (RGBA). Raises what Pillow does if its part, or one before it, is damaged."""
+        """The frame (RGBA). Raises Pillow's exceptions if its part, or one before it, is damaged."""
         if number < self._number:
             self._wind_back()
         while self._number < number:
@@ -76,7 +76,7 @@ class Animation:
         self._before, self._shown, self._number = base, shown, self._number + 1
 
     def _disposed(self) -> Image.Image:
-        """The canvas that the next part goes on."""
+        """The picture under the next part."""
         if self._number < 0:
             return self._shown
         part = self._parts[self._number]
@@ -102,7 +102,7 @@ def gif(content: bytes) -> Animation:
     """The frames of a GIF; a still one has one.
 
     Raises:
-        OSError, struct.error: it is none, or is cut short before its first picture.
+        OSError, struct.error: it is no GIF, or is cut short before its first picture.
     """
     screen = struct.unpack_from("<HH", content, 6)
     parts = list(_gif_parts(content))
@@ -146,7 +146,7 @@ def _palette_bytes(flags: int) -> int:
 
 
 def _after_blocks(content: bytes, at: int) -> int:
-    """The end of the sub-blocks that begin at `at`; or of a file that is cut short within."""
+    """The end of the sub-blocks that begin at `at`, or of a file cut short within them."""
     while at < len(content) and content[at]:
         at += 1 + content[at]
     return at + 1
@@ -158,7 +158,7 @@ def apng(content: bytes) -> Animation | None:
     The default image, IDAT, is a frame only if a frame's control chunk is before it.
 
     Raises:
-        OSError, struct.error: its animation breaks the format's rules.
+        OSError, ValueError, struct.error: its animation breaks the format's rules.
     """
     every = list(chunks(content))
     kinds = [each.kind for each in every]

@@ -61,7 +61,7 @@ def _is_aside(trak: dict[bytes, memoryview]) -> bool:
 
 
 class Chunk(NamedTuple):
-    """A chunk of a PNG, and where the next one begins."""
+    """A chunk of a PNG, and the position of the next one."""
 
     kind: bytes
     data: bytes

@@ -128,12 +128,12 @@ class Clip:
     def stream(self, first: int, n_frames: int, *, long_side: int | None = None) -> Iterator[Seen | None]:
         """Its source's frames at start_s + k/fps, first <= k < first + n_frames, None if damaged.
 
-        Each has one view: the whole of it, `shrunk` to `long_side` if that is given.
+        Each has one view: the whole frame, `shrunk` to `long_side` if that is given.
 
-        For functions that `isolated` runs, so that what they make of the frames leaves the child and not the
-        frames; one is held at a time. The source stays open: the stretch that follows is decoded on from
-        there, without a seek. If the source ends before, so do the frames; the last one stands
-        `clock.HOLD_S` longer than it says. Errors as of `views`.
+        For functions that `isolated` runs: their results leave the child, not the frames, of which one is
+        held at a time. The source stays open, so that the stretch that follows is decoded without a seek. If
+        the source ends before, so do the frames; the last one stands `clock.HOLD_S` longer than its duration.
+        Errors as of `views`.
         """
         clip = replace(self, decoder="pyav") if self.decoder == "decord" else self
         times_s = self.start_s + (first + np.arange(n_frames)) / self.fps

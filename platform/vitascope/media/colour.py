@@ -1,9 +1,10 @@
 """Decoded frames to RGB pictures.
 
-swscale converts and scales in one step. At another size than the frame's own it does so with an antialiased
-bilinear filter and exact arithmetic: 52 dB from the same filter in floats, on 720p film scaled to 180 to 477
-rows (torch's on uint8 frames: 48; decord's own scaling: 41, 1.7 levels too dark). It does so to planes: its
-way to packed pixels takes nearly twice as long, and its rgb48 is wrong if only the width is scaled.
+swscale converts and scales in one step. To another size than the frame's own it scales with an antialiased
+bilinear filter and exact arithmetic: 52 dB from the same filter in floats, on 720p footage scaled to 180 to
+477 rows (torch's on uint8 frames: 48; decord's own scaling: 41, 1.7 levels too dark). Its output is planes:
+packed pixels take nearly twice as long, and its rgb48 is wrong if only the width is scaled. It maps no HDR
+and no wide gamut; ffmpeg's zscale and libplacebo, which do, are not in PyAV's wheels.
 """
 
 import functools
@@ -34,15 +35,15 @@ HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 def to_rgb(swscale: Any, frame: av.VideoFrame, view: View, aspect: float = 1.0) -> np.ndarray:
     """`frame` as uint8 (H, W, 3), as `view` has it.
 
-    At its own size an SDR frame comes out as PyAV's `to_ndarray(format="rgb24")` gives it, to the last bit,
-    if it says by which matrix it was coded or is of standard definition.
+    At its own size an SDR frame is what PyAV's `to_ndarray(format="rgb24")` returns, to the last bit, if its
+    matrix is specified or it is of standard definition.
 
     Args:
         swscale: a `VideoReformatter`, kept for this view of one source.
         aspect: of the frame's pixels, width over height.
 
     Raises:
-        Rejected: DECODE_FAILED if its colours are coded in a way that is not known.
+        Rejected: DECODE_FAILED if the coding of its colours is not known.
     """
     (height, width), rows, columns = view.placed(displayed((frame.height, frame.width), aspect))
     mapped, scaled = _wide(frame), (height, width) != (frame.height, frame.width)
@@ -62,10 +63,10 @@ def to_rgb(swscale: Any, frame: av.VideoFrame, view: View, aspect: float = 1.0) 
 
 
 def over_white(frame: av.VideoFrame) -> av.VideoFrame:
-    """A frame with transparency over white, as RGB of its own size; any other as it is.
+    """A frame with transparency over white, as RGB of its own size; any other unchanged.
 
-    Alpha is straight: neither containers nor codecs say if it is premultiplied. It is applied before any
-    scaling, so that hidden colours do not bleed into edges.
+    Alpha is straight: neither containers nor codecs specify whether it is premultiplied. It is applied before
+    any scaling, so that hidden colours do not bleed into edges.
     """
     palette = frame.format.name == "pal8"  # whose colours may be transparent
     if not palette and not any(component.is_alpha for component in frame.format.components):
@@ -80,7 +81,7 @@ def over_white(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 def is_plain(frame: av.VideoFrame) -> bool:
-    """Whether it is 8-bit 4:2:0 whose colours need no guess and no mapping: all decoders get it right."""
+    """Whether it is 8-bit 4:2:0 and its colours need no guess and no mapping: all decoders are right."""
     limited = frame.color_range != ColorRange.JPEG
     return frame.format.name == "yuv420p" and limited and _matrix(frame) is None and not _wide(frame)
 
@@ -91,7 +92,7 @@ def _wide(frame: av.VideoFrame) -> bool:
 
 
 def _matrix(frame: av.VideoFrame) -> Colorspace | None:
-    """The matrix to convert by if the frame does not say; None if it does, or if 601 is meant.
+    """The matrix to convert by if the frame specifies none; None if it does, or if 601 is meant.
 
     What a player does with no tag (mpv, libplacebo's `pl_color_system_guess_ycbcr`): above standard
     definition BT.709, else BT.601.

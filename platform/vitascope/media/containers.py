@@ -1,4 +1,4 @@
-"""Open a container: its format, the video track that players show, and a decoder."""
+"""Open a container in PyAV: its format, the video track that players show, and a decoder."""
 
 import errno
 from typing import Any, NamedTuple
@@ -12,16 +12,16 @@ from vitascope.stores.patience import Unavailable
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 MATROSKA = "matroska,webm"
 INDEXED = (MOV, MATROSKA)
-"""Containers that say where and when all packets are."""
+"""Containers with an index of all packets."""
 
 BARE = ("h264", "hevc", "m4v", "mpegvideo", "obu", "mjpeg")
-"""Streams without a container: no timestamps, and nothing says where a time is."""
+"""Streams without a container: no timestamps, and no seeking."""
 
 _MAX_PIXELS = 2**26  # 8192 x 8192; a larger frame is a lying header
-# Playlists (hls, concat, dash) stay out: they make the library read whatever files or addresses they name;
-# so do text formats, which would render any text file as a video, and those that take noise for video (h263).
+# Not on the list are playlists (hls, concat, dash), which make the library read any file or address that they
+# name; text formats, which would render any text file as a video; and those that take noise for video (h263).
 _READ = (*INDEXED, "avi", "mpeg", "mpegts", "flv", "asf", "ogg", "mxf", "ivf", "nut", "dv")
-_SOUND = ("mp3", "wav", "flac", "aac")  # opened to say that they hold no video
+_SOUND = ("mp3", "wav", "flac", "aac")  # opened to report that they hold no video
 _CONTAINERS = ",".join((*_READ, *BARE, "yuv4mpegpipe", *_SOUND))
 
 _Disposition = av.stream.Disposition
@@ -33,11 +33,11 @@ _ASIDE = (
     | _Disposition.multilayer
 )
 _HEVC_SETS = (32, 33, 34)  # types of NAL units: VPS, SPS, PPS
-_OF_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders pass over a WebM's alpha
+_OF_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # ffmpeg's own decoders ignore a WebM's alpha
 
 
 class Source(NamedTuple):
-    """An open container, its video stream, and what decodes it."""
+    """An open container, its video stream and its decoder."""
 
     container: Any
     stream: Any
@@ -58,7 +58,7 @@ def open_container(uri: str, hwaccel: Any = None) -> Source:
     """
     try:
         file = tars.open_file(uri)
-        # Pictures are opened elsewhere: this is Motion JPEG. If it is short, ffmpeg takes it for a picture.
+        # Pictures are opened elsewhere, so this is Motion JPEG. ffmpeg takes a short one for a picture.
         form = "mjpeg" if file.read(3) == b"\xff\xd8\xff" else None
         file.seek(0)
         options = {"format_whitelist": _CONTAINERS}
@@ -97,10 +97,10 @@ def parameter_sets(decoder: Any) -> bytes:
 
 
 def words(error: BaseException) -> str:
-    """What an exception says, for a person.
+    """The text of an exception, for a person.
 
     ffmpeg's functions return -1 for "bad data", and other small numbers for reasons of their own, which PyAV
-    takes for those of the system: a damaged block would be a PermissionError.
+    takes for the system's: a damaged block would be a PermissionError.
     """
     if not isinstance(error, av.error.FFmpegError):
         return f"{type(error).__name__}: {error}"
@@ -113,7 +113,7 @@ def words(error: BaseException) -> str:
 
 
 def _why_not_open(error: Any) -> str:
-    if error.errno == errno.EINVAL:  # what a format that is not on the list ends in
+    if error.errno == errno.EINVAL:  # a format that is not on the list
         return f"its format is not read; these are: {formats.READ}"
     if isinstance(error, av.error.InvalidDataError):
         return f"its header is damaged, or its format is none of those that are read: {formats.READ}"

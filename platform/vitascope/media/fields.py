@@ -2,8 +2,8 @@
 
 An interlaced frame holds two moments, one in its even and one in its odd rows; if anything moved between
 them, edges look like combs. Flags cannot be trusted: most footage that is flagged as interlaced holds one
-moment a frame, and deinterlacing would cost it detail. So frames that are flagged are deinterlaced only if
-they are combed, and those that are not flagged get a score (`clips.filters.combing`).
+moment a frame, and deinterlacing would cost it detail. So flagged frames are deinterlaced only if they are
+combed, and the others get a score (`clips.filters.combing`).
 
 Measured (tests/media/test_fields.py): progressive footage and noise score up to 0.00002, footage whose
 fields lie a frame apart 0.01 to 0.1.
@@ -19,18 +19,18 @@ import cv2
 import numpy as np
 
 COMBED = 0.0001
-"""Of a flagged frame's pixels; it is deinterlaced if more are combed."""
+"""A flagged frame is deinterlaced if more than this fraction of its pixels are combed."""
 
-_COLUMNS = 480  # or twice as many of a frame are looked at
-_BESIDE = np.ones((1, 3), np.uint8)  # columns that have to be combed together: noise is not
-_LEVELS = 8  # of 255; rows that differ by less are no comb that anybody sees
+_COLUMNS = 480  # up to twice as many of a frame are looked at
+_ADJACENT = np.ones((1, 3), np.uint8)  # columns that have to be combed together: noise is not
+_LEVELS = 8  # of 255; rows that differ by less are no visible comb
 
 
 def combing(frame: av.VideoFrame) -> float:
     """The fraction of a frame's pixels, 0 to 1, that lie in a comb.
 
-    There five rows alternate: each differs from both neighbours in the same direction, by more than 8 levels
-    and twice as much as from the next row of its own field. A single thin line does not.
+    In a comb five rows alternate: each differs from both neighbours in the same direction, by more than 8
+    levels and twice as much as from the next row of its own field. A single thin line does not.
     """
     luma = np.ascontiguousarray(_luma(frame)[:, :: max(frame.width // _COLUMNS, 1)])
     if len(luma) < 5:
@@ -42,11 +42,11 @@ def combing(frame: av.VideoFrame) -> float:
     steps = cv2.absdiff(above, below)
     within = cv2.max(cv2.max(steps[:-2], steps[1:-1]), steps[2:])
     combed = cv2.compare(apart, cv2.max(cv2.add(within, within), np.full_like(within, _LEVELS)), cv2.CMP_GT)
-    return cv2.countNonZero(cv2.erode(combed, _BESIDE)) / combed.size
+    return cv2.countNonZero(cv2.erode(combed, _ADJACENT)) / combed.size
 
 
 def _luma(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W) uint8. A plane of 8 bits is taken as it lies: its conversion takes longer than all the rest."""
+    """(H, W) uint8. A plane of 8 bits is used in place: converting it takes longer than all the rest."""
     if frame.format.name not in ("yuv420p", "yuvj420p", "yuv422p", "yuv444p", "nv12"):
         return frame.reformat(format="gray", threads=1).to_ndarray()
     plane: Any = frame.planes[0]
@@ -65,7 +65,7 @@ class Deinterlacer:
     ) -> av.VideoFrame:
         """`frame` with the rows of its first moment kept; it depends on these three frames alone.
 
-        Without a neighbour, or with one of another size, the frame stands in for it.
+        The frame itself replaces a neighbour that is missing or has another size.
         """
         shape = _shape(frame)
         if self._graph is None or shape != self._shape:
@@ -77,7 +77,7 @@ class Deinterlacer:
         return made
 
     def _through(self, frame: av.VideoFrame) -> Iterator[av.VideoFrame]:
-        """What comes out when a frame goes in: the one before, deinterlaced."""
+        """The output for a frame: the frame before it, deinterlaced."""
         assert self._graph
         self._graph.vpush(frame)
         with contextlib.suppress(av.error.BlockingIOError):

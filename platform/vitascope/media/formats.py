@@ -5,9 +5,9 @@ import re
 from vitascope.ledger import Reason, Rejected
 
 HEAD_BYTES = 4096
-"""Of a file, which `picture` and `refusal` look at."""
+"""`picture` and `refusal` need so many bytes of a file."""
 
-_PICTURES = re.compile(  # groups are called as Pillow calls the formats
+_PICTURES = re.compile(  # each group has Pillow's name of the format
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<BMP>BM)"
     rb"|(?P<WEBP>RIFF.{4}WEBP)|(?P<TIFF>II[*+]\0|MM\0[*+])"
     rb"|(?P<JPEG2000>\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51)",
@@ -58,7 +58,7 @@ _NOT_READ = {
 
 
 def picture(head: bytes) -> str | None:
-    """The format of a picture, as Pillow calls it, from a file's first HEAD_BYTES; None if it is none."""
+    """Pillow's name of a picture's format, by a file's first HEAD_BYTES; None if it is no picture."""
     if head[4:8] == b"ftyp":
         return _by_brand(head)
     match = _PICTURES.match(head)
@@ -77,8 +77,8 @@ def _by_brand(head: bytes) -> str | None:
 def is_motion_jpeg(content: bytes) -> bool:
     """Whether a file that begins as a JPEG is a video: JPEGs of one size, one after another, and no more.
 
-    What cameras append to a still has another size (a preview, a gain map), other data behind it (depth), or
-    is mentioned in the header.
+    A picture that cameras append to a still has another size (a preview, a gain map), is followed by other
+    data (depth), or is listed in the header.
     """
     size, end = _jpeg(content, 0)
     second = _NEXT_JPEG.match(content, end)
@@ -88,21 +88,21 @@ def is_motion_jpeg(content: bytes) -> bool:
     return other == size and bool(_NEXT_JPEG.match(content, end) or not content[end:].strip(_PADDING))
 
 
-_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # but restarts, which lie within coded pixels
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # without restarts, which lie within coded pixels
 _START, _END, _NO_SIZE = 0xD8, 0xD9, (0xC4, 0xC8, 0xCC)  # the latter among the frame headers, 0xC0 to 0xCF
 _PADDING = b"\0\r\n\xff"  # of some writers
 _NEXT_JPEG = re.compile(rb"[\0\r\n\xff]*\xff\xd8(?=\xff)")
 _TELLS_OF_PARTS = re.compile(rb"\xff\xe2..MPF\0|http://ns\.google\.com/photos/|hdr-gain-map", re.DOTALL)
-_MOST_SEGMENTS = 100_000  # of a JPEG; more of them would take the time limit to look through
+_MOST_SEGMENTS = 100_000  # of a JPEG; looking through more would take the whole time limit
 
 
 def _jpeg(content: bytes, begin: int) -> tuple[bytes, int]:
     """The size of the JPEG at `begin`, as coded, and where it ends (ITU-T T.81, annex B)."""
     size, at = b"", begin + 2
     for _ in range(_MOST_SEGMENTS):
-        if not (found := _MARKER.search(content, at)):
+        if not (marker := _MARKER.search(content, at)):
             break
-        at, kind = found.end(), content[found.end() - 1]
+        at, kind = marker.end(), content[marker.end() - 1]
         if kind in (_START, _END):
             return size, at if kind == _END else at - 2
         if 0xC0 <= kind <= 0xCF and kind not in _NO_SIZE:

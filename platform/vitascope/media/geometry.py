@@ -1,6 +1,7 @@
 """Sizes of pictures: displayed, covering, shrunk; and which way up they are.
 
-All sizes are (height, width) in pixels.
+All sizes are (height, width) in pixels. Pure arithmetic, shared by the readers of frames (swscale) and of
+pictures (Pillow), neither of which scales to cover, or crops in the same call.
 """
 
 import math
@@ -17,12 +18,12 @@ CROP_RULE = (
 """Names the pixels that frames become; part of the latents' fingerprint, and of the catalog's folder."""
 
 Size = tuple[int, int]
-_SLACK = 1e-6  # of shares that are sums and differences of others
+_SLACK = 1e-6  # of fractions that are sums and differences of others
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One of the eight ways to lay a picture down: rows and columns exchanged or not, then flipped or not."""
+    """One of the eight ways to turn a picture: rows and columns exchanged or not, then flipped or not."""
 
     transposed: bool = False
     flipped_x: bool = False  # left and right exchanged, after the transposition
@@ -30,10 +31,10 @@ class Turn:
 
     @classmethod
     def of_matrix(cls, a: int, b: int, c: int, d: int) -> "Turn | None":
-        """The turn that a display matrix asks for (ISO/IEC 14496-12, 8.3.2); None if it is another angle.
+        """The turn of a display matrix (ISO/IEC 14496-12, 8.3.2); None if it is another angle.
 
-        It shows the pixel (x, y) at (a x + c y, b x + d y). Within 1 degree of a quarter turn counts as one,
-        as in ffmpeg. A matrix that shows nothing (rank below 2) is none.
+        It shows the pixel (x, y) at (a x + c y, b x + d y). An angle within 1 degree of a quarter turn counts
+        as one, as in ffmpeg. A matrix that shows nothing (rank below 2) is no turn.
         """
         if a * d == b * c:
             return cls()
@@ -59,13 +60,17 @@ class Turn:
         return picture[:: -1 if self.flipped_y else 1, :: -1 if self.flipped_x else 1]
 
     def size(self, size: Size) -> Size:
-        """The displayed size of a coded one, and the other way round."""
+        """The displayed size of a coded one, and the reverse."""
         return size[::-1] if self.transposed else size
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an upright frame, in shares of its width and height."""
+    """A part of an upright frame, in fractions of its width and height.
+
+    Raises:
+        ValueError: it is empty or reaches beyond the frame.
+    """
 
     left: float = 0.0
     top: float = 0.0
@@ -76,7 +81,9 @@ class Crop:
         low, high = -_SLACK, 1 + _SLACK
         ends = ((self.left, self.width), (self.top, self.height))
         if not all(begin >= low and size > 0 and begin + size <= high for begin, size in ends):
-            raise ValueError(f"a crop is a part of the frame, in shares of its sides from 0 to 1, got {self}")
+            raise ValueError(
+                f"a crop is a part of the frame, in fractions of its sides from 0 to 1, got {self}"
+            )
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Left, top, width and height in pixels of a frame of this size; at least 1 x 1, within the frame."""
@@ -99,7 +106,7 @@ WHOLE = Crop()
 
 @dataclass(frozen=True)
 class View:
-    """A way to see a clip: its first frames, at a size, of a part of the picture.
+    """How a clip is read: how many of its frames, at which size, and which part of the picture.
 
     Frames are scaled, antialiased, so that the part covers `size`, and cropped around the part's centre.
     Without a size the part is as large as displayed, or is `shrunk` to a long side.
@@ -145,18 +152,17 @@ class View:
 
 
 class Seen(NamedTuple):
-    """What is on screen at a time, upright: as each view has it, uint8 (H, W, 3); and its displayed size."""
+    """What is on screen at a time, upright: for each view uint8 (H, W, 3); and its displayed size."""
 
     views: list[np.ndarray]
     size: Size
-    frame: Any = None
-    """PyAV's, as decoded or deinterlaced, if it is a video's."""
+    frame: Any = None  # PyAV's, as decoded or deinterlaced, of a video
 
 
 def displayed(size: Size, aspect: float) -> Size:
-    """The size at which coded pixels `aspect` times as wide as high are square; no side gets shorter.
+    """The size at which coded pixels, `aspect` times as wide as high, are square; no side gets shorter.
 
-    Ratios beyond 1:4 and 4:1 are no camera's, and taken for a broken header.
+    Ratios beyond 1:4 and 4:1 are no camera's: the header is broken, and they are ignored.
     """
     height, width = size
     if not 0.25 <= aspect <= 4:
@@ -165,6 +171,6 @@ def displayed(size: Size, aspect: float) -> Size:
 
 
 def shrunk(size: Size, long_side: int) -> Size:
-    """`size` made smaller, its aspect ratio kept, until no side is longer than `long_side`."""
+    """`size` reduced at the same aspect ratio until no side is longer than `long_side`."""
     scale = min(1.0, long_side / max(size))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))

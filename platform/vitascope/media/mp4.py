@@ -11,11 +11,11 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation
 from PIL import Image
 
-# x264's bytes depend on the number of threads, so it is fixed, and the same frames give the same file
+# x264's bytes depend on the number of threads; it is fixed, so that the same frames give the same file
 # anywhere.
 _THREADS = 4
 # 18 is x264's visually lossless; mpeg4's quantizer runs from 2 (best) to 31.
-# Its macroblock tree makes other bytes now and then of small frames (1 run in 40 at 64x48), and stays off.
+# x264's macroblock tree is off: now and then it makes other bytes of small frames (1 run in 40 at 64x48).
 _ENCODERS = {
     "libx264": {"crf": "18", "preset": "medium", "x264-params": "mbtree=0"},
     "mpeg4": {"qmin": "2", "qmax": "4"},
@@ -33,13 +33,13 @@ _EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FUL
 
 def encoder() -> str:
     """The video encoder used: H.264 if this machine's PyAV has it, else MPEG-4 part 2."""
-    return next(name for name in _ENCODERS if _has(name))
+    return next(name for name in _ENCODERS if name in av.codecs_available)
 
 
 def mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
     """An mp4 of exactly these frames, uint8 (F, H, W, 3) with even H and W, at exactly `fps`.
 
-    The index stands in front, so that it plays while it loads. The same frames give the same bytes.
+    The index comes first, so that the file plays while it loads. The same frames give the same bytes.
     """
     _check(frames)
     rate = Fraction(fps).limit_denominator(1001)
@@ -63,7 +63,7 @@ def yuv(pixels: np.ndarray) -> av.VideoFrame:
 
 
 def tag(context: Any) -> None:
-    """Has an encoder's stream, and its mp4, say that the frames are as `yuv` makes them."""
+    """Tags an encoder's stream, and its mp4, with the colours that `yuv` makes."""
     context.pix_fmt = "yuv420p"
     context.colorspace = Colorspace.ITU709
     context.color_primaries = ColorPrimaries.BT709
@@ -79,7 +79,7 @@ def png_bytes(frame: np.ndarray) -> bytes:
 
 
 def media_bytes(frames: np.ndarray, fps: float) -> tuple[bytes, str]:
-    """The bytes and the suffix of what frames (F, H, W, 3) become: a png if there is one, else an mp4."""
+    """The bytes and the suffix of a file of frames (F, H, W, 3): a png of one frame, else an mp4."""
     return (png_bytes(frames[0]), ".png") if len(frames) == 1 else (mp4_bytes(frames, fps), ".mp4")
 
 
@@ -92,14 +92,6 @@ def _stream(container: Any, height_width: tuple[int, ...], rate: Fraction) -> An
     context.time_base = 1 / rate
     tag(context)
     return stream
-
-
-def _has(name: str) -> bool:
-    try:
-        av.Codec(name, "w")
-    except av.codec.codec.UnknownCodecError:
-        return False
-    return True
 
 
 def _check(frames: np.ndarray) -> None:

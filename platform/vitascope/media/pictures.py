@@ -1,13 +1,15 @@
 """Open pictures, still and moving, and their frames by timestamp.
 
-Pillow reads them; HEIC through pillow-heif (libheif), which puts the tiles of phones' pictures together,
-turns, mirrors and crops them, and takes the primary one of several. ffmpeg gives each tile as a video.
+Pillow reads them; HEIC through pillow-heif (libheif), which joins the tiles of phones' pictures, turns,
+mirrors and crops them, and takes the primary one of several. ffmpeg returns each tile as a video. Neither
+refuses what it shows in part (pages, RAW previews), nor keeps the colours of PNG and HDR, so this is done
+here.
 """
 
 import functools
 import io
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import av
@@ -23,7 +25,7 @@ from vitascope.media.geometry import Seen, Size, View
 
 pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
-# EXIF orientation: what makes the picture upright, and the clockwise turn in it.
+# By EXIF orientation: what makes the picture upright, and the clockwise turn in it.
 _UPRIGHT: dict[int, tuple[Image.Transpose | None, int]] = {
     1: (None, 0),
     2: (Image.Transpose.FLIP_LEFT_RIGHT, 0),
@@ -35,15 +37,18 @@ _UPRIGHT: dict[int, tuple[Image.Transpose | None, int]] = {
     8: (Image.Transpose.ROTATE_90, 270),
 }
 _ORIENTATION = 0x0112
-_TWO_JPEGS_BYTES = 64 << 20  # searched for a second JPEG; a whole Motion JPEG may not fit into memory
+_TWO_JPEGS_BYTES = 64 << 20  # searched for a second JPEG; a Motion JPEG may be larger than the memory
+# ffmpeg's formats; cv2's libpng fails once Pillow's zlib is loaded. Of an AVIF in tiles, ffmpeg gives one
+# tile.
+_DEEP = {"PNG": "png_pipe", "AVIF": "mov"}
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError)  # what Pillow raises for damaged pixels
 
 
 class Picture:
-    """A picture's file: what it is, and its frames, upright, in sRGB, with transparency over white.
+    """A picture's facts and its frames: upright, in sRGB, with transparency over white.
 
     durations_s: how long each frame of a moving picture is shown, without its loops; empty for a still one,
-    which an animation of one frame is, too.
+    also for an animation of one frame.
     """
 
     def __init__(self, content: bytes, form: str) -> None:
@@ -80,7 +85,7 @@ class Picture:
         return image if self._upright is None else image.transpose(self._upright)
 
     def _durations_ms(self) -> list[float]:
-        """Of all frames, if there are several. WebP and AVIF say them only once they are decoded."""
+        """Of all frames of a moving picture. WebP and AVIF have them only once they are decoded."""
         if self._parts:
             return self._parts.durations_ms if len(self._parts.durations_ms) > 1 else []
         n_frames = getattr(self._image, "n_frames", 1)
@@ -94,10 +99,7 @@ class Picture:
         return durations_ms
 
     def _orientation(self) -> int:
-        """By EXIF, 1 if that is damaged. No browser turns a moving picture by it; AVIF has boxes for it.
-
-        Pillow turns TIFF by itself.
-        """
+        """By EXIF, 1 if that is damaged. Pillow turns TIFF itself, browsers no moving picture but AVIF."""
         if self._form == "TIFF" or (self.durations_s and self._form != "AVIF"):
             return 1
         try:
@@ -108,10 +110,16 @@ class Picture:
 
     @functools.cached_property
     def _deep(self) -> np.ndarray | None:
-        """The colours (H W 3) uint16 of an HDR picture, of which Pillow gives 8 bits."""
-        if not self._colours.is_hdr or self._form not in _DEEP:
+        """The colours (H W 3) uint16 of an HDR picture, of which Pillow returns 8 bits."""
+        if not self._colours.is_hdr:
             return None
-        codes = _DEEP[self._form](self._content)
+        file, codes = io.BytesIO(self._content), None
+        container: Any
+        if self._form == "HEIF":
+            codes = np.asarray(pillow_heif.open_heif(file, convert_hdr_to_8bit=False))[..., :3]
+        elif self._form in _DEEP:
+            with av.open(file, format=_DEEP[self._form], metadata_errors="ignore") as container:
+                codes = next(container.decode(video=0)).to_ndarray(format="rgb48le")
         shape = (self._image.height, self._image.width, 3)
         return codes if codes is not None and (codes.shape, codes.dtype) == (shape, np.uint16) else None
 
@@ -137,7 +145,7 @@ def _opened(content: bytes, form: str) -> Image.Image:
 
 
 def _check_tiff(image: Any) -> None:
-    """Refuses a TIFF whose first page is not all that it shows: camera RAW has a preview there."""
+    """Refuses a TIFF that is more than its first page: in camera RAW that is a preview."""
     tags = image.tag_v2
     is_preview = tags.get(_SUBFILE, 0) & _REDUCED or (_MAKE in tags and _SUB_IFDS in tags)
     if is_preview or _DNG in tags:
@@ -160,7 +168,7 @@ _REDUCED, _MASK = 1, 4
 
 
 def _avif_of_ffmpeg(content: bytes) -> Image.Image | None:
-    """A still AVIF that libavif refuses, if it is simple: one coded picture, and a mask of the same size."""
+    """A still AVIF that libavif refuses, if it is simple: a coded picture, or one and a mask of its size."""
     if any(box in content for box in (b"irot", b"imir", b"clap", b"grid", b"iovl", b"moov")):
         return None
     container: Any
@@ -193,29 +201,11 @@ def _shown_s(duration_ms: float) -> float:
     return min((duration_ms if duration_ms > 10 else 100) / 1000, LONGEST_S)
 
 
-def _deep_heif(content: bytes) -> np.ndarray | None:
-    return np.asarray(pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=False))[..., :3]
-
-
-def _deep_by_ffmpeg(content: bytes, form: str) -> np.ndarray | None:
-    """Not by cv2, whose libpng fails once Pillow's zlib is loaded. Of an AVIF in tiles, one tile."""
-    container: Any
-    with av.open(io.BytesIO(content), format=form, metadata_errors="ignore") as container:
-        return next(container.decode(video=0)).to_ndarray(format="rgb48le")
-
-
-_DEEP: dict[str, Callable[[bytes], np.ndarray | None]] = {
-    "HEIF": _deep_heif,
-    "PNG": functools.partial(_deep_by_ffmpeg, form="png_pipe"),
-    "AVIF": functools.partial(_deep_by_ffmpeg, form="mov"),
-}
-
-
 def open_picture(uri: str) -> Picture | None:
-    """The picture in a file; None if it is something else.
+    """The picture in a file; None if it holds something else.
 
     Raises:
-        Rejected: UNREADABLE, also if it is of a known format that is not read.
+        Rejected: UNREADABLE, also for a known format that is not read.
     """
     with tars.open_file(uri) as file:
         head = file.read(formats.HEAD_BYTES)

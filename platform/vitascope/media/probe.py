@@ -1,4 +1,8 @@
-"""What a media file is."""
+"""What a media file is.
+
+PyAV's and ffprobe's durations, rates and numbers of frames are those of the headers, which are wrong for
+files cut short and for live captures; so packets are counted here.
+"""
 
 import contextlib
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ from vitascope.media.containers import INDEXED, MATROSKA, Source, open_container
 from vitascope.media.geometry import displayed
 from vitascope.media.isolate import ChildDied, isolated
 from vitascope.media.pictures import Picture, open_picture
-from vitascope.media.readers import READERS, turn_of
+from vitascope.media.readers import DecordReader, turn_of
 from vitascope.stores.patience import Unavailable
 
 _LONGEST_S = 100 * 86_400.0  # a header that says more lies
@@ -109,10 +113,7 @@ def _of_video(uri: str, with_decord: bool) -> Facts:
         height=height,
         rotation_deg=turn.clockwise_deg,
         mirrored=turn.mirrors,
-        fps=length.fps,
-        duration_s=length.duration_s,
-        n_frames=length.n_frames,
-        said_s=length.said_s,
+        **length._asdict(),
         decoder="decord" if for_decord and _decord_agrees(uri, length.duration_s) else "pyav",
     )
 
@@ -194,7 +195,7 @@ def _unbacked(header_s: float, counted_s: float, others_end_s: float) -> float |
 
 
 def _packets(source: Source) -> tuple[list[tuple[int | None, int]], float]:
-    """When each whole packet is shown and for how long, in ticks, up to where the container breaks.
+    """When each whole packet is shown and for how long, in ticks, up to damage of the container.
 
     And when the last packet of the other tracks ends, in seconds from the beginning.
     """
@@ -215,7 +216,7 @@ def _packets(source: Source) -> tuple[list[tuple[int | None, int]], float]:
 
 
 def _is_for_decord(source: Source, frame: av.VideoFrame, duration_s: float) -> bool:
-    """Whether decord may show the same frames, for all that can be told without it."""
+    """Whether nothing but decord itself rules decord out."""
     container = source.container
     longest_s = max(duration_s, (container.duration or 0) / av.time_base)
     if container.format.name not in INDEXED or not is_plain(frame):
@@ -233,6 +234,6 @@ def _is_for_decord(source: Source, frame: av.VideoFrame, duration_s: float) -> b
 def _decord_agrees(uri: str, duration_s: float) -> bool:
     """Whether decord opens the whole file and shows the same frames as PyAV."""
     try:
-        return READERS["decord"](uri).end_s + HOLD_S >= duration_s
+        return DecordReader(uri).end_s + HOLD_S >= duration_s
     except Exception:  # whatever it was, PyAV has opened the file
         return False

@@ -1,8 +1,8 @@
 """The colours of pictures to sRGB.
 
-In this order a picture says how its colours are coded: by a light that goes beyond SDR's (PQ, HLG), by an ICC
-profile, by code points (ITU-T H.273), by PNG's gamma and chromaticities. One that does not, or says sRGB, is
-left as it is, to the last bit. Little CMS converts ICC profiles.
+The coding of a picture's colours is, in this order: a light beyond SDR's (PQ, HLG), an ICC profile, code
+points (ITU-T H.273), PNG's gamma and chromaticities. A picture without any, or in sRGB, keeps its values to
+the last bit. Little CMS converts ICC profiles; neither it nor Pillow applies the others.
 """
 
 import functools
@@ -21,10 +21,10 @@ from PIL import Image, ImageCms
 from vitascope.media import colour
 from vitascope.media.boxes import boxes, chunk, chunks
 
-# Curves of SDR by their code points; all others are taken as sRGB's.
+# Curves of SDR by their code points; all others count as sRGB's.
 _POWERS: dict[int, float] = {ColorTrc.LINEAR: 1.0, ColorTrc.GAMMA22: 2.2, ColorTrc.GAMMA28: 2.8}
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
-_SAME = 2  # levels: a profile that changes colours by no more is sRGB's own, of which there are many editions
+_SAME = 2  # levels: a profile that changes colours by no more is one of the many editions of sRGB's
 _SRGB_XY = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue
 _SRGB_POWER, _NEAR = 2.2, 0.05  # as libpng has it: a power within 5 % is sRGB's curve
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -33,7 +33,7 @@ _ROWS = 256  # of a picture, converted at once: floats take four times the memor
 
 @dataclass(frozen=True)
 class Colours:
-    """How the colours of a picture are coded, as far as its file says.
+    """How the colours of a picture are coded, by its file.
 
     primaries, transfer: code points of H.273; 2 is unspecified. gamma, xy: PNG's gAMA, and its cHRM, for
     white, red, green and blue.
@@ -70,7 +70,7 @@ def colours_of(image: Image.Image, form: str, content: bytes) -> Colours:
 
 
 def _xy_of(chrm: bytes) -> tuple[float, ...]:
-    """White, red, green and blue of PNG's chunk cHRM; sRGB's if there are none that span a gamut."""
+    """White, red, green and blue of PNG's chunk cHRM; sRGB's if it has none that span a gamut."""
     if len(chrm) != 32:
         return _SRGB_XY
     xy = tuple(v / 1e5 for v in struct.unpack(">8I", chrm))
@@ -80,14 +80,14 @@ def _xy_of(chrm: bytes) -> tuple[float, ...]:
 
 
 def _code_points_of_video(content: bytes) -> tuple[int, int]:
-    """Of a picture that is coded as a video's key frame: of the container, else of the coded stream."""
+    """Of a picture coded as a video's key frame: by the container, else by the coded stream."""
     try:
         with av.open(io.BytesIO(content), format="mov", metadata_errors="ignore") as container:
             contexts = [stream.codec_context for stream in container.streams.video]
-            found = [(int(c.color_primaries), int(c.color_trc)) for c in contexts if c is not None]
+            pairs = [(int(c.color_primaries), int(c.color_trc)) for c in contexts if c is not None]
     except av.error.FFmpegError:
         return 2, 2
-    return next((pair for pair in found if pair != (2, 2)), (2, 2))  # a mask says nothing
+    return next((pair for pair in pairs if pair != (2, 2)), (2, 2))  # a mask has none
 
 
 def _code_points_of_icc(icc: bytes) -> tuple[int, int]:
@@ -102,14 +102,14 @@ def _code_points_of_icc(icc: bytes) -> tuple[int, int]:
 
 
 def _icc_of_jpeg2000(content: bytes) -> bytes | None:
-    """The ICC profile in the box `colr` of `jp2h` (ISO/IEC 15444-1, annex I), which Pillow does not give."""
+    """The ICC profile in the box `colr` of `jp2h` (ISO/IEC 15444-1, annex I), which Pillow does not read."""
     header = next((inner for kind, inner in boxes(memoryview(content)) if kind == b"jp2h"), memoryview(b""))
     profiles = (bytes(box) for kind, box in boxes(header) if kind == b"colr")
     return next((box[3:] for box in profiles if box[:1] in (b"\2", b"\3")), None)
 
 
 def _colour_chunks(content: bytes) -> dict[bytes, bytes]:
-    """The chunks of a PNG before its pixels that tell of colours and are whole."""
+    """The undamaged chunks about colours before a PNG's pixels."""
     before = itertools.takewhile(lambda each: each.kind != b"IDAT", chunks(content))
     colours = [each for each in before if each.kind in (b"cICP", b"sRGB", b"gAMA", b"cHRM")]
     return {kind: data for kind, data, end in colours if content[:end].endswith(chunk(kind, data))}
@@ -131,7 +131,7 @@ def srgb(image: Image.Image, colours: Colours, deep: np.ndarray | None = None) -
 
 
 def remark(mode: str, colours: Colours) -> str | None:
-    """What is wrong with the profile of a picture in Pillow's `mode`, which is then passed over."""
+    """What is wrong with the profile of a picture in Pillow's `mode`, which is then not used."""
     return _conversion(colours.icc, bare(mode)).problem if colours.icc and not colours.is_hdr else None
 
 
@@ -151,7 +151,7 @@ def _converted(image: Image.Image, colours: Colours, deep: np.ndarray | None) ->
 
 
 def eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled down to 8; others as they are."""
+    """16-bit grey scaled down to 8 bits; other images unchanged."""
     if not image.mode.startswith("I;16"):
         return image
     codes = np.asarray(image).astype(np.uint16)
@@ -170,13 +170,13 @@ def bare(mode: str) -> str:
 
 
 def _without_alpha(image: Image.Image) -> Image.Image:
-    if image.mode in ("RGBa", "La", "PA"):  # premultiplied; and what does not convert in one step
+    if image.mode in ("RGBa", "La", "PA"):  # premultiplied, or not converted in one step
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     return image.convert(bare(image.mode))
 
 
 class _Conversion(NamedTuple):
-    """How an ICC profile brings images of `mode` to sRGB; no transform if it is sRGB's, or has a problem."""
+    """How an ICC profile converts images of `mode` to sRGB; no transform if it is sRGB's or has a problem."""
 
     mode: str
     transform: ImageCms.ImageCmsTransform | None
@@ -203,7 +203,7 @@ def _conversion(icc: bytes, mode: str) -> _Conversion:
 
 
 def _lattice(mode: str) -> Image.Image:
-    """Colours from all over the range."""
+    """Colours that cover the range."""
     if mode == "L":
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     levels = np.linspace(0, 255, 17).astype(np.uint8)
@@ -211,7 +211,7 @@ def _lattice(mode: str) -> Image.Image:
 
 
 def _by_rows(picture: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> Image.Image:
-    """`function` of a few rows at a time, as its floats take much memory."""
+    """`function` of a few rows at a time, because its floats take much memory."""
     parts = [function(picture[begin : begin + _ROWS]) for begin in range(0, len(picture), _ROWS)]
     return Image.fromarray(np.concatenate(parts))
 

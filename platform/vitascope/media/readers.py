@@ -3,10 +3,11 @@
 Times count from a source's first frame. The frame at a time is the one on screen then: the last whose
 timestamp is not later. So a variable frame rate comes out right.
 
-decord 0.6 returns wrong channel counts at some narrow widths, turns frames upright for mp4 but not for mkv,
-mirrors none, shows damaged frames as if they were good, ignores aspect ratios of pixels, and finds other
-frames than asked for after open GOPs and in containers without an index (MPEG). So it is used only if asked
-for, and only on files in which frames around several key frames are PyAV's to the bit.
+PyAV decodes packets; this module picks, skips and checks them. decord 0.6, which does all of that itself,
+returns wrong channel counts at some narrow widths, turns frames upright for mp4 but not for mkv, mirrors
+none, shows damaged frames as good ones, ignores pixel aspect ratios, and returns wrong frames after open GOPs
+and in containers without an index (MPEG). So it is used only on request, and only on files in which the
+frames around several key frames are PyAV's to the bit.
 """
 
 import bisect
@@ -39,8 +40,8 @@ from vitascope.media.pictures import PillowReader
 
 _AHEAD_S = 2.0  # closer than this, decoding on is cheaper than a seek back to a key frame
 _KEYS_COMPARED = 4  # key frames around which decord and PyAV have to agree, at least
-# MPEG program streams tell a time only now and then: after a seek the first ones are guesses. Small
-# files may tell no other: they are read from the start.
+# MPEG program streams have a timestamp only now and then: after a seek the first ones are guesses. Small
+# files may have no other: they are read from the start.
 _SMALL_BYTES, _MPEG_MARGIN_S = 16 << 20, 1.0
 _MAX_REORDERED = 16  # frames that H.264 and HEVC may hold back
 
@@ -49,23 +50,22 @@ SideDataType._missing_ = classmethod(lambda cls, _: cls.VIDEO_HINT)  # type: ign
 
 
 class NoDevice(RuntimeError):
-    """A decoder was asked for that this machine has no hardware for."""
+    """The machine has no hardware for the decoder."""
 
 
 class Reader(Protocol):
     """An open source."""
 
     def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[Seen | None]:
-        """What is on screen at each of these ascending times, or None if it is damaged.
+        """What is on screen at each of these ascending times, up to the end of the source; None if damaged.
 
-        As each of `views` has it that is long enough, and the longest come first. They end where the source
-        does. A frame that stands at several times is given several times.
+        It has a picture for each of `views` that is long enough; the longest come first.
         """
         ...
 
 
 class DecordReader:
-    """A source open in decord, which reads local files in place and remote ones whole. Gives plain views.
+    """A source open in decord, which reads local files in place and remote ones whole; for plain views only.
 
     Raises:
         Rejected: DECODE_FAILED if PyAV shows other frames.
@@ -118,8 +118,8 @@ class _Shown(NamedTuple):
 class PyavReader:
     """A source open in PyAV, which reads only the ranges it needs.
 
-    It stays where it was: times soon after the last ones are reached by decoding on, others by a seek. H.264
-    pictures in mp4 and Matroska that nobody asks for and no other builds on are not decoded.
+    Times soon after the last ones are reached by decoding on, others by a seek. H.264 pictures in mp4 and
+    Matroska that are not asked for, and that no other picture builds on, are not decoded.
 
     Each frame has a size, an aspect and a display matrix of its own, since broadcasts change them on the way.
     """
@@ -177,7 +177,7 @@ class PyavReader:
         return Seen(pictures, size, frame)
 
     def _uncombed(self, shown: _Shown) -> Any:
-        """The frame, deinterlaced if it says that it is interlaced and is combed."""
+        """The frame, deinterlaced if it is flagged as interlaced and is combed."""
         frame: Any = shown.frame
         if not frame.interlaced_frame or combing(frame) <= COMBED:
             return frame
@@ -202,7 +202,7 @@ class PyavReader:
             yield self._shown
 
     def _ends_s(self, time_s: float) -> float:
-        """When what is shown ends; the last frame of some containers does not say how long it stands."""
+        """When the frame that is shown ends; the last frame of some containers has no duration."""
         if self._next is not None:
             return self._shown.at_s + LONGEST_S
         ends_s = self._shown.until_s + HOLD_S
@@ -215,7 +215,7 @@ class PyavReader:
         return ends_s
 
     def _find_before(self) -> None:
-        """Goes back, so that the frame before the one that is shown is known too, unless it is the first."""
+        """Goes back so that `_before` is the frame before the one that is shown, if it has one."""
         at_s = self._shown.at_s
         if self._before is None and at_s > self._first_s:
             self._seek(at_s - LAST_STANDS_S)
@@ -226,7 +226,7 @@ class PyavReader:
             self._show(self._next)
 
     def _has_missed(self, time_s: float) -> bool:
-        """Whether a picture for this time was passed over, as it stands longer than its packet says."""
+        """Whether a picture for this time was passed over: it stands longer than its packet's duration."""
         del self._passed_over[: bisect.bisect_right(self._passed_over, self._shown.at_s)]
         return bool(self._passed_over) and self._passed_over[0] <= time_s + TIME_TOLERANCE_S
 
@@ -284,9 +284,9 @@ class PyavReader:
                 bisect.insort(self._passed_over, self._seconds(packet.pts))
                 continue
             for frame in self._frames_of(packet, lost):
-                said = frame.dts if self._by_order else None if self._is_bare else frame.pts
-                tick = tick if said is None else said
-                if tick is None:  # MPEG says the times of some frames only, and a seek may end before others
+                own = frame.dts if self._by_order else None if self._is_bare else frame.pts
+                tick = tick if own is None else own
+                if tick is None:  # MPEG has times for some frames only, and a seek may end before others
                     continue
                 while lost and lost[0] <= tick:
                     yield self._entry(None, lost.pop(0), 0)
@@ -296,29 +296,31 @@ class PyavReader:
         yield from (self._entry(None, at, 0) for at in lost)
 
     def _frames_of(self, packet: av.Packet | None, lost: list[int]) -> list[av.VideoFrame]:
-        """What a packet decodes to; if it does not, or is cut short, its time is added to `lost`."""
+        """The frames in a packet; if it does not decode, or is cut short, its time is added to `lost`."""
+        frames: list[av.VideoFrame] = []
         try:
             frames = self._decoder.decode(packet)
+            is_damaged = packet is not None and packet.is_corrupt
         except av.error.EOFError:
             return []
         except av.error.FFmpegError as error:
-            self._why = words(error)
-            self._note(packet, lost)
-            return []
-        if packet is not None and packet.is_corrupt:
-            self._note(packet, lost)
+            self._why, is_damaged = words(error), True
+        tick = self._tick(packet)
+        if is_damaged and tick is not None:
+            bisect.insort(lost, tick)
         if frames:
-            self._note_aspect(packet)
+            self._note_aspect(tick)
         return frames
 
-    def _note_aspect(self, packet: av.Packet | None) -> None:
+    def _note_aspect(self, tick: int | None) -> None:
         coded = self._decoder.sample_aspect_ratio
         if self._coded_aspect not in (0, coded):
-            tick = None if packet is None else self._tick(packet)
             self._aspects.append((-math.inf if tick is None else tick, float(coded or 1)))
         self._coded_aspect = coded
 
-    def _tick(self, packet: av.Packet) -> int | None:
+    def _tick(self, packet: av.Packet | None) -> int | None:
+        if packet is None:
+            return None
         return packet.dts if self._by_order else packet.pts
 
     def _usual_ticks(self) -> int:
@@ -326,7 +328,7 @@ class PyavReader:
         return max(round(1 / (rate * self.stream.time_base)), 1)
 
     def _may_show(self, packet: av.Packet) -> bool:
-        """Whether what is in a packet is on screen at a time that is asked for, or later than all of them."""
+        """Whether a packet's picture is on screen at a wanted time, or is later than all of them."""
         if packet.pts is None or not packet.duration:
             return True
         at_s = self._seconds(packet.pts)
@@ -336,15 +338,10 @@ class PyavReader:
         return self._wanted[following] < at_s + self._seconds(packet.duration + 1)
 
     def _packets(self) -> Iterator[av.Packet | None]:
-        """The packets, up to the end or where the container breaks; then None, for what is held back."""
+        """The packets up to the end, or to damage of the container; then None, for what is held back."""
         with contextlib.suppress(av.error.FFmpegError):
             yield from self.container.demux(self.stream)
         yield None
-
-    def _note(self, packet: av.Packet | None, lost: list[int]) -> None:
-        tick = None if packet is None else self._tick(packet)
-        if tick is not None:
-            bisect.insort(lost, tick)
 
     def _entry(self, frame: av.VideoFrame | None, tick: int, duration: int) -> _Shown:
         at_s, stands_s = self._seconds(tick), min(self._seconds(duration), LONGEST_S)
@@ -357,10 +354,10 @@ class PyavReader:
 
 
 def turn_of(frame: Any) -> Turn:
-    """How a frame is to be laid down, by the display matrix of its container or of its own.
+    """The turn that makes a frame upright, by the display matrix of its container or of its own.
 
     Raises:
-        Rejected: DECODE_FAILED if it is turned by anything but quarters.
+        Rejected: DECODE_FAILED if it is no quarter turn.
     """
     matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     if matrix is None:
@@ -385,9 +382,9 @@ _LONE_SLICE, _NOTES = 0x01, (0x06, 0x09)  # first bytes of NAL units: nal_ref_id
 
 
 def _is_alone(packet: av.Packet) -> bool:
-    """Whether a packet of H.264 is, for all that can be seen, whole, and a picture that no other builds on.
+    """Whether a packet of H.264 looks whole and holds a picture that no other builds on.
 
-    A damaged one has to be decoded: that it cannot be says that what follows is spoilt.
+    A damaged one has to be decoded: its failure shows that the pictures after it are spoilt.
     """
     content, at, kinds = memoryview(packet), 0, set()
     while at + 4 < len(content):
@@ -398,7 +395,7 @@ def _is_alone(packet: av.Packet) -> bool:
 
 
 def _undamaged(decoded: Iterator[_Shown]) -> Iterator[_Shown]:
-    """The same, None also for frames that build on a damaged one: B-frames before, all until a key frame.
+    """The same, without frames that build on a damaged one: B-frames before it, all up to the next key frame.
 
     So B-frames wait for the frame after them.
     """
@@ -424,22 +421,20 @@ def _nvdec(uri: str) -> PyavReader:
     """A source decoded by an NVIDIA GPU, or by the processor if the GPU does not know its codec.
 
     Raises:
-        NoDevice: if the machine has none.
+        NoDevice: the machine has none.
     """
-    try:
-        n_devices = ctypes.c_int(0)
+    n_devices = ctypes.c_int(0)
+    with contextlib.suppress(OSError):  # no driver
         cuda = ctypes.CDLL("libcuda.so.1")
-        found = cuda.cuInit(0) == 0 and cuda.cuDeviceGetCount(ctypes.byref(n_devices)) == 0
-    except OSError:
-        found = False
-    if not found or n_devices.value == 0:
-        raise NoDevice(
-            "decoder nvdec needs an NVIDIA GPU and its driver, and this machine has none; use pyav"
-        )
+        if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(n_devices)) != 0:
+            n_devices.value = 0
+    if n_devices.value == 0:
+        what = "decoder nvdec needs an NVIDIA GPU and its driver, and this machine has none; use pyav"
+        raise NoDevice(what)
     return PyavReader(uri, HWAccel("cuda", allow_software_fallback=True))
 
 
-READERS: dict[str, Any] = {
+READERS: dict[str, Callable[[str], Reader]] = {
     "decord": DecordReader,
     "pyav": PyavReader,
     "pillow": PillowReader,
