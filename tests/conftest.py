@@ -53,6 +53,11 @@ QUICK_RAY = {
 }
 
 
+def pytest_configure() -> None:
+    """Ray's processes keep the environment they start with."""
+    os.environ.update(QUICK_RAY)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Keeps the tests of a file in one process, and those of files that are `TOGETHER`."""
@@ -211,7 +216,6 @@ def gs(new_google_bucket: Callable[[], str]) -> str:
 def ray_cluster(s3_server: str | None, gs_server: str) -> Iterator[None]:  # noqa: ARG001
     """A local Ray cluster of 8 slots, shared by the whole session; its workers know where the servers are."""
     os.environ.pop("RAY_ADDRESS", None)
-    os.environ.update(QUICK_RAY)
     for attempt in (1, 2, 3):  # Ray gives itself 30 s to start, which a busy machine may miss
         try:
             connect(ClusterSettings(local_cpus=8))
