@@ -16,6 +16,7 @@ import pytest
 import ray
 import s3fs
 
+from hosts import namespaces
 from in_process import stand_in
 from processes import ended
 from vitascope.cluster.local import connect
@@ -54,8 +55,12 @@ QUICK_RAY = {
 
 
 def pytest_configure() -> None:
-    """Ray's processes keep the environment they start with."""
+    """Before anything starts: processes keep the environment they start with."""
     os.environ.update(QUICK_RAY)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)  # others compute at the same time
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -98,14 +103,15 @@ def _mark_gpu_tests(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says loudly what a machine without a GPU left untested."""
-    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "CUDA device" in str(r.longrepr)]
-    if skipped:
-        terminalreporter.write_line(
-            f"{len(skipped)} GPU tests were SKIPPED: no CUDA device here "
-            "(VITASCOPE_EXPECT_GPU=1 makes them fail instead)",
-            yellow=True,
-        )
+    """Says loudly what a machine without a GPU, or without private hosts, left untested."""
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    no_gpu = "no CUDA device here (VITASCOPE_EXPECT_GPU=1 makes them fail instead)"
+    for part, what, why in (
+        ("CUDA device", "GPU tests", no_gpu),
+        (namespaces.SKIPPED, "tests on private hosts", namespaces.missing()),
+    ):
+        if n := sum(part in reason for reason in reasons):
+            terminalreporter.write_line(f"{n} {what} were SKIPPED: {why}", yellow=True)
 
 
 @pytest.fixture(scope="session", autouse=True)  # first of all: processes keep the environment they start with
