@@ -16,6 +16,7 @@ import pytest
 import ray
 import s3fs
 
+from hosts import namespaces
 from in_process import stand_in
 from processes import ended
 from vitascope.cluster.local import connect
@@ -51,6 +52,15 @@ QUICK_RAY = {
     "RAY_metrics_report_interval_ms": "2000",  # by default 10 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # by default 2 s; how soon a report or an end is noticed
 }
+
+
+def pytest_configure() -> None:
+    """Before anything starts: processes keep the environment they start with."""
+    os.environ.update(QUICK_RAY)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(1)  # others compute at the same time
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -93,14 +103,15 @@ def _mark_gpu_tests(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says loudly what a machine without a GPU left untested."""
-    skipped = [r for r in terminalreporter.stats.get("skipped", []) if "CUDA device" in str(r.longrepr)]
-    if skipped:
-        terminalreporter.write_line(
-            f"{len(skipped)} GPU tests were SKIPPED: no CUDA device here "
-            "(VITASCOPE_EXPECT_GPU=1 makes them fail instead)",
-            yellow=True,
-        )
+    """Says loudly what a machine without a GPU, or without private hosts, left untested."""
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    no_gpu = "no CUDA device here (VITASCOPE_EXPECT_GPU=1 makes them fail instead)"
+    for part, what, why in (
+        ("CUDA device", "GPU tests", no_gpu),
+        (namespaces.SKIPPED, "tests on private hosts", namespaces.missing()),
+    ):
+        if n := sum(part in reason for reason in reasons):
+            terminalreporter.write_line(f"{n} {what} were SKIPPED: {why}", yellow=True)
 
 
 @pytest.fixture(scope="session", autouse=True)  # first of all: processes keep the environment they start with
@@ -211,7 +222,6 @@ def gs(new_google_bucket: Callable[[], str]) -> str:
 def ray_cluster(s3_server: str | None, gs_server: str) -> Iterator[None]:  # noqa: ARG001
     """A local Ray cluster of 8 slots, shared by the whole session; its workers know where the servers are."""
     os.environ.pop("RAY_ADDRESS", None)
-    os.environ.update(QUICK_RAY)
     for attempt in (1, 2, 3):  # Ray gives itself 30 s to start, which a busy machine may miss
         try:
             connect(ClusterSettings(local_cpus=8))

@@ -121,12 +121,13 @@ def test_a_run_continues_in_its_precision_and_skips_a_sample_that_is_not_finite(
 ) -> None:
     """In the precision that this machine would not choose by itself."""
     other = "float32" if inspect(torch.device("cpu")).precision == "bf16" else "bf16"
-    begun = make_run(str(tmp_path), ["train.steps=3", f"train.precision={other}"], not_finite={3})
+    one_rank = ["train.steps=3", "train.ranks=1", f"train.precision={other}"]
+    begun = make_run(str(tmp_path), one_rank, not_finite={3})
     stage.run(begun)
     assert (
         f"computes in {other}, as train.precision asks, though this processor has" in capsys.readouterr().out
     )
-    train = begun.train.model_copy(update={"steps": 6, "precision": "auto"})
+    train = begun.train.model_copy(update={"steps": 6, "ranks": 2, "precision": "auto"})
     settings = begun.model_copy(update={"train": train})
     summary = stage.run(settings)
     printed = capsys.readouterr().out
