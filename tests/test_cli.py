@@ -20,8 +20,10 @@ from vitascope.caption import answers
 from vitascope.cluster import local
 from vitascope.config import Settings
 from vitascope.errors import Failed, Mistake
+from vitascope.feed.plan import Position
 from vitascope.progress import Stopped
 from vitascope.stages import runner
+from vitascope.train.job import State
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -340,8 +342,9 @@ def test_a_flow_that_training_could_not_go_on_with_is_refused_before_any_work(
 ) -> None:
     assert cli.main(["flow", *given]) == 0
     own = config.load(str(tmp_path / "run" / config.RESOLVED))
-    state = {"step": 7, "identity": {}, "made_with": runner.values_before(own, "train")}
-    storage.put_json(own.path("train", "checkpoints", "step-7", "state.json"), state)
+    made_with = runner.values_before(own, "train")
+    state = State(step=7, ranks=1, shapes={}, identity={}, position=Position(), made_with=made_with)
+    storage.put_json(own.path("train", "checkpoints", "step-7", "state.json"), state.model_dump())
     assert cli.main(["flow", *given, "--set", "train.lr=1e-5"]) == 0
     del noting[:]
     capsys.readouterr()

@@ -134,11 +134,11 @@ class Publisher:
         self._run = run
         self._open: dict[str, Any] = {}
 
-    def publish(self, row: Mapping[str, float | None]) -> None:
+    def publish(self, row: Mapping[str, object]) -> None:
         """Publishes a row of training's log: every key that is declared as `train_<key>` and has a value."""
         for key, value in row.items():
             metric = METRICS.get(f"train_{key}")
-            if metric is not None and value is not None:
+            if metric is not None and isinstance(value, int | float):
                 (self.set if metric.kind == "gauge" else self.add)(metric.name, value)
 
     def set(self, name: str, value: float, **labels: str) -> None:

@@ -9,7 +9,7 @@ import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -96,7 +96,7 @@ def _torch_reports_bf16() -> bool:
     Both queries are private to torch; one that it no longer answers counts as yes, and the timing decides.
     """
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     known = [capabilities[name] for name in _BF16_INSTRUCTIONS if name in capabilities]
     return (supported is None or bool(supported())) and (not known or any(known))
 

@@ -19,7 +19,7 @@ from vitascope.train.engine import Engine, Ranks
 from vitascope.train.guard import Guard
 from vitascope.train.settings import NOT_FINITE_IN_A_ROW, TrainSettings
 from vitascope.train.stage import plan_job
-from vitascope.train.step import Taken, take_step
+from vitascope.train.step import SkippedPack, Taken, take_step
 
 NAN = math.nan
 LR = ["train.warmup_steps=3", "train.steps=6"]
@@ -129,7 +129,7 @@ def test_samples_of_a_skipped_step_are_written_down(alone: Ranks, tmp_path: Path
 
 def taken(step: int, not_finite: bool) -> Taken:
     row = {"step": step, "epoch": 0, "loss": None, "grad_norm": None, "not_finite": float(not_finite)}
-    return Taken(row, [{"loss": None, "sample_ids": [step]}])
+    return Taken(row, [SkippedPack(None, [step])])
 
 
 class Weights:

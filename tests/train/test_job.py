@@ -6,7 +6,9 @@ import pytest
 
 from synthetic import make_run
 from vitascope import config, storage
+from vitascope.feed.plan import Position
 from vitascope.train import stage as trainer
+from vitascope.train.job import State
 from vitascope.train.stage import plan_job
 
 FAR_APART = [(1, 8, 12), (4, 16, 16)]
@@ -57,8 +59,9 @@ def test_a_sample_beyond_the_budget_is_named_and_no_worker_starts(tmp_path: Path
 @pytest.mark.usefixtures("no_workers")
 def test_fewer_steps_than_a_checkpoint_has_are_refused_and_no_worker_starts(tmp_path: Path) -> None:
     settings = make_run(str(tmp_path), ["train.steps=8"])
-    state = {"step": 10, "identity": plan_job(settings).identity}
-    storage.put_json(settings.path("train", "checkpoints", "step-00000010", "state.json"), state)
+    identity = plan_job(settings).identity
+    state = State(step=10, ranks=1, shapes={}, identity=identity, position=Position())
+    storage.put_json(settings.path("train", "checkpoints", "step-00000010", "state.json"), state.model_dump())
     with pytest.raises(
         ValueError, match=r"after 10 steps, got train\.steps = 8; set train\.steps to 10 or more"
     ):
@@ -89,3 +92,9 @@ def test_ranks_that_do_not_divide_the_packs_are_announced(
     with pytest.raises(ConnectionError, match="asked for workers"):
         trainer.run(settings)
     assert "set feed.packs_per_step to 3 or 6, or train.ranks to 2 or 4" in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_a_release_that_counted_no_updates_made_one_in_every_step() -> None:
+    document = {"step": 5, "ranks": 1, "shapes": {"bias": [3]}, "identity": {}, "position": {"step": 5}}
+    state = State(**document)
+    assert (state.updates, state.position, state.made_with) == (5, Position(step=5), {})

@@ -1,7 +1,6 @@
 """Checks a model's files before they are used."""
 
 import json
-from typing import Any
 
 import torch
 
@@ -50,7 +49,7 @@ def _stored(uri: str) -> Shapes:
         n_bytes = int.from_bytes(file.read(8), "little")
         text = file.read(n_bytes) if n_bytes <= min(size, _MOST_HEADER_BYTES) else b""
     try:
-        header: dict[str, Any] = json.loads(text)
+        header = json.loads(text)
         header.pop("__metadata__", None)
         end = max((about["data_offsets"][1] for about in header.values()), default=0)
         shapes = {name: tuple(about["shape"]) for name, about in header.items()}

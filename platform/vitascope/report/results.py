@@ -76,7 +76,7 @@ def read(settings: Settings) -> Results:
 
 
 def _log(folder: str) -> list[Row]:
-    rows = log.read(folder)
+    rows: list[Row] = [dict(row) for row in log.read(folder)]
     if not rows:
         raise FileNotFoundError(f"no step in {folder}")
     return rows

@@ -15,7 +15,7 @@ from vitascope.model.dit import Block, Condition
 from vitascope.precision import Precision
 from vitascope.train.schedule import ema_decay, learning_rate
 from vitascope.train.settings import TrainSettings
-from vitascope.train.shards import ShardedState, part_of, write_shard
+from vitascope.train.shards import ShardedState, Shards, part_of, write_shard
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed picks its accelerator when it is imported
@@ -135,7 +135,7 @@ class Engine:
         """Whether every master weight of this rank, and its EMA, is finite."""
         return all(bool(flat.isfinite().all()) for flat in (*self._masters, *self._ema))
 
-    def save(self, folder: str | Path) -> dict[str, Any]:
+    def save(self, folder: str | Path) -> Shards:
         """Writes this rank's shard; returns the state that all shards have in common."""
         size, rank = self._ranks.size, self._ranks.rank
         tensors = {}
@@ -145,14 +145,14 @@ class Engine:
                 tensors[f"{kind}/{name}"] = part[: own.stop - own.start]
         write_shard(folder, tensors, rank, size)
         shapes = {
-            name: list(parameter.ds_shape) for name, parameter in self._engine.module.named_parameters()
+            name: tuple(parameter.ds_shape) for name, parameter in self._engine.module.named_parameters()
         }
-        return {"step": self.step_number, "updates": self.updates, "ranks": size, "shapes": shapes}
+        return Shards(step=self.step_number, updates=self.updates, ranks=size, shapes=shapes)
 
-    def load(self, folder: str | Path, state: dict[str, Any]) -> None:
+    def load(self, folder: str | Path, shards: Shards) -> None:
         """Loads what `save` wrote, on any number of ranks."""
-        source = ShardedState(folder, state["ranks"])
-        self.step_number, self.updates = state["step"], state.get("updates", state["step"])
+        source = ShardedState(folder, shards.ranks)
+        self.step_number, self.updates = shards.step, shards.updates
         self._create_optimizer_state()
         for name, parameter, parts in self._parts():
             own = part_of(parameter.ds_numel, self._ranks.size, self._ranks.rank)
@@ -193,7 +193,7 @@ class Engine:
             small[0].all_gather(small)
 
 
-def _config(settings: TrainSettings, passes: int, precision: Precision) -> dict[str, Any]:
+def _config(settings: TrainSettings, passes: int, precision: Precision) -> dict[str, object]:
     """DeepSpeed's own settings. Gradients are summed and sent in float32, so ranks change little."""
     return {
         "train_micro_batch_size_per_gpu": 1,

@@ -1,11 +1,10 @@
 """Handles values that are not finite."""
 
-from typing import Any
-
 from vitascope import storage
 from vitascope.train.engine import Engine, Ranks
+from vitascope.train.log import Row
 from vitascope.train.settings import NOT_FINITE_IN_A_ROW, TrainSettings
-from vitascope.train.step import Taken, gather_over_ranks, sum_over_ranks
+from vitascope.train.step import SkippedPack, Taken, gather_over_ranks, sum_over_ranks
 
 MOST_NOTED = 100
 """Skipped steps of a run whose samples are recorded."""
@@ -61,10 +60,11 @@ class Guard:
             "checkpoint"
         )
 
-    def _write_down(self, row: dict[str, Any], packs: list[dict[str, Any]]) -> None:
+    def _write_down(self, row: Row, packs: list[SkippedPack]) -> None:
         if len(storage.list_files(self._folder)) < MOST_NOTED:
-            numbers = {name: row[name] for name in ("step", "epoch", "loss", "grad_norm")}
-            storage.put_json(self._file(row["step"]), numbers | {"packs": packs})
+            numbers = {key: row.get(key) for key in ("step", "epoch", "loss", "grad_norm")}
+            document = numbers | {"packs": [pack._asdict() for pack in packs]}
+            storage.put_json(self._file(row["step"]), document)
 
     def _file(self, step: int) -> str:
         return storage.join(self._folder, f"{step:08d}.json")

@@ -1,18 +1,34 @@
 """The inputs and settings of a training run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import Field
 
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.errors import Mistake
-from vitascope.feed.plan import PLAN_RULE
+from vitascope.feed.plan import PLAN_RULE, Position
 from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
 from vitascope.model.cost import cost_of
 from vitascope.stages import runner
+from vitascope.train.shards import Shards
+
+
+class State(Shards):
+    """A checkpoint's state.json.
+
+    identity: that of its job, and the precision; earlier releases recorded less.
+    position: of the step to go on with.
+    made_with: the settings that decide the samples, by their names.
+    """
+
+    identity: dict[str, Any]
+    position: Position
+    made_with: runner.Values = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,7 @@ class Job:
         )
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """The values that a checkpoint and a run continuing from it must share; precision unless "auto"."""
         feed, precision = self.settings.feed, self.settings.train.precision
         fixed = {} if precision == "auto" else {"precision": precision}
@@ -87,7 +103,9 @@ class Job:
         }
 
 
-def check_identity(recorded: dict[str, Any], wanted: dict[str, Any], changed: Sequence[str] = ()) -> None:
+def check_identity(
+    recorded: Mapping[str, object], wanted: Mapping[str, object], changed: Sequence[str] = ()
+) -> None:
     """Refuses to continue from a checkpoint of another run.
 
     Args:
@@ -116,15 +134,15 @@ def check_settings(settings: Settings) -> None:
             raise _other_run(changed)
 
 
-def checkpoint_states(settings: Settings) -> Iterator[dict[str, Any]]:
+def checkpoint_states(settings: Settings) -> Iterator[State]:
     """The recorded states of the run's checkpoints."""
     files = storage.list_files(settings.path("train", "checkpoints"))
-    return (storage.read_json(file) for file in files if file.endswith("/state.json"))
+    return (State(**storage.read_json(file)) for file in files if file.endswith("/state.json"))
 
 
-def changed_since(state: dict[str, Any], settings: Settings) -> list[str]:
+def changed_since(state: State, settings: Settings) -> list[str]:
     """The settings that decide the samples or their order and have changed since a checkpoint was written."""
-    return runner.changes(state.get("made_with", {}), runner.values_before(settings, "train"))
+    return runner.changes(state.made_with, runner.values_before(settings, "train"))
 
 
 def _other_run(differing: Sequence[str]) -> Mistake:

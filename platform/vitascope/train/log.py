@@ -2,11 +2,32 @@
 
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TypedDict
 
 from vitascope import storage
 
 FLUSH_EVERY_S = 2.0
+
+
+class Row(TypedDict, total=False):
+    """A line of the log: a step, a held-out loss, or why the run had to end. None: not a finite number."""
+
+    step: int
+    epoch: int
+    loss: float | None
+    grad_norm: float | None
+    lr: float
+    tokens: int
+    step_s: float
+    tokens_per_s: float
+    useful_token_share: float
+    cost_spread: float
+    data_wait_share: float
+    flops_per_s: float
+    not_finite: float
+    val_loss: float | None
+    val_loss_by_level: list[float | None]
+    failed: str
 
 
 class StepLog:
@@ -25,10 +46,10 @@ class StepLog:
 
     def _begin(self, step: int) -> None:
         self._location = storage.join(self._folder, f"{step:08d}.jsonl")
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[Row] = []
         self._flushed = time.monotonic()
 
-    def write(self, row: dict[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         """Adds a row; it is visible within seconds."""
         self._rows.append(row)
         if time.monotonic() - self._flushed > FLUSH_EVERY_S:
@@ -45,15 +66,15 @@ class StepLog:
         self._begin(step)
 
 
-def read(folder: str) -> list[dict[str, Any]]:
+def read(folder: str) -> list[Row]:
     """All rows of a run in the order they were written; empty if nothing has run."""
     return [row for file in storage.list_files(folder) for row in storage.read_json_lines(file)]
 
 
-def last_row(folder: str) -> dict[str, Any] | None:
+def last_row(folder: str) -> Row | None:
     """The newest step row, read from the newest file that has one; None without one."""
     for file in reversed(storage.list_files(folder)):
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         with suppress(FileNotFoundError):  # a continuing run has just dropped it
             rows = [row for row in storage.read_json_lines(file) if "loss" in row]
         if rows:

@@ -2,11 +2,9 @@
 
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import ray.train
@@ -24,8 +22,9 @@ from vitascope.stages import runner
 from vitascope.train import held_out
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.guard import Guard
-from vitascope.train.job import Job
-from vitascope.train.log import StepLog
+from vitascope.train.job import Job, State
+from vitascope.train.log import Row, StepLog
+from vitascope.train.shards import Shards
 from vitascope.train.step import (
     finite,
     gather_over_ranks,
@@ -63,7 +62,7 @@ class Loop:
         """Fresh weights, or those of a checkpoint's folder, in the precision that all ranks agree on."""
         state = _state_in(folder) if folder else None
         machines = gather_over_ranks(precision.inspect(self.ranks.device), self.ranks)
-        recorded = state["identity"].get("precision") if state else None
+        recorded = state.identity.get("precision") if state else None
         train = self.settings.train
         self.precision, self.chosen = precision.choose(train.precision, recorded, precision.slowest(machines))
         torch.manual_seed(self.settings.run.seed)
@@ -78,7 +77,7 @@ class Loop:
         )
         if folder and state:
             self.engine.load(folder, state)
-            self.position = Position(**state["position"])
+            self.position = state.position
 
     def _feed(self, split: str, draws: flow.Draws | flow.Probe) -> Feed:
         return Feed(
@@ -121,9 +120,9 @@ class Loop:
             if stop:
                 return
 
-    def validate(self) -> dict[str, Any]:
+    def validate(self) -> Row:
         """A row with the held-out loss: of each noise level and their mean; None without held-out samples."""
-        row: dict[str, Any] = {"step": self.engine.step_number, "val_loss": None}
+        row: Row = {"step": self.engine.step_number, "val_loss": None}
         if self.held_out is None:
             return row
         levels = self.job.probe.levels
@@ -134,7 +133,7 @@ class Loop:
         totals = np.array(sum_over_ranks(sums.ravel().tolist(), self.ranks)).reshape(sums.shape)
         losses = totals[:, 0] / totals[:, 1]
         by_level = [finite(float(loss)) for loss in losses]
-        return row | {"val_loss": finite(float(losses.mean())), "val_loss_by_level": by_level}
+        return {**row, "val_loss": finite(float(losses.mean())), "val_loss_by_level": by_level}
 
     def _give_up(self, log: StepLog | None, why: str) -> None:
         """Records the reason in the log. An error would make Ray Train repeat the same steps."""
@@ -145,31 +144,34 @@ class Loop:
     def checkpoint(self) -> None:
         """Commits weights, optimizer, EMA and the feed's position together."""
         with TemporaryDirectory() as folder:
-            state = self.engine.save(folder)
+            shards = self.engine.save(folder)
             if self.ranks.rank == 0:
-                for name, content in self._about(state).items():
+                for name, content in self._about(shards).items():
                     storage.put(storage.join(folder, name), content)
                     checksum.seal(storage.join(folder, name))
             ray.train.report(
-                {"step": state["step"]},
+                {"step": shards.step},
                 checkpoint=ray.train.Checkpoint.from_directory(folder),
-                checkpoint_dir_name=f"step-{state['step']:08d}",
+                checkpoint_dir_name=f"step-{shards.step:08d}",
             )
         if self.ranks.rank == 0:
             self.publisher.set("train_checkpoint_time_s", time.time())
 
-    def _about(self, state: dict[str, Any]) -> dict[str, bytes]:
+    def _about(self, shards: Shards) -> dict[str, bytes]:
         """The small files of a checkpoint, by name."""
-        identity = self.job.identity | {"precision": self.precision}
-        common = {"identity": identity, "position": asdict(self.position)}
-        common["made_with"] = runner.values_before(self.settings, "train")
-        card = self.job.card.model_copy(update={"step": state["step"], "precision": self.precision})
+        state = State(
+            **dict(shards),
+            identity=self.job.identity | {"precision": self.precision},
+            position=self.position,
+            made_with=runner.values_before(self.settings, "train"),
+        )
+        card = self.job.card.model_copy(update={"step": shards.step, "precision": self.precision})
         return {
-            "state.json": storage.json_bytes(state | common),
+            "state.json": storage.json_bytes(state.model_dump()),
             "model.json": card.model_dump_json(indent=2).encode(),
         }
 
-    def _note(self, log: StepLog | None, row: dict[str, Any]) -> None:
+    def _note(self, log: StepLog | None, row: Row) -> None:
         memory = peak_memory_bytes(self.ranks.device)
         self.publisher.set("train_memory_bytes", memory, rank=str(self.ranks.rank))
         if log:
@@ -193,9 +195,8 @@ class Loop:
             publisher.set("train_peak_flops_per_s", peak * self.ranks.size)
 
 
-def _state_in(folder: str) -> dict[str, Any]:
+def _state_in(folder: str) -> State:
     """The state that all shards of a checkpoint have in common; ValueError if it is damaged."""
     location = str(Path(folder) / "state.json")
     checksum.check(location)
-    state: dict[str, Any] = storage.read_json(location)
-    return state
+    return State(**storage.read_json(location))

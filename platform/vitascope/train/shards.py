@@ -13,8 +13,22 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
+from pydantic import Field
 
 from vitascope import checksum
+from vitascope.section import Section
+
+
+class Shards(Section):
+    """What all shards of a checkpoint have in common: `ranks` files hold parts of tensors of these shapes.
+
+    updates: steps that were not skipped; every step, if an earlier release wrote it.
+    """
+
+    step: int
+    updates: int = Field(default_factory=lambda earlier: earlier["step"])
+    ranks: int
+    shapes: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from vitascope.stages.registry import Summary
 from vitascope.stages.running import running, summary_location
 from vitascope.train import log, stopping
 from vitascope.train.engine import ZERO_STAGE
-from vitascope.train.job import Job, changed_since, check_identity, checkpoint_states
+from vitascope.train.job import Job, State, changed_since, check_identity, checkpoint_states
 from vitascope.train.loop import worker
 from vitascope.train.shards import ShardedState
 
@@ -117,11 +117,11 @@ def _check_resumable(job: Job) -> None:
     """Refuses a run folder with checkpoints of another run or a longer one, before any worker starts."""
     steps = job.settings.train.steps
     for state in checkpoint_states(job.settings):
-        check_identity(state["identity"], job.identity, changed_since(state, job.settings))
-        if state["step"] > steps:
+        check_identity(state.identity, job.identity, changed_since(state, job.settings))
+        if state.step > steps:
             raise Mistake(
-                f"run.folder holds a checkpoint after {state['step']} steps, got train.steps = {steps}; "
-                f"set train.steps to {state['step']} or more, or use another run.folder"
+                f"run.folder holds a checkpoint after {state.step} steps, got train.steps = {steps}; "
+                f"set train.steps to {state.step} or more, or use another run.folder"
             )
 
 
@@ -228,19 +228,19 @@ def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None
     with checkpoint.as_directory() as folder:
         for name in ("state.json", "model.json"):
             checksum.check(storage.join(folder, name))
-        state = storage.read_json(storage.join(folder, "state.json"))
+        state = State(**storage.read_json(storage.join(folder, "state.json")))
         card = ModelCard.model_validate_json(storage.read_bytes(storage.join(folder, "model.json")))
-        if state["updates"] == 0:
+        if state.updates == 0:
             raise Mistake(
-                f"none of the {state['step']} steps could be applied, since no loss or gradient was finite; "
+                f"none of the {state.step} steps could be applied, since no loss or gradient was finite; "
                 f"no model is published. {settings.path('train', 'not_finite')} names their samples"
             )
-        source = ShardedState(folder, state["ranks"])
-        weights = {name: source.whole(f"ema/{name}", shape) for name, shape in state["shapes"].items()}
+        source = ShardedState(folder, state.ranks)
+        weights = {name: source.whole(f"ema/{name}", shape) for name, shape in state.shapes.items()}
         save_model(settings.path("model"), weights, card)
 
 
-def summarize(rows: list[dict[str, Any]]) -> Summary:
+def summarize(rows: list[log.Row]) -> Summary:
     """The figures of a run from its log: losses at both ends, medians of rates, fractions of the whole."""
     steps = [row for row in rows if "loss" in row]
     held_out = [row["val_loss"] for row in rows if row.get("val_loss") is not None]

@@ -4,7 +4,7 @@ import math
 import resource
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from vitascope.feed.stream import Step
 from vitascope.model import flow
 from vitascope.precision import Precision
 from vitascope.train.engine import Engine, Ranks
+from vitascope.train.log import Row
 
 BACKWARD_AND_FORWARD = 3  # a backward pass costs about twice its forward pass
 
@@ -32,15 +33,19 @@ PEAK_FLOPS_PER_S = {
 """Dense bfloat16 peaks of GPUs from their data sheets; a name that contains others comes before them."""
 
 
+class SkippedPack(NamedTuple):
+    """A pack of a skipped step; the loss is None if it is not finite."""
+
+    loss: float | None
+    sample_ids: list[int]
+
+
 @dataclass(frozen=True)
 class Taken:
-    """The result of a step: its row for the log and, if it was skipped, this rank's packs.
+    """The result of a step: its row for the log and, if it was skipped, this rank's packs."""
 
-    packs: each with its `loss` (None if that is not finite) and its `sample_ids`.
-    """
-
-    row: dict[str, Any]
-    packs: list[dict[str, Any]] = field(default_factory=list)
+    row: Row
+    packs: list[SkippedPack] = field(default_factory=list)
 
 
 def take_step(engine: Engine, ranks: Ranks, step: Step) -> Taken:
@@ -62,7 +67,7 @@ def take_step(engine: Engine, ranks: Ranks, step: Step) -> Taken:
     norm, rate = engine.step(discard=not math.isfinite(loss_sum))
     seconds = time.perf_counter() - started
     skipped = not (math.isfinite(loss_sum) and math.isfinite(norm))
-    row = {
+    row: Row = {
         "step": number,
         "epoch": step.position.epoch,
         "loss": finite(loss_sum),
@@ -78,7 +83,7 @@ def take_step(engine: Engine, ranks: Ranks, step: Step) -> Taken:
         "not_finite": float(skipped),
     }
     packs = zip(losses, ids, strict=True) if skipped else ()
-    return Taken(row, [{"loss": finite(float(loss)), "sample_ids": of.tolist()} for loss, of in packs])
+    return Taken(row, [SkippedPack(finite(float(loss)), of.tolist()) for loss, of in packs])
 
 
 def finite(value: float) -> float | None:
