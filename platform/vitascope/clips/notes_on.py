@@ -1,4 +1,4 @@
-"""Notes on choices of the stage that have no row in a table and are no errors."""
+"""Notes on choices of the stage that no table shows."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase

@@ -1,4 +1,4 @@
-"""Open a container in PyAV: its format, the video track that players show, and a decoder."""
+"""Open a container in PyAV: format, the video track that players show, decoder."""
 
 import errno
 from typing import Any, NamedTuple
