@@ -28,6 +28,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 import vitascope
 from vitascope import config, credentials
+from vitascope.cluster import ray_private
 from vitascope.cluster.local import IN_A_JOB, TOKEN_HINT, answers_strangers, storage_environment, use_token
 from vitascope.cluster.placement import entrypoint_resources
 from vitascope.config import Settings
@@ -183,19 +184,15 @@ def _python(client: JobSubmissionClient) -> str:
     Raises:
         ConnectionError: the head does not report it in time.
     """
-    option, deadline = "--python_worker_command=", time.monotonic() + _HEAD_SAYS_S
-    while True:
-        nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
-        heads = [node for node in nodes if node["raylet"].get("isHeadNode")]
-        for word in (word for head in heads for word in head.get("cmdline") or ()):
-            if word.startswith(option):
-                return str(word.removeprefix(option).split()[0])
+    deadline = time.monotonic() + _HEAD_SAYS_S
+    while not (python := ray_private.python_of_the_head(client)):
         if time.monotonic() > deadline:
             raise ConnectionError(
                 f"the head has not said for {_HEAD_SAYS_S:g} s which Python runs Ray on it; look into "
                 "dashboard_agent.log there"
             )
         time.sleep(0.5)
+    return python
 
 
 def _metadata(submission: Submission) -> dict[str, str]:

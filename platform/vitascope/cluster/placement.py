@@ -1,6 +1,6 @@
 """The nodes of each stage."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 from vitascope.config import Settings
 from vitascope.stages.registry import STAGES
@@ -21,15 +21,21 @@ def place(dataset: Any, settings: Settings, stage: str) -> Any:
     return dataset
 
 
-def entrypoint_resources(command: str, settings: Settings) -> dict[str, Any]:
-    """The resources of a job's own process, as arguments of Ray's job API.
+class EntrypointResources(TypedDict, total=False):
+    """The resources of a job's own process, as arguments of Ray's job API."""
 
-    A driver takes none and stays on the head, except that of `evaluate`, which runs the model itself.
-    """
+    entrypoint_num_cpus: float
+    entrypoint_num_gpus: float
+    entrypoint_label_selector: dict[str, str]
+
+
+def entrypoint_resources(command: str, settings: Settings) -> EntrypointResources:
+    """A driver takes none and stays on the head, except that of `evaluate`, which runs the model itself."""
     if command != "evaluate":
         return {}
-    wanted: dict[str, Any] = {"entrypoint_num_cpus": settings.evaluate.cpus}
+    resources: EntrypointResources = {"entrypoint_num_cpus": settings.evaluate.cpus}
     if settings.train.use_gpu:
-        wanted["entrypoint_num_gpus"] = 1
-    labels = node_labels(settings, command)
-    return wanted | ({"entrypoint_label_selector": labels} if labels else {})
+        resources["entrypoint_num_gpus"] = 1
+    if labels := node_labels(settings, command):
+        resources["entrypoint_label_selector"] = labels
+    return resources

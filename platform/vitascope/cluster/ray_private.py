@@ -6,13 +6,16 @@ upgraded.
 
 import re
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray._private import auto_init_hook
 from ray._private.authentication.authentication_token_setup import _enable_token_auth
 from ray._private.ray_logging import stdout_deduplicator
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+
+if TYPE_CHECKING:  # importing it takes longer than all of this module
+    from ray.job_submission import JobSubmissionClient
 
 CHATTY = ("ray._private.authentication", "ray.data._internal.progress")
 """Loggers that warn of what is chosen on purpose."""
@@ -33,6 +36,15 @@ def node_groups() -> list[Any]:
     """The node groups that the autoscaler may add, each with name, resources and max_count; maybe none."""
     config = ray._private.state.state.get_cluster_config()
     return list(config.node_group_configs) if config else []
+
+
+def python_of_the_head(client: "JobSubmissionClient") -> str | None:
+    """The Python that runs Ray on the head, as its dashboard reports it; None if it does not yet."""
+    option = "--python_worker_command="
+    nodes = client._do_request("GET", "/nodes?view=summary").json()["data"]["summary"]
+    heads = [node for node in nodes if node["raylet"].get("isHeadNode")]
+    words = (word for head in heads for word in head.get("cmdline") or ())
+    return next((word.removeprefix(option).split()[0] for word in words if word.startswith(option)), None)
 
 
 def ask_for_token() -> None:

@@ -49,7 +49,7 @@ def no_secret(part: Manifest) -> Iterator[Finding]:
         elif isinstance(value, dict) and isinstance(value.get("value"), str):
             name = str(value.get("name", at.rpartition(".")[2]))
             if _SECRET_NAME.search(name):
-                yield at, f"{name} has its value written out; use a secret, by valueFrom.secretKeyRef"
+                yield at, f"{name} has its value written out; name a secret in valueFrom.secretKeyRef"
 
 
 def ray_up(config: Manifest) -> Iterator[Finding]:
@@ -73,7 +73,7 @@ def _counts(config: Manifest) -> Iterator[Finding]:
     for name, kind in workers.items():
         low, high = kind.get("min_workers", 0), kind.get("max_workers")
         if high is None:
-            yield f"{name}.max_workers", "is missing; without it the kind grows to the limit of all kinds"
+            yield f"{name}.max_workers", "is missing; without it the kind grows to the limit of the cluster"
         elif not 0 <= low <= high:
             expected = "expected 0 <= min_workers <= max_workers"
             yield f"{name}.min_workers", f"got {low} with max_workers {high}; {expected}"
@@ -166,7 +166,7 @@ def _is_spot(node: Manifest) -> bool:
 def _ec2_node(node: Manifest) -> Iterator[Finding]:
     interfaces = node.get("NetworkInterfaces", [])
     if not (node.get("SecurityGroupIds") or (interfaces and all(i.get("Groups") for i in interfaces))):
-        yield "SecurityGroupIds", "is missing; Ray's own opens ssh to the internet: name the stack's"
+        yield "SecurityGroupIds", "is missing; Ray's opens ssh to the internet: name that of aws-stack.yaml"
     if "IamInstanceProfile" not in node:
         yield "IamInstanceProfile", "is missing; Ray's own may do all of EC2: name that of aws-stack.yaml"
     if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
@@ -230,7 +230,7 @@ def is_open(network: str) -> bool:
 
 def _not_open(network: str, at: str) -> Iterator[Finding]:
     if is_open(network):
-        yield at, f"got {network}, which lets the internet in; name networks of users, such as 203.0.113.7/32"
+        yield at, f"got {network}, which lets the internet in; name your networks, such as 203.0.113.7/32"
 
 
 def _walk(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:

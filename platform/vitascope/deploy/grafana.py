@@ -171,9 +171,9 @@ def _source(grafana: GrafanaFace, url: str) -> list[_Change]:
     if _holds(old, wanted):
         return []
     if old["type"] != "prometheus" or old.get("readOnly"):
+        reason = "set by a file of the server" if old.get("readOnly") else "not a Prometheus"
         raise Mistake(
-            f"the data source {DATASOURCE!r} is of type {old['type']} at {old['url']}, and "
-            f"{'is set by a file of the server' if old.get('readOnly') else 'no Prometheus'}; "
+            f"the data source {DATASOURCE!r} is of type {old['type']} at {old['url']} and {reason}; "
             "change or rename it there, or leave the data source out"
         )
     line = f"~ data source {DATASOURCE}: {old['url']} -> {url}"

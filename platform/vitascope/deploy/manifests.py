@@ -4,9 +4,9 @@ The files under cluster/ are complete as they stand; here their fields are set t
 is written and validated. Comments stay behind in the base files.
 """
 
+import json
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -264,13 +264,6 @@ def _ray_cluster(cluster: Manifest, choices: Choices, site: Kubernetes) -> None:
             pod["nodeSelector"] = selector
 
 
-class _Plain(yaml.SafeDumper):
-    """Writes out what the base files name once and use often."""
-
-    def ignore_aliases(self, _data: Any) -> bool:
-        return True
-
-
 def _script(source: str, values: dict[str, str]) -> str:
     """A base script with its variables set."""
     script = (BASE / source).read_text()
@@ -281,4 +274,5 @@ def _script(source: str, values: dict[str, str]) -> str:
 
 def _dump(parts: list[Manifest], source: str) -> str:
     head = f"# Rendered from Vitascope's cluster/{source}, with the comments there. Change the choices.\n"
-    return head + yaml.dump_all(parts, Dumper=_Plain, sort_keys=False, width=110)
+    unshared = json.loads(json.dumps(parts))  # else YAML names a part once and refers to it
+    return head + yaml.safe_dump_all(unshared, sort_keys=False, width=110)

@@ -18,10 +18,7 @@ def kubernetes(part: Manifest) -> Iterator[Finding]:
     if pod:
         yield from _pod(pod, "spec.template.spec")
     if part["kind"] == "Service" and (kind := spec.get("type")) in ("LoadBalancer", "NodePort"):
-        yield (
-            "spec.type",
-            f"got {kind}, which is reached from outside; expected ClusterIP, kubectl port-forward",
-        )
+        yield "spec.type", f"got {kind}, open to the outside; expected ClusterIP and kubectl port-forward"
     if part["kind"] == "NetworkPolicy":
         for index, rule in enumerate(spec.get("ingress", [])):
             yield from ((f"spec.ingress[{index}]", message) for message in _too_wide(rule.get("from", [])))
@@ -64,9 +61,7 @@ def cluster_of(part: Manifest) -> Manifest:
 
 
 def _ray_job(job: Manifest) -> Iterator[Finding]:
-    own, shared, ends = (
-        job.get(key) for key in ("rayClusterSpec", "clusterSelector", "shutdownAfterJobFinishes")
-    )
+    own, shared, ends = map(job.get, ("rayClusterSpec", "clusterSelector", "shutdownAfterJobFinishes"))
     if not own and not shared:
         yield "spec", "has neither rayClusterSpec nor clusterSelector; say on which cluster it runs"
     if shared and job.get("backoffLimit"):
@@ -75,10 +70,7 @@ def _ray_job(job: Manifest) -> Iterator[Finding]:
     if job.get("ttlSecondsAfterFinished") and not ends:
         yield "spec.ttlSecondsAfterFinished", "is refused by KubeRay without shutdownAfterJobFinishes: true"
     if own and not ends:
-        yield (
-            "spec.shutdownAfterJobFinishes",
-            "is not true: the job's cluster would stay, and cost, after its end",
-        )
+        yield "spec.shutdownAfterJobFinishes", "is not true: the cluster would stay, and cost, after the job"
     stage = re.search(r"(?:vitascope\.cli|vitascope) (\w+)", job.get("entrypoint", ""))
     if not stage or stage[1] not in KIND_OF:
         expected = f"expected python -m vitascope.cli {'|'.join(KIND_OF)} …"
