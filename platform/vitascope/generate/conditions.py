@@ -23,11 +23,15 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Layout:
-    """Of the frames that the model makes, `n_first` at the start and `n_last` at the end are given."""
+    """Of the frames that the model makes, `n_first` at the start and `n_last` at the end are given.
+
+    The first of the media has `n_before` frames before those at the start.
+    """
 
     made: VideoSize
     n_first: int = 0
     n_last: int = 0
+    n_before: int = 0
 
     @property
     def given(self) -> np.ndarray:

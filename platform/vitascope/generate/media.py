@@ -1,6 +1,6 @@
 """Read the frames a request is given."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,11 +26,8 @@ def read_given(request: Request, patch: int) -> tuple[Layout, np.ndarray]:
     """
     sources = [_Source.of(request, field) for field in MEDIA[request.mode]]
     place = layout(request, patch, tuple(source.n_frames for source in sources))
-    pieces = (
-        [sources[0].read(sources[0].n_frames - place.n_first, place.n_first, request)]
-        if place.n_first
-        else []
-    )
+    place = replace(place, n_before=sources[0].n_frames - place.n_first)
+    pieces = [sources[0].read(place.n_before, place.n_first, request)] if place.n_first else []
     pieces += [sources[-1].read(0, place.n_last, request)] if place.n_last else []
     return place, np.concatenate(pieces)
 

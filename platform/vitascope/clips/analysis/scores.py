@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from vitascope.clips.analysis.cut import Span
 from vitascope.clips.analysis.shots import change_beyond_motion, is_black
-from vitascope.clips.filters import Filter, Filters
+from vitascope.clips.filters import Filter, Filters, beyond
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason
 from vitascope.records import SCORES
@@ -75,10 +75,10 @@ def judge(columns: Columns, filters: Filters) -> list[tuple[Reason, str] | None]
 
 
 def _failing(name: str, values: np.ndarray, rule: Filter) -> Iterator[tuple[int, str]]:
-    for limit, key, sign, compare in ((rule.min, "min", "<", np.less), (rule.max, "max", ">", np.greater)):
-        if limit is not None:  # in float32, as the scores are, so that 0.95 is not below 0.95
-            for i in np.flatnonzero(compare(values, np.float32(limit))):
-                yield int(i), f"{name} {values[i]:.5g} {sign} {limit:g} (clips.filters.{name}.{key})"
+    for key, limit in rule.limits.items():
+        sign = "<" if key == "min" else ">"
+        for i in np.flatnonzero(beyond(values, {key: limit})):
+            yield int(i), f"{name} {values[i]:.5g} {sign} {limit:g} (clips.filters.{name}.{key})"
 
 
 def _column(columns: Columns, name: str) -> np.ndarray:
