@@ -3,12 +3,13 @@
 import dataclasses
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from vitascope.config import Settings
-from vitascope.report import results
 from vitascope.report.accounting import figures
-from vitascope.report.results import Results
+from vitascope.report.dataset import Dataset, read
 
 WANTED = {
     "videos_in",
@@ -41,11 +42,11 @@ WANTED = {
 
 
 @pytest.fixture(scope="module")
-def found(finished_run: Settings) -> Results:
-    return results.read(finished_run)
+def found(finished_run: Settings) -> Dataset:
+    return read(finished_run)
 
 
-def test_the_figures_have_their_names_and_add_up(found: Results) -> None:
+def test_the_figures_have_their_names_and_add_up(found: Dataset) -> None:
     summary = figures(found)
     assert summary.keys() >= WANTED
     assert summary["videos_in"] == 4
@@ -61,33 +62,34 @@ def test_the_figures_have_their_names_and_add_up(found: Results) -> None:
     assert summary["outputs_by_mode"]["image"] == 1
 
 
-def changed(found: Results, **tables: Any) -> Results:
+def changed(found: Dataset, **tables: Any) -> Dataset:
     return dataclasses.replace(found, **tables)
 
 
-def test_a_lost_sample_is_noticed(found: Results) -> None:
-    lost = changed(found, samples=found.samples[:-1])
+def test_a_lost_sample_is_noticed(found: Dataset) -> None:
+    lost = changed(found, samples=found.samples.slice(0, len(found.samples) - 1))
     assert figures(lost)["not_accounted"] == ["1 × clip that became neither a sample nor a drop: c9"]
 
 
-def test_a_doubled_sample_is_noticed(found: Results) -> None:
-    twice = changed(found, samples=[*found.samples, found.samples[0]])
+def test_a_doubled_sample_is_noticed(found: Dataset) -> None:
+    twice = changed(found, samples=pa.concat_tables([found.samples, found.samples.slice(0, 1)]))
     assert figures(twice)["not_accounted"] == ["1 × sample that stands twice in the index: 0"]
 
 
-def test_a_file_that_gave_no_clip_is_noticed(found: Results) -> None:
-    clips = [row for row in found.clips if row["video_id"] != "v2"]
+def test_a_file_that_gave_no_clip_is_noticed(found: Dataset) -> None:
+    clips = found.clips.filter(pc.not_equal(found.clips["video_id"], "v2"))
     assert (
         "1 × file that was read and gave no clip: v2" in figures(changed(found, clips=clips))["not_accounted"]
     )
 
 
-def test_a_lost_request_is_noticed(found: Results) -> None:
-    lost = changed(found, manifest=found.manifest[:-1])
+def test_a_lost_request_is_noticed(found: Dataset) -> None:
+    lost = changed(found, manifest=found.manifest.slice(0, len(found.manifest) - 1))
     assert figures(lost)["not_accounted"] == ["7 requests read, and the manifest has 6 rows"]
 
 
-def test_two_requests_with_one_output_are_noticed(found: Results) -> None:
-    twice = found.manifest[0] | {"line": 99}
-    (line, _) = figures(changed(found, manifest=[*found.manifest, twice]))["not_accounted"]
+def test_two_requests_with_one_output_are_noticed(found: Dataset) -> None:
+    rows = found.manifest.to_pylist()
+    twice = pa.Table.from_pylist([*rows, rows[0] | {"line": 99}], found.manifest.schema)
+    (line, _) = figures(changed(found, manifest=twice))["not_accounted"]
     assert line.startswith("1 × output that two requests claim: ")

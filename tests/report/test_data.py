@@ -21,9 +21,11 @@ from vitascope.encode.buckets import Limits
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.plan import make_tasks
 from vitascope.ledger import Reason, Rejected
-from vitascope.report import charts, data, fill, sources, thumbnails, words
-from vitascope.report.chosen import choose, copied, twin_of, wanted
-from vitascope.report.dataset import Dataset, read
+from vitascope.report import charts, data, fill, sources, spread, thumbnails, words
+from vitascope.report.chosen import choose, copied, wanted
+from vitascope.report.dataset import Dataset
+from vitascope.report.dataset import read as read_run
+from vitascope.report.thumbnails import Wanted
 
 EVIL = "</td><script>alert('x')</script><img src=x onerror=alert(1)> & $x^2$ \"q\""
 PICTURE = thumbnails.Thumbnail(thumbnails.webp(np.full((1, 12, 16, 3), 90, np.uint8)))
@@ -59,6 +61,10 @@ class Page(HTMLParser):
     def row(self, section: str, first: str) -> list[str]:
         """The first row of a section that begins with a cell, without that cell."""
         return next(row[1:] for row in self.rows[section] if row[0] == first)
+
+
+def read(settings: Settings) -> Dataset:
+    return read_run(settings, data_only=True)
 
 
 def settings_in(folder: Path, *overrides: str) -> Settings:
@@ -140,7 +146,7 @@ def test_a_filters_setting_and_what_it_drops_stand_at_its_score(mixed: Settings)
     html = shown(mixed)
     block = html[html.index("<h3>max_change</h3>") :]
     block = block[: block.index("<h3>", 10)]
-    assert "max_change = {use = &quot;score&quot;, max = 0.55}" in block
+    assert "max_change = {use = &#34;score&#34;, max = 0.55}" in block
     values = read(mixed).numbers("max_change")
     assert f"{(values > 0.55).sum()} of 36 ({(values > 0.55).mean():.2%})" in block
     assert block.count("class=out") == sum(
@@ -193,7 +199,7 @@ def test_names_captions_and_reasons_are_text_and_not_markup(tmp_path: Path) -> N
 
 def test_a_plot_label_is_no_formula() -> None:
     """Matplotlib would take `$x^2$` for mathematics, and fail on a `$` that is not closed."""
-    bins = data.histogram(np.arange(9.0), np.ones(9, bool), {})
+    bins = spread.histogram(np.arange(9.0), np.ones(9, bool), {})
     assert bins is not None
     assert "a $_{ b &lt; c" in charts.histogram(bins, {}, "a $_{ b < c", "clips")
 
@@ -299,7 +305,8 @@ def test_a_picture_has_a_bounded_size() -> None:
 def test_pictures_are_of_the_clips_and_one_that_fails_is_shown_as_such(finished_run: Settings) -> None:
     rows = storage.rows(finished_run.path("clips"))
     gone = rows[1] | {"uri": finished_run.path("inputs", "gone.mp4")}
-    asked = {"moving": (rows[1], True), "still": (rows[0], False), "gone": (gone, False)}
+    asked = {name: Wanted(row) for name, row in (("still", rows[0]), ("gone", gone))}
+    asked["moving"] = Wanted(rows[1], moving=True)
     made = thumbnails.thumbnails(asked, finished_run)
     assert made["still"].moving is None
     assert made["moving"].still[:4] == made["moving"].moving[:4] == b"RIFF"
@@ -359,12 +366,14 @@ def test_a_duplicate_is_shown_beside_what_is_kept(tmp_path: Path) -> None:
     clips = [
         clip(i, video(v, name=name)) for v, name in enumerate(("a at 2 s.mp4", "b.mp4")) for i in range(3)
     ]
-    clips[3] |= records.dropped(Reason.DUPLICATE, duplicate_detail("a at 2 s.mp4", 1.0, 4.75))
-    clips[5] |= records.dropped(Reason.DUPLICATE, "the same bytes as a at 2 s.mp4")
+    for copy, kept in ((3, 1), (5, 2)):
+        clips[copy] |= records.dropped(Reason.DUPLICATE, "a detail") | {
+            "duplicate_of": clips[kept]["clip_id"]
+        }
     write(settings, [video(0), video(1)], clips)
     found = read(settings)
-    assert [twin_of(found, row) for row in (3, 5, 0)] == [1, 2, -1]
-    assert choose(found).twins == [(3, 1), (5, 2)]
+    assert found.kept_of.tolist() == [-1, -1, -1, 1, -1, 2]
+    assert choose(found).duplicates == [(3, 1), (5, 2)]
     assert copied(found) == {"a at 2 s.mp4": 2}
 
 

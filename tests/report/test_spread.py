@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vitascope.clips.analysis.scores import judge
-from vitascope.clips.filters import Filter, Filters
+from vitascope.clips.filters import Filter, Filters, beyond
 from vitascope.report import spread
 
 
@@ -76,7 +76,7 @@ def test_limits_drop_what_the_clips_stage_drops() -> None:
         brightness=rule, black_share={"use": "off"}, still_share={"use": "off"}, contrast={"use": "off"}
     )
     judged = judge({"brightness": values}, filters)
-    out = spread.beyond(values.astype(np.float64), spread.limits_of(rule))
+    out = beyond(values.astype(np.float64), rule.limits)
     assert (
         out.tolist() == [reason is not None for reason in judged] == [False, True, False, True, False, False]
     )

@@ -18,8 +18,9 @@ from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.media.mp4 import media_bytes
-from vitascope.report import accounting, results
+from vitascope.report import accounting
 from vitascope.report import stage as report
+from vitascope.report.dataset import read
 
 
 class Tags(HTMLParser):
@@ -36,10 +37,15 @@ class Tags(HTMLParser):
         return [attributes for name, attributes in self.found if name == tag]
 
 
+def flat(page: bytes) -> str:
+    """A page with every run of white space as one blank, as browsers show it."""
+    return " ".join(page.decode().split())
+
+
 @pytest.fixture(scope="module")
 def html(finished_run: Settings) -> str:
-    found = results.read(finished_run)
-    return report.render(found, accounting.figures(found)).decode()
+    found = read(finished_run)
+    return flat(report.render(found, accounting.figures(found)))
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +76,7 @@ def test_given_frames_stand_beside_what_was_made_of_them(html: str) -> None:
 def test_prompts_names_and_reasons_are_text_and_not_markup(html: str) -> None:
     assert "go on from &lt;this&gt;" in html
     assert "not a &lt;video&gt;" in html
-    for expected in ("empty.mp4", "too_short", "no_bucket", "unknown key &#x27;heigth&#x27;", "waves, take"):
+    for expected in ("empty.mp4", "too_short", "no_bucket", "unknown key &#39;heigth&#39;", "waves, take"):
         assert expected in html
 
 
@@ -82,7 +88,7 @@ def test_plots_follow_the_colours_of_the_page(html: str) -> None:
 
 def shown(settings: Settings) -> str:
     report.run(settings)
-    return storage.read_bytes(settings.path("report.html")).decode()
+    return flat(storage.read_bytes(settings.path("report.html")))
 
 
 def source_of(settings: Settings, name: str) -> Path:
@@ -178,12 +184,27 @@ def test_a_sidecar_that_is_gone_does_not_keep_its_video_from_showing(tmp_path: P
     assert page.count("Its sidecar cannot be read") >= 3
 
 
-def test_media_that_have_gone_do_not_keep_the_rest_from_showing(tmp_path: Path) -> None:
+def test_conditioning_frames_are_shown_also_if_their_media_have_gone(tmp_path: Path) -> None:
     settings = make_run(tmp_path)
     source_of(settings, "a.png").unlink()
     page = shown(settings)
     assert page.count("<video ") == 5
-    assert "media_missing: no file at" in page
+    assert page.count("<em>given</em>") == 5
+
+
+def test_conditioning_frames_are_marked_if_no_picture_of_them_was_kept(tmp_path: Path) -> None:
+    """Neither in the sidecar, as an earlier release wrote it, nor next to the output."""
+    settings = make_run(tmp_path)
+    whole = shown(settings)
+    old = settings.path("outputs", "batch", "r2.json")
+    document = storage.read_json(old)
+    del document["conditioning"]
+    storage.put_json(old, document)
+    storage.delete(settings.path("outputs", "batch", "r3.first.webp"))
+    page = shown(settings)
+    assert page.count("<video ") == 5
+    assert whole.count("<em>given</em>") - page.count("<em>given</em>") == 2
+    assert page.count('<div class="strip">') == whole.count('<div class="strip">') == 4
 
 
 def test_sources_are_shown_as_they_are_encoded_without_their_bars(tmp_path: Path) -> None:
@@ -229,7 +250,7 @@ def test_a_run_that_only_generates_has_a_report(tmp_path: Path) -> None:
     assert (summary["requests"], summary["outputs"]) == (7, 6)
     assert "missing" not in summary
     assert not {"samples", "videos_in", "steps"} & summary.keys()
-    page = storage.read_bytes(settings.path("report.html")).decode()
+    page = flat(storage.read_bytes(settings.path("report.html")))
     assert page.count("<video ") == 5
     assert "7 requests became 6 outputs; refused or failed: 1. Nothing is unaccounted for." in page
     assert re.findall(r"<h2>([^<]*)", page) == ["Generated", "The ledger", "Settings"]
@@ -246,7 +267,7 @@ def test_what_is_lost_is_told_in_the_page_before_the_command_fails(tmp_path: Pat
     put(index, storage.rows(index)[:-1], records.SAMPLES)
     with pytest.raises(accounting.NotAccounted, match="clip that became neither a sample nor a drop: c9"):
         report.run(settings)
-    page = storage.read_bytes(settings.path("report.html")).decode()
+    page = flat(storage.read_bytes(settings.path("report.html")))
     assert "Not accounted for: 1 × clip that became neither" in page
     assert "Nothing is unaccounted for" not in page
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from vitascope.section import Section
@@ -88,6 +89,21 @@ class Filter(Section):
         if self.min is not None and self.max is not None and self.min > self.max:
             raise ValueError(f"min {self.min:g} is above max {self.max:g}; nothing would pass")
         return self
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """`min` and `max`, if they are set."""
+        return {key: limit for key in ("min", "max") if (limit := getattr(self, key)) is not None}
+
+
+def beyond(values: npt.ArrayLike, limits: Mapping[str, float]) -> npt.NDArray[np.bool_]:
+    """Which values are below `min` or above `max`; NaN is neither.
+
+    Compared in float32, as the scores are, so that 0.95 is not below 0.95.
+    """
+    single = np.asarray(values, np.float32)
+    low, high = (np.float32(limits.get(key, np.nan)) for key in ("min", "max"))
+    return (single < low) | (single > high)
 
 
 class HookFilter(Filter):

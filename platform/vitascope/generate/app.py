@@ -30,7 +30,7 @@ from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS, GenerateSettings
-from vitascope.generate.sidecar import sidecar
+from vitascope.generate.sidecar import Conditioning, conditioning, put_pictures, sidecar
 from vitascope.generate.starting import CannotStart, reason, starting
 from vitascope.ledger import Rejected
 from vitascope.media import mp4
@@ -107,7 +107,7 @@ class Denoise:
             )
 
     async def __call__(
-        self, request: Request, text: Text, canvas: tuple[np.ndarray, np.ndarray] | None
+        self, request: Request, text: Text, canvas: tuple[np.ndarray, np.ndarray, Any] | None
     ) -> Denoised:
         """The finished latent. Waits without holding a thread, so any number of requests may wait.
 
@@ -127,7 +127,7 @@ class Denoise:
         if canvas is None:
             start = conditions.blank(request, self._card.patching, self._card.channels)
         else:
-            start = Canvas(*(torch.tensor(part) for part in canvas))
+            start = Canvas(*(torch.tensor(part) for part in canvas[:2]))
         states = (torch.tensor(text.prompt), torch.tensor(text.negative))
         return sampler.begin(request, start, states, card=self._card, device=self._device)
 
@@ -140,12 +140,13 @@ class DecodeWrite:
             self._codec = make_codec(card.encode)
         self._patching, self._most_text = card.patching, card.encode.max_text_tokens
 
-    def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray]:
-        """The request's conditioning latent: latent (T, h, w, C), given (T,)."""
-        canvas = conditions.canvas(*media.read_given(request, self._patching), self._codec)
-        return canvas.latent.numpy(), canvas.given.numpy()
+    def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray, list[Conditioning]]:
+        """The request's conditioning latent: latent (T, h, w, C), given (T,); and the frames it is from."""
+        place, frames = media.read_given(request, self._patching)
+        canvas = conditions.canvas(place, frames, self._codec)
+        return canvas.latent.numpy(), canvas.given.numpy(), conditioning(request, place, frames)
 
-    def write(self, request: Request, denoised: Denoised, target: Target) -> dict[str, Any]:
+    def write(self, request: Request, denoised: Denoised, canvas: Any, target: Target) -> dict[str, Any]:
         """Decodes and commits the output, then creates the sidecar and returns it.
 
         The sidecar marks the request as finished. If attempts race, one creates it, and all return that one.
@@ -164,6 +165,7 @@ class DecodeWrite:
         about = {
             "changes": changes(request, self._patching, denoised.n_text, self._most_text),
             "given": dict(zip(("first", "last"), given, strict=True)),
+            "conditioning": put_pictures(target.location, canvas[2] if canvas else []),
         }
         document = sidecar(request, target.location + suffix, target.model, timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):
@@ -183,7 +185,7 @@ class Generate:
         canvas = self._codec.canvas.remote(request) if MEDIA[request.mode] else None
         try:
             return await self._codec.write.remote(
-                request, self._denoise.remote(request, text, canvas), target
+                request, self._denoise.remote(request, text, canvas), canvas, target
             )
         except RayTaskError as error:
             if isinstance(error.cause, Rejected):

@@ -23,11 +23,15 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Layout:
-    """Of the model's frames, `n_first` at the start and `n_last` at the end are conditioning frames."""
+    """Of the model's frames, `n_first` at the start and `n_last` at the end are conditioning frames.
+
+    The first of the media has `n_before` frames before those at the start.
+    """
 
     made: VideoSize
     n_first: int = 0
     n_last: int = 0
+    n_before: int = 0
 
     @property
     def given(self) -> np.ndarray:

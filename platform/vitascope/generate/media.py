@@ -1,6 +1,6 @@
 """Reads the conditioning frames of a request."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,11 +26,8 @@ def read_given(request: Request, patching: Patching) -> tuple[Layout, np.ndarray
     """
     sources = [_Source.of(request, field) for field in MEDIA[request.mode]]
     place = layout(request, patching, tuple(source.n_frames for source in sources))
-    pieces = (
-        [sources[0].read(sources[0].n_frames - place.n_first, place.n_first, request)]
-        if place.n_first
-        else []
-    )
+    place = replace(place, n_before=sources[0].n_frames - place.n_first)
+    pieces = [sources[0].read(place.n_before, place.n_first, request)] if place.n_first else []
     pieces += [sources[-1].read(0, place.n_last, request)] if place.n_last else []
     return place, np.concatenate(pieces)
 

@@ -2,12 +2,11 @@
 
 In: the tables, logs and summaries of every stage. Out: `summary.json`, `report.html`, `data.html`.
 
-    stage       report.html of a finished run (`results`: what it reads; `packing`: its plan again)
-    accounting  the figures of summary.json, added up and checked
-    data        data.html of a run's data (`content`: its other half)
-    dataset     what that reads, as columns
-    spread      histograms, and examples at quantiles (`words`: of captions; `sources`, `fill`: shares)
-    chosen      the clips that are shown
-    thumbnails  their pictures, by Ray
-    charts      plots of both, as SVG (`page`: their HTML)
+    dataset     a run, read once, as columns
+    stage       report.html of a finished run (`accounting`: the figures of summary.json, checked)
+    data        data.html of a run's data (`content`: its figures; `words`: of captions; `sources`: of each)
+    fill        how clips fill buckets, and samples packs; as the stages plan them
+    spread      histograms, and examples at quantiles
+    chosen      the clips that are shown (`thumbnails`: their pictures, by Ray)
+    page        HTML from templates/, whose macros are named like a page's parts (`charts`: plots, as SVG)
 """

@@ -13,10 +13,17 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
 from vitascope.errors import Failed
-from vitascope.ledger import Status, dropped_by_reason
-from vitascope.report.results import Results, Row
+from vitascope.ledger import Status
+from vitascope.records import VideoSize
+from vitascope.report.dataset import Dataset, counts, dropped, is_in, sizes_of
 from vitascope.wording import count
+
+Figures = dict[str, Any]
+"""The document of summary.json."""
 
 FROM_TRAIN = (
     "useful_token_share",
@@ -40,59 +47,57 @@ class NotAccounted(Failed):
     """Something went in and neither came out nor was dropped: a stage has lost or doubled it."""
 
 
-def figures(results: Results) -> dict[str, Any]:
+def figures(run: Dataset) -> Figures:
     """The document of summary.json: the figures of the stages that have ended.
 
     `not_accounted` lists what the tables do not account for, `missing` the files that cannot be read; both
     are left out if they are empty.
     """
-    ended = results.summaries
-    document: dict[str, Any] = {}
+    ended = run.summaries
+    document: Figures = {}
     for stage, (of_stage, names) in _FIGURES.items():
         if stage in ended:  # its summary has the figures, too, should its tables be lost
             document |= {name: ended[stage][name] for name in names if name in ended[stage]}
-            document |= of_stage(results)
-    drops = {"clips": [*results.videos, *results.clips], "encode": results.drops}
-    dropped = [row for stage, rows in drops.items() if stage in ended for row in rows]
-    document["dropped_by_reason"] = dropped_by_reason(dropped)
+            document |= of_stage(run)
+    tables = {"clips": (run.videos, run.clips), "encode": (run.drops,)}
+    document["dropped_by_reason"] = _reasons(
+        *(t for stage in tables if stage in ended for t in tables[stage])
+    )
     document["seconds_by_stage"] = {stage: round(s.get("seconds", 0), 1) for stage, s in ended.items()}
-    wrong = {"not_accounted": unaccounted(results), "missing": results.missing}
+    wrong = {"not_accounted": unaccounted(run), "missing": run.missing}
     return document | {name: found for name, found in wrong.items() if found}
 
 
-def _of_clips(results: Results) -> dict[str, Any]:
-    if not results.videos:
+def _of_clips(run: Dataset) -> Figures:
+    if not len(run.videos):
         return {}
-    files, clips = (sum(dropped_by_reason(rows).values()) for rows in (results.videos, results.clips))
+    stages = {"probe": run.videos, "clips": run.clips}
+    lost = {stage: len(dropped(table)) for stage, table in stages.items()} | {"encode": len(run.drops)}
+    return {"videos_in": len(run.videos), "clips": len(run.clips), "dropped_by_stage": lost}
+
+
+def _of_encode(run: Dataset) -> Figures:
+    if not len(run.samples):
+        return {}
+    splits, psnr = counts(run.samples["split"]), run.samples["psnr_db"].to_pylist()
     return {
-        "videos_in": len(results.videos),
-        "clips": len(results.clips),
-        "dropped_by_stage": {"probe": files, "clips": clips, "encode": len(results.drops)},
+        "samples": len(run.samples),
+        "samples_train": splits.get("train", 0),
+        "samples_val": splits.get("val", 0),
+        "sizes": [str(size) for size in sorted(samples_by_size(run))],
+        "codec_psnr_db": sum(psnr) / len(psnr),
     }
 
 
-def _of_encode(results: Results) -> dict[str, Any]:
-    if not results.samples:
+def _of_generate(run: Dataset) -> Figures:
+    if not len(run.manifest):
         return {}
-    splits = Counter(row["split"] for row in results.samples)
+    ok = run.manifest.filter(pa.array(is_in(run.manifest, "status", Status.OK)))
     return {
-        "samples": len(results.samples),
-        "samples_train": splits["train"],
-        "samples_val": splits["val"],
-        "sizes": sorted({size_of(row) for row in results.samples}, key=_by_numbers),
-        "codec_psnr_db": _mean([row["psnr_db"] for row in results.samples]),
-    }
-
-
-def _of_generate(results: Results) -> dict[str, Any]:
-    if not results.manifest:
-        return {}
-    ok = [row for row in results.manifest if row["status"] == Status.OK]
-    return {
-        "requests": len(results.manifest),
+        "requests": len(run.manifest),
         "outputs": len(ok),
-        "outputs_by_mode": dict(Counter(row["mode"] for row in ok).most_common()),
-        "requests_failed_by_reason": dropped_by_reason(results.manifest),
+        "outputs_by_mode": counts(ok["mode"]),
+        "requests_failed_by_reason": _reasons(run.manifest),
     }
 
 
@@ -105,71 +110,73 @@ _FIGURES = {
 """By stage: what its tables give, and what its summary has by the same names."""
 
 
-def size_of(row: Row) -> str:
-    """A sample's bucket in pixels, as frames x height x width."""
-    return f"{row['n_frames']}x{row['height']}x{row['width']}"
+def samples_by_size(run: Dataset) -> dict[VideoSize, int]:
+    """How many samples have which bucket, the most frequent first."""
+    sizes, n = np.unique(sizes_of(run.samples), axis=0, return_counts=True)
+    order = np.argsort(-n, kind="stable")
+    return {VideoSize(*sizes[i].tolist()): int(n[i]) for i in order}
 
 
-def unaccounted(results: Results) -> list[str]:
+def _reasons(*tables: pa.Table) -> dict[str, int]:
+    """How many rows were dropped for which reason, most frequent first."""
+    found: Counter[str] = Counter()
+    for table in tables:
+        found.update(dropped(table)["reason"].to_pylist())
+    return dict(found.most_common())
+
+
+def unaccounted(run: Dataset) -> list[str]:
     """What went in and neither came out nor was dropped, and what came out twice; a line each.
 
-    Without a table that cannot be read, `results.missing`, nothing can be said.
+    If a table cannot be read, `run.missing`, nothing can be said.
     """
-    if results.missing:
+    if run.missing:
         return []
-    found = _samples_unaccounted(results) if {"clips", "encode"} <= results.summaries.keys() else []
-    return found + (_requests_unaccounted(results) if "generate" in results.summaries else [])
+    lines = _samples_unaccounted(run) if {"clips", "encode"} <= run.summaries.keys() else []
+    return lines + (_requests_unaccounted(run) if "generate" in run.summaries else [])
 
 
-def _samples_unaccounted(results: Results) -> list[str]:
+def _samples_unaccounted(run: Dataset) -> list[str]:
     """Follows every file to its clips and every clip to its end."""
-    used = {row["video_id"] for row in results.videos if row["status"] == Status.OK}
-    cut = Counter(row["clip_id"] for row in results.clips)
-    passed = {row["clip_id"] for row in results.clips if row["status"] == Status.OK}
-    ended = {row["clip_id"] for row in (*results.samples, *results.drops)}
-    samples = Counter(row["sample_id"] for row in results.samples)
-    drops = Counter((row["clip_id"], row["detail"]) for row in results.drops)
+    used = set(run.videos["video_id"].filter(pa.array(run.good_videos)).to_pylist())
+    cut = set(run.clips["video_id"].to_pylist())
+    passed = set(run.clips["clip_id"].filter(pa.array(run.good)).to_pylist())
+    ended = {name for table in (run.samples, run.drops) for name in table["clip_id"].to_pylist()}
+    drops = zip(*(run.drops[name].to_pylist() for name in ("clip_id", "detail")), strict=True)
     lines = [
-        _line("file that was read and gave no clip", used - {row["video_id"] for row in results.clips}),
-        _line("clip whose file is not in the videos table", {r["video_id"] for r in results.clips} - used),
-        _line("clip that stands twice in the clips table", [name for name, n in cut.items() if n > 1]),
+        _line("file that was read and gave no clip", used - cut),
+        _line("clip whose file is not in the videos table", cut - used),
+        _line("clip that stands twice in the clips table", _repeated(run.clips["clip_id"].to_pylist())),
         _line("clip that became neither a sample nor a drop", passed - ended),
         _line("sample or drop of a clip that was not to be encoded", ended - passed),
-        _line("sample that stands twice in the index", [str(name) for name, n in samples.items() if n > 1]),
-        _line("drop that stands twice", [f"{name} ({why})" for (name, why), n in drops.items() if n > 1]),
+        _line("sample that stands twice in the index", _repeated(run.samples["sample_id"].to_pylist())),
+        _line("drop that stands twice", _repeated(f"{name} ({why})" for name, why in drops)),
     ]
     return [line for line in lines if line]
 
 
-def _requests_unaccounted(results: Results) -> list[str]:
+def _requests_unaccounted(run: Dataset) -> list[str]:
     """Every request has one manifest row, and every output a location of its own."""
-    places = Counter(row["uri"] for row in results.manifest if row["status"] == Status.OK)
-    numbers = Counter(row["line"] for row in results.manifest)
-    asked = results.summaries.get("generate", {}).get("requests", len(results.manifest))
+    rows, ok = run.manifest, is_in(run.manifest, "status", Status.OK)
+    asked = run.summaries["generate"].get("requests", len(rows))
     lines = [
-        _line("output that two requests claim", [str(uri) for uri, n in places.items() if n > 1]),
+        _line("output that two requests claim", _repeated(rows["uri"].filter(pa.array(ok)).to_pylist())),
         _line(
-            "request that stands twice in the manifest", [f"line {i}" for i, n in numbers.items() if n > 1]
+            "request that stands twice in the manifest",
+            _repeated(f"line {line}" for line in rows["line"].to_pylist()),
         ),
     ]
-    if asked != len(results.manifest):
-        rows = count(len(results.manifest), "row")
-        lines.append(f"{count(asked, 'request')} read, and the manifest has {rows}")
+    if asked != len(rows):
+        lines.append(f"{count(asked, 'request')} read, and the manifest has {count(len(rows), 'row')}")
     return [line for line in lines if line]
 
 
-def _line(what: str, found: Iterable[str]) -> str:
-    """So many of what, by name; nothing if none was found."""
-    names = sorted(found)
-    if not names:
-        return ""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"{len(names)} × {what}: {', '.join(names[:3])}{more}"
+def _repeated(values: Iterable[object]) -> list[str]:
+    return [str(value) for value, n in Counter(values).items() if n > 1]
 
 
-def _by_numbers(size: str) -> list[int]:
-    return [int(part) for part in size.split("x")]
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
+def _line(what: str, names: Iterable[str]) -> str:
+    """So many of what, by name; nothing for none."""
+    listed = sorted(names)
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return f"{len(listed)} × {what}: {', '.join(listed[:3])}{more}" if listed else ""

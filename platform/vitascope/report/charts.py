@@ -8,6 +8,9 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -16,7 +19,7 @@ from vitascope.report.spread import Histogram
 
 BLUE, ORANGE, GREEN, GREY = "#3b82f6", "#f08c2e", "#12a67c", "#98a2b3"  # readable on white and near-black
 _TEXT = "#010203"  # stands for the page's text colour, which the SVG takes on as currentColor
-_STYLE: dict[Any, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -36,22 +39,18 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def losses(steps: Sequence[Mapping], held_out: Sequence[Mapping]) -> str:
-    """Training loss of every step, its running mean, and the held-out loss."""
+def losses(steps: pa.Table, held_out: pa.Table) -> Markup:
+    """Training loss of every step, its running mean, and the held-out loss; dataset.STEPS and HELD_OUT."""
 
     def draw(axes: Axes) -> None:
-        known = [
-            (row["step"], row["loss"]) for row in steps if row["loss"] is not None
-        ]  # else it was skipped
-        at, loss = np.array(known).reshape(-1, 2).T
-        if known:
+        known = steps.filter(pc.is_valid(steps["loss"]))  # the others were skipped
+        if len(known):
+            at, loss = known["step"].to_numpy(), known["loss"].to_numpy()
             axes.plot(at, loss, color=BLUE, alpha=0.25, linewidth=0.8)
             axes.plot(at, _smooth(loss), color=BLUE, linewidth=1.6, label="train, running mean")
-        if held_out:
-            points = [(row["step"], row["val_loss"]) for row in held_out]
-            axes.plot(
-                *zip(*points, strict=True), "o-", color=ORANGE, linewidth=1.6, markersize=4, label="held out"
-            )
+        if len(held_out):
+            points = (held_out["step"].to_numpy(), held_out["val_loss"].to_numpy())
+            axes.plot(*points, "o-", color=ORANGE, linewidth=1.6, markersize=4, label="held out")
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(MaxNLocator(6))
         axes.yaxis.set_major_formatter("{x:.2g}")
@@ -62,12 +61,11 @@ def losses(steps: Sequence[Mapping], held_out: Sequence[Mapping]) -> str:
     return _svg("losses", draw)
 
 
-def throughput(steps: Sequence[Mapping]) -> str:
-    """Tokens per second of every step, and its running mean."""
+def throughput(steps: pa.Table) -> Markup:
+    """Tokens per second of every step, and its running mean; dataset.STEPS."""
 
     def draw(axes: Axes) -> None:
-        at = [row["step"] for row in steps]
-        rate = np.array([row["tokens_per_s"] for row in steps])
+        at, rate = steps["step"].to_numpy(), steps["tokens_per_s"].to_numpy()
         axes.plot(at, rate, color=GREEN, alpha=0.25, linewidth=0.8)
         axes.plot(at, _smooth(rate), color=GREEN, linewidth=1.6)
         axes.yaxis.set_major_formatter(EngFormatter())
@@ -76,7 +74,7 @@ def throughput(steps: Sequence[Mapping]) -> str:
     return _svg("throughput", draw)
 
 
-def pack_tokens(tokens: np.ndarray, budget: int) -> str:
+def pack_tokens(tokens: np.ndarray, budget: int) -> Markup:
     """Tokens of each pack (S, G) against the budget."""
 
     def draw(axes: Axes) -> None:
@@ -90,8 +88,8 @@ def pack_tokens(tokens: np.ndarray, budget: int) -> str:
     return _svg("tokens", draw)
 
 
-def rank_costs(costs: np.ndarray) -> str:
-    """Cost of each rank's share of a step (S, R), over the step's mean."""
+def rank_costs(costs: np.ndarray) -> Markup:
+    """Cost of each rank's packs in a step (S, R), over the step's mean."""
 
     def draw(axes: Axes) -> None:
         relative = costs / costs.mean(axis=1, keepdims=True)
@@ -106,7 +104,7 @@ def rank_costs(costs: np.ndarray) -> str:
     return _svg("costs", draw)
 
 
-def histogram(bins: Histogram, limits: Mapping[str, float], label: str, unit: str) -> str:
+def histogram(bins: Histogram, limits: Mapping[str, float], label: str, unit: str) -> Markup:
     """Items by value, those that are kept before all of them, and what lies beyond each limit."""
 
     def draw(axes: Axes) -> None:
@@ -136,7 +134,7 @@ def histogram(bins: Histogram, limits: Mapping[str, float], label: str, unit: st
     return _svg("histogram" + label, draw, height=2.1)
 
 
-def loss_by_timestep(timesteps: Sequence[float], curves: Mapping[str, Sequence[float]]) -> str:
+def loss_by_timestep(timesteps: Sequence[float], curves: Mapping[str, Sequence[float]]) -> Markup:
     """Held-out loss against the noise level, a curve for each size."""
 
     def draw(axes: Axes) -> None:
@@ -157,7 +155,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
     return np.convolve(padded, np.ones(2 * width + 1) / (2 * width + 1), mode="valid")
 
 
-def _svg(name: str, draw: Callable[[Axes], None], height: float = 2.7) -> str:
+def _svg(name: str, draw: Callable[[Axes], None], height: float = 2.7) -> Markup:
     with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=(6.4, height), layout="constrained")
         axes = figure.subplots()
@@ -168,5 +166,5 @@ def _svg(name: str, draw: Callable[[Axes], None], height: float = 2.7) -> str:
         figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
     drawing = sink.getvalue()
     drawing = drawing[drawing.index("<svg") :].replace(_TEXT, "currentColor")
-    drawing = re.sub(r'<svg ([^>]*?)width="[^"]*"', r"<svg \1", drawing, count=1)
-    return re.sub(r'<svg ([^>]*?)height="[^"]*"', r'<svg \1role="img" class="chart"', drawing, count=1)
+    drawing = re.sub(r' (width|height)="[^"]*pt"', "", drawing, count=2)
+    return Markup(drawing.replace("<svg ", '<svg role="img" class="chart" ', 1))

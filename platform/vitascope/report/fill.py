@@ -1,13 +1,22 @@
-"""What buckets hold of the clips, and what is lost."""
+"""How clips fill buckets, and samples packs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
-from vitascope.encode.buckets import Limits, kept, sizes_of
+from vitascope.config import Settings
+from vitascope.encode import buckets
+from vitascope.encode.buckets import kept
+from vitascope.encode.fingerprint import latents_folder
+from vitascope.feed.plan import ranks_share
+from vitascope.feed.source import Source, planned
 from vitascope.ledger import Rejected
+from vitascope.model import flow
+from vitascope.model.cost import Cost
 from vitascope.records import VideoSize
-from vitascope.report.dataset import Dataset, Floats, Ints
+from vitascope.report.dataset import Dataset, Floats, Ints, sizes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,12 +34,37 @@ class Samples:
     planned: bool
 
 
+def samples_of(data: Dataset) -> Samples:
+    """The samples in the index; without one, those that the encode stage would make."""
+    if data.encoded:
+        known = data.clip_of_sample >= 0
+        bucket = sizes_of(data.samples)
+        return Samples(data.clip_of_sample[known], bucket[known], data.tokens[known], 0, planned=False)
+    clip = np.flatnonzero(data.good)
+    sizes, which = np.unique(data.sizes[clip], axis=0, return_inverse=True)
+    plans = [_planned(size, data) for size in sizes.tolist()]
+    n_of_size = np.array([len(plan) for plan in plans], np.int64)
+    begin = np.cumsum(n_of_size) - n_of_size
+    n = n_of_size[which.ravel()]
+    within = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+    rows = np.array([row for plan in plans for row in plan], np.int64).reshape(-1, 4)
+    rows = rows[np.repeat(begin[which.ravel()], n) + within]
+    return Samples(np.repeat(clip, n), rows[:, :3], rows[:, 3], int((n == 0).sum()), planned=True)
+
+
+def _planned(size: list[int], data: Dataset) -> list[tuple[int, int, int, int]]:
+    """Frames, height, width and tokens of each sample that the encode stage would make of clips of a size."""
+    outcomes = buckets.sizes_of(VideoSize(*size), data.settings.encode, buckets.Limits.of(data.settings))
+    made = (outcome for outcome in outcomes if not isinstance(outcome, Rejected))
+    return [(bucket.n_frames, bucket.height, bucket.width, n_tokens) for bucket, n_tokens in made]
+
+
 @dataclass(frozen=True)
 class Fill:
-    """A bucket: its samples and tokens, and what it keeps of its clips, in shares of 1 (`buckets.Kept`).
+    """A bucket: its samples and tokens, and what it keeps of its clips, in fractions (`buckets.Kept`).
 
     pixels: of their frames. view: of the frames' area in sight, after the crop. side: of their sides, 1 if
-    nothing is scaled down. seconds: of their time.
+    nothing is scaled down. seconds: of their duration.
     """
 
     bucket: str
@@ -42,50 +76,66 @@ class Fill:
     seconds: float
 
 
-def samples_of(data: Dataset) -> Samples:
-    """The samples that there are, or that the settings plan."""
-    if data.encoded:
-        known = data.clip_of_sample >= 0
-        columns = (data.samples[name].to_numpy() for name in ("n_frames", "height", "width"))
-        bucket = np.stack(list(columns), axis=1).astype(np.int64)
-        return Samples(data.clip_of_sample[known], bucket[known], data.tokens[known], 0, planned=False)
-    clip = np.flatnonzero(data.good)
-    sizes, which = np.unique(data.sizes[clip], axis=0, return_inverse=True)
-    plans = [_planned(size, data) for size in sizes.tolist()]
-    rows = np.array([row for plan in plans for row in plan], np.int64).reshape(-1, 4)
-    n_of_size = np.array([len(plan) for plan in plans], np.int64)
-    n, first = n_of_size[which.ravel()], (np.cumsum(n_of_size) - n_of_size)[which.ravel()]
-    rows = rows[np.repeat(first, n) + np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)]
-    return Samples(np.repeat(clip, n), rows[:, :3], rows[:, 3], int((n == 0).sum()), planned=True)
-
-
-def _planned(size: list[int], data: Dataset) -> list[tuple[int, int, int, int]]:
-    """The buckets of a size of clips, with the tokens of each."""
-    outcomes = sizes_of(VideoSize(*size), data.settings.encode, Limits.of(data.settings))
-    made = (outcome for outcome in outcomes if not isinstance(outcome, Rejected))
-    return [(b.n_frames, b.height, b.width, n_tokens) for b, n_tokens in made]
-
-
 def fills(data: Dataset, samples: Samples) -> list[Fill]:
-    """Every bucket in use, the one with most tokens first, and all of them together as the last."""
+    """All buckets together, then every one in use, that with most tokens first; none without samples."""
     if not len(samples.clip):
         return []
     sizes = data.sizes[samples.clip]
     keeps = kept(sizes, samples.bucket, max_crop=1)
     parts = (keeps.pixels, keeps.view, np.minimum(keeps.scale, 1), keeps.seconds)
-    weights = (_area(sizes), np.ones(len(sizes)), np.ones(len(sizes)), sizes[:, 0].astype(float))
-    buckets, which = np.unique(samples.bucket, axis=0, return_inverse=True)
-    which = which.ravel()
+    area, equal = np.prod(sizes[:, 1:], axis=1, dtype=np.float64), np.ones(len(sizes))
+    weights: tuple[Floats, ...] = (area, equal, equal, sizes[:, 0].astype(float))
 
-    def row(name: str, mine: Ints | slice) -> Fill:
+    def row(name: str, mine: Ints) -> Fill:
         means = (float(np.average(p[mine], weights=w[mine])) for p, w in zip(parts, weights, strict=True))
-        return Fill(name, len(which[mine]), int(samples.tokens[mine].sum()), *means)
+        return Fill(name, len(mine), int(samples.tokens[mine].sum()), *means)
 
-    order = np.argsort(which, kind="stable")
-    runs = np.split(order, np.cumsum(np.bincount(which))[:-1])
-    each = [row(str(VideoSize(*bucket)), run) for bucket, run in zip(buckets.tolist(), runs, strict=True)]
-    return [*sorted(each, key=lambda fill: -fill.tokens), row("all", slice(None))]
+    each = [row(str(bucket), mine) for bucket, mine in _by_bucket(samples.bucket)]
+    return [row("all", np.arange(len(sizes))), *sorted(each, key=lambda fill: -fill.tokens)]
 
 
-def _area(sizes: Ints) -> Floats:
-    return (sizes[:, 1] * sizes[:, 2]).astype(np.float64)
+def _by_bucket(bucket: Ints) -> Iterator[tuple[VideoSize, Ints]]:
+    """Each distinct row of (N, 3), and which rows are the same."""
+    distinct, which = np.unique(bucket, axis=0, return_inverse=True)
+    order = np.argsort(which.ravel(), kind="stable")
+    runs = np.split(order, np.cumsum(np.bincount(which.ravel()))[:-1])
+    return zip((VideoSize(*size) for size in distinct.tolist()), runs, strict=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """The first steps of a run: tokens of each pack (S, G), cost of each rank's packs (S, R)."""
+
+    tokens: np.ndarray
+    rank_costs: np.ndarray
+    budget: int
+
+    @property
+    def full(self) -> float:
+        """The fraction of the budget that the packs use."""
+        return float(self.tokens.mean() / self.budget)
+
+
+def packing(settings: Settings, patch: int, cost: Cost, most_steps: int = 120) -> Packing:
+    """The first steps, planned as training plans them.
+
+    Raises:
+        Missing, Mistake: as `feed.source.planned` does, if no sample is to train on or one is too large.
+    """
+    feed, ranks = settings.feed, settings.train.ranks
+    source = Source(
+        latents=latents_folder(settings),
+        split="train",
+        patch=patch,
+        seed=settings.run.seed,
+        token_budget=feed.token_budget,
+        packs_per_step=feed.packs_per_step,
+        window_samples=feed.window_samples,
+        cost=cost.of,
+        draws=flow.Draws(settings.run.seed, settings.train.text_dropout, settings.train.timestep_shift),
+    )
+    most = min(most_steps, settings.train.steps)
+    steps = [plan for _, plan in islice(planned(source).planner.walk(), most)]
+    of_ranks = [ranks_share(feed.packs_per_step, ranks, rank) for rank in range(ranks)]
+    costs = [[sum(plan.costs[n] for n in packs if n >= 0) for packs in of_ranks] for plan in steps]
+    return Packing(np.stack([plan.tokens for plan in steps]), np.array(costs), feed.token_budget)

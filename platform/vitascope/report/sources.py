@@ -1,4 +1,4 @@
-"""Where clips come from, and each source's share."""
+"""Where clips come from, and what each source contributes."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ FAR = 2.0
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """The sources by name, and of each (S,): files, clips that are kept, and shares of 1.
+    """The sources by name, and of each (S,): files, clips that are kept, and fractions of the whole.
 
     input_share: of the seconds of the files that can be used, or of all files if those have none.
     clip_share, second_share, token_share: of what is kept of them. by: whether a source is a folder or a
@@ -33,41 +33,44 @@ class Sources:
 
     @property
     def equal(self) -> float:
-        """The share of each, if all had the same."""
+        """The fraction of each, if all had the same."""
         return 1 / max(1, len(self.names))
 
     @property
-    def order(self) -> Ints:
-        """Rows by their share of the tokens."""
-        return np.lexsort((-self.clips, -self.token_share))
+    def order(self) -> list[int]:
+        """Rows by their fraction of the tokens."""
+        return np.lexsort((-self.clips, -self.token_share)).tolist()
 
     @property
     def over(self) -> list[int]:
         """Rows with twice an equal share of the tokens or more; of two or three sources three quarters."""
-        return [i for i in self.order.tolist() if self.token_share[i] >= min(FAR * self.equal, 0.75)]
+        return [i for i in self.order if self.token_share[i] >= min(FAR * self.equal, 0.75)]
 
     @property
     def under(self) -> list[int]:
         """Rows with half of an equal share or less; those first of which most went in."""
-        few = self.token_share <= self.equal / FAR
-        return [i for i in np.argsort(-self.input_share, kind="stable").tolist() if few[i]]
+        return _first(self.input_share, self.token_share <= self.equal / FAR)
 
     @property
     def lost(self) -> list[int]:
-        """Rows with half of their share of the input, or less, among the tokens, or with no clip kept.
+        """Rows with half of their fraction of the input, or less, among the tokens, or with no clip kept.
 
         The greatest loss first. Files that cannot be read have no seconds: of a source without a clip its
-        share of the files counts, if that is more.
+        fraction of the files counts, if that is more.
         """
         gone = self.clips == 0
-        of_files = np.where(gone, _shares(self.files.astype(np.float64)), 0)
+        of_files = np.where(gone, _fractions(self.files.astype(np.float64)), 0)
         loss = np.maximum(self.input_share - self.token_share, of_files)
-        few = gone | ((self.token_share <= self.input_share / FAR) & (loss > 0))
-        return [i for i in np.argsort(-loss, kind="stable").tolist() if few[i]]
+        return _first(loss, gone | ((self.token_share <= self.input_share / FAR) & (loss > 0)))
+
+
+def _first(weight: Floats, chosen: np.ndarray) -> list[int]:
+    """The chosen rows by falling weight."""
+    return [i for i in np.argsort(-weight, kind="stable").tolist() if chosen[i]]
 
 
 def sources(data: Dataset, samples: Samples) -> Sources:
-    """The top-level folders of the files' names; the files themselves if there are not two folders."""
+    """The top-level folders of the files' names; the files themselves if they are not in two folders."""
     of_video, of_clip = (_folders(table["name"]) for table in (data.videos, data.clips))
     by = "folder"
     if len(pc.unique(of_video)) < 2:
@@ -75,23 +78,23 @@ def sources(data: Dataset, samples: Samples) -> Sources:
     names, video = labels(of_video)
     clip = np.asarray(pc.fill_null(pc.index_in(of_clip, pa.array(names, pa.string())), -1), np.int64)
 
-    def count(rows: Ints, weights: Floats | None = None) -> Floats:
-        there = rows >= 0
-        some = None if weights is None else np.nan_to_num(weights[there])
-        return np.bincount(rows[there], some, len(names)).astype(np.float64)
+    def total(rows: Ints, weights: Floats | None = None) -> Floats:
+        known = rows >= 0
+        some = None if weights is None else np.nan_to_num(weights[known])
+        return np.bincount(rows[known], some, len(names)).astype(np.float64)
 
     kept = np.where(data.good, clip, -1)
     seconds = np.where(data.good_videos, numbers(data.videos, "duration_s"), 0)
-    went_in = count(video, seconds)
+    went_in = total(video, seconds)
     return Sources(
         names=names,
         by=by,
-        files=count(video).astype(np.int64),
-        clips=count(kept).astype(np.int64),
-        input_share=_shares(went_in if went_in.any() else count(video)),
-        clip_share=_shares(count(kept)),
-        second_share=_shares(count(kept, data.seconds)),
-        token_share=_shares(count(clip[samples.clip], samples.tokens.astype(np.float64))),
+        files=total(video).astype(np.int64),
+        clips=total(kept).astype(np.int64),
+        input_share=_fractions(went_in if went_in.any() else total(video)),
+        clip_share=_fractions(total(kept)),
+        second_share=_fractions(total(kept, data.seconds)),
+        token_share=_fractions(total(clip[samples.clip], samples.tokens.astype(np.float64))),
     )
 
 
@@ -100,5 +103,5 @@ def _folders(names: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.replace_substring_regex(names, r"(?s)^(?:([^/]*)/.*|[^/]*)$", r"\1")
 
 
-def _shares(values: Floats) -> Floats:
+def _fractions(values: Floats) -> Floats:
     return values / max(values.sum(), 1e-30)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from vitascope.clips.filters import Filter
+from vitascope.clips.filters import beyond
+from vitascope.report.dataset import Bools, Floats, Ints
 
 QUANTILES = (0.01, 0.10, 0.25, 0.50, 0.75, 0.90, 0.99)
 _SHOWN = (0.005, 0.995)  # quantiles where a histogram ends; its outer bins hold what lies beyond
@@ -21,10 +21,6 @@ _ASPECTS = (
 _SAME_ASPECT = 0.03
 _TOWERS = 40.0
 
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
@@ -37,17 +33,17 @@ class Histogram:
 
     @property
     def is_spiky(self) -> bool:
-        """Whether a few bins tower over others that would not be seen beside them."""
+        """Whether a few bins tower over others that would not be seen next to them."""
         some = self.counts[self.counts > 0]
         return len(some) < len(self.counts) / 2 and bool(some.max() > _TOWERS * some.min())
 
 
 def histogram(values: Floats, kept: Bools, limits: Mapping[str, float], n_bins: int = 48) -> Histogram | None:
-    """Bins that hold every value which is a number, and all limits; None if there is no value."""
-    there = np.isfinite(values)
-    if not there.any():
+    """Bins that hold every value which is a number, and all limits; None without a value."""
+    finite = np.isfinite(values)
+    if not finite.any():
         return None
-    values, kept = values[there], kept[there]
+    values, kept = values[finite], kept[finite]
     positive = values[values > 0]
     log = 2 * len(positive) > len(values) and values.min() >= 0
     ends = np.quantile(positive if log else values, _SHOWN)
@@ -61,18 +57,6 @@ def histogram(values: Floats, kept: Bools, limits: Mapping[str, float], n_bins: 
     edges = np.geomspace(low, high, n_bins + 1) if log else np.linspace(low, high, n_bins + 1)
     inside = np.clip(values, edges[0], edges[-1])
     return Histogram(edges, np.histogram(inside, edges)[0], np.histogram(inside[kept], edges)[0], log)
-
-
-def limits_of(rule: Filter) -> dict[str, float]:
-    """The limits of a filter, by the names of their keys."""
-    return {name: limit for name in ("min", "max") if (limit := getattr(rule, name)) is not None}
-
-
-def beyond(values: Floats, limits: Mapping[str, float]) -> Bools:
-    """Which values a filter with these limits drops; those that are no number pass (`clips.scores.judge`)."""
-    single = values.astype(np.float32)
-    low, high = (np.float32(limits.get(name, np.nan)) for name in ("min", "max"))
-    return (single < low) | (single > high)
 
 
 @dataclass(frozen=True)
@@ -132,3 +116,8 @@ def aspects(width: Floats, height: Floats) -> dict[str, int]:
 def share(part: float, whole: float) -> float:
     """part / whole, 0 of nothing."""
     return part / whole if whole else 0.0
+
+
+def of(part: int, whole: int) -> str:
+    """`3 of 12 (25.00%)`."""
+    return f"{part:,} of {whole:,} ({share(part, whole):.2%})"

@@ -16,6 +16,7 @@ from vitascope.config import Settings
 from vitascope.ledger import Rejected
 from vitascope.media.clip import COLUMNS, Clip
 from vitascope.media.geometry import shrunk
+from vitascope.report.dataset import Row
 from vitascope.storage import Unavailable
 
 SIDE_PX = 240
@@ -28,7 +29,13 @@ _FASTEST_S, _SLOWEST_S = 0.05, 0.25  # a frame; a long clip runs faster than it 
 _AT_ONCE = 4  # thumbnails a task
 _CLIP = (*COLUMNS, "end_s", "width", "height")
 
-_Row = Mapping[str, Any]
+
+@dataclass(frozen=True)
+class Wanted:
+    """A picture to make: of a row of clips.table.CLIPS, as encode reads it; of the whole clip if `moving`."""
+
+    clip: Row
+    moving: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,16 +50,16 @@ class Thumbnail:
     detail: str = ""
 
 
-def looks(clips: Iterable[tuple[_Row, bool]], timeout_s: float) -> Iterator[Thumbnail]:
-    """A picture of each clip, a row of table.CLIPS with whether it is to move; as encode reads it.
+def looks(pictures: Iterable[Wanted], timeout_s: float) -> Iterator[Thumbnail]:
+    """Makes each picture.
 
     Whatever a file does costs its own picture and no more. Once the store has not answered, the clips that
     follow are not asked for, since each would wait for minutes.
     """
     away = ""
-    for clip, moving in clips:
+    for wanted in pictures:
         try:
-            yield Thumbnail(detail=away) if away else _look(clip, moving, timeout_s)
+            yield Thumbnail(detail=away) if away else _look(wanted, timeout_s)
         except Unavailable as error:
             away = f"the store does not answer: {error}"
             yield Thumbnail(detail=away)
@@ -62,24 +69,24 @@ def looks(clips: Iterable[tuple[_Row, bool]], timeout_s: float) -> Iterator[Thum
             yield Thumbnail(detail=f"{type(error).__name__}: {error}")
 
 
-def _look(clip: _Row, moving: bool, timeout_s: float) -> Thumbnail:
-    frames = _frames(clip, MOVING_FRAMES if moving else 1, timeout_s)
+def _look(wanted: Wanted, timeout_s: float) -> Thumbnail:
+    clip, moving = wanted.clip, wanted.moving
+    size = shrunk((clip["height"], clip["width"]), SIDE_PX)
+    frames = Clip.of_row(clip).frames(MOVING_FRAMES if moving else 1, size, timeout_s=timeout_s)
     seconds = clip["end_s"] - clip["start_s"]
     return Thumbnail(webp(frames[len(frames) // 2 :][:1]), webp(frames, seconds) if moving else None)
 
 
-def thumbnails(wanted: Mapping[str, tuple[_Row, bool]], settings: Settings) -> dict[str, Thumbnail]:
-    """Decodes a picture for every key of `wanted`: a row of table.CLIPS, and whether it is to move."""
+def thumbnails(wanted: Mapping[str, Wanted], settings: Settings) -> dict[str, Thumbnail]:
+    """Makes a picture for every key of `wanted`, on the cluster."""
     if not wanted:
         return {}
     connect(settings.cluster)
-    todo = sorted(
-        (
-            {"key": k, "moving": m, "clip": {column: row[column] for column in _CLIP}}
-            for k, (row, m) in wanted.items()
-        ),
-        key=_place,
-    )
+    in_order = sorted(wanted.items(), key=lambda item: (item[1].clip["uri"], item[1].clip["start_s"]))
+    todo = [
+        {"key": name, "moving": w.moving, "clip": {column: w.clip[column] for column in _CLIP}}
+        for name, w in in_order
+    ]
     tasks = [{"todo": todo[i : i + _AT_ONCE]} for i in range(0, len(todo), _AT_ONCE)]
     rows = place(ray.data.from_items(tasks, override_num_blocks=len(tasks)), settings, "data")
     made = rows.flat_map(_decode, fn_kwargs={"timeout_s": settings.clips.decode_timeout_s}, num_cpus=1)
@@ -92,21 +99,11 @@ def thumbnails(wanted: Mapping[str, tuple[_Row, bool]], settings: Settings) -> d
     return found
 
 
-def _place(wanted: _Row) -> tuple[str, float]:
-    return wanted["clip"]["uri"], wanted["clip"]["start_s"]
-
-
 def _decode(work: dict[str, Any], *, timeout_s: float) -> Iterator[dict[str, Any]]:
     todo = work["todo"]
-    found = looks([(wanted["clip"], wanted["moving"]) for wanted in todo], timeout_s)
-    for wanted, picture in zip(todo, found, strict=True):
-        yield {"key": wanted["key"], **asdict(picture)}
-
-
-def _frames(clip: _Row, n_frames: int, timeout_s: float) -> np.ndarray:
-    """At most so many frames of a clip, at even distances, small: uint8 (F, H, W, 3)."""
-    size = shrunk((clip["height"], clip["width"]), SIDE_PX)
-    return Clip.of_row(clip).frames(n_frames, size, timeout_s=timeout_s)
+    found = looks((Wanted(row["clip"], row["moving"]) for row in todo), timeout_s)
+    for row, picture in zip(todo, found, strict=True):
+        yield {"key": row["key"], **asdict(picture)}
 
 
 def webp(frames: np.ndarray, seconds: float = 0.0) -> bytes:

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from vitascope.clips.analysis.cut import Span
 from vitascope.clips.analysis.shots import change_beyond_motion
-from vitascope.clips.filters import SCORES, Filter, Filters, reason
+from vitascope.clips.filters import SCORES, Filter, Filters, beyond, reason
 from vitascope.errors import Mistake
 
 Columns: TypeAlias = pa.Table | Mapping[str, ArrayLike]
@@ -53,10 +53,10 @@ def judge(columns: Columns, filters: Filters) -> list[tuple[str, str] | None]:
 
 
 def _failing(name: str, values: np.ndarray, rule: Filter) -> Iterator[tuple[int, str]]:
-    for limit, key, sign, compare in ((rule.min, "min", "<", np.less), (rule.max, "max", ">", np.greater)):
-        if limit is not None:  # float32 like the scores, so that 0.95 is not below 0.95
-            for i in np.flatnonzero(compare(values, np.float32(limit))):
-                yield int(i), f"{name} {values[i]:.5g} {sign} {limit:g} (clips.filters.{name}.{key})"
+    for key, limit in rule.limits.items():
+        sign = "<" if key == "min" else ">"
+        for i in np.flatnonzero(beyond(values, {key: limit})):
+            yield int(i), f"{name} {values[i]:.5g} {sign} {limit:g} (clips.filters.{name}.{key})"
 
 
 def _column(columns: Columns, name: str) -> np.ndarray:
