@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from vitascope.caption.answers import clip_table
 from vitascope.config import Settings
-from vitascope.encode.buckets import MAX_UPSCALE, Floats, Ints, Kept, Patching, kept, near_native
+from vitascope.encode.buckets import MAX_UPSCALE, Floats, Ints, Patching, kept, near_native
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.suggest import Clips, Limits, clips_of, count_sizes, propose
-from vitascope.ledger import Status
+from vitascope.encode.suggest import Clips, Limits, clips_of, propose, usable
 from vitascope.records import VideoSize
 
 _ROWS = 1 << 16  # sizes of clips judged at a time
@@ -45,24 +43,21 @@ def assign(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Choic
     """The bucket of each size of clip, as `buckets.choose` gives it; in bounded memory."""
     table = np.array([(b.n_frames, b.height, b.width) for b in buckets], np.int64)
     longest_first = np.lexsort(table.T[::-1])[::-1]
-    parts = []
-    for start in range(0, max(1, len(clips.sizes)), _ROWS):
-        sizes = clips.sizes[start : start + _ROWS, None]
+    best, reason = np.empty(len(clips.sizes), np.int64), np.empty(len(clips.sizes), np.int64)
+    for start in range(0, len(best), _ROWS):
+        part = slice(start, start + _ROWS)
+        sizes = clips.sizes[part, None]
         keeps = kept(sizes, table[longest_first], max_crop)
-        best = keeps.worth.argmax(axis=1)
+        best[part] = longest_first[keeps.worth.argmax(axis=1)]
         filled = table[longest_first, 0] <= sizes[..., 0]
-        large = filled & (keeps.scale <= MAX_UPSCALE)
-        reason = filled.any(axis=1).astype(np.int64) + large.any(axis=1)
-        parts.append(_picked(keeps, best, longest_first, reason))
-    return Choice(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def _picked(keeps: Kept, best: Ints, numbers: Ints, reason: Ints) -> tuple[npt.NDArray, ...]:
-    """The fields of a Choice: the columns `best` of (N, K) arrays, 0 if they do not fit."""
-    rows = np.arange(len(best))
-    fits = keeps.fits[rows, best]
-    shares = [a[rows, best] * fits for a in (keeps.scale, keeps.view, keeps.pixels, keeps.seconds)]
-    return np.where(fits, numbers[best], -1), *shares, reason
+        reason[part] = filled.any(axis=1).astype(np.int64) + (filled & (keeps.scale <= MAX_UPSCALE)).any(
+            axis=1
+        )
+    keeps = kept(clips.sizes, table[best], max_crop)
+    scale, view, pixels, seconds = (
+        values * keeps.fits for values in (keeps.scale, keeps.view, keeps.pixels, keeps.seconds)
+    )
+    return Choice(np.where(keeps.fits, best, -1), scale, view, pixels, seconds, reason)
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,11 @@ class Totals:
     sizes: int
 
 
-def total(clips: Clips, pixels: Floats, seconds: Floats, sizes: int) -> Totals:
-    """Totals of clips of which the shares `pixels` and `seconds` (N,) are kept, 0 if a clip is dropped."""
+def total(clips: Clips, sizes: Ints) -> Totals:
+    """Totals of clips that go to `sizes` (N, 3), in which a 0 says that a clip is dropped."""
+    has = sizes.min(axis=1, initial=1) > 0
+    keeps = kept(clips.sizes, np.where(has[:, None], sizes, 1), max_crop=1)
+    pixels, seconds = keeps.pixels * has, keeps.seconds * has
     area, frames = (clips.sizes[:, 1] * clips.sizes[:, 2]).astype(float), clips.sizes[:, 0]
 
     def share(kept_share: npt.NDArray, weight: npt.NDArray) -> float:
@@ -92,15 +90,14 @@ def total(clips: Clips, pixels: Floats, seconds: Floats, sizes: int) -> Totals:
         pixels=share(pixels, clips.count * area),
         seconds=share(seconds, clips.count * frames),
         pixel_seconds=share(pixels * seconds, clips.count * area * frames),
-        sizes=sizes,
+        sizes=len(np.unique(sizes[has], axis=0)),
     )
 
 
 def of_table(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Totals:
     """What a table keeps."""
-    choice = assign(clips, buckets, max_crop)
-    used = len(np.unique(choice.bucket[choice.bucket >= 0]))
-    return total(clips, choice.pixels, choice.seconds, used)
+    table = np.array([*((b.n_frames, b.height, b.width) for b in buckets), (0, 0, 0)], np.int64)
+    return total(clips, table[assign(clips, buckets, max_crop).bucket])  # the last row for a bucket of -1
 
 
 def of_near_native(
@@ -112,10 +109,8 @@ def of_near_native(
     """
     stride = patching.side_px
     sizes = _near_native(clips.sizes, settings, stride)
-    tokens = (1 + sizes[:, 0] // patching.strides.time) * (sizes[:, 1] // stride) * (sizes[:, 2] // stride)
-    has = (sizes.min(axis=1, initial=1) > 0) & (tokens <= (max_tokens or np.inf))
-    keeps = kept(clips.sizes, np.where(has[:, None], sizes, 1), max_crop=1)
-    return total(clips, keeps.pixels * has, keeps.seconds * has, len(np.unique(sizes[has], axis=0)))
+    tokens = (1 + sizes[:, 0] // patching.strides.time) * (sizes[:, 1:] // stride).prod(axis=1)
+    return total(clips, np.where((tokens <= (max_tokens or np.inf))[:, None], sizes, 0))
 
 
 def _near_native(clips: Ints, settings: EncodeSettings, stride: int) -> Ints:
@@ -149,11 +144,9 @@ def suggest(settings: Settings, *, max_tokens: int | None = None, count: int = 1
         patching=Patching(settings.encode.strides, settings.model.patch),
         max_crop=settings.encode.max_crop,
     )
-    clips = clips_of(settings.path("clips"))
-    if settings.caption.source != "off":  # clips that only lack a caption may have got one
-        table = clip_table(settings)
-        usable = table.filter(pc.equal(table["status"], str(Status.OK)))
-        clips = count_sizes(np.column_stack([usable[name] for name in ("n_frames", "height", "width")]))
+    # With captions from a model, clips that lacked only a caption are usable.
+    off = settings.caption.source == "off"
+    clips = clips_of(settings.path("clips")) if off else usable(clip_table(settings))
     buckets = tuple(propose(clips, limits))
     toml = to_toml(buckets, limits, settings.feed.token_budget)
     lines = [

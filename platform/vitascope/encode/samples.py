@@ -71,25 +71,12 @@ def shard_table(shard: int, encoded: Sequence[Encoded]) -> pa.Table:
     """The shard's content, records.LATENTS."""
     rows = []
     for number, sample in enumerate(encoded):
-        task, stored = sample.task, StoredSample.of(sample)
-        frames, height, width, _ = stored.latent_shape
-        facts = {
-            "clip_id": task.clip_id,
-            "name": task.name,
-            "split": task.split,
-            "shard": shard,
-            "row": number,
-            "n_frames": task.n_frames,
-            "height": task.height,
-            "width": task.width,
-            "latent_frames": frames,
-            "latent_height": height,
-            "latent_width": width,
-            "psnr_db": sample.psnr_db,
-            "digest": stored.digest,
-        }
-        rows.append(facts | stored._asdict())
-    return pa.Table.from_pylist(rows, schema=LATENTS)
+        stored = StoredSample.of(sample)
+        places = {"shard": shard, "row": number, "psnr_db": sample.psnr_db, "digest": stored.digest}
+        axes = ("latent_frames", "latent_height", "latent_width")
+        sides = dict(zip(axes, stored.latent_shape[:3], strict=True))
+        rows.append(sample.task.as_row() | places | sides | stored._asdict())
+    return pa.Table.from_pylist(rows, schema=LATENTS)  # which leaves out what else is in a task
 
 
 def to_bytes(values: torch.Tensor) -> bytes:

@@ -4,8 +4,8 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,10 @@ from vitascope.encode.samples import Moments
 from vitascope.encode.shards import (
     INDEX,
     ShardNote,
-    read_facts,
+    of_each,
     read_index,
     read_notes,
+    read_shard,
     shard_numbers,
     shard_uri,
     write_index,
@@ -95,18 +96,13 @@ def _encode(
     """Writes the shards of `todo` that are missing or damaged; gives the notes and records.SAMPLES of all."""
     shards = plan_shards(todo, settings.encode.shard_tokens)
     plan = [PlannedShard(number, tasks) for number, tasks in enumerate(shards, first_shard)]
-    numbers = [shard.number for shard in plan]
-    written = sorted(set(numbers).intersection(shard_numbers(latents)))  # by a first run that was killed
     keys = {shard.number: shard.key for shard in plan}
-    facts = {
-        number: table
-        for number, note in zip(written, read_notes(latents, written, damaged_is_absent=True), strict=True)
-        if note and note.key == keys[number]
-        if (table := read_facts(shard_uri(latents, number), damaged_is_absent=True)) is not None
-    }
+    written = sorted(keys.keys() & set(shard_numbers(latents)))  # by a first run that was killed
+    shards_there = zip(written, of_each(latents, written, _whole), strict=True)
+    facts = {number: shard[1] for number, shard in shards_there if shard and shard[0].key == keys[number]}
+    # Damaged, or planned otherwise; no index names them.
+    of_each(latents, [number for number in written if number not in facts], storage.delete)
     missing = [shard for shard in plan if shard.number not in facts]
-    with ThreadPoolExecutor(16) as pool:  # damaged, or planned otherwise; no index names them
-        list(pool.map(storage.delete, (shard_uri(latents, n) for n in written if n not in facts)))
     there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
     n_dropped, publisher = 0, Publisher(run=settings.run.folder)
     stage = publisher.stage("encode", len(todo), there_already)
@@ -118,13 +114,13 @@ def _encode(
             n_dropped += len(done["drops"])
             did(done["samples"] + len(done["drops"]))
             advance(done["samples"] + len(done["drops"]), note=f"{n_dropped} dropped" if n_dropped else "")
-    notes = [note for note in read_notes(latents, numbers) if note is not None]
-    if [note.key for note in notes] != [shard.key for shard in plan]:
+    of_all = [note for note in read_notes(latents, list(keys)) if note is not None]
+    if [note.key for note in of_all] != list(keys.values()):
         raise Failed(
             f"shards in {latents} are not those just written: they were deleted, or another run wrote its "
             "own; let one run of vitascope encode at a time write into the folder, and run this one again"
         )
-    return notes, pa.concat_tables([SAMPLES.empty_table(), *(facts[number] for number in numbers)])
+    return of_all, pa.concat_tables([SAMPLES.empty_table(), *(facts[number] for number in keys)])
 
 
 def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iterator[dict[str, Any]]:
@@ -199,9 +195,10 @@ def _not_named(latents: str, committed: pa.Table, notes: Sequence[ShardNote | No
     """records.SAMPLES of shards of which the index `committed` does not name every sample."""
     n_named = np.bincount(committed["shard"].to_numpy(), minlength=len(notes))
     numbers = [number for number, note in enumerate(notes) if note and note.n_samples > n_named[number]]
-    with ThreadPoolExecutor(16) as pool:
-        facts = pool.map(lambda n: read_facts(shard_uri(latents, n), damaged_is_absent=True), numbers)
-        return [table for table in facts if table is not None]
+    return [shard[1] for shard in of_each(latents, numbers, _whole) if shard]
+
+
+_whole = partial(read_shard, damaged_is_absent=True)
 
 
 def _commit(

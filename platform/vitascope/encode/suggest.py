@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from vitascope import storage
 from vitascope.encode.buckets import Floats, Ints, Patching, kept, near_native
@@ -32,6 +33,7 @@ from vitascope.records import VideoSize
 MAX_BINS = 4096
 """Most bins of clips to search with; with some 5,500 candidates 90 MB, and 15 ms to try them all."""
 
+_SIZE = ("n_frames", "height", "width")
 _SIDE_BITS, _FRAME_BITS = 20, 23  # a size in one integer; longer clips count as 2^23 frames
 _MAX_ASPECTS, _MAX_SIZES = 24, 64
 _WEIGHT = 0.25  # exponent of a clip's pixel-seconds
@@ -63,7 +65,7 @@ class Limits:
             )
 
 
-def count_sizes(sizes: npt.ArrayLike, count: npt.ArrayLike | None = None) -> Clips:
+def count_sizes(sizes: npt.ArrayLike, count: npt.ArrayLike = 1) -> Clips:
     """Clips from (N, 3) n_frames, height, width with repeats, each counting `count` times; sorted.
 
     Raises ValueError for sizes below 1, or sides of 2^20 px and more.
@@ -75,19 +77,10 @@ def count_sizes(sizes: npt.ArrayLike, count: npt.ArrayLike | None = None) -> Cli
         raise ValueError(f"clips have 1 frame and 1 px or more, and sides below {1 << _SIDE_BITS} px")
     n_frames = np.minimum(n_frames, (1 << _FRAME_BITS) - 1)
     packed = (n_frames << 2 * _SIDE_BITS) | (height << _SIDE_BITS) | width
-    if count is None:
-        keys, counts = np.unique(packed, return_counts=True)
-    else:
-        keys, counts = _sum_by(packed, np.asarray(count, np.int64))
+    keys, which = np.unique(packed, return_inverse=True)
+    counts = np.bincount(which, np.broadcast_to(count, len(packed)), len(keys)).astype(np.int64)
     mask = (1 << _SIDE_BITS) - 1
-    unpacked = np.stack([keys >> 2 * _SIDE_BITS, (keys >> _SIDE_BITS) & mask, keys & mask], axis=1)
-    return Clips(unpacked, counts.astype(np.int64))
-
-
-def _sum_by(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
-    """The distinct keys in order, and the sum of the values of each."""
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    return distinct, np.bincount(inverse, values, len(distinct)).astype(np.int64)
+    return Clips(np.stack([keys >> 2 * _SIDE_BITS, (keys >> _SIDE_BITS) & mask, keys & mask], axis=1), counts)
 
 
 def clips_of(uri: str) -> Clips:
@@ -96,23 +89,22 @@ def clips_of(uri: str) -> Clips:
     Raises FileNotFoundError if there is no table.
     """
     files = [f for f in storage.list_files(uri) if f.endswith(".parquet")]
-    return merged(_clips_of_file(file) for file in files or [uri])
+    return merged(usable(storage.read_table(file, [*_SIZE, "status"])) for file in files or [uri])
 
 
-def _clips_of_file(uri: str) -> Clips:
-    table = storage.read_table(uri, ["n_frames", "height", "width", "status"])
+def usable(table: pa.Table) -> Clips:
+    """The usable clips of records.CLIPS."""
     ok = table["status"].to_numpy() == str(Status.OK)
-    columns = [table[name].to_numpy()[ok] for name in ("n_frames", "height", "width")]
-    return count_sizes(np.stack(columns, axis=1))
+    return count_sizes(np.stack([table[name].to_numpy()[ok] for name in _SIZE], axis=1))
 
 
 def merged(parts: Iterable[Clips]) -> Clips:
     """All clips of the parts."""
-    whole = count_sizes(np.empty((0, 3)))
+    sizes, count = np.empty((0, 3), np.int64), np.empty(0, np.int64)
     for part in parts:
-        sizes = np.concatenate([whole.sizes, part.sizes])
-        whole = count_sizes(sizes, np.concatenate([whole.count, part.count]))
-    return whole
+        whole = count_sizes(np.concatenate([sizes, part.sizes]), np.concatenate([count, part.count]))
+        sizes, count = whole.sizes, whole.count
+    return Clips(sizes, count)
 
 
 def propose(clips: Clips, limits: Limits) -> list[VideoSize]:

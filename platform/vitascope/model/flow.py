@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitascope.feed.packs import Pack
+from vitascope.feed.packs import Draw, Pack
 from vitascope.feed.patches import Grid
 from vitascope.records import stable_int
 
@@ -68,15 +68,6 @@ PATTERNS: dict[str, tuple[float, Pattern]] = {
     "any_given": (0.05, _any_frames),
 }
 """How often training draws which frames are to be made, and the rest given."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """How one sample is trained in one epoch: noise level per latent frame, no caption or its own."""
-
-    timesteps: np.ndarray
-    drop_text: bool
-    noise_key: int
 
 
 @dataclass(frozen=True)
