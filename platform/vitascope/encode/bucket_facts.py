@@ -1,8 +1,4 @@
-"""What a bucket table keeps of the clips.
-
-suggestion = suggest(settings, max_tokens=32_768, count=12)
-print("\\n".join(suggestion.lines))
-"""
+"""What a bucket table keeps of the clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +8,7 @@ import numpy.typing as npt
 
 from vitascope.caption.answers import clip_table
 from vitascope.config import Settings
-from vitascope.encode.buckets import MAX_UPSCALE, Floats, Ints, Patching, kept, near_native
+from vitascope.encode.buckets import MAX_UPSCALE, Floats, Ints, Kept, Patching, kept, near_native
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.suggest import Clips, Limits, clips_of, propose, usable
 from vitascope.records import VideoSize
@@ -22,17 +18,14 @@ _ROWS = 1 << 16  # sizes of clips judged at a time
 
 @dataclass(frozen=True)
 class Choice:
-    """What each of N sizes of clips goes to, and what is left of it; all (N,).
+    """What each of N sizes of clips goes to.
 
-    bucket: row of the table, -1 for none. scale, view, pixels, seconds: as in `buckets.Kept`, 0 for none.
-    reason: why there is none, an index into REASONS.
+    bucket: (N,) row of the table, -1 for none. kept: (N,) of each clip by it. reason: (N,) why there is none,
+    an index into REASONS.
     """
 
     bucket: Ints
-    scale: Floats
-    view: Floats
-    pixels: Floats
-    seconds: Floats
+    kept: Kept
     reason: Ints
 
 
@@ -54,10 +47,7 @@ def assign(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Choic
             axis=1
         )
     keeps = kept(clips.sizes, table[best], max_crop)
-    scale, view, pixels, seconds = (
-        values * keeps.fits for values in (keeps.scale, keeps.view, keeps.pixels, keeps.seconds)
-    )
-    return Choice(np.where(keeps.fits, best, -1), scale, view, pixels, seconds, reason)
+    return Choice(np.where(keeps.fits, best, -1), keeps, reason)
 
 
 @dataclass(frozen=True)
@@ -108,18 +98,13 @@ def of_near_native(
     With `max_tokens`, a clip whose size makes more is dropped, as in the encode stage.
     """
     stride = patching.side_px
-    sizes = _near_native(clips.sizes, settings, stride)
-    tokens = (1 + sizes[:, 0] // patching.strides.time) * (sizes[:, 1:] // stride).prod(axis=1)
-    return total(clips, np.where((tokens <= (max_tokens or np.inf))[:, None], sizes, 0))
-
-
-def _near_native(clips: Ints, settings: EncodeSettings, stride: int) -> Ints:
-    """(N, 3): the bucket of each clip by that rule, with a 0 in it if there is none."""
-    sides, inverse = np.unique(clips[:, 1:], axis=0, return_inverse=True)
+    sides, which = np.unique(clips.sizes[:, 1:], axis=0, return_inverse=True)
     near = [near_native(w, h, settings.max_pixels, stride) or (0, 0) for h, w in sides.tolist()]
     counts = np.array([0, *settings.frame_counts])
-    frames = counts[np.searchsorted(counts, clips[:, 0], side="right") - 1]
-    return np.column_stack([frames, np.array(near, np.int64).reshape(-1, 2)[inverse.ravel()]])
+    frames = counts[np.searchsorted(counts, clips.sizes[:, 0], side="right") - 1]
+    sizes = np.column_stack([frames, np.array(near, np.int64).reshape(-1, 2)[which.ravel()]])
+    tokens = (1 + frames // patching.strides.time) * (sizes[:, 1:] // stride).prod(axis=1)
+    return total(clips, np.where((tokens <= (max_tokens or np.inf))[:, None], sizes, 0))
 
 
 @dataclass(frozen=True)
@@ -149,14 +134,8 @@ def suggest(settings: Settings, *, max_tokens: int | None = None, count: int = 1
     clips = clips_of(settings.path("clips")) if off else usable(clip_table(settings))
     buckets = tuple(propose(clips, limits))
     toml = to_toml(buckets, limits, settings.feed.token_budget)
-    lines = [
-        *table_lines(clips, buckets, limits),
-        "",
-        *comparison(clips, buckets, limits, settings),
-        "",
-        toml,
-    ]
-    return Suggestion(buckets, toml, tuple(lines))
+    totals = comparison(clips, buckets, limits, settings)
+    return Suggestion(buckets, toml, (*table_lines(clips, buckets, limits), "", *totals, "", toml))
 
 
 def to_toml(buckets: Sequence[VideoSize], limits: Limits, token_budget: int) -> str:
@@ -188,9 +167,9 @@ def table_lines(clips: Clips, buckets: Sequence[VideoSize], limits: Limits) -> l
         area = count * clips.sizes[mine, 1] * clips.sizes[mine, 2].astype(float)
         lines.append(
             f"{bucket!s:>14} {count.sum():>11,} {count.sum() / n_clips:>6.1%} "
-            f"{_mean(choice.pixels[mine], area):>7.1%} {1 - _mean(choice.view[mine], count):>8.1%} "
-            f"{_mean(np.minimum(choice.scale[mine], 1), count):>6.2f} "
-            f"{_mean(choice.seconds[mine], frames):>8.1%} {limits.patching.n_tokens(bucket):>8,}"
+            f"{_mean(choice.kept.pixels[mine], area):>7.1%} {1 - _mean(choice.kept.view[mine], count):>8.1%} "
+            f"{_mean(np.minimum(choice.kept.scale[mine], 1), count):>6.2f} "
+            f"{_mean(choice.kept.seconds[mine], frames):>8.1%} {limits.patching.n_tokens(bucket):>8,}"
         )
     lost = np.bincount(choice.reason, clips.count * (choice.bucket < 0), len(REASONS)).astype(int)
     return lines + [
@@ -205,7 +184,7 @@ def _mean(values: Floats, weights: npt.NDArray) -> float:
 
 
 def comparison(clips: Clips, buckets: Sequence[VideoSize], limits: Limits, settings: Settings) -> list[str]:
-    """What the table keeps in total, beside one size, the table in the settings, and the near-native rule."""
+    """What the table keeps in total, against one size, the table of the settings and the near-native rule."""
     encode, patching = settings.encode, limits.patching
     single = one_size(clips, limits)
     rows = {

@@ -117,10 +117,9 @@ def choose(
         )
     sides: list[tuple[int, int]] = []
     max_pixels = settings.max_pixels
-    while len(sides) < settings.sizes_per_clip:
-        side = near_native(width, height, max_pixels, stride_px)
-        if not side:
-            break
+    while len(sides) < settings.sizes_per_clip and (
+        side := near_native(width, height, max_pixels, stride_px)
+    ):
         sides.append(side)
         max_pixels = side[0] * side[1] // 4
     if not sides:

@@ -58,14 +58,10 @@ class ShardEncoder:
                 "write into the folder, and run this one again"
             )
         note, samples = shard
-        return pa.table(
-            {
-                "shard": decoded["shard"],
-                "samples": [note.n_samples],
-                "facts": pa.array([storage.stream_bytes(samples)], pa.large_binary()),
-                "drops": pa.array([[drop.reason for drop in note.drops]], pa.list_(pa.string())),
-            }
-        )
+        facts = pa.array([storage.stream_bytes(samples)], pa.large_binary())
+        reasons = pa.array([[drop.reason for drop in note.drops]], pa.list_(pa.string()))
+        columns = {"shard": decoded["shard"], "samples": [len(samples)], "facts": facts, "drops": reasons}
+        return pa.table(columns)
 
     def _encoded(self, decoded: pa.Table) -> tuple[pa.Table, ShardNote]:
         """The shard's records.LATENTS, and the note about them."""
@@ -96,9 +92,7 @@ class ShardEncoder:
 
 def encode_shard(decoded: pa.Table, *, settings: EncodeSettings, latents: str) -> pa.Table:
     """As a `ShardEncoder` does, of which the process keeps one for later shards with the same settings."""
-    return _kept(settings.model_dump_json(), latents)(decoded)
+    return _kept(settings, latents)(decoded)
 
 
-@functools.lru_cache(maxsize=1)
-def _kept(settings: str, latents: str) -> ShardEncoder:
-    return ShardEncoder(EncodeSettings.model_validate_json(settings), latents)
+_kept = functools.lru_cache(maxsize=1)(ShardEncoder)

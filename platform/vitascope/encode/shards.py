@@ -40,7 +40,7 @@ _NOTE_HASH = b"vitascope.blake2b"
 _TAIL_BYTES = 1 << 18
 """Read first of a shard: more than the footer of most."""
 
-_Read = TypeVar("_Read")
+_T = TypeVar("_T")
 
 
 class DamagedShard(Mistake):
@@ -153,11 +153,7 @@ def read_note(uri: str, *, damaged_is_absent: bool = False) -> ShardNote | None:
     Raises:
         DamagedShard: the file is damaged, and `damaged_is_absent` is False.
     """
-    try:
-        tail = _tail(uri)
-    except FileNotFoundError:
-        return None
-    return _unless_damaged(uri, lambda: _note_in(pq.read_schema(pa.BufferReader(tail))), damaged_is_absent)
+    return _read(uri, lambda: _note_in(pq.read_schema(pa.BufferReader(_tail(uri)))), damaged_is_absent)
 
 
 def read_notes(
@@ -167,7 +163,7 @@ def read_notes(
     return of_each(latents, shards, lambda uri: read_note(uri, damaged_is_absent=damaged_is_absent))
 
 
-def of_each(latents: str, shards: Iterable[int], do: Callable[[str], _Read]) -> list[_Read]:
+def of_each(latents: str, shards: Iterable[int], do: Callable[[str], _T]) -> list[_T]:
     """What `do` gives for the URI of each shard, in order, many at once."""
     with ThreadPoolExecutor(16) as pool:
         return list(pool.map(do, (shard_uri(latents, shard) for shard in shards)))
@@ -175,18 +171,19 @@ def of_each(latents: str, shards: Iterable[int], do: Callable[[str], _Read]) -> 
 
 def read_shard(uri: str, *, damaged_is_absent: bool = False) -> tuple[ShardNote, pa.Table] | None:
     """A shard's note and its records.SAMPLES, without its latents; None and errors as of `read_note`."""
-    try:
-        return _unless_damaged(uri, lambda: ShardFile(uri).facts(), damaged_is_absent)
-    except FileNotFoundError:
-        return None
+    return _read(uri, lambda: ShardFile(uri).facts(), damaged_is_absent)
 
 
-def _unless_damaged(uri: str, read: Callable[[], _Read], damaged_is_absent: bool) -> _Read | None:
+def _read(uri: str, read: Callable[[], _T], damaged_is_absent: bool) -> _T | None:
     try:
         return read()
-    except (FileNotFoundError, PermissionError, storage.Unavailable):
+    except FileNotFoundError:
+        return None
+    except (PermissionError, storage.Unavailable):
         raise
     except Exception as error:
+        if getattr(error, "errno", None):  # the system's, and not about the content
+            raise
         if damaged_is_absent:
             return None
         raise DamagedShard(

@@ -129,8 +129,13 @@ def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iter
         return
     # Two operators and not one: decoding needs processors, and the codec's machines have few.
     gpus = settings.encode.gpus
+    at_once, given = _at_once(settings, len(plan)), {"settings": settings.encode, "latents": latents}
+    what: dict[str, Any] = {"fn": encode_shard, "fn_kwargs": given, "compute": TaskPoolStrategy(size=at_once)}
+    if gpus:  # on CPUs, actors would leave none to decode again what a lost node had decoded
+        actors = ActorPoolStrategy(min_size=1, max_size=at_once)
+        what = {"fn": ShardEncoder, "fn_constructor_kwargs": given, "compute": actors}
     shards = decoded(plan, settings).map_batches(
-        **_encoder(settings, latents, _at_once(settings, len(plan))),
+        **what,
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,
@@ -138,18 +143,6 @@ def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iter
         label_selector=node_labels(settings, "train") if gpus else None,
     )
     yield from shards.iter_rows()
-
-
-def _encoder(settings: Settings, latents: str, at_once: int) -> dict[str, Any]:
-    """What encodes, for `map_batches`: actors on GPUs, else tasks.
-
-    What a lost node had decoded Ray decodes again, for which actors that wait for it would leave no CPU.
-    """
-    given = {"settings": settings.encode, "latents": latents}
-    if settings.encode.gpus:
-        actors = ActorPoolStrategy(min_size=1, max_size=at_once)
-        return {"fn": ShardEncoder, "fn_constructor_kwargs": given, "compute": actors}
-    return {"fn": encode_shard, "fn_kwargs": given, "compute": TaskPoolStrategy(size=at_once)}
 
 
 def decoded(plan: list[PlannedShard], settings: Settings) -> ray.data.Dataset:

@@ -1,9 +1,5 @@
 """Propose a bucket table from the clip table.
 
-    settings = config.load("run.toml")
-    clips = clips_of(settings.path("clips"))
-    buckets = propose(clips, Limits(32_768, count=12, patching=Patching(settings.encode.strides, patch=2)))
-
 The objective is the mean over clips of what the best bucket of the table is worth to a clip (`buckets.kept`,
 from the shares of its pixels and of its seconds), over what the best of all candidates would be worth to it:
 1 is a bucket of its own for every clip, also for a 4K clip of which the limit lets a hundredth through. A
@@ -135,16 +131,15 @@ def _binned(clips: Clips) -> Clips:
     n_frames, height, width = clips.sizes.T
     features = np.log2(np.stack([width / height, width * height, n_frames]))
     order = np.argsort(-clips.count, kind="stable")  # so the first of a bin is its commonest
+    if len(order) <= MAX_BINS:
+        return clips
     for per_octave in (64, 45, 32, 23, 16, 11, 8, 6, 4, 3, 2, 1):
-        if len(order) <= MAX_BINS:
-            break
         cells = np.floor(features * per_octave + 0.5).astype(np.int64) + (1 << 15)
         keys = (cells[0] << 40) | (cells[1] << 20) | cells[2]
         _, first, inverse = np.unique(keys[order], return_index=True, return_inverse=True)
-        if len(first) <= MAX_BINS or per_octave == 1:
-            count = np.bincount(inverse, clips.count[order]).astype(np.int64)
-            return Clips(clips.sizes[order[first]], count)
-    return clips
+        if len(first) <= MAX_BINS:
+            break
+    return Clips(clips.sizes[order[first]], np.bincount(inverse, clips.count[order]).astype(np.int64))
 
 
 def candidates(clips: Clips, limits: Limits) -> Ints:

@@ -50,15 +50,15 @@ def verify(settings: Settings) -> Verdict:
     latents = latents_folder(settings)
     index = read_index(latents, [*Indexed._fields, "shard"])
     connect(settings.cluster)
-    shards, firsts = np.unique(index["shard"].to_numpy(), return_index=True)
+    firsts = np.unique(index["shard"].to_numpy(), return_index=True)[1]
     parts = [index.slice(begin, end - begin) for begin, end in pairwise([*firsts.tolist(), len(index)])]
     problems = {}
     with track(len(parts), "verify") as advance:
-        for row in _on_ray(parts, latents, settings):
+        for row in _on_ray(parts, latents, settings) if parts else ():
             if row["problem"]:
                 problems[row["shard"]] = row["problem"]
             advance(1, note=f"{len(problems)} damaged" if problems else "")
-    return Verdict(len(shards), len(index), dict(sorted(problems.items())))
+    return Verdict(len(parts), len(index), dict(sorted(problems.items())))
 
 
 def forget(settings: Settings, shards: Sequence[int]) -> int:
@@ -114,10 +114,9 @@ def _wrong(stored: StoredSample, sample: Indexed) -> str | None:
 
 
 def _on_ray(parts: list[pa.Table], latents: str, settings: Settings) -> Iterator[dict[str, Any]]:
-    if parts:
-        rows = place(ray.data.from_arrow(parts), settings, "encode")
-        given = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"latents": latents}}
-        yield from rows.map_batches(_checked, num_cpus=1, **given).iter_rows()
+    rows = place(ray.data.from_arrow(parts), settings, "encode")
+    given = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"latents": latents}}
+    return rows.map_batches(_checked, num_cpus=1, **given).iter_rows()
 
 
 def _checked(part: pa.Table, *, latents: str) -> pa.Table:
