@@ -10,7 +10,7 @@ from vitascope.config import Settings
 from vitascope.feed.packs import Pack
 from vitascope.feed.plan import Position
 from vitascope.feed.source import Source, load_pack
-from vitascope.feed.stream import Feed, Row
+from vitascope.feed.stream import Feed, PlannedPack
 from vitascope.train import held_out
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.stage import plan_job
@@ -26,10 +26,10 @@ def begin(settings: Settings, ranks: Ranks) -> tuple[Engine, Feed]:
     return Engine(model, settings.train, ranks, passes=feed.passes, precision="float32"), feed
 
 
-def load(source: Source, rows: list[Row]) -> Iterator[Pack]:
+def load(source: Source, packs: list[PlannedPack]) -> Iterator[Pack]:
     """Packs without Ray Data."""
-    for row in rows:
-        yield load_pack(source, Position(row["epoch"], row["window"], row["step"]), row["pack"])
+    for pack in packs:
+        yield load_pack(source, Position(pack.epoch, pack.window, pack.step), pack.number)
 
 
 def held_out_losses(settings: Settings, model: Any, ranks: int = 1) -> np.ndarray:

@@ -1,8 +1,6 @@
 """Latents and models of random numbers, for tests without videos and training."""
 
 from collections.abc import Container, Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +10,7 @@ from vitascope import config, records, storage
 from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.plan import EncodeTask
 from vitascope.encode.samples import Encoded, Moments, shard_table
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import ShardNote, facts_hash, shard_uri, write_index, write_shard
@@ -86,14 +85,21 @@ def _encoded(number: int, size: tuple[int, int, int], generator: torch.Generator
     latent = torch.randn(*size, CHANNELS, generator=generator) * (torch.nan if spoil else 1)
     text = torch.randn(5 + number % 7, TEXT_DIM, generator=generator)
     frames, height, width = size
-    task: Any = SimpleNamespace(
+    task = EncodeTask(
         sample_id=1000 + number,
         clip_id=f"clip-{number}",
         name=f"video-{number}.mp4",
+        uri=f"video-{number}.mp4",
+        version="",
+        kind="video",
+        start_s=0.0,
+        fps=8.0,
+        decoder="pyav",
         split="val" if number % 8 == 7 else "train",
+        caption=f"caption {number}",
         n_frames=1 + 4 * (frames - 1),
         height=8 * height,
         width=8 * width,
-        caption=f"caption {number}",
+        n_tokens=frames * height * width // 4,
     )
     return Encoded(task, latent, text, 30.0)

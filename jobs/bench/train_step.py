@@ -34,7 +34,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import islice
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -44,12 +43,13 @@ from torch.nn import functional
 
 from vitascope import config, precision, records
 from vitascope.config import Settings
+from vitascope.encode.plan import EncodeTask
 from vitascope.encode.samples import Encoded, Moments, shard_table
 from vitascope.encode.shards import ShardNote, facts_hash, shard_uri, write_index, write_shard
 from vitascope.feed.packs import Pack
 from vitascope.feed.plan import NO_PACK, Position, ranks_share
 from vitascope.feed.source import Source, load_pack, planned
-from vitascope.feed.stream import Feed, Row
+from vitascope.feed.stream import Feed, PlannedPack
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
 from vitascope.train.engine import Engine, Ranks
@@ -104,9 +104,8 @@ def make_latents(folder: str, shapes: Shapes) -> None:
         frames, height, width = shapes.latents[number % len(shapes.latents)]
         latent = torch.randn(frames, height, width, shapes.channels, generator=generator)
         text = torch.randn(10 + number % 30, shapes.text_dim, generator=generator)
-        size = {"n_frames": 4 * frames - 3, "height": 8 * height, "width": 8 * width}
-        names = {"sample_id": number, "clip_id": f"{number}", "name": "", "split": "train", "caption": ""}
-        task: Any = SimpleNamespace(**names, **size)
+        size = (4 * frames - 3, 8 * height, 8 * width, frames * height * width // 4)
+        task = EncodeTask(number, f"{number}", *("", "", "", "video"), 0.0, 8.0, "pyav", "train", "", *size)
         encoded.append(Encoded(task, latent, text, 0.0))
     rows = shard_table(0, encoded)
     samples = rows.select(records.SAMPLES.names)
@@ -158,8 +157,8 @@ class Bench:
         """Ours: from Ray Data, or from the packs in memory."""
         ready = {place: pack for step in self.packs for place, pack in step.items()}
 
-        def load(_: Source, rows: list[Row]) -> Iterator[Pack]:
-            return (ready[tuple(row.values())] for row in rows)
+        def load(_: Source, packs: list[PlannedPack]) -> Iterator[Pack]:
+            return (ready[pack] for pack in packs)
 
         return Feed(
             self.source,

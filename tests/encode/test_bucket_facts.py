@@ -41,7 +41,7 @@ def test_clips_are_assigned_as_the_encode_stage_assigns_them() -> None:
     wanted = [chosen(size, settings) for size in clips.sizes.tolist()]
     assert [None if i < 0 else buckets[i] for i in choice.bucket.tolist()] == wanted
     assert 0 < wanted.count(None) < len(wanted)
-    assert ((choice.pixels > 0) == (choice.bucket >= 0)).all()
+    assert ((choice.kept.worth > 0) == (choice.bucket >= 0)).all()
 
 
 def test_near_native_is_judged_as_the_encode_stage_does_it() -> None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ def test_a_clip_without_caption_has_an_empty_one(clip_row: ClipRow) -> None:
 
 def test_a_task_survives_the_plan_row(clip_row: ClipRow) -> None:
     task = tasks_of([clip_row("a.mp4")])[0]
-    assert EncodeTask(**task.as_row()) == task
+    assert EncodeTask(**asdict(task)) == task
 
 
 def test_shards_hold_every_task_once_in_equal_work(mixed_clips: list[dict[str, Any]]) -> None:

@@ -21,10 +21,10 @@ from vitascope.encode.shards import (
     ShardFile,
     ShardNote,
     facts_hash,
-    read_facts,
     read_note,
     read_notes,
     read_samples,
+    read_shard,
     row_group_cache,
     shard_uri,
     write_shard,
@@ -142,7 +142,8 @@ def test_a_shard_tells_what_it_holds(tmp_path: Path) -> None:
     written = write(str(tmp_path), 3, encoded)
     assert read_note(shard_uri(str(tmp_path), 3)) == written
     assert written.drops == [DROP]
-    facts = read_facts(shard_uri(str(tmp_path), 3))
+    note, facts = read_shard(shard_uri(str(tmp_path), 3)) or (None, None)
+    assert note == written
     assert facts is not None
     assert facts.equals(shard_table(3, encoded).select(SAMPLES.names), check_metadata=True)
     assert facts["sample_id"].to_pylist() == [task.sample_id for task in tasks(70)]
@@ -150,7 +151,7 @@ def test_a_shard_tells_what_it_holds(tmp_path: Path) -> None:
     assert (last["shard"], last["row"], last["n_text"], last["caption"]) == (3, 69, 3, "clip 69")
     assert [last[f"latent_{axis}"] for axis in ("frames", "height", "width")] == [2, 4, 6]
     assert read_note(shard_uri(str(tmp_path), 4)) is None
-    assert read_facts(shard_uri(str(tmp_path), 4)) is None
+    assert read_shard(shard_uri(str(tmp_path), 4)) is None
 
 
 def old_shard(folder: Path, encoded: list[Encoded]) -> pa.Table:
@@ -172,8 +173,9 @@ def test_a_shard_with_its_facts_in_the_footer_is_read(tmp_path: Path) -> None:
         tmp_path, [Encoded(task, *value, 30.1) for task, value in zip(tasks(40), values, strict=True)]
     )
     uri = shard_uri(str(tmp_path), 3)
-    note, read = read_note(uri), read_facts(uri)
+    note, read = read_shard(uri) or (None, None)
     assert note is not None
+    assert note == read_note(uri)
     assert read is not None
     assert (note.key, note.n_samples, note.drops, note.moments) == ("key", 40, [DROP], SOME)
     assert read.equals(facts)
@@ -189,7 +191,7 @@ def test_a_shard_with_its_facts_in_the_footer_is_read(tmp_path: Path) -> None:
 def test_a_shard_of_failures_only_is_still_a_shard(tmp_path: Path) -> None:
     written = write(str(tmp_path), 0, [])
     assert read_note(shard_uri(str(tmp_path), 0)) == written
-    assert read_facts(shard_uri(str(tmp_path), 0)) == SAMPLES.empty_table()
+    assert read_shard(shard_uri(str(tmp_path), 0)) == (written, SAMPLES.empty_table())
 
 
 def test_a_note_that_is_longer_than_what_is_read_first_is_read_whole(
@@ -197,8 +199,10 @@ def test_a_note_that_is_longer_than_what_is_read_first_is_read_whole(
 ) -> None:
     put(tmp_path, 2)
     monkeypatch.setattr(shards_module, "_TAIL_BYTES", 100)
-    note, facts = (read(shard_uri(str(tmp_path), 3)) for read in (read_note, read_facts))
+    note = read_note(shard_uri(str(tmp_path), 3))
     assert note is not None
+    written, facts = read_shard(shard_uri(str(tmp_path), 3)) or (None, None)
+    assert note == written
     assert note.n_samples == 2
     assert note.facts_hash == facts_hash(facts)
 
@@ -243,13 +247,14 @@ def test_a_damaged_shard_is_named_or_counts_as_absent(
 def test_no_flip_in_a_footer_changes_a_note_unseen(tmp_path: Path) -> None:
     put(tmp_path, 2)
     path = Path(shard_uri(str(tmp_path), 3))
-    good, written, facts = path.read_bytes(), read_note(str(path)), read_facts(str(path))
+    good, written = path.read_bytes(), read_shard(str(path))
+    assert written is not None
     n_damaged = 0
     for at in range(len(good) - int.from_bytes(good[-8:-4], "little") - 8, len(good), 5):
         path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
         try:
-            assert read_note(str(path)) == written
-            assert read_facts(str(path)) == facts
+            assert read_shard(str(path)) == written
+            assert read_note(str(path)) == written[0]
         except DamagedShard:
             n_damaged += 1
     assert n_damaged > 100

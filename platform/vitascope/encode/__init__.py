@@ -3,7 +3,7 @@
 In: the clip table `clips/*.parquet` (clips.table.CLIPS) and the videos its rows point to.
 Out: the folder `latents/<fingerprint>/`, where the fingerprint names everything that shapes a latent:
 
-    shard-*.parquet     records.LATENTS: latents and text states as bf16 bytes, captions
+    shard-*.parquet     records.LATENTS: samples' rows of the index, latents and text states as bf16 bytes
     drops.parquet       records.DROPS: clips that became no sample, and why
     encode.json         the settings, the latents' channels with mean and deviation, the text states' width
     index.parquet       records.SAMPLES: all that planning needs; committed last, it makes the rest visible
@@ -18,6 +18,7 @@ In the order the data flows:
     codecs          frames to latents and back (`dct`)
     text            captions to token states (`minilm`)
     frames          one shard's clips, decoded once for all their sizes
+    samples         an encoded clip: as training takes it, as a shard holds it
     encoder         one shard: frames and captions to a committed file
     shards          the files: written here, read by the feed
     notes_on        what was cut in silence, in words

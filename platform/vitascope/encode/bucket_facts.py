@@ -1,22 +1,16 @@
-"""What a bucket table keeps of the clips.
-
-suggestion = suggest(settings, max_tokens=32_768, count=12)
-print("\\n".join(suggestion.lines))
-"""
+"""What a bucket table keeps of the clips."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.compute as pc
 
 from vitascope.clips.table import clip_table
 from vitascope.config import Settings
 from vitascope.encode.buckets import MAX_UPSCALE, Floats, Ints, Kept, Patching, kept, near_native
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.suggest import Clips, Limits, clips_of, count_sizes, propose
-from vitascope.ledger import Status
+from vitascope.encode.suggest import Clips, Limits, clips_of, propose, usable
 from vitascope.records import VideoSize
 
 _ROWS = 1 << 16  # sizes of clips judged at a time
@@ -24,17 +18,14 @@ _ROWS = 1 << 16  # sizes of clips judged at a time
 
 @dataclass(frozen=True)
 class Choice:
-    """What each of N sizes of clips goes to, and what is left of it; all (N,).
+    """What each of N sizes of clips goes to.
 
-    bucket: row of the table, -1 for none. scale, view, pixels, seconds: as in `buckets.Kept`, 0 for none.
-    reason: why there is none, an index into REASONS.
+    bucket: (N,) row of the table, -1 for none. kept: (N,) of each clip by it. reason: (N,) why there is none,
+    an index into REASONS.
     """
 
     bucket: Ints
-    scale: Floats
-    view: Floats
-    pixels: Floats
-    seconds: Floats
+    kept: Kept
     reason: Ints
 
 
@@ -45,24 +36,18 @@ def assign(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Choic
     """The bucket of each size of clip, as `buckets.choose` gives it; in bounded memory."""
     table = np.array([(b.n_frames, b.height, b.width) for b in buckets], np.int64)
     longest_first = np.lexsort(table.T[::-1])[::-1]
-    parts = []
-    for start in range(0, max(1, len(clips.sizes)), _ROWS):
-        sizes = clips.sizes[start : start + _ROWS, None]
+    best, reason = np.empty(len(clips.sizes), np.int64), np.empty(len(clips.sizes), np.int64)
+    for start in range(0, len(best), _ROWS):
+        part = slice(start, start + _ROWS)
+        sizes = clips.sizes[part, None]
         keeps = kept(sizes, table[longest_first], max_crop)
-        best = keeps.worth.argmax(axis=1)
+        best[part] = longest_first[keeps.worth.argmax(axis=1)]
         filled = table[longest_first, 0] <= sizes[..., 0]
-        large = filled & (keeps.scale <= MAX_UPSCALE)
-        reason = filled.any(axis=1).astype(np.int64) + large.any(axis=1)
-        parts.append(_picked(keeps, best, longest_first, reason))
-    return Choice(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def _picked(keeps: Kept, best: Ints, numbers: Ints, reason: Ints) -> tuple[npt.NDArray, ...]:
-    """The fields of a Choice: the columns `best` of (N, K) arrays, 0 if they do not fit."""
-    rows = np.arange(len(best))
-    fits = keeps.fits[rows, best]
-    shares = [a[rows, best] * fits for a in (keeps.scale, keeps.view, keeps.pixels, keeps.seconds)]
-    return np.where(fits, numbers[best], -1), *shares, reason
+        reason[part] = filled.any(axis=1).astype(np.int64) + (filled & (keeps.scale <= MAX_UPSCALE)).any(
+            axis=1
+        )
+    keeps = kept(clips.sizes, table[best], max_crop)
+    return Choice(np.where(keeps.fits, best, -1), keeps, reason)
 
 
 @dataclass(frozen=True)
@@ -80,8 +65,11 @@ class Totals:
     sizes: int
 
 
-def total(clips: Clips, pixels: Floats, seconds: Floats, sizes: int) -> Totals:
-    """Totals of clips of which the shares `pixels` and `seconds` (N,) are kept, 0 if a clip is dropped."""
+def total(clips: Clips, sizes: Ints) -> Totals:
+    """Totals of clips that go to `sizes` (N, 3), in which a 0 says that a clip is dropped."""
+    has = sizes.min(axis=1, initial=1) > 0
+    keeps = kept(clips.sizes, np.where(has[:, None], sizes, 1), max_crop=1)
+    pixels, seconds = keeps.pixels * has, keeps.seconds * has
     area, frames = (clips.sizes[:, 1] * clips.sizes[:, 2]).astype(float), clips.sizes[:, 0]
 
     def share(kept_share: npt.NDArray, weight: npt.NDArray) -> float:
@@ -92,15 +80,14 @@ def total(clips: Clips, pixels: Floats, seconds: Floats, sizes: int) -> Totals:
         pixels=share(pixels, clips.count * area),
         seconds=share(seconds, clips.count * frames),
         pixel_seconds=share(pixels * seconds, clips.count * area * frames),
-        sizes=sizes,
+        sizes=len(np.unique(sizes[has], axis=0)),
     )
 
 
 def of_table(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Totals:
     """What a table keeps."""
-    choice = assign(clips, buckets, max_crop)
-    used = len(np.unique(choice.bucket[choice.bucket >= 0]))
-    return total(clips, choice.pixels, choice.seconds, used)
+    table = np.array([*((b.n_frames, b.height, b.width) for b in buckets), (0, 0, 0)], np.int64)
+    return total(clips, table[assign(clips, buckets, max_crop).bucket])  # the last row for a bucket of -1
 
 
 def of_near_native(
@@ -111,20 +98,13 @@ def of_near_native(
     With `max_tokens`, a clip whose size makes more is dropped, as in the encode stage.
     """
     stride = patching.side_px
-    sizes = _near_native(clips.sizes, settings, stride)
-    tokens = (1 + sizes[:, 0] // patching.strides.time) * (sizes[:, 1] // stride) * (sizes[:, 2] // stride)
-    has = (sizes.min(axis=1, initial=1) > 0) & (tokens <= (max_tokens or np.inf))
-    keeps = kept(clips.sizes, np.where(has[:, None], sizes, 1), max_crop=1)
-    return total(clips, keeps.pixels * has, keeps.seconds * has, len(np.unique(sizes[has], axis=0)))
-
-
-def _near_native(clips: Ints, settings: EncodeSettings, stride: int) -> Ints:
-    """(N, 3): the bucket of each clip by that rule, with a 0 in it if there is none."""
-    sides, inverse = np.unique(clips[:, 1:], axis=0, return_inverse=True)
+    sides, which = np.unique(clips.sizes[:, 1:], axis=0, return_inverse=True)
     near = [near_native(w, h, settings.max_pixels, stride) or (0, 0) for h, w in sides.tolist()]
     counts = np.array([0, *settings.frame_counts])
-    frames = counts[np.searchsorted(counts, clips[:, 0], side="right") - 1]
-    return np.column_stack([frames, np.array(near, np.int64).reshape(-1, 2)[inverse.ravel()]])
+    frames = counts[np.searchsorted(counts, clips.sizes[:, 0], side="right") - 1]
+    sizes = np.column_stack([frames, np.array(near, np.int64).reshape(-1, 2)[which.ravel()]])
+    tokens = (1 + frames // patching.strides.time) * (sizes[:, 1:] // stride).prod(axis=1)
+    return total(clips, np.where((tokens <= (max_tokens or np.inf))[:, None], sizes, 0))
 
 
 @dataclass(frozen=True)
@@ -149,21 +129,13 @@ def suggest(settings: Settings, *, max_tokens: int | None = None, count: int = 1
         patching=Patching(settings.encode.strides, settings.model.patch),
         max_crop=settings.encode.max_crop,
     )
-    clips = clips_of(settings.path("clips"))
-    if settings.caption.source != "off":  # clips that only lack a caption may have got one
-        table = clip_table(settings)
-        usable = table.filter(pc.equal(table["status"], str(Status.OK)))
-        clips = count_sizes(np.column_stack([usable[name] for name in ("n_frames", "height", "width")]))
+    # With captions from a model, clips that lacked only a caption are usable.
+    off = settings.caption.source == "off"
+    clips = clips_of(settings.path("clips")) if off else usable(clip_table(settings))
     buckets = tuple(propose(clips, limits))
     toml = to_toml(buckets, limits, settings.feed.token_budget)
-    lines = [
-        *table_lines(clips, buckets, limits),
-        "",
-        *comparison(clips, buckets, limits, settings),
-        "",
-        toml,
-    ]
-    return Suggestion(buckets, toml, tuple(lines))
+    totals = comparison(clips, buckets, limits, settings)
+    return Suggestion(buckets, toml, (*table_lines(clips, buckets, limits), "", *totals, "", toml))
 
 
 def to_toml(buckets: Sequence[VideoSize], limits: Limits, token_budget: int) -> str:
@@ -195,9 +167,9 @@ def table_lines(clips: Clips, buckets: Sequence[VideoSize], limits: Limits) -> l
         area = count * clips.sizes[mine, 1] * clips.sizes[mine, 2].astype(float)
         lines.append(
             f"{bucket!s:>14} {count.sum():>11,} {count.sum() / n_clips:>6.1%} "
-            f"{_mean(choice.pixels[mine], area):>7.1%} {1 - _mean(choice.view[mine], count):>8.1%} "
-            f"{_mean(np.minimum(choice.scale[mine], 1), count):>6.2f} "
-            f"{_mean(choice.seconds[mine], frames):>8.1%} {limits.patching.n_tokens(bucket):>8,}"
+            f"{_mean(choice.kept.pixels[mine], area):>7.1%} {1 - _mean(choice.kept.view[mine], count):>8.1%} "
+            f"{_mean(np.minimum(choice.kept.scale[mine], 1), count):>6.2f} "
+            f"{_mean(choice.kept.seconds[mine], frames):>8.1%} {limits.patching.n_tokens(bucket):>8,}"
         )
     lost = np.bincount(choice.reason, clips.count * (choice.bucket < 0), len(REASONS)).astype(int)
     return lines + [
@@ -212,7 +184,7 @@ def _mean(values: Floats, weights: npt.NDArray) -> float:
 
 
 def comparison(clips: Clips, buckets: Sequence[VideoSize], limits: Limits, settings: Settings) -> list[str]:
-    """What the table keeps in total, beside one size, the table in the settings, and the near-native rule."""
+    """What the table keeps in total, against one size, the table of the settings and the near-native rule."""
     encode, patching = settings.encode, limits.patching
     single = one_size(clips, limits)
     rows = {

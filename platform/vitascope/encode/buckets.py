@@ -117,10 +117,9 @@ def choose(
         )
     sides: list[tuple[int, int]] = []
     max_pixels = settings.max_pixels
-    while len(sides) < settings.sizes_per_clip:
-        side = near_native(width, height, max_pixels, stride_px)
-        if not side:
-            break
+    while len(sides) < settings.sizes_per_clip and (
+        side := near_native(width, height, max_pixels, stride_px)
+    ):
         sides.append(side)
         max_pixels = side[0] * side[1] // 4
     if not sides:
@@ -211,24 +210,20 @@ def check_table(settings: EncodeSettings, limits: Limits) -> None:
 
 
 def near_native(width: int, height: int, max_pixels: int, stride: int) -> tuple[int, int] | None:
-    """The (height, width) of multiples of `stride` that crops a frame least, of `max_pixels` or fewer."""
-    sides = [(h, w) for h, w in _around(width, height, max_pixels, stride) if h * w <= max_pixels]
+    """The (height, width) that crops a frame least, of `max_pixels` or fewer, None if there is none.
+
+    Of the multiples of `stride` just below and above the scaled sides, none above native.
+    """
+    scale = min(1.0, math.sqrt(max_pixels / (width * height)))
+    near = []
+    for side in (height, width):
+        below = int(side * scale + 1e-6) // stride * stride
+        near.append([n for n in (below, below + stride) if stride <= n <= side])
     return min(
-        sides,
+        ((h, w) for h, w in product(*near) if h * w <= max_pixels),
         key=lambda side: (round(cropped_share(width, height, *side), 6), -side[0] * side[1], side),
         default=None,
     )
-
-
-def _around(width: int, height: int, max_pixels: int, stride: int) -> list[tuple[int, int]]:
-    """The multiples of `stride` just below and above the scaled (height, width), none above native."""
-    scale = min(1.0, math.sqrt(max_pixels / (width * height)))
-    return list(product(_multiples(height, scale, stride), _multiples(width, scale, stride)))
-
-
-def _multiples(side: int, scale: float, stride: int) -> list[int]:
-    below = int(side * scale + 1e-6) // stride * stride
-    return [n for n in (below, below + stride) if stride <= n <= side]
 
 
 def cropped_share(width: int, height: int, bucket_height: int, bucket_width: int) -> float:

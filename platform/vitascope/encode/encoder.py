@@ -12,7 +12,7 @@ from vitascope.encode.frames import frames_of
 from vitascope.encode.plan import Drop, tasks_of
 from vitascope.encode.samples import Encoded, Moments, shard_table
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.shards import ShardNote, facts_hash, read_facts, read_note, shard_uri, write_shard
+from vitascope.encode.shards import ShardNote, facts_hash, read_shard, shard_uri, write_shard
 from vitascope.encode.text import TextStates, make_text_encoder
 from vitascope.errors import Failed, Mistake
 from vitascope.records import SAMPLES
@@ -48,28 +48,20 @@ class ShardEncoder:
             Failed: the existing shard was planned otherwise.
         """
         uri, key = shard_uri(self._latents, decoded["shard"][0].as_py()), decoded["key"][0].as_py()
-        note, facts = read_note(uri), None
-        if note is None:
+        shard = read_shard(uri)
+        if shard is None:
             rows, note = self._encoded(decoded)
-            if write_shard(uri, rows, note):
-                facts = rows.select(SAMPLES.names)
-            else:
-                note = read_note(uri)
-        if facts is None:
-            facts = read_facts(uri)
-        if note is None or facts is None or note.key != key:
+            shard = (note, rows.select(SAMPLES.names)) if write_shard(uri, rows, note) else read_shard(uri)
+        if shard is None or shard[0].key != key:
             raise Failed(
                 f"{uri} has been written by another run meanwhile; let one run of vitascope encode at a time "
                 "write into the folder, and run this one again"
             )
-        return pa.table(
-            {
-                "shard": decoded["shard"],
-                "samples": [note.n_samples],
-                "facts": pa.array([storage.stream_bytes(facts)], pa.large_binary()),
-                "drops": pa.array([[drop.reason for drop in note.drops]], pa.list_(pa.string())),
-            }
-        )
+        note, samples = shard
+        facts = pa.array([storage.stream_bytes(samples)], pa.large_binary())
+        reasons = pa.array([[drop.reason for drop in note.drops]], pa.list_(pa.string()))
+        columns = {"shard": decoded["shard"], "samples": [len(samples)], "facts": facts, "drops": reasons}
+        return pa.table(columns)
 
     def _encoded(self, decoded: pa.Table) -> tuple[pa.Table, ShardNote]:
         """The shard's records.LATENTS, and the note about them."""
@@ -100,9 +92,7 @@ class ShardEncoder:
 
 def encode_shard(decoded: pa.Table, *, settings: EncodeSettings, latents: str) -> pa.Table:
     """As a `ShardEncoder` does, of which the process keeps one for later shards with the same settings."""
-    return _kept(settings.model_dump_json(), latents)(decoded)
+    return _kept(settings, latents)(decoded)
 
 
-@functools.lru_cache(maxsize=1)
-def _kept(settings: str, latents: str) -> ShardEncoder:
-    return ShardEncoder(EncodeSettings.model_validate_json(settings), latents)
+_kept = functools.lru_cache(maxsize=1)(ShardEncoder)

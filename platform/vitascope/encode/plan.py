@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -67,10 +67,6 @@ class EncodeTask:
         crop = Crop(self.crop_left, self.crop_top, self.crop_width, self.crop_height)
         return View(self.n_frames, (self.height, self.width), crop)
 
-    def as_row(self) -> dict[str, Any]:
-        """The task as a row of a plan; `EncodeTask(**row)` makes it again."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
 
 @dataclass(frozen=True)
 class Drop:
@@ -107,7 +103,7 @@ class PlannedShard:
 
     def as_row(self) -> dict[str, Any]:
         """The work to be done: `shard`, `key` and `tasks`, which `tasks_of` reads."""
-        tasks = pa.Table.from_pylist([task.as_row() for task in self.tasks])
+        tasks = pa.Table.from_pylist([asdict(task) for task in self.tasks])
         return {"shard": self.number, "key": self.key, "tasks": storage.stream_bytes(tasks)}
 
 

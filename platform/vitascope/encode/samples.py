@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -37,13 +37,6 @@ class StoredSample(NamedTuple):
     latent: bytes
     text: bytes
 
-    @classmethod
-    def of(cls, encoded: "Encoded") -> "StoredSample":
-        """The row of an encoded clip; latent and text states are stored as bf16."""
-        task, latent, text, _ = encoded
-        shape = list(latent.shape)
-        return cls(task.sample_id, task.caption, len(text), shape, to_bytes(latent), to_bytes(text))
-
     @property
     def digest(self) -> int:
         """63 bits that change with anything that training takes from the row."""
@@ -70,26 +63,14 @@ class Encoded(NamedTuple):
 def shard_table(shard: int, encoded: Sequence[Encoded]) -> pa.Table:
     """The shard's content, records.LATENTS."""
     rows = []
-    for number, sample in enumerate(encoded):
-        task, stored = sample.task, StoredSample.of(sample)
-        frames, height, width, _ = stored.latent_shape
-        facts = {
-            "clip_id": task.clip_id,
-            "name": task.name,
-            "split": task.split,
-            "shard": shard,
-            "row": number,
-            "n_frames": task.n_frames,
-            "height": task.height,
-            "width": task.width,
-            "latent_frames": frames,
-            "latent_height": height,
-            "latent_width": width,
-            "psnr_db": sample.psnr_db,
-            "digest": stored.digest,
-        }
-        rows.append(facts | stored._asdict())
-    return pa.Table.from_pylist(rows, schema=LATENTS)
+    for number, (task, latent, text, psnr_db) in enumerate(encoded):
+        content = (list(latent.shape), to_bytes(latent), to_bytes(text))
+        stored = StoredSample(task.sample_id, task.caption, len(text), *content)
+        places = {"shard": shard, "row": number, "psnr_db": psnr_db, "digest": stored.digest}
+        axes = ("latent_frames", "latent_height", "latent_width")
+        sides = dict(zip(axes, stored.latent_shape[:3], strict=True))
+        rows.append(asdict(task) | places | sides | stored._asdict())
+    return pa.Table.from_pylist(rows, schema=LATENTS)  # which leaves out what else is in a task
 
 
 def to_bytes(values: torch.Tensor) -> bytes:
@@ -123,10 +104,7 @@ class Moments:
         return cls(len(pixels), pixels.sum(0).tolist(), pixels.square().sum(0).tolist())
 
     def __add__(self, other: "Moments") -> "Moments":
-        total, squares = (
-            (np.array(ours) + theirs).tolist()
-            for ours, theirs in ((self.total, other.total), (self.squares, other.squares))
-        )
+        total, squares = np.add((self.total, self.squares), (other.total, other.squares)).tolist()
         return Moments(self.n + other.n, total, squares)
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:

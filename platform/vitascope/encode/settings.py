@@ -6,15 +6,14 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from vitascope.section import Execution, Section
 
+Buckets = tuple[tuple[int, int, int], ...]
+
 
 class Strides(NamedTuple):
-    """What a codec makes one latent frame and one latent pixel of.
+    """Of what a codec makes a latent frame and a latent pixel."""
 
-    time: frames, after the first frame, which is coded alone. space: pixels, in height and in width.
-    """
-
-    time: int
-    space: int
+    time: int  # frames, after the first frame, which is coded alone
+    space: int  # pixels, in height and in width
 
 
 STRIDES = {"dct": Strides(time=4, space=8)}
@@ -33,7 +32,7 @@ class EncodeSettings(Section):
         min_length=1,
         description="Clip lengths of the buckets, each 1 + 4k frames with codec dct.",
     )
-    buckets: tuple[tuple[int, int, int], ...] | None = Field(
+    buckets: Buckets | None = Field(
         None,
         min_length=1,
         description="Fixed sizes [frames, height, width], which replace max_pixels and frame_counts; "
@@ -99,14 +98,10 @@ class EncodeSettings(Section):
 
     @field_validator("buckets")
     @classmethod
-    def _each_a_size_once(
-        cls, buckets: tuple[tuple[int, int, int], ...] | None, info: ValidationInfo
-    ) -> tuple[tuple[int, int, int], ...] | None:
+    def _each_a_size_once(cls, buckets: Buckets | None, info: ValidationInfo) -> Buckets | None:
         stride = STRIDES[info.data.get("codec", "dct")].time
         if any(n < 1 or n % stride != 1 or min(h, w) < 1 for n, h, w in buckets or ()):
-            raise ValueError(
-                f"a bucket is [frames, height, width] with 1 + {stride}k frames and sides above 0"
-            )
+            raise ValueError(f"a bucket is [frames, height, width] of 1 + {stride}k frames and sides above 0")
         if buckets and len(set(buckets)) < len(buckets):
             raise ValueError("each bucket is given once")
         return buckets

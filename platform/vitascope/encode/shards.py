@@ -7,7 +7,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -40,7 +40,7 @@ _NOTE_HASH = b"vitascope.blake2b"
 _TAIL_BYTES = 1 << 18
 """Read first of a shard: more than the footer of most."""
 
-_Read = TypeVar("_Read")
+_T = TypeVar("_T")
 
 
 class DamagedShard(Mistake):
@@ -131,12 +131,6 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
         return storage.read_table(storage.join(latents, INDEX), columns)
 
 
-def index_rows(latents: str) -> int:
-    """How many samples the index names; raises as `read_index` does."""
-    with _missing_latents(latents), storage.open_parquet(storage.join(latents, INDEX), None) as file:
-        return int(file.metadata.num_rows)
-
-
 def index_parts(latents: str, split: str, columns: list[str]) -> Iterator[pa.Table]:
     """The samples of a split as `read_index` has them, part by part; raises as it does."""
     columns = [*columns, "split"]
@@ -159,36 +153,37 @@ def read_note(uri: str, *, damaged_is_absent: bool = False) -> ShardNote | None:
     Raises:
         DamagedShard: the file is damaged, and `damaged_is_absent` is False.
     """
-    try:
-        tail = _tail(uri)
-    except FileNotFoundError:
-        return None
-    return _unless_damaged(uri, lambda: _note_in(pq.read_schema(pa.BufferReader(tail))), damaged_is_absent)
+    return _read(uri, lambda: _note_in(pq.read_schema(pa.BufferReader(_tail(uri)))), damaged_is_absent)
 
 
 def read_notes(
     latents: str, shards: Sequence[int], *, damaged_is_absent: bool = False
 ) -> list[ShardNote | None]:
     """`read_note` of several shards, in order."""
-    uris = [shard_uri(latents, shard) for shard in shards]
+    return of_each(latents, shards, lambda uri: read_note(uri, damaged_is_absent=damaged_is_absent))
+
+
+def of_each(latents: str, shards: Iterable[int], do: Callable[[str], _T]) -> list[_T]:
+    """What `do` gives for the URI of each shard, in order, many at once."""
     with ThreadPoolExecutor(16) as pool:
-        return list(pool.map(lambda uri: read_note(uri, damaged_is_absent=damaged_is_absent), uris))
+        return list(pool.map(do, (shard_uri(latents, shard) for shard in shards)))
 
 
-def read_facts(uri: str, *, damaged_is_absent: bool = False) -> pa.Table | None:
-    """A shard's records.SAMPLES, without its latents; None and errors as of `read_note`."""
-    try:
-        return _unless_damaged(uri, lambda: ShardFile(uri).facts(), damaged_is_absent)
-    except FileNotFoundError:
-        return None
+def read_shard(uri: str, *, damaged_is_absent: bool = False) -> tuple[ShardNote, pa.Table] | None:
+    """A shard's note and its records.SAMPLES, without its latents; None and errors as of `read_note`."""
+    return _read(uri, lambda: ShardFile(uri).facts(), damaged_is_absent)
 
 
-def _unless_damaged(uri: str, read: Callable[[], _Read], damaged_is_absent: bool) -> _Read | None:
+def _read(uri: str, read: Callable[[], _T], damaged_is_absent: bool) -> _T | None:
     try:
         return read()
-    except (FileNotFoundError, PermissionError, storage.Unavailable):
+    except FileNotFoundError:
+        return None
+    except (PermissionError, storage.Unavailable):
         raise
     except Exception as error:
+        if getattr(error, "errno", None):  # the system's, and not about the content
+            raise
         if damaged_is_absent:
             return None
         raise DamagedShard(
@@ -229,7 +224,7 @@ class ShardFile:
 
     def __init__(self, uri: str) -> None:
         fs, path = storage.arrow_filesystem(uri)
-        self._source = fs.open_input_file(path)
+        self._uri, self._source, self._lock = uri, fs.open_input_file(path), threading.Lock()
         parquet = pq.ParquetFile(self._source)
         self._metadata = parquet.metadata
         self.schema: pa.Schema = parquet.schema_arrow
@@ -238,25 +233,47 @@ class ShardFile:
         """(groups + 1,): the first row of each row group, and the number of rows."""
 
     def read(self, group: int) -> pa.Table:
-        """A row group, the columns of StoredSample. Not for several threads at once."""
-        return self._parquet().read_row_group(group, columns=list(StoredSample._fields))
+        """A row group, all of it checked: the columns of StoredSample. Not for several threads at once."""
+        return self._parquet().read_row_group(group).select(StoredSample._fields)
 
-    def facts(self) -> pa.Table:
-        """Its records.SAMPLES.
-
-        Raises:
-            ValueError: they are not those that were written.
-        """
+    def facts(self) -> tuple[ShardNote, pa.Table]:
+        """Its note and records.SAMPLES. Raises ValueError if they are not those that were written."""
         note = _note_in(self.schema)
         if "digest" in self.schema.names:
-            facts = self._parquet().read(columns=SAMPLES.names).select(SAMPLES.names)
-            facts = facts.replace_schema_metadata()
+            samples = self._parquet().read(columns=SAMPLES.names).replace_schema_metadata()
         else:  # an old shard
             rows = json.loads(self.schema.metadata[_NOTE])["samples"]
-            facts = pa.Table.from_pylist(rows, schema=SAMPLES)
-        if facts_hash(facts) != note.facts_hash:
+            samples = pa.Table.from_pylist(rows, schema=SAMPLES)
+        if facts_hash(samples) != note.facts_hash:
             raise ValueError("its samples' facts are not those that were written")
-        return facts
+        return note, samples
+
+    def sample(self, row: int) -> Sample:
+        """The sample in a row; many threads may ask, and the process keeps the row groups read last."""
+        if not 0 <= row < self.starts[-1]:
+            raise ValueError(f"{self._uri} has {self.starts[-1]} rows, asked for row {row}")
+        group = int(np.searchsorted(self.starts, row, side="right")) - 1
+        (stored,) = self._kept(group).slice(row - int(self.starts[group]), 1).to_pylist()
+        return StoredSample(**stored).decoded(self._text_dim)
+
+    @functools.cached_property
+    def _text_dim(self) -> int:
+        return int(json.loads(self.schema.metadata[_NOTE])["text_dim"])
+
+    def _kept(self, group: int) -> pa.Table:
+        key = (self._uri, group)
+        with _groups_lock:
+            if key in _groups:
+                return _groups[key]
+        try:
+            with self._lock:
+                table = self.read(group)
+        except FileNotFoundError:
+            raise
+        except (pa.ArrowInvalid, OSError) as error:
+            raise OSError(f"{self._uri} is damaged ({error}); run vitascope shards verify") from error
+        with _groups_lock:
+            return _groups.setdefault(key, table)
 
     def _parquet(self) -> pq.ParquetFile:
         # A reader that fetches in one request keeps what it fetched; so each read has its own.
@@ -265,56 +282,19 @@ class ShardFile:
         )
 
 
-def read_samples(latents: str, places: Sequence[tuple[int, int]]) -> list[Sample]:
-    """The samples at `places`, (shard, row) pairs, in that order.
-
-    Only the row groups they lie in are read; a process keeps the last ones it read. Safe in many threads.
-    """
-    return [_open_shard(shard_uri(latents, int(shard))).sample(int(row)) for shard, row in places]
-
-
 def row_group_cache(max_bytes: int) -> cachetools.LRUCache[tuple[str, int], pa.Table]:
-    """Keeps the row groups used last, at least one: it gives a larger one all the room."""
+    """Keeps the row groups used last, at least one: a larger one takes all the room."""
     return cachetools.LRUCache(max_bytes, getsizeof=lambda table: min(table.nbytes, max_bytes))
 
 
 _groups = row_group_cache(CACHE_BYTES)
 _groups_lock = threading.Lock()
+_open_shard = functools.lru_cache(maxsize=256)(ShardFile)
 
 
-class _Shard:
-    """An open shard; reads go through the process's cache of row groups."""
+def read_samples(latents: str, places: Sequence[tuple[int, int]]) -> list[Sample]:
+    """The samples at `places`, (shard, row) pairs, in that order; only their row groups are read.
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
-        self._file = ShardFile(uri)
-        self._lock = threading.Lock()
-        self._text_dim = json.loads(self._file.schema.metadata[_NOTE])["text_dim"]
-
-    def sample(self, row: int) -> Sample:
-        if not 0 <= row < self._file.starts[-1]:
-            raise ValueError(f"{self._uri} has {self._file.starts[-1]} rows, asked for row {row}")
-        group = int(np.searchsorted(self._file.starts, row, side="right")) - 1
-        (stored,) = self._group(group).slice(row - int(self._file.starts[group]), 1).to_pylist()
-        return StoredSample(**stored).decoded(self._text_dim)
-
-    def _group(self, number: int) -> pa.Table:
-        key = (self._uri, number)
-        with _groups_lock:
-            if key in _groups:
-                return _groups[key]
-        table = self._read(number)
-        with _groups_lock:
-            return _groups.setdefault(key, table)
-
-    def _read(self, group: int) -> pa.Table:
-        try:
-            with self._lock:
-                return self._file.read(group)
-        except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise OSError(f"{self._uri} is damaged ({error}); run vitascope shards verify") from error
-
-
-_open_shard = functools.lru_cache(maxsize=256)(_Shard)
+    Safe in many threads.
+    """
+    return [_open_shard(shard_uri(latents, int(shard))).sample(int(row)) for shard, row in places]

@@ -3,8 +3,8 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ from vitascope.encode.samples import Moments
 from vitascope.encode.shards import (
     INDEX,
     ShardNote,
-    read_facts,
+    of_each,
     read_index,
     read_notes,
+    read_shard,
     shard_numbers,
     shard_uri,
     write_index,
@@ -98,30 +99,25 @@ def _encode(
     """Writes the shards of `todo` that are missing or damaged; gives the notes and records.SAMPLES of all."""
     shards = plan_shards(todo, settings.encode.shard_tokens)
     plan = [PlannedShard(number, tasks) for number, tasks in enumerate(shards, first_shard)]
-    numbers = [shard.number for shard in plan]
-    written = sorted(set(numbers).intersection(shard_numbers(latents)))  # by a first run that was killed
     keys = {shard.number: shard.key for shard in plan}
-    facts = {
-        number: table
-        for number, note in zip(written, read_notes(latents, written, damaged_is_absent=True), strict=True)
-        if note and note.key == keys[number]
-        if (table := read_facts(shard_uri(latents, number), damaged_is_absent=True)) is not None
-    }
+    written = sorted(keys.keys() & set(shard_numbers(latents)))  # by a first run that was killed
+    shards_there = zip(written, of_each(latents, written, _whole), strict=True)
+    facts = {number: shard[1] for number, shard in shards_there if shard and shard[0].key == keys[number]}
+    # Damaged, or planned otherwise; no index names them.
+    of_each(latents, [number for number in written if number not in facts], storage.delete)
     missing = [shard for shard in plan if shard.number not in facts]
-    with ThreadPoolExecutor(16) as pool:  # damaged, or planned otherwise; no index names them
-        list(pool.map(storage.delete, (shard_uri(latents, n) for n in written if n not in facts)))
     there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
     with items(settings, "encode", len(todo), done=there_already, note_drops=True) as count_items:
         for done in _execute(settings, latents, missing):
             facts[done["shard"]] = storage.read_stream(done["facts"])
             count_items([None] * done["samples"] + list(done["drops"]))
-    notes = [note for note in read_notes(latents, numbers) if note is not None]
-    if [note.key for note in notes] != [shard.key for shard in plan]:
+    of_all = [note for note in read_notes(latents, list(keys)) if note is not None]
+    if [note.key for note in of_all] != list(keys.values()):
         raise Failed(
             f"shards in {latents} are not those just written: they were deleted, or another run wrote its "
             "own; let one run of vitascope encode at a time write into the folder, and run this one again"
         )
-    return notes, pa.concat_tables([SAMPLES.empty_table(), *(facts[number] for number in numbers)])
+    return of_all, pa.concat_tables([SAMPLES.empty_table(), *(facts[number] for number in keys)])
 
 
 def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iterator[dict[str, Any]]:
@@ -130,8 +126,13 @@ def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iter
         return
     # Two operators and not one: decoding needs processors, and the codec's machines have few.
     gpus = settings.encode.gpus
+    at_once, given = _at_once(settings, len(plan)), {"settings": settings.encode, "latents": latents}
+    what: dict[str, Any] = {"fn": encode_shard, "fn_kwargs": given, "compute": TaskPoolStrategy(size=at_once)}
+    if gpus:  # on CPUs, actors would leave none to decode again what a lost node had decoded
+        actors = ActorPoolStrategy(min_size=1, max_size=at_once)
+        what = {"fn": ShardEncoder, "fn_constructor_kwargs": given, "compute": actors}
     shards = decoded(plan, settings).map_batches(
-        **_encoder(settings, latents, _at_once(settings, len(plan))),
+        **what,
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,
@@ -139,18 +140,6 @@ def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iter
         label_selector=node_labels(settings, "train") if gpus else None,
     )
     yield from shards.iter_rows()
-
-
-def _encoder(settings: Settings, latents: str, at_once: int) -> dict[str, Any]:
-    """What encodes, for `map_batches`: actors on GPUs, else tasks.
-
-    What a lost node had decoded Ray decodes again, for which actors that wait for it would leave no CPU.
-    """
-    given = {"settings": settings.encode, "latents": latents}
-    if settings.encode.gpus:
-        actors = ActorPoolStrategy(min_size=1, max_size=at_once)
-        return {"fn": ShardEncoder, "fn_constructor_kwargs": given, "compute": actors}
-    return {"fn": encode_shard, "fn_kwargs": given, "compute": TaskPoolStrategy(size=at_once)}
 
 
 def decoded(plan: list[PlannedShard], settings: Settings) -> ray.data.Dataset:
@@ -196,9 +185,10 @@ def _not_named(latents: str, committed: pa.Table, notes: Sequence[ShardNote | No
     """records.SAMPLES of shards of which the index `committed` does not name every sample."""
     n_named = np.bincount(committed["shard"].to_numpy(), minlength=len(notes))
     numbers = [number for number, note in enumerate(notes) if note and note.n_samples > n_named[number]]
-    with ThreadPoolExecutor(16) as pool:
-        facts = pool.map(lambda n: read_facts(shard_uri(latents, n), damaged_is_absent=True), numbers)
-        return [table for table in facts if table is not None]
+    return [shard[1] for shard in of_each(latents, numbers, _whole) if shard]
+
+
+_whole = partial(read_shard, damaged_is_absent=True)
 
 
 def _commit(

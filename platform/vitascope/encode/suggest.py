@@ -1,9 +1,5 @@
 """Propose a bucket table from the clip table.
 
-    settings = config.load("run.toml")
-    clips = clips_of(settings.path("clips"))
-    buckets = propose(clips, Limits(32_768, count=12, patching=Patching(settings.encode.strides, patch=2)))
-
 The objective is the mean over clips of what the best bucket of the table is worth to a clip (`buckets.kept`,
 from the shares of its pixels and of its seconds), over what the best of all candidates would be worth to it:
 1 is a bucket of its own for every clip, also for a 4K clip of which the limit lets a hundredth through. A
@@ -22,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from vitascope import storage
 from vitascope.encode.buckets import Floats, Ints, Patching, kept, near_native
@@ -32,6 +29,7 @@ from vitascope.records import VideoSize
 MAX_BINS = 4096
 """Most bins of clips to search with; with some 5,500 candidates 90 MB, and 15 ms to try them all."""
 
+_SIZE = ("n_frames", "height", "width")
 _SIDE_BITS, _FRAME_BITS = 20, 23  # a size in one integer; longer clips count as 2^23 frames
 _MAX_ASPECTS, _MAX_SIZES = 24, 64
 _WEIGHT = 0.25  # exponent of a clip's pixel-seconds
@@ -63,7 +61,7 @@ class Limits:
             )
 
 
-def count_sizes(sizes: npt.ArrayLike, count: npt.ArrayLike | None = None) -> Clips:
+def count_sizes(sizes: npt.ArrayLike, count: npt.ArrayLike = 1) -> Clips:
     """Clips from (N, 3) n_frames, height, width with repeats, each counting `count` times; sorted.
 
     Raises ValueError for sizes below 1, or sides of 2^20 px and more.
@@ -75,19 +73,10 @@ def count_sizes(sizes: npt.ArrayLike, count: npt.ArrayLike | None = None) -> Cli
         raise ValueError(f"clips have 1 frame and 1 px or more, and sides below {1 << _SIDE_BITS} px")
     n_frames = np.minimum(n_frames, (1 << _FRAME_BITS) - 1)
     packed = (n_frames << 2 * _SIDE_BITS) | (height << _SIDE_BITS) | width
-    if count is None:
-        keys, counts = np.unique(packed, return_counts=True)
-    else:
-        keys, counts = _sum_by(packed, np.asarray(count, np.int64))
+    keys, which = np.unique(packed, return_inverse=True)
+    counts = np.bincount(which, np.broadcast_to(count, len(packed)), len(keys)).astype(np.int64)
     mask = (1 << _SIDE_BITS) - 1
-    unpacked = np.stack([keys >> 2 * _SIDE_BITS, (keys >> _SIDE_BITS) & mask, keys & mask], axis=1)
-    return Clips(unpacked, counts.astype(np.int64))
-
-
-def _sum_by(keys: Ints, values: Ints) -> tuple[Ints, Ints]:
-    """The distinct keys in order, and the sum of the values of each."""
-    distinct, inverse = np.unique(keys, return_inverse=True)
-    return distinct, np.bincount(inverse, values, len(distinct)).astype(np.int64)
+    return Clips(np.stack([keys >> 2 * _SIDE_BITS, (keys >> _SIDE_BITS) & mask, keys & mask], axis=1), counts)
 
 
 def clips_of(uri: str) -> Clips:
@@ -96,23 +85,22 @@ def clips_of(uri: str) -> Clips:
     Raises FileNotFoundError if there is no table.
     """
     files = [f for f in storage.list_files(uri) if f.endswith(".parquet")]
-    return merged(_clips_of_file(file) for file in files or [uri])
+    return merged(usable(storage.read_table(file, [*_SIZE, "status"])) for file in files or [uri])
 
 
-def _clips_of_file(uri: str) -> Clips:
-    table = storage.read_table(uri, ["n_frames", "height", "width", "status"])
+def usable(table: pa.Table) -> Clips:
+    """The usable clips of records.CLIPS."""
     ok = table["status"].to_numpy() == str(Status.OK)
-    columns = [table[name].to_numpy()[ok] for name in ("n_frames", "height", "width")]
-    return count_sizes(np.stack(columns, axis=1))
+    return count_sizes(np.stack([table[name].to_numpy()[ok] for name in _SIZE], axis=1))
 
 
 def merged(parts: Iterable[Clips]) -> Clips:
     """All clips of the parts."""
-    whole = count_sizes(np.empty((0, 3)))
+    sizes, count = np.empty((0, 3), np.int64), np.empty(0, np.int64)
     for part in parts:
-        sizes = np.concatenate([whole.sizes, part.sizes])
-        whole = count_sizes(sizes, np.concatenate([whole.count, part.count]))
-    return whole
+        whole = count_sizes(np.concatenate([sizes, part.sizes]), np.concatenate([count, part.count]))
+        sizes, count = whole.sizes, whole.count
+    return Clips(sizes, count)
 
 
 def propose(clips: Clips, limits: Limits) -> list[VideoSize]:
@@ -143,16 +131,15 @@ def _binned(clips: Clips) -> Clips:
     n_frames, height, width = clips.sizes.T
     features = np.log2(np.stack([width / height, width * height, n_frames]))
     order = np.argsort(-clips.count, kind="stable")  # so the first of a bin is its commonest
+    if len(order) <= MAX_BINS:
+        return clips
     for per_octave in (64, 45, 32, 23, 16, 11, 8, 6, 4, 3, 2, 1):
-        if len(order) <= MAX_BINS:
-            break
         cells = np.floor(features * per_octave + 0.5).astype(np.int64) + (1 << 15)
         keys = (cells[0] << 40) | (cells[1] << 20) | cells[2]
         _, first, inverse = np.unique(keys[order], return_index=True, return_inverse=True)
-        if len(first) <= MAX_BINS or per_octave == 1:
-            count = np.bincount(inverse, clips.count[order]).astype(np.int64)
-            return Clips(clips.sizes[order[first]], count)
-    return clips
+        if len(first) <= MAX_BINS:
+            break
+    return Clips(clips.sizes[order[first]], np.bincount(inverse, clips.count[order]).astype(np.int64))
 
 
 def candidates(clips: Clips, limits: Limits) -> Ints:

@@ -94,10 +94,8 @@ class MiniLm:
     @functools.cached_property
     def _tokenizer_and_model(self) -> tuple[Any, Any]:
         with _quiet_transformers():
-            from transformers import (
-                BertModel,
-                PreTrainedTokenizerFast,
-            )  # the Auto classes take 3 s more to import
+            # The Auto classes take 3 s more to import.
+            from transformers import BertModel, PreTrainedTokenizerFast
 
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(self._folder), local_files_only=True)
             model = BertModel.from_pretrained(

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.data
@@ -15,7 +16,7 @@ from vitascope.cluster.placement import place
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.samples import StoredSample
-from vitascope.encode.shards import DamagedShard, ShardFile, read_index, read_note, shard_uri, write_index
+from vitascope.encode.shards import DamagedShard, ShardFile, read_index, read_shard, shard_uri, write_index
 from vitascope.progress import track
 
 
@@ -49,16 +50,15 @@ def verify(settings: Settings) -> Verdict:
     latents = latents_folder(settings)
     index = read_index(latents, [*Indexed._fields, "shard"])
     connect(settings.cluster)
-    samples = map(Indexed._make, zip(*(index[name].to_pylist() for name in Indexed._fields), strict=True))
-    of_shards = groupby(zip(index["shard"].to_pylist(), samples, strict=True), key=lambda item: item[0])
-    work = [(shard, [sample for _, sample in items]) for shard, items in of_shards]
+    firsts = np.unique(index["shard"].to_numpy(), return_index=True)[1]
+    parts = [index.slice(begin, end - begin) for begin, end in pairwise([*firsts.tolist(), len(index)])]
     problems = {}
-    with track(len(work), "verify") as advance:
-        for shard, problem in _on_ray(work, latents, settings):
-            if problem:
-                problems[shard] = problem
+    with track(len(parts), "verify") as advance:
+        for row in _on_ray(parts, latents, settings) if parts else ():
+            if row["problem"]:
+                problems[row["shard"]] = row["problem"]
             advance(1, note=f"{len(problems)} damaged" if problems else "")
-    return Verdict(len(work), len(index), dict(sorted(problems.items())))
+    return Verdict(len(parts), len(index), dict(sorted(problems.items())))
 
 
 def forget(settings: Settings, shards: Sequence[int]) -> int:
@@ -75,7 +75,7 @@ def forget(settings: Settings, shards: Sequence[int]) -> int:
 def check_shard(uri: str, samples: Sequence[Indexed]) -> str | None:
     """What is wrong with a shard of which an index names `samples`; None if nothing is."""
     try:
-        read_note(uri)
+        read_shard(uri)
         file = ShardFile(uri)
         if not set(StoredSample._fields) <= set(file.schema.names):
             return f"is no latent shard, its columns are {', '.join(file.schema.names)}"
@@ -113,16 +113,15 @@ def _wrong(stored: StoredSample, sample: Indexed) -> str | None:
     return None if stored.digest == sample.digest else "holds other bytes than were written"
 
 
-def _on_ray(
-    work: list[tuple[int, list[Indexed]]], latents: str, settings: Settings
-) -> Iterator[tuple[int, str | None]]:
-    if work:
-        items = [{"shard": n, "samples": [sample._asdict() for sample in samples]} for n, samples in work]
-        rows = ray.data.from_items(items, override_num_blocks=len(items))
-        check = place(rows, settings, "encode").map(_checked, fn_kwargs={"latents": latents}, num_cpus=1)
-        yield from ((row["shard"], row["problem"]) for row in check.iter_rows())
+def _on_ray(parts: list[pa.Table], latents: str, settings: Settings) -> Iterator[dict[str, Any]]:
+    rows = place(ray.data.from_arrow(parts), settings, "encode")
+    given = {"batch_size": None, "batch_format": "pyarrow", "fn_kwargs": {"latents": latents}}
+    return rows.map_batches(_checked, num_cpus=1, **given).iter_rows()
 
 
-def _checked(row: dict[str, Any], *, latents: str) -> dict[str, int | str | None]:
-    samples = [Indexed(**sample) for sample in row["samples"]]
-    return {"shard": row["shard"], "problem": check_shard(shard_uri(latents, int(row["shard"])), samples)}
+def _checked(part: pa.Table, *, latents: str) -> pa.Table:
+    """What is wrong with the shard of which `part` of the index names the samples."""
+    shard = part["shard"][0].as_py()
+    samples = [Indexed(**row) for row in part.select(Indexed._fields).to_pylist()]
+    problem = check_shard(shard_uri(latents, shard), samples)
+    return pa.table({"shard": [shard], "problem": pa.array([problem], pa.string())})

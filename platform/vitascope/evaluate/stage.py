@@ -12,8 +12,8 @@ from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_index, read_samples
 from vitascope.errors import Mistake
-from vitascope.feed.packs import Pack, Segment, collate
-from vitascope.feed.patches import grid_of, patchify
+from vitascope.feed.packs import Pack, collate
+from vitascope.feed.source import segment_of
 from vitascope.model import flow
 from vitascope.model.card import load_model
 from vitascope.model.dit import DiT
@@ -66,14 +66,9 @@ def _measured(settings: Settings) -> Summary:
 
 def _packs(latents: str, row: Row, *, patch: int, probe: flow.Probe) -> Iterator[Pack]:
     """A pack of one sample at each of the probe's levels."""
-    sample = read_samples(latents, [(row["shard"], row["row"])])[0]
-    frames, height, width, _ = sample.latent.shape
-    grid = grid_of((frames, height, width), patch)
-    tokens, sample_id = patchify(sample.latent, patch), row["sample_id"]
+    (sample,) = read_samples(latents, [(row["shard"], row["row"])])
     for number in range(len(probe.levels)):
-        draw = probe(sample_id, number, grid)
-        levels = torch.from_numpy(draw.timesteps)
-        yield collate([Segment(tokens, grid, levels, sample.text, sample_id, draw.noise_key)])
+        yield collate([segment_of(sample, patch, number, probe)])
 
 
 def _loss(model: DiT, pack: Pack) -> float:

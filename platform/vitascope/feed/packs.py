@@ -10,9 +10,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
+import numpy as np
 import torch
 
 from vitascope.feed.patches import Grid
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How one sample is trained in one epoch: noise level per latent frame, no caption or its own."""
+
+    timesteps: np.ndarray
+    drop_text: bool
+    noise_key: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,31 +4,21 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from vitascope.encode.shards import index_parts, index_rows, read_samples
+from vitascope.encode.samples import Sample
+from vitascope.encode.shards import index_parts, read_samples
 from vitascope.errors import Mistake
 from vitascope.feed.lengths import Lengths
-from vitascope.feed.packs import Pack, Segment, collate
+from vitascope.feed.packs import Draw, Pack, Segment, collate
 from vitascope.feed.patches import Grid, grid_of, patchify
 from vitascope.feed.plan import Planner, Position
 
-
-class Draw(Protocol):
-    """The training of a sample: noise level per latent frame, with or without caption, seed of its noise."""
-
-    @property
-    def timesteps(self) -> np.ndarray: ...
-
-    @property
-    def drop_text(self) -> bool: ...
-
-    @property
-    def noise_key(self) -> int: ...
+Draws = Callable[[int, int, Grid], Draw]
+"""The training of a sample, from (sample id, epoch, grid)."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +26,7 @@ class Source:
     """A small value from which any process can compute any step of any epoch, and load it.
 
     latents: the folder of one fingerprint. split: train or val. patch: side of a patch in latent pixels.
-    cost: FLOPs as a function of patches and text tokens. draws: by (sample id, epoch, grid).
+    cost: FLOPs as a function of patches and text tokens.
     """
 
     latents: str
@@ -47,7 +37,7 @@ class Source:
     packs_per_step: int
     window_samples: int
     cost: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    draws: Callable[[int, int, Grid], Draw]
+    draws: Draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,17 +78,11 @@ def planned(source: Source) -> Planned:
         Missing: the latents are not committed.
         Mistake: the split is empty or a sample exceeds the token budget.
     """
-    size = index_rows(source.latents)
-    arrays = {name: np.empty(size, kind) for name, kind in _TYPES.items()}
-    n = 0
-    for part in index_parts(source.latents, source.split, _COLUMNS):
-        for name, values in _numbers(source, part).items():
-            if values.max(initial=0) > _LARGEST.get(name, np.inf):
-                raise Mistake(f"{source.latents} holds a sample with {name} = {values.max()}, too large")
-            arrays[name][n : n + len(part)] = values
-        _check_sizes(source, part, arrays["tokens"][n : n + len(part)])
-        n += len(part)
-    column = {name: values[:n] for name, values in arrays.items()}
+    parts = [_numbers(source, part) for part in index_parts(source.latents, source.split, _COLUMNS)]
+    column = {
+        name: np.concatenate([np.empty(0, kind), *(part[name] for part in parts)])
+        for name, kind in _TYPES.items()
+    }
     planner = Planner(
         Lengths(column["shard"], column["tokens"], column["costs"]),
         seed=source.seed,
@@ -119,7 +103,12 @@ def _numbers(source: Source, part: pa.Table) -> dict[str, np.ndarray]:
     shard, row, n_text, *size = (part[name].to_numpy().astype(np.int64) for name in _COLUMNS[1:])
     tokens = np.prod(size, axis=0) // source.patch**2
     costs = np.asarray(source.cost(tokens, n_text), np.float64)
-    return {"shard": shard, "row": row, "n_text": n_text, "tokens": tokens, "costs": costs}
+    columns = {"shard": shard, "row": row, "n_text": n_text, "tokens": tokens, "costs": costs}
+    for name, values in columns.items():
+        if values.max(initial=0) > _LARGEST.get(name, np.inf):
+            raise Mistake(f"{source.latents} holds a sample with {name} = {values.max()}, too large")
+    _check_sizes(source, part, tokens)
+    return {name: values.astype(_TYPES[name]) for name, values in columns.items()}
 
 
 def _check_sizes(source: Source, part: pa.Table, tokens: np.ndarray) -> None:
@@ -137,20 +126,19 @@ def load_pack(source: Source, position: Position, number: int) -> Pack:
     known = planned(source)
     chosen = known.planner.step(position).packs[number]
     samples = read_samples(source.latents, list(zip(known.shard[chosen], known.row[chosen], strict=True)))
-    return collate([_segment(source, position.epoch, s.sample_id, (s.latent, s.text)) for s in samples])
+    return collate([segment_of(sample, source.patch, position.epoch, source.draws) for sample in samples])
 
 
-def _segment(
-    source: Source, epoch: int, sample_id: int, content: tuple[torch.Tensor, torch.Tensor]
-) -> Segment:
-    latent, text = content
-    grid = grid_of((latent.shape[0], latent.shape[1], latent.shape[2]), source.patch)
-    draw = source.draws(sample_id, epoch, grid)
+def segment_of(sample: Sample, patch: int, epoch: int, draws: Draws) -> Segment:
+    """The sample as it is trained or measured in an epoch: clean patches, and what is drawn for it."""
+    frames, height, width, _ = sample.latent.shape
+    grid = grid_of((frames, height, width), patch)
+    draw = draws(sample.sample_id, epoch, grid)
     return Segment(
-        tokens=patchify(latent, source.patch),
+        tokens=patchify(sample.latent, patch),
         grid=grid,
         timesteps=torch.from_numpy(draw.timesteps),
-        text=text[:0] if draw.drop_text else text,
-        sample_id=sample_id,
+        text=sample.text[:0] if draw.drop_text else sample.text,
+        sample_id=sample.sample_id,
         noise_key=draw.noise_key,
     )

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -56,11 +56,17 @@ class Step:
         return real / (real + overhead)
 
 
-Row = dict[str, int]
-"""Identifies a pack: its epoch, window, step and number."""
+class PlannedPack(NamedTuple):
+    """Identifies a pack of a plan."""
 
-Load = Callable[[Source, list[Row]], Iterator[Pack]]
-"""Turns rows of a source's plan into packs, in order and as they are consumed."""
+    epoch: int
+    window: int
+    step: int
+    number: int
+
+
+Load = Callable[[Source, list[PlannedPack]], Iterator[Pack]]
+"""Loads planned packs of a source, in order and as they are consumed."""
 
 
 class Feed:
@@ -70,7 +76,7 @@ class Feed:
         self, source: Source, *, rank: int, world_size: int, prefetch_packs: int, load: Load | None = None
     ) -> None:
         """`load`: Ray Data by default."""
-        self._source, self._prefetch, self._load_rows = source, prefetch_packs, load or execute
+        self._source, self._prefetch, self._load_packs = source, prefetch_packs, load or execute
         self._known = planned(source)
         self._shares = [ranks_share(source.packs_per_step, world_size, r) for r in range(world_size)]
         self._mine = self._shares[rank]
@@ -119,11 +125,12 @@ class Feed:
         empty: Pack | None = None
         while part := list(islice(walk, max(1, self._prefetch // self.passes))):
             wanted = [(position, n, _has_pack(plan, n)) for position, plan in part for n in self._mine]
-            packs = self._load_rows(
-                self._source, [_row(position, n) for position, n, there in wanted if there]
-            )
-            for _, _, there in wanted:
-                if there:
+            planned_packs = [
+                PlannedPack(at.epoch, at.window, at.step, n) for at, n, exists in wanted if exists
+            ]
+            packs = self._load_packs(self._source, planned_packs)
+            for _, _, exists in wanted:
+                if exists:
                     pack = next(packs)
                     empty = empty or idle(pack.tokens.shape[1], pack.text.shape[1])
                     yield pack
@@ -141,23 +148,20 @@ def _has_pack(plan: StepPlan, number: int) -> bool:
     return number != NO_PACK and len(plan.packs[number]) > 0
 
 
-def _row(position: Position, number: int) -> Row:
-    return {"epoch": position.epoch, "window": position.window, "step": position.step, "pack": number}
+def execute(source: Source, packs: list[PlannedPack], labels: dict[str, str] | None = None) -> Iterator[Pack]:
+    """Has Ray Data load planned packs, in order, on nodes with `labels`.
 
-
-def execute(source: Source, rows: list[Row], labels: dict[str, str] | None = None) -> Iterator[Pack]:
-    """Has Ray Data load the packs of plan rows, in order, on nodes with `labels`.
-
-    Few rows at a time, so that an execution soon has nothing left to do: one that waits for its consumer
+    Few packs at a time, so that an execution soon has nothing left to do: one that waits for its consumer
     spins in this process, and took half of the training's time on a CPU.
     """
     import ray.data  # here, so that a machine without Ray can load packs differently
     from ray.data import ExecutionResources
 
-    if not rows:
+    if not packs:
         return
-    n_tasks = min(TASKS_AT_ONCE, len(rows))
-    dataset = ray.data.from_arrow(pa.Table.from_pylist(rows), override_num_blocks=n_tasks)
+    n_tasks = min(TASKS_AT_ONCE, len(packs))
+    rows = pa.Table.from_pylist([pack._asdict() for pack in packs])
+    dataset = ray.data.from_arrow(rows, override_num_blocks=n_tasks)
     options = dataset.context.execution_options
     options.preserve_order = True
     options.label_selector = labels
@@ -167,8 +171,8 @@ def execute(source: Source, rows: list[Row], labels: dict[str, str] | None = Non
         yield Pack(**safetensors.torch.load(batch["pack"][0].as_buffer().to_pybytes()))
 
 
-def _load_row(source: Source, row: dict[str, Any]) -> dict[str, bytes]:
-    pack = load_pack(source, Position(row["epoch"], row["window"], row["step"]), row["pack"])
+def _load_row(source: Source, row: dict[str, int]) -> dict[str, bytes]:
+    pack = load_pack(source, Position(row["epoch"], row["window"], row["step"]), row["number"])
     return {"pack": safetensors.torch.save(pack.tensors())}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vitascope.feed.packs import Pack
+from vitascope.feed.packs import Draw, Pack
 from vitascope.feed.patches import Grid
 from vitascope.records import stable_int
 
@@ -68,15 +68,6 @@ PATTERNS: dict[str, tuple[float, Pattern]] = {
     "any_given": (0.05, _any_frames),
 }
 """How often training samples each pattern of frames to be generated; the rest are conditioning frames."""
-
-
-@dataclass(frozen=True)
-class Draw:
-    """The training of one sample in one epoch: noise level per latent frame, with or without its caption."""
-
-    timesteps: np.ndarray
-    drop_text: bool
-    noise_key: int
 
 
 @dataclass(frozen=True)
