@@ -7,13 +7,14 @@ from vitascope.caption.answers import clip_rows
 from vitascope.clips import stage as clips
 from vitascope.config import Settings
 from vitascope.demo import inputs
-from vitascope.demo.requests import requests_for
+from vitascope.demo.requests import Example, requests_for
 from vitascope.encode import stage as encode
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_index
 from vitascope.evaluate import stage as evaluate
 from vitascope.files import packaged
 from vitascope.generate import stage as generate
+from vitascope.records import VideoSize
 from vitascope.report import data
 from vitascope.report import stage as report
 from vitascope.train import stage as train
@@ -58,7 +59,19 @@ def _put_requests(settings: Settings, own_input: bool) -> str:
     if own_input:
         storage.put(location, storage.read_bytes(REQUESTS))
     else:
-        samples = read_index(latents_folder(settings)).to_pylist()
-        rows = requests_for(samples, list(clip_rows(settings)), settings.clips.fps)
-        storage.put(location, storage.json_lines(rows))
+        storage.put(location, storage.json_lines(requests_for(_examples(settings), settings.clips.fps)))
     return location
+
+
+def _examples(settings: Settings) -> list[Example]:
+    clip_of = {clip["clip_id"]: clip for clip in clip_rows(settings)}
+    return [
+        Example(
+            row["clip_id"],
+            row["caption"],
+            VideoSize(row["n_frames"], row["height"], row["width"]),
+            clip_of[row["clip_id"]]["kind"],
+            clip_of[row["clip_id"]]["uri"],
+        )
+        for row in read_index(latents_folder(settings)).to_pylist()
+    ]

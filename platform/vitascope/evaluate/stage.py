@@ -49,7 +49,8 @@ def run(settings: Settings) -> Row:
     losses: dict[str, list[list[float]]] = defaultdict(list)
     with track(len(rows), "evaluate") as advance:
         for row in rows:
-            packs = _packs(latents, row, patch=card.model.patch, probe=flow.Probe(timesteps))
+            place = (row["shard"], row["row"])
+            packs = _packs(latents, place, patch=card.model.patch, probe=flow.Probe(timesteps))
             size = str(VideoSize(row["n_frames"], row["height"], row["width"]))
             losses[size].append([_loss(model, pack.to(device)) for pack in packs])
             advance(1)
@@ -60,12 +61,12 @@ def run(settings: Settings) -> Row:
     return summary
 
 
-def _packs(latents: str, row: Row, *, patch: int, probe: flow.Probe) -> Iterator[Pack]:
+def _packs(latents: str, place: tuple[int, int], *, patch: int, probe: flow.Probe) -> Iterator[Pack]:
     """A sample alone at each of the probe's levels."""
-    sample = read_samples(latents, [(row["shard"], row["row"])])[0]
+    (sample,) = read_samples(latents, [place])
     frames, height, width, _ = sample.latent.shape
     grid = grid_of((frames, height, width), patch)
-    tokens, sample_id = patchify(sample.latent, patch), row["sample_id"]
+    tokens, sample_id = patchify(sample.latent, patch), sample.sample_id
     for number in range(len(probe.levels)):
         draw = probe(sample_id, number, grid)
         levels = torch.from_numpy(draw.timesteps)
@@ -78,7 +79,7 @@ def _loss(model: DiT, pack: Pack) -> float:
         return float(flow.sample_losses(model, pack)[0])
 
 
-def _document(timesteps: tuple[float, ...], losses: dict[str, list[list[float]]]) -> Row:
+def _document(timesteps: tuple[float, ...], losses: dict[str, list[list[float]]]) -> dict[str, object]:
     def mean(values: list[list[float]]) -> list[float]:
         return [float(v) for v in np.mean(values, axis=0)]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -49,12 +49,21 @@ _NAMESPACE = "serve"  # of Ray Serve's actors
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
+class Maker(NamedTuple):
+    """The model that makes an output: its folder, what tells it from another, its step, and its latents."""
+
+    folder: str
+    identity: str
+    step: int
+    latents: str
+
+
 @dataclass(frozen=True)
 class Target:
     """Where an output goes, without suffix, and what makes it (for the sidecar)."""
 
     location: str
-    model: dict[str, Any]
+    model: Maker
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +154,7 @@ class DecodeWrite:
         canvas = conditions.canvas(*media.read_given(request, self._patch), self._codec)
         return canvas.latent.numpy(), canvas.given.numpy()
 
-    def write(self, request: Request, denoised: Denoised, target: Target) -> dict[str, Any]:
+    def write(self, request: Request, denoised: Denoised, target: Target) -> dict[str, object]:
         """Decodes and commits the output, then creates the sidecar and returns it.
 
         The sidecar makes the request finished. Of attempts that race, one creates it, and all return that
@@ -165,7 +174,7 @@ class DecodeWrite:
             "changes": changes(request, self._patch, denoised.n_text, self._most_text),
             "given": dict(zip(("first", "last"), conditions.given_frames(denoised.given), strict=True)),
         }
-        document = sidecar(request, target.location + suffix, target.model, timings) | about
+        document = sidecar(request, target.location + suffix, target.model._asdict(), timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):
             return document
         return storage.read_json(target.location + ".json")
@@ -177,7 +186,7 @@ class Generate:
     def __init__(self, text: Any, denoise: Any, codec: Any) -> None:
         self._text, self._denoise, self._codec = text, denoise, codec
 
-    async def __call__(self, request: Request, target: Target) -> dict[str, Any] | Rejected:
+    async def __call__(self, request: Request, target: Target) -> dict[str, object] | Rejected:
         """The sidecar of the committed output, or why there is none. Arrays pass from replica to replica."""
         text = self._text.remote(request)
         canvas = self._codec.canvas.remote(request) if MEDIA[request.mode] else None
@@ -285,8 +294,8 @@ def deployed(
 
     `ongoing`: requests a replica takes at once; the others wait for any replica to be free.
     """
-    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
     idle_s, labels = settings.generate.idle_s, node_labels(settings, "generate")
+    options = {"num_cpus": cpus, "num_gpus": gpus} | ({"label_selector": labels} if labels else {})
     return serve.deployment(
         autoscaling_config={
             "min_replicas": 0,
@@ -302,5 +311,5 @@ def deployed(
         graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_S,
         graceful_shutdown_wait_loop_s=_GRACEFUL_SHUTDOWN_LOOK_S,
         health_check_timeout_s=_HEALTH_TIMEOUT_S,
-        ray_actor_options=options | ({"label_selector": labels} if labels else {}),
+        ray_actor_options=options,
     )(cls)

@@ -56,13 +56,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        settings: TrainSettings,
-        ranks: Ranks,
-        *,
-        passes: int,
-        precision: Precision,
+        self, model: nn.Module, settings: TrainSettings, ranks: Ranks, *, passes: int, precision: Precision
     ) -> None:
         self._settings, self._ranks, self.passes = settings, ranks, passes
         optimizer = torch.optim.AdamW(
@@ -140,9 +134,8 @@ class Engine:
             for kind, part in parts.items():
                 tensors[f"{kind}/{name}"] = part[: own.stop - own.start]
         write_shard(folder, tensors, rank, size)
-        shapes = {
-            name: tuple(parameter.ds_shape) for name, parameter in self._engine.module.named_parameters()
-        }
+        named = self._engine.module.named_parameters()
+        shapes = {name: tuple(parameter.ds_shape) for name, parameter in named}
         return Shards(step=self.step_number, updates=self.updates, ranks=size, shapes=shapes)
 
     def load(self, folder: str | Path, shards: Shards) -> None:

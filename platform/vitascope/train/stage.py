@@ -26,7 +26,7 @@ from vitascope.model.card import ModelCard, load_card, save_model
 from vitascope.progress import Stopped, say, track
 from vitascope.train import log, stopping
 from vitascope.train.engine import ZERO_STAGE
-from vitascope.train.job import Job, State, changed_since, check_identity, checkpoint_states
+from vitascope.train.job import Job, check_identity, checkpoint_states, state_in
 from vitascope.train.loop import worker
 from vitascope.train.shards import ShardedState
 
@@ -86,12 +86,9 @@ def plan_job(settings: Settings) -> Job:
     encoded = storage.read_json(storage.join(folder, "encode.json"))
     card = ModelCard(
         model=settings.model,
-        encode=encoded["encode"],
-        channels=encoded["channels"],
-        text_dim=encoded["text_dim"],
-        fingerprint=encoded["fingerprint"],
         timestep_shift=settings.train.timestep_shift,
         step=0,
+        **{key: encoded[key] for key in ("encode", "channels", "text_dim", "fingerprint")},
     )
     return Job(settings, folder, settings.path("train", "metrics"), samples_digest(folder), card)
 
@@ -115,7 +112,7 @@ def _check_resumable(job: Job) -> None:
     """Refuses a run folder with checkpoints of another run or a longer one, before any worker starts."""
     steps = job.settings.train.steps
     for state in checkpoint_states(job.settings):
-        check_identity(state.identity, job.identity, changed_since(state, job.settings))
+        check_identity(state, job)
         if state.step > steps:
             raise Mistake(
                 f"run.folder holds a checkpoint after {state.step} steps, got train.steps = {steps}; "
@@ -224,10 +221,8 @@ def _publish_on_node(settings: Settings, checkpoint: ray.train.Checkpoint) -> No
 def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
     """Puts the EMA weights of a checkpoint together into the run's model folder."""
     with checkpoint.as_directory() as folder:
-        for name in ("state.json", "model.json"):
-            checksum.check(storage.join(folder, name))
-        state = State(**storage.read_json(storage.join(folder, "state.json")))
-        card = ModelCard.model_validate_json(storage.read_bytes(storage.join(folder, "model.json")))
+        state = state_in(folder)
+        card = ModelCard.model_validate_json(checksum.read(storage.join(folder, "model.json")))
         if state.updates == 0:
             raise Mistake(
                 f"none of the {state.step} steps could be applied, since no loss or gradient was finite; "
