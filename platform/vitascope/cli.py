@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, NoCredentialsError, ProfileNotFound
@@ -25,7 +26,7 @@ from vitascope.errors import FAILED, INCOMPLETE, MISTAKE, STOPPED, Failed, Mista
 from vitascope.progress import Stopped, say
 from vitascope.section import located
 from vitascope.stages import runner
-from vitascope.stages.registry import FLOW, STAGES
+from vitascope.stages.registry import FLOW, STAGES, Summary
 from vitascope.wording import count
 
 _FROM_ELSEWHERE = [stage for stage in STAGES if stage != "demo"]
@@ -95,32 +96,30 @@ def _named(options: argparse.Namespace) -> list[str]:
     return found + list(getattr(options, "locations", ()))
 
 
-def run_stage(name: str, settings: Settings, **more: Any) -> dict[str, Any]:
-    """Writes the resolved settings into the run's folder, runs and marks a stage, and returns its summary."""
-    stage = load_stage(name)
+def run_stage(name: str, settings: Settings, **more: str) -> bool:
+    """Writes the resolved settings into the run's folder, runs and marks a stage; whether it is complete."""
     config.check_folder(settings)
     config.save(settings)
     if name not in FLOW:
-        return stage(settings, **more)
+        return _execute(name, settings, **more)
     if changed := runner.changed_before(settings, name, runner.read_marks(settings)):
         say(name, "goes on from tables made with other settings; vitascope flow makes them again:")
         for line in changed:
             say("", line)
-    runner.begin(settings, name)
-    summary = stage(settings, **more)
-    if summary.get("succeeded", True):
-        runner.mark(settings, name)
-    return summary
+    return runner.perform(settings, name, partial(_execute, settings=settings))
 
 
-def load_stage(name: str) -> Callable[..., dict[str, Any]]:
+def _execute(name: str, settings: Settings, **more: str) -> bool:
+    return bool(load_stage(name)(settings, **more).get("succeeded", True))
+
+
+def load_stage(name: str) -> Callable[..., Summary]:
     """The entry point of a stage."""
     return STAGES[name].load()
 
 
 def _stage(options: argparse.Namespace) -> int:
-    summary = run_stage(options.command, _checked(options), **_more(options))
-    return INCOMPLETE * (not summary.get("succeeded", True))
+    return INCOMPLETE * (not run_stage(options.command, _checked(options), **_more(options)))
 
 
 def _more(options: argparse.Namespace) -> dict[str, str]:
@@ -142,12 +141,10 @@ def _flow(options: argparse.Namespace) -> int:
         check_settings(settings)
     runner.check_inputs(settings, todo)
     if local.address_of(settings.cluster):
-        complete = run_stage("flow", settings, **_more(options))["succeeded"]
-    else:
-        config.check_folder(settings)
-        execute = lambda stage: run_stage(stage, settings).get("succeeded", True)  # noqa: E731
-        complete = not runner.run(settings, execute, start)
-    return INCOMPLETE * (not complete)
+        return INCOMPLETE * (not run_stage("flow", settings, **_more(options)))
+    config.check_folder(settings)
+    config.save(settings)
+    return INCOMPLETE * bool(runner.run(settings, partial(_execute, settings=settings), start))
 
 
 def _doctor(options: argparse.Namespace) -> int:

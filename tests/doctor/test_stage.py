@@ -7,7 +7,7 @@ from PIL import Image
 
 from vitascope import config, storage
 from vitascope.doctor import stage
-from vitascope.generate import app
+from vitascope.stages import resources
 
 
 def levels(told: dict) -> dict[str, str]:
@@ -38,4 +38,4 @@ def test_a_run_that_cannot(
     said = capsys.readouterr().out
     assert "train's ranks and feed take 66 CPUs at once" in said
     assert "notes.mp4: unreadable" in said
-    assert app.cpus_needed(config.load(None).generate) < 66
+    assert resources.of_generation(config.load(None)).cpus < 66

@@ -28,6 +28,7 @@ from vitascope.generate.starting import starting
 from vitascope.generate.tracing import tracing
 from vitascope.media import mp4
 from vitascope.model.card import load_card
+from vitascope.stages import resources
 
 SIZES = [(64, 48), (48, 64), (80, 50)]
 MODES: list[dict[str, Any]] = [
@@ -296,7 +297,8 @@ def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_fo
 def test_an_app_left_with_other_settings_makes_room(ray_cluster: None, model_folder: Path) -> None:  # noqa: ARG001
     folder = str(model_folder)
     large, usual = Settings(generate=GenerateSettings(denoise_cpus=6)), Settings()
-    assert app.cpus_needed(large.generate) + app.cpus_needed(usual.generate) > ray.cluster_resources()["CPU"]
+    needed = [resources.of_generation(settings).cpus for settings in (large, usual)]
+    assert sum(needed) > ray.cluster_resources()["CPU"]
     card = load_card(folder)
     serve.run(app.build(folder, card, large), name="vitascope-x-left", route_prefix=None)
     off = tracing(usual.generate)

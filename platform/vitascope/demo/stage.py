@@ -17,13 +17,14 @@ from vitascope.generate import stage as generate
 from vitascope.records import VideoSize
 from vitascope.report import data
 from vitascope.report import stage as report
+from vitascope.stages.registry import Summary
 from vitascope.train import stage as train
 
 REQUESTS = str(packaged("configs", "demo_requests.jsonl"))
 """What the demo asks of the model it has trained on its own input; media lie in the run's folder."""
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> Summary:
     """Runs all stages; writes summary.json, whose content it returns, data.html and report.html for the run.
 
     If `clips.input` is not set, or is the run's own folder `input`, the demo's videos go in there; else

@@ -1,4 +1,4 @@
-"""What of the facts stands in the way of the settings."""
+"""The facts that stand in the way of the settings."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from vitascope import storage
 from vitascope.cluster.placement import KIND_OF, LABEL
 from vitascope.config import Settings
 from vitascope.doctor.facts import Facts, Node
-from vitascope.feed.stream import TASKS_AT_ONCE
-from vitascope.generate.app import cpus_needed
+from vitascope.stages.registry import STAGES
+from vitascope.stages.resources import Resources
 
 _CLOCKS_APART_S = 2.0
 _LEAST_STORE_BYTES = 100e6
@@ -18,7 +18,7 @@ _LEAST_DISK_BYTES = 5e9
 
 @dataclass(frozen=True)
 class Finding:
-    """What was looked at, what was found, and what to do if that is not well."""
+    """What was checked, with which result, and what to do if that is not well."""
 
     what: str
     level: Literal["ok", "warning", "problem"]
@@ -27,19 +27,19 @@ class Finding:
 
 
 def check(settings: Settings, facts: Facts) -> list[Finding]:
-    """All findings, in the order in which a run would meet them; each thing looked at has one at least."""
+    """All findings, in the order in which a run would meet them; each check has one at least."""
     findings = []
-    for what, look in _CHECKS.items():
-        told = list(look(settings, facts))
-        well = _WELL[what].format(n=len(facts.nodes))
-        findings += [Finding(what, *each) for each in told] or [Finding(what, "ok", well)]
+    for what, (troubles_of, well) in _CHECKS.items():
+        troubles = [Finding(what, *trouble) for trouble in troubles_of(settings, facts)]
+        findings += troubles or [Finding(what, "ok", well.format(n=len(facts.nodes)))]
     return findings
 
 
-Told = Iterator[tuple[Literal["warning", "problem"], str, str]]
+Troubles = Iterator[tuple[Literal["warning", "problem"], str, str]]
+"""Levels, what is not well, and what to do."""
 
 
-def _authentication(settings: Settings, facts: Facts) -> Told:
+def _authentication(settings: Settings, facts: Facts) -> Troubles:
     if not facts.needs_token:
         level: Literal["warning", "problem"] = "warning" if settings.cluster.allow_open else "problem"
         yield (
@@ -49,7 +49,7 @@ def _authentication(settings: Settings, facts: Facts) -> Told:
         )
 
 
-def _nodes(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+def _nodes(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     for node in facts.nodes:
         if node.error:
             yield (
@@ -59,7 +59,7 @@ def _nodes(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
             )
 
 
-def _versions(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+def _versions(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     for node in _asked(facts):
         apart = {k: (v, node.versions.get(k)) for k, v in facts.versions.items() if node.versions.get(k) != v}
         for package, (here, there) in apart.items():
@@ -70,7 +70,7 @@ def _versions(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
             )
 
 
-def _clocks(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+def _clocks(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     for node in _asked(facts):
         if abs(node.clock_ahead_s) > _CLOCKS_APART_S:
             yield (
@@ -80,7 +80,7 @@ def _clocks(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
             )
 
 
-def _storage(settings: Settings, facts: Facts) -> Told:
+def _storage(settings: Settings, facts: Facts) -> Troubles:
     if facts.storage_error:
         yield (
             "problem",
@@ -95,7 +95,7 @@ def _storage(settings: Settings, facts: Facts) -> Told:
         )
 
 
-def _shared(settings: Settings, facts: Facts) -> Told:
+def _shared(settings: Settings, facts: Facts) -> Troubles:
     blind = [node.name for node in _asked(facts) if not node.sees_run]
     if blind and not facts.storage_error:
         yield (
@@ -107,36 +107,28 @@ def _shared(settings: Settings, facts: Facts) -> Told:
         )
 
 
-def _cpus(settings: Settings, facts: Facts) -> Told:
-    needs = {
-        "train": ("ranks and feed", settings.train.ranks + TASKS_AT_ONCE),
-        "generate": ("replicas", cpus_needed(settings.generate)),
-    }
-    for stage, (what, needed) in needs.items():
-        there = _could_have(settings, facts, stage, "cpus")
-        if needed > there:
+def _cpus(settings: Settings, facts: Facts) -> Troubles:
+    for stage, takes in _taken(settings):
+        most = _could_have(settings, facts, stage, "cpus")
+        if takes.cpus > most:
             yield (
                 "problem",
-                f"{stage}'s {what} take {needed:g} CPUs at once, its nodes have at most {there:g}",
-                f"lower {_fewer(stage)}, or raise the number of nodes; it would wait for ever",
+                f"{stage}'s {takes.processes} take {takes.cpus:g} CPUs at once, "
+                f"its nodes have at most {most:g}",
+                f"lower {takes.lower}, or raise the number of nodes; it would wait for ever",
             )
 
 
-def _gpus(settings: Settings, facts: Facts) -> Told:
-    needs = {
-        "train": settings.train.ranks * settings.train.use_gpu,
-        "generate": settings.generate.denoise_replicas * settings.generate.use_gpu,
-    }
-    for stage, needed in needs.items():
-        there = _could_have(settings, facts, stage, "gpus")
-        if needed > there:
+def _gpus(settings: Settings, facts: Facts) -> Troubles:
+    for stage, takes in _taken(settings):
+        most = _could_have(settings, facts, stage, "gpus")
+        if takes.gpus > most:
             yield (
                 "problem",
-                f"{stage} takes {needed} GPUs at once, its nodes have at most {there:g}",
-                f"lower {_fewer(stage)}, or raise the number of GPU nodes; it would wait for ever",
+                f"{stage} takes {takes.gpus} GPUs at once, its nodes have at most {most:g}",
+                f"lower {takes.lower}, or raise the number of GPU nodes; it would wait for ever",
             )
-    for stage, used in (("train", settings.train.use_gpu), ("generate", settings.generate.use_gpu)):
-        if not used and _could_have(settings, facts, stage, "gpus"):
+        elif most and not takes.gpus:
             yield (
                 "warning",
                 f"{stage}'s nodes have GPUs, and {stage}.use_gpu is false: it would compute on their CPUs",
@@ -151,7 +143,14 @@ def _gpus(settings: Settings, facts: Facts) -> Told:
             )
 
 
-def _labels(settings: Settings, facts: Facts) -> Told:
+def _taken(settings: Settings) -> Iterator[tuple[str, Resources]]:
+    """What stages take at once, of those that would wait for ever with less."""
+    for stage in STAGES.values():
+        if stage.takes:
+            yield stage.name, stage.takes(settings)
+
+
+def _labels(settings: Settings, facts: Facts) -> Troubles:
     if not settings.cluster.place_by_label:
         return
     labelled = {node.labels.get(LABEL) for node in facts.nodes}
@@ -165,7 +164,7 @@ def _labels(settings: Settings, facts: Facts) -> Told:
         )
 
 
-def _memory(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+def _memory(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     for node in _asked(facts):
         if node.object_store_bytes > node.shm_bytes:
             yield (
@@ -188,7 +187,7 @@ def _memory(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
             )
 
 
-def _input(settings: Settings, facts: Facts) -> Told:
+def _input(settings: Settings, facts: Facts) -> Troubles:
     if facts.input_error:
         yield (
             "problem",
@@ -203,12 +202,12 @@ def _input(settings: Settings, facts: Facts) -> Told:
         )
 
 
-def _requests(settings: Settings, facts: Facts) -> Told:  # noqa: ARG001
+def _requests(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     if facts.requests_error:
         yield "problem", facts.requests_error, "set generate.requests to a JSON-lines file that is there"
 
 
-def _encoders(settings: Settings, facts: Facts) -> Told:
+def _encoders(settings: Settings, facts: Facts) -> Troubles:
     for name, error in (("codec", facts.codec_error), ("text_encoder", facts.text_error)):
         if error:
             yield (
@@ -224,48 +223,30 @@ def _asked(facts: Facts) -> list[Node]:
 
 def _could_have(settings: Settings, facts: Facts, stage: str, what: Literal["cpus", "gpus"]) -> float:
     """CPUs or GPUs on the nodes of a stage, once as many have come as may."""
-    kind = KIND_OF[stage] if settings.cluster.place_by_label else None
+    kind = STAGES[stage].nodes if settings.cluster.place_by_label else None
     types = [t for t in facts.node_types if kind is None or t.may_be(kind)]
     nodes = [n for n in facts.nodes if kind in (None, n.labels.get(LABEL))]
     grown = sum(getattr(t, what) * t.most for t in types)
     return max(grown, sum(getattr(n, what) for n in nodes))
 
 
-def _fewer(stage: str) -> str:
-    return "train.ranks" if stage == "train" else "generate.denoise_replicas or generate.denoise_cpus"
-
-
 def _gb(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.1f} GB"
 
 
-_CHECKS: dict[str, Callable[[Settings, Facts], Told]] = {
-    "authentication": _authentication,
-    "nodes": _nodes,
-    "versions": _versions,
-    "clocks": _clocks,
-    "storage": _storage,
-    "shared folder": _shared,
-    "CPUs": _cpus,
-    "GPUs": _gpus,
-    "labels": _labels,
-    "memory and disk": _memory,
-    "input": _input,
-    "requests": _requests,
-    "codec and text encoder": _encoders,
+_CHECKS: dict[str, tuple[Callable[[Settings, Facts], Troubles], str]] = {
+    "authentication": (_authentication, "a token is asked for"),
+    "nodes": (_nodes, "all {n} that are there answer; those that may come could not be asked"),
+    "versions": (_versions, "equal on all nodes"),
+    "clocks": (_clocks, f"within {_CLOCKS_APART_S:g} s of each other"),
+    "storage": (_storage, "can be written, and one writer of many wins"),
+    "shared folder": (_shared, "seen from every node"),
+    "CPUs": (_cpus, "enough for ranks, feed and replicas"),
+    "GPUs": (_gpus, "as many as are asked for, and torch sees them"),
+    "labels": (_labels, "every stage has nodes to go to"),
+    "memory and disk": (_memory, "shared memory holds the object stores, disks have room"),
+    "input": (_input, "listed, and a file decoded"),
+    "requests": (_requests, "there, or not asked for"),
+    "codec and text encoder": (_encoders, "load"),
 }
-_WELL = {
-    "authentication": "a token is asked for",
-    "nodes": "all {n} that are there answer; those that may come could not be asked",
-    "versions": "equal on all nodes",
-    "clocks": f"within {_CLOCKS_APART_S:g} s of each other",
-    "storage": "can be written, and one writer of many wins",
-    "shared folder": "seen from every node",
-    "CPUs": "enough for ranks, feed and replicas",
-    "GPUs": "as many as are asked for, and torch sees them",
-    "labels": "every stage has nodes to go to",
-    "memory and disk": "shared memory holds the object stores, disks have room",
-    "input": "listed, and a file decoded",
-    "requests": "there, or not asked for",
-    "codec and text encoder": "load",
-}
+"""The checks in order, and what is said if all is well."""

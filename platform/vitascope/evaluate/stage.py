@@ -1,9 +1,7 @@
 """Held-out loss per size bucket and noise level."""
 
-import time
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +18,11 @@ from vitascope.model.card import load_model
 from vitascope.model.dit import DiT
 from vitascope.progress import track
 from vitascope.records import VideoSize
+from vitascope.stages.registry import Summary
+from vitascope.stages.running import running
 
-Row = dict[str, Any]
 
-
-def run(settings: Settings) -> Row:
+def run(settings: Settings) -> Summary:
     """Measures the run's model on every held-out sample at each of `evaluate.timesteps`.
 
     Writes evaluate/losses.json: `timesteps`, `by_size` (size, samples, loss at each timestep) and `loss`, the
@@ -35,7 +33,12 @@ def run(settings: Settings) -> Row:
         Missing: if the latents or the model are missing.
         Mistake: if the model was trained on latents of another kind.
     """
-    started = time.monotonic()
+    with running(settings, "evaluate") as summary:
+        summary |= _measured(settings)
+    return summary
+
+
+def _measured(settings: Settings) -> Summary:
     latents = latents_folder(settings)
     rows = [row for row in read_index(latents).to_pylist() if row["split"] == "val"]
     device = "cuda" if settings.train.use_gpu else "cpu"
@@ -56,9 +59,7 @@ def run(settings: Settings) -> Row:
             advance(1)
     document = _document(timesteps, losses)
     storage.put_json(settings.path("evaluate", "losses.json"), document)
-    summary = document | {"samples": len(rows), "seconds": round(time.monotonic() - started, 2)}
-    storage.put_json(settings.path("summaries", "evaluate.json"), summary)
-    return summary
+    return document | {"samples": len(rows)}
 
 
 def _packs(latents: str, place: tuple[int, int], *, patch: int, probe: flow.Probe) -> Iterator[Pack]:
@@ -79,7 +80,7 @@ def _loss(model: DiT, pack: Pack) -> float:
         return float(flow.sample_losses(model, pack)[0])
 
 
-def _document(timesteps: tuple[float, ...], losses: dict[str, list[list[float]]]) -> dict[str, object]:
+def _document(timesteps: tuple[float, ...], losses: dict[str, list[list[float]]]) -> Summary:
     def mean(values: list[list[float]]) -> list[float]:
         return [float(v) for v in np.mean(values, axis=0)]
 

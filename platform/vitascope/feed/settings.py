@@ -4,6 +4,9 @@ from pydantic import Field
 
 from vitascope.section import Execution, Section
 
+TASKS_AT_ONCE = 2
+"""Tasks that load packs, of one CPU each."""
+
 
 class FeedSettings(Section):
     """How samples become packs, and packs become steps."""

@@ -20,9 +20,8 @@ import safetensors.torch
 
 from vitascope.feed.packs import Pack, idle
 from vitascope.feed.plan import NO_PACK, Position, StepPlan, cost_spread, ranks_share
+from vitascope.feed.settings import TASKS_AT_ONCE
 from vitascope.feed.source import Source, load_pack, planned
-
-TASKS_AT_ONCE = 2
 
 
 @dataclass(frozen=True, eq=False)

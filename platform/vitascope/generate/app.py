@@ -29,7 +29,7 @@ from vitascope.generate.conditions import Canvas
 from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
 from vitascope.generate.request import MEDIA, Request
-from vitascope.generate.settings import GenerateSettings
+from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS, GenerateSettings
 from vitascope.generate.sidecar import sidecar
 from vitascope.generate.starting import CannotStart, reason, starting
 from vitascope.ledger import Rejected
@@ -44,7 +44,6 @@ _GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # and idle ones need not wait the default's 2 s
 _HEALTH_TIMEOUT_S = 120.0
 _GROW_AFTER_S = 5.0
 _STARTS = 2  # of a replica whose constructor fails, before the app is given up
-_TEXT_CPUS, _DECODE_CPUS, _INGRESS_CPUS = 0.5, 1.0, 0.1
 _NAMESPACE = "serve"  # of Ray Serve's actors
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
@@ -207,22 +206,12 @@ def build(folder: str, card: ModelCard, settings: Settings) -> serve.Application
     so that an app whose job was killed does not hold its nodes.
     """
     own, ongoing = settings.generate, settings.generate.max_in_flight
-    text = deployed(TextEncode, own.text_replicas, settings, cpus=_TEXT_CPUS).bind(card.encode)
-    codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=_DECODE_CPUS).bind(card)
+    text = deployed(TextEncode, own.text_replicas, settings, cpus=TEXT_CPUS).bind(card.encode)
+    codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=DECODE_CPUS).bind(card)
     gpu = {"cpus": own.denoise_cpus, "gpus": int(own.use_gpu)}
     denoise = deployed(Denoise, own.denoise_replicas, settings, ongoing=ongoing, **gpu)
-    generate = deployed(Generate, 1, settings, cpus=_INGRESS_CPUS, ongoing=ongoing)
+    generate = deployed(Generate, 1, settings, cpus=INGRESS_CPUS, ongoing=ongoing)
     return generate.bind(text, denoise.bind(folder, own, settings.run.folder), codec)
-
-
-def cpus_needed(settings: GenerateSettings) -> float:
-    """CPUs that all replicas of the app take."""
-    return (
-        settings.text_replicas * _TEXT_CPUS
-        + settings.decode_replicas * _DECODE_CPUS
-        + settings.denoise_replicas * settings.denoise_cpus
-        + _INGRESS_CPUS
-    )
 
 
 @contextmanager

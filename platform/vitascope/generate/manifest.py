@@ -10,6 +10,7 @@ from vitascope import storage
 from vitascope.generate.changes import MEANING, Change
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.records import MANIFEST
+from vitascope.stages.registry import Summary
 from vitascope.wording import count, short
 
 _ROWS_PER_TABLE = 10_000
@@ -69,7 +70,7 @@ class Manifest:
         self._pack()
         storage.put_table(uri, pa.concat_tables(self._tables).sort_by("line"))
 
-    def summary(self) -> dict[str, object]:
+    def summary(self) -> Summary:
         """The counts; `succeeded` is false if a valid request failed, or if all requests did."""
         n_outputs, n_failed = sum(self.outputs.values()), sum(self.failed.values())
         return {

@@ -6,6 +6,9 @@ from pydantic import Field
 
 from vitascope.section import Execution, Location, Section
 
+TEXT_CPUS, DECODE_CPUS, INGRESS_CPUS = 0.5, 1.0, 0.1
+"""CPUs of a replica of the app, of each kind but the one that runs the model."""
+
 
 class GenerateSettings(Section):
     """The app's limits and the defaults of a request."""

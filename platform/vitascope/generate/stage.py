@@ -27,6 +27,9 @@ from vitascope.model.card import WEIGHTS, ModelCard, load_card
 from vitascope.model.check import check_model
 from vitascope.progress import say, track
 from vitascope.records import stable_id
+from vitascope.stages import resources
+from vitascope.stages.registry import Summary
+from vitascope.stages.running import running
 
 # How often a request is sent whose replica died each time, and one that failed otherwise.
 _TRIES_OF_DEAD, _TRIES, _PAUSE_S = 3, 2, 2.0
@@ -62,14 +65,8 @@ class Batch:
             raise Missing(f"no request file at {requests}; set generate.requests")
         card, maker = described(settings)
         limits = Limits(settings.generate, card.model.patch, requests.rpartition("/")[0])
-        return cls(
-            settings.run.folder,
-            requests,
-            settings.path("outputs", settings.generate.batch),
-            card,
-            maker,
-            limits,
-        )
+        outputs = settings.path("outputs", settings.generate.batch)
+        return cls(settings.run.folder, requests, outputs, card, maker, limits)
 
     def lines(self) -> Iterator[Line]:
         """The lines of the request file."""
@@ -86,35 +83,37 @@ class Batch:
         return media & {name for name, suffix in there if suffix == ".json"}
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> Summary:
     """Generates what the request file asks for and returns the summary.
 
     Every request ends with exactly one output, or a manifest row with a reason. What an earlier run
     finished is left alone. Ray and the app start only if something is left to be generated. In the
     summary, `succeeded` is false if a request failed that was valid, or if none has an output.
     """
-    started = time.monotonic()
+    with running(settings, "generate") as summary:
+        summary |= _generated(settings)
+    return summary
+
+
+def _generated(settings: Settings) -> Summary:
     batch = Batch.of(settings)
     finished = batch.finished()
     total, pending = _survey(batch, finished)
     if pending:
         connect(settings.cluster)
-        generate = settings.generate
-        gpus = generate.denoise_replicas * generate.use_gpu
-        check_room(settings.cluster, "generate's replicas", cpus=app.cpus_needed(generate), gpus=gpus)
+        takes = resources.of_generation(settings)
+        check_room(settings.cluster, f"generate's {takes.processes}", cpus=takes.cpus, gpus=takes.gpus)
         built = app.build(batch.maker.folder, batch.card, settings)
-        serving = app.serving(built, *_app_name(batch, settings), tracing(generate))
+        serving = app.serving(built, *_app_name(batch, settings), tracing(settings.generate))
     with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
         stream = _stream(batch, handle, finished, advance, pending=pending)
         name = _app_name(batch, settings)[1] if pending else None
         manifest = asyncio.run(_unless_stuck(stream, name))
     location = storage.join(batch.folder, "manifest.parquet")
     manifest.commit(location)
-    summary = manifest.summary() | {"seconds": round(time.monotonic() - started, 3)}
-    storage.put_json(settings.path("summaries", "generate.json"), summary)
     for sentence in manifest.account(batch.folder, location):
         say("generate", sentence)
-    return summary
+    return manifest.summary()
 
 
 def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:

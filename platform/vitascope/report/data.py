@@ -5,9 +5,7 @@ planned from the settings. Out: `{run}/data.html`, which opens offline.
 """
 
 import functools
-import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +21,8 @@ from vitascope.report.fill import Samples, samples_of
 from vitascope.report.page import Share
 from vitascope.report.spread import beyond, histogram, limits_of, share
 from vitascope.report.thumbnails import Thumbnail, thumbnails
+from vitascope.stages.registry import Summary
+from vitascope.stages.running import running
 from vitascope.wording import short
 
 FILE = "data.html"
@@ -37,23 +37,21 @@ _MOST_OF_PATH, _MOST_OF_DETAIL = 120, 90
 Pictures = Mapping[str, Thumbnail]
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> Summary:
     """Writes data.html into the run's folder; returns how many pictures were made for it and how many failed.
 
     Raises:
         Missing: the clips stage has not been run.
     """
-    started = time.monotonic()
-    data = read(settings)
-    chosen = choose(data)
-    pictures = thumbnails(wanted(data, chosen), settings)
-    storage.put(settings.path(FILE), render(data, chosen, pictures))
-    say("data", settings.path(FILE))
-    return {
-        "pictures": len(pictures),
-        "not_decoded": sum(picture.still is None for picture in pictures.values()),
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    with running(settings, "data") as summary:
+        data = read(settings)
+        chosen = choose(data)
+        pictures = thumbnails(wanted(data, chosen), settings)
+        storage.put(settings.path(FILE), render(data, chosen, pictures))
+        say("data", settings.path(FILE))
+        failed = sum(picture.still is None for picture in pictures.values())
+        summary |= {"pictures": len(pictures), "not_decoded": failed}
+    return summary
 
 
 def render(data: Dataset, chosen: Chosen, pictures: Pictures) -> bytes:

@@ -13,6 +13,7 @@ from vitascope.encode.stage import DROPS_FILE
 from vitascope.errors import Missing
 from vitascope.model.card import ModelCard, load_card
 from vitascope.stages.registry import STAGES
+from vitascope.stages.running import summary_location
 from vitascope.train import log
 from vitascope.wording import short
 
@@ -88,7 +89,7 @@ class _Reader:
         self.missing: dict[str, str] = {}
         self.summaries: dict[str, Row] = {}
         for stage in WITH_SUMMARY:
-            location = settings.path("summaries", f"{stage}.json")
+            location = summary_location(settings, stage)
             if storage.exists(location):
                 self.summaries[stage] = self.part(stage, location, storage.read_json, {})
         if not self.summaries:

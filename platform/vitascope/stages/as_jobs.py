@@ -4,7 +4,6 @@ Runs as a job itself, on the head, so that it does not depend on whoever submitt
 """
 
 import time
-from typing import Any
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
@@ -14,17 +13,18 @@ from vitascope.config import Settings
 from vitascope.errors import INCOMPLETE, MISTAKE, STOPPED, Failed
 from vitascope.progress import say
 from vitascope.stages import runner
+from vitascope.stages.registry import Summary
 
 _TRIES = 3  # of a stage whose job dies; what it has committed stays
 _LOOK_S = 2.0
-_FINAL = (MISTAKE, STOPPED)  # exit statuses after which trying again does not help
+_FINAL = (MISTAKE, STOPPED)  # exit statuses after which another try does not help
 
 
-def run(settings: Settings, start: str | None = None) -> dict[str, Any]:
+def run(settings: Settings, start: str | None = None) -> Summary:
     """Submits every unfinished stage in turn to the cluster that this process is on, and waits for each.
 
-    A stage's job that dies is submitted again, and goes on with what it had committed. A request to stop
-    this job is passed on to the one that runs. Returns the stages done, and how long each took.
+    If a stage's job dies it is submitted again, and goes on with what it had committed. A request to stop
+    this job is passed on to the one that runs. Returns the seconds of each stage, and if all are complete.
 
     Raises:
         Failed: if a stage has failed for good; the job's own log says why.
@@ -45,18 +45,18 @@ def run(settings: Settings, start: str | None = None) -> dict[str, Any]:
 
 
 def _run_stage(client: JobSubmissionClient, submission: jobs.Submission) -> bool:
-    """Whether the stage did all that was asked of it."""
+    """Whether the stage is complete."""
     for tries_left in reversed(range(_TRIES)):
         submission_id = jobs.submit(client, submission)
         say(submission.command, f"job {submission_id}")
         details = _wait(client, submission_id)
         if details.status == JobStatus.SUCCEEDED or details.driver_exit_code == INCOMPLETE:
             return details.status == JobStatus.SUCCEEDED
-        said = f"job {submission_id} ended as {details.status}{_why(details)}"
+        outcome = f"job {submission_id} ended as {details.status}{_why(details)}"
         final = details.status == JobStatus.STOPPED or details.driver_exit_code in _FINAL
         if final or not tries_left:
-            raise Failed(f"{said}\n  its log: vitascope jobs logs {submission_id}")
-        say(submission.command, f"{said}; trying again")
+            raise Failed(f"{outcome}\n  its log: vitascope jobs logs {submission_id}")
+        say(submission.command, f"{outcome}; trying again")
     raise AssertionError("the last try returns or raises")
 
 
@@ -69,7 +69,7 @@ def _why(details: JobDetails) -> str:
 
 
 def _wait(client: JobSubmissionClient, submission_id: str) -> JobDetails:
-    """Follows a job to its end and gives what became of it; if this process is to stop, so is the job."""
+    """Follows a job to its end and returns its details; if this process is to stop, so is the job."""
     try:
         return jobs.follow(client, submission_id, lambda text: print(text, end="", flush=True))
     except BaseException:

@@ -3,7 +3,14 @@
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
+
+from vitascope.config import Settings
+from vitascope.stages.resources import Resources, of_generation, of_training
+
+Summary = dict[str, Any]
+"""The figures of a stage, as JSON; `succeeded` is false if it has not done all that was asked of it."""
 
 
 @dataclass(frozen=True)
@@ -11,114 +18,78 @@ class Stage:
     """A command that makes something of the settings.
 
     Args:
-        entry: `module:function`; imported only when the stage is asked for.
         help: what it does, in a line.
-        needs: the stage that it goes on from.
+        needs: the stages that it goes on from.
         decided_by: sections of the settings that decide what it makes.
         nodes: the kind of nodes that it works on; None of what runs on the head alone.
+        takes: what its processes take at once, if all must run at once.
+        reads: the setting that names the user's file or folder it cannot do without.
+        module: its `run` takes the settings and returns the summary; by default that of `<name>/stage.py`.
         has_summary: it leaves summaries/<name>.json.
         in_flow: it is a part of the flow.
     """
 
     name: str
-    entry: str
     help: str
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
     decided_by: tuple[str, ...] = ()
     nodes: str | None = None
+    takes: Callable[[Settings], Resources] | None = None
+    reads: str | None = None
+    module: str = ""
     has_summary: bool = True
     in_flow: bool = True
 
-    def load(self) -> Callable[..., dict[str, Any]]:
-        """The entry point, which takes the settings and returns the summary."""
-        module, _, function = self.entry.partition(":")
-        entry: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), function)
-        return entry
+    def load(self) -> Callable[..., Summary]:
+        """Its entry point; imported only when the stage is asked for."""
+        return importlib.import_module(self.module or f"vitascope.{self.name}.stage").run
 
 
-_ALL = (
+_command = partial(Stage, has_summary=False, in_flow=False)
+_ALL = (  # name, help, needs, decided by, nodes, takes
     Stage(
         "clips",
-        "vitascope.clips.stage:run",
         "list, scan, cut and judge videos and images: the clip table",
         decided_by=("run", "clips"),
         nodes="decode",
+        reads="clips.input",
     ),
-    Stage(
-        "caption",
-        "vitascope.caption.stage:run",
-        "ask a model for the captions that clips lack",
-        needs="clips",
-        decided_by=("caption",),
-        nodes="generate",
-    ),
-    Stage(
-        "encode",
-        "vitascope.encode.stage:run",
-        "encode clips into latent shards",
-        needs="caption",
-        decided_by=("encode", "model", "feed"),
-        nodes="decode",
-    ),
+    Stage("caption", "ask a model for the captions that clips lack", ("clips",), ("caption",), "generate"),
+    Stage("encode", "encode clips into latent shards", ("caption",), ("encode", "model", "feed"), "decode"),
     Stage(
         "data",
-        "vitascope.report.data:run",
         "data.html: what is in the tables so far, with pictures",
-        needs="encode",
+        needs=("encode",),
         nodes="decode",
+        module="vitascope.report.data",
         has_summary=False,
     ),
     Stage(
-        "train",
-        "vitascope.train.stage:run",
-        "train on the latents; run again to continue",
-        needs="encode",
-        decided_by=("train",),
-        nodes="train",
+        "train", "train on the latents; run again to continue", ("encode",), ("train",), "train", of_training
     ),
     Stage(
         "generate",
-        "vitascope.generate.stage:run",
         "generate a file of requests; exit status 4 if a valid one failed or none has an output",
-        needs="train",
+        needs=("train",),
         decided_by=("generate",),
         nodes="generate",
+        takes=of_generation,
+        reads="generate.requests",
     ),
-    Stage(
-        "evaluate",
-        "vitascope.evaluate.stage:run",
-        "held-out loss per size and noise level",
-        needs="train",
-        decided_by=("evaluate",),
-        nodes="train",
-    ),
+    Stage("evaluate", "held-out loss per size and noise level", ("train",), ("evaluate",), "train"),
     Stage(
         "report",
-        "vitascope.report.stage:run",
         "summary.json and report.html of a finished run",
+        needs=("data", "generate", "evaluate"),
         has_summary=False,
     ),
-    Stage(
+    _command(
         "flow",
-        "vitascope.stages.as_jobs:run",
         "all of these from the first unfinished one; on a cluster as jobs",
-        has_summary=False,
-        in_flow=False,
+        module="vitascope.stages.as_jobs",
     ),
-    Stage(
-        "doctor",
-        "vitascope.doctor.stage:run",
-        "check the settings against the cluster before money is spent",
-        has_summary=False,
-        in_flow=False,
-    ),
-    Stage(
-        "demo",
-        "vitascope.demo.stage:run",
-        "the whole flow on real video, with a report",
-        has_summary=False,
-        in_flow=False,
-    ),
+    _command("doctor", "check the settings against the cluster before money is spent"),
+    _command("demo", "the whole flow on real video, with a report"),
 )
 
 STAGES = {stage.name: stage for stage in _ALL}
@@ -126,3 +97,9 @@ STAGES = {stage.name: stage for stage in _ALL}
 
 FLOW = tuple(stage.name for stage in _ALL if stage.in_flow)
 """The stages of the flow, in order."""
+
+
+def upstream(name: str) -> list[str]:
+    """The stages that a stage goes on from, directly or not, in the order of the flow."""
+    every = {stage for need in STAGES[name].needs for stage in (need, *upstream(need))}
+    return [stage for stage in FLOW if stage in every]

@@ -1,29 +1,28 @@
 """The stages in order, and which are finished.
 
-A stage that has ended leaves a mark: the settings it was made with, and a digest of all settings that decide
-what it and the stages before it make. Run again, the flow starts at the first stage whose mark is missing or
-of other settings.
+A finished stage leaves a mark: the settings it was made with, and a digest of all settings that decide what
+it and the stages before it make. Run again, the flow starts at the first stage whose mark is missing or of
+other settings.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
 from vitascope.records import stable_id
 from vitascope.section import decides
-from vitascope.stages.registry import FLOW, STAGES
+from vitascope.stages.registry import FLOW, STAGES, upstream
 
-Values = dict[str, Any]
+Values = dict[str, object]
 """Settings by their names, `section.key`."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """What a stage leaves: the settings it was made with; `digest` is None once it is to be done again."""
+    """What a stage leaves: the settings it was made with; `digest` is None if it is to be done again."""
 
     digest: str | None
     values: Values
@@ -40,12 +39,9 @@ def deciding(settings: Settings, stage: str) -> Values:
 
 
 def digest(settings: Settings, stage: str) -> str:
-    """Tells apart settings under which `stage` makes something else; where the work runs does not count."""
-    if stage == "report":
-        return stable_id(digest(settings, "generate"), digest(settings, "evaluate"))
-    before = STAGES[stage].needs
-    own = storage.json_bytes(deciding(settings, stage))
-    return stable_id(digest(settings, before) if before else "", own)
+    """Tells apart settings under which `stage` makes something else; how it is executed does not count."""
+    needs = [digest(settings, need) for need in STAGES[stage].needs]
+    return stable_id(*(needs or [""]), storage.json_bytes(deciding(settings, stage)))
 
 
 def stages(settings: Settings) -> list[str]:
@@ -70,29 +66,24 @@ def unfinished(settings: Settings, marks: Mapping[str, Mark], start: str | None 
     """
     check_start(start)
     todo = stages(settings)
-    while todo and todo[0] != start and _is_finished(settings, todo[0], marks):
+    finished = {stage for stage, mark in marks.items() if mark.digest == digest(settings, stage)}
+    while todo and todo[0] != start and todo[0] in finished:
         del todo[0]
     return todo
 
 
-def _is_finished(settings: Settings, stage: str, marks: Mapping[str, Mark]) -> bool:
-    return stage in marks and marks[stage].digest == digest(settings, stage)
-
-
 def check_inputs(settings: Settings, todo: Collection[str]) -> None:
-    """Looks for the user's files that the stages need before any of them starts.
+    """Checks that the user's files that the stages need exist, before any of them starts.
 
     Raises:
         Mistake: a setting that is needed is not set.
         Missing: nothing is at the location that it names.
     """
-    needed = {
-        "clips": ("clips.input", settings.clips.input),
-        "generate": ("generate.requests", settings.generate.requests),
-    }
-    for stage, (key, place) in needed.items():
-        if stage not in todo:
+    for stage in todo:
+        if (key := STAGES[stage].reads) is None:
             continue
+        section, _, name = key.partition(".")
+        place = getattr(getattr(settings, section), name)
         if not place:
             raise Mistake(f"{key} is not set, and {stage} needs it; set it, or run the stages one by one")
         with suppress(PermissionError):  # the nodes may be let in even if this process is not
@@ -101,94 +92,75 @@ def check_inputs(settings: Settings, todo: Collection[str]) -> None:
 
 
 def run(settings: Settings, execute: Callable[[str], bool | None], start: str | None = None) -> list[str]:
-    """Has `execute` do every unfinished stage in turn, and marks it as it ends.
-
-    Returns those that `execute` says are not complete (False), which the next run does again.
-    """
+    """Has `execute` do every unfinished stage in turn; returns those that are not complete."""
     todo = unfinished(settings, read_marks(settings), start)
-    if todo:
-        begin(settings, todo[0])
-    left = []
-    for stage in todo:
-        if execute(stage) is False:
-            left.append(stage)
-        else:
-            mark(settings, stage)
-    return left
+    return [stage for stage in todo if not perform(settings, stage, execute)]
 
 
-def begin(settings: Settings, stage: str) -> None:
-    """Marks a stage, and those that go on from it, as unfinished: what it made is about to be replaced."""
-    for later, found in read_marks(settings).items():
-        if later == stage or stage in _before(later):
-            _put(settings, later, Mark(None, found.values))
+def perform(settings: Settings, stage: str, execute: Callable[[str], bool | None]) -> bool:
+    """Has `execute` do a stage, marks it as finished if it is complete, and returns whether it is.
 
-
-def mark(settings: Settings, stage: str) -> None:
-    """Marks a stage as finished with these settings."""
-    _put(settings, stage, Mark(digest(settings, stage), deciding(settings, stage)))
+    It is not if `execute` returns False; the next run does it again. The marks of the stage and of those that
+    go on from it are taken back first: what they made is about to be replaced.
+    """
+    for later, mark in read_marks(settings).items():
+        if stage in (later, *upstream(later)):
+            _put(settings, later, Mark(None, mark.values))
+    complete = execute(stage) is not False
+    if complete:
+        _put(settings, stage, Mark(digest(settings, stage), deciding(settings, stage)))
+    return complete
 
 
 def read_marks(settings: Settings) -> dict[str, Mark]:
     """What the stages of the run have left."""
-    found = {}
+    marks = {}
     for stage in FLOW:
         if storage.exists(location := _location(settings, stage)):
             document = storage.read_json(location)
-            found[stage] = Mark(document["settings"], document.get("made_with", {}))
-    return found
+            marks[stage] = Mark(document["settings"], document.get("made_with", {}))
+    return marks
 
 
 def changes(before: Values, now: Values) -> list[str]:
     """The settings of other values, a line each: `clips.fps: 8.0 before, 12.0 now`."""
-    names = [name for name in now if name in before and before[name] != now[name]]
-    return [line for name in names for line in _changed(name, before[name], now[name])]
+    both = [name for name in now if name in before]
+    return [line for name in both for line in _changed(name, before[name], now[name])]
 
 
 def changed_before(settings: Settings, stage: str, marks: Mapping[str, Mark]) -> list[str]:
-    """How the settings differ from those that the tables were made with which `stage` goes on from."""
-    earlier = [name for name in _before(stage) if name in stages(settings) and name in marks]
+    """How the settings differ from those of the tables that `stage` goes on from."""
+    earlier = [name for name in upstream(stage) if name in stages(settings) and name in marks]
     return [line for name in earlier for line in changes(marks[name].values, deciding(settings, name))]
 
 
 def values_before(settings: Settings, stage: str) -> Values:
     """The settings that decide what `stage` goes on from, wherever the run's folder is."""
-    values: Values = {}
-    for earlier in _before(stage):
-        values |= deciding(settings, earlier)
-    return {name: value for name, value in values.items() if name != "run.folder"}
+    made_with = [deciding(settings, earlier).items() for earlier in upstream(stage)]
+    return {name: value for values in made_with for name, value in values if name != "run.folder"}
 
 
 def plan_lines(settings: Settings, todo: Iterable[str], marks: Mapping[str, Mark]) -> list[str]:
     """What is to be done again, and because of which settings; nothing if no setting has changed."""
     again = [stage for stage in todo if stage in marks]
     lines = [line for stage in again for line in changes(marks[stage].values, deciding(settings, stage))]
-    said = f"to be done again: {', '.join(again)}, because of changed settings:"
-    return [said, *(f"  {line}" for line in lines)] if lines else []
+    title = f"to be done again: {', '.join(again)}, because of changed settings:"
+    return [title, *(f"  {line}" for line in lines)] if lines else []
 
 
-def _changed(name: str, before: Any, now: Any) -> list[str]:
+def _changed(name: str, before: object, now: object) -> list[str]:
+    if before == now:
+        return []
     if isinstance(before, dict) and isinstance(now, dict):
-        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        keys = {**before, **now}
         return [line for key in keys for line in _changed(f"{name}.{key}", before.get(key), now.get(key))]
-    return [f"{name}: {_shown(before)} before, {_shown(now)} now"]
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is None else f"{value}"
-
-
-def _before(stage: str) -> list[str]:
-    """The stages that a stage goes on from, the first first."""
-    if stage == "report":
-        return [earlier for earlier in FLOW if earlier != "report"]
-    before = STAGES[stage].needs
-    return [*_before(before), before] if before else []
+    was, is_ = ("not set" if value is None else value for value in (before, now))
+    return [f"{name}: {was} before, {is_} now"]
 
 
 def _location(settings: Settings, stage: str) -> str:
     return settings.path("flow", f"{stage}.json")
 
 
-def _put(settings: Settings, stage: str, left: Mark) -> None:
-    storage.put_json(_location(settings, stage), {"settings": left.digest, "made_with": left.values})
+def _put(settings: Settings, stage: str, mark: Mark) -> None:
+    storage.put_json(_location(settings, stage), {"settings": mark.digest, "made_with": mark.values})

@@ -67,11 +67,9 @@ class Engine:
             fused=True,
         )
         set_z3_leaf_modules(model, [Block, Condition])  # gathered whole, a hook each, not one a submodule
+        config = _config(settings, passes, precision)
         self._engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=_config(settings, passes, precision),
-            dist_init_required=False,
+            model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
         self._zero = self._engine.optimizer
         self._ema = [flat.detach().clone() for flat in self._masters]
@@ -176,8 +174,7 @@ class Engine:
         """Copies the master weights into the compute weights, and small ones to every rank."""
         for low, master in zip(self._zero.fp16_partitioned_groups_flat, self._masters, strict=True):
             low.data.copy_(master.data)
-        small = self._zero.persistent_parameters
-        if small:
+        if small := self._zero.persistent_parameters:
             small[0].partition(small)
             small[0].all_gather(small)
 

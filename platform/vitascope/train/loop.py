@@ -182,6 +182,5 @@ class Loop:
         publisher.set("stage_items", train.steps, stage="train")
         publisher.set("stage_items_done", start, stage="train")
         publisher.set("stage_running", 1, stage="train")
-        peak = peak_flops_per_s(self.ranks.device, self.precision)
-        if peak:
+        if peak := peak_flops_per_s(self.ranks.device, self.precision):
             publisher.set("train_peak_flops_per_s", peak * self.ranks.size)

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +20,11 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.errors import Mistake
 from vitascope.feed.plan import ranks_advice
 from vitascope.feed.source import has_samples, planned, samples_digest
-from vitascope.feed.stream import TASKS_AT_ONCE
 from vitascope.model.card import ModelCard, load_card, save_model
 from vitascope.progress import Stopped, say, track
+from vitascope.stages import resources
+from vitascope.stages.registry import Summary
+from vitascope.stages.running import running, summary_location
 from vitascope.train import log, stopping
 from vitascope.train.engine import ZERO_STAGE
 from vitascope.train.job import Job, check_identity, checkpoint_states, state_in
@@ -33,7 +34,7 @@ from vitascope.train.shards import ShardedState
 COLLECTIVE_TIMEOUT_S = 1800  # above the slowest checkpoint
 
 
-def run(settings: Settings) -> dict[str, object]:
+def run(settings: Settings) -> Summary:
     """Trains to the last step, going on from the run's newest checkpoint if there is one.
 
     Returns the summary, also written to summaries/train.json.
@@ -44,32 +45,33 @@ def run(settings: Settings) -> dict[str, object]:
             checkpoints were made with other settings or are beyond the last step.
         Stopped: if it was asked to stop before the last step, once that is committed.
     """
-    started = time.monotonic()
+    with running(settings, "train") as summary:
+        summary |= _trained(settings)
+    return summary
+
+
+def _trained(settings: Settings) -> Summary:
     _check_samples(settings)
     job = plan_job(settings)
     _check_resumable(job)
     if not _is_trained(settings):
         _check_plan(job)
         connect(settings.cluster)
-        ranks = settings.train.ranks
-        gpus = ranks * settings.train.use_gpu
-        check_room(settings.cluster, "train's ranks and its feed", cpus=ranks + TASKS_AT_ONCE, gpus=gpus)
+        takes = resources.of_training(settings)
+        check_room(settings.cluster, f"train's {takes.processes}", cpus=takes.cpus, gpus=takes.gpus)
         with _progress(job):
             _publish_on_node(settings, _fit_or_stop(job))
     card = load_card(settings.path("model"))
     rows, feed = log.read(job.metrics), settings.feed
     step_tokens = np.mean([row["tokens"] for row in rows if "tokens" in row])
-    summary = summarize(rows) | {
+    say("train", f"the model is in {settings.path('model')}, the log of its steps in {job.metrics}")
+    return summarize(rows) | {
         "pack_fill": float(step_tokens) / (feed.packs_per_step * feed.token_budget),
         "ranks": settings.train.ranks,
         "zero_stage": ZERO_STAGE,
         "precision": card.precision,
         "n_parameters": sum(p.numel() for p in card.build().parameters()),
-        "seconds": round(time.monotonic() - started, 1),
     }
-    storage.put_json(settings.path("summaries", "train.json"), summary)
-    say("train", f"the model is in {settings.path('model')}, the log of its steps in {job.metrics}")
-    return summary
 
 
 def _is_trained(settings: Settings) -> bool:
@@ -97,7 +99,7 @@ def _check_samples(settings: Settings) -> None:
     """Refuses latents without training samples before any worker starts, with what became of the clips."""
     if has_samples(latents_folder(settings), "train"):
         return
-    summaries = (settings.path("summaries", f"{stage}.json") for stage in ("clips", "encode"))
+    summaries = (summary_location(settings, stage) for stage in ("clips", "encode"))
     reasons: Counter[str] = Counter()
     for summary in filter(storage.exists, summaries):
         reasons.update(storage.read_json(summary)["dropped_by_reason"])
@@ -233,7 +235,7 @@ def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None
         save_model(settings.path("model"), weights, card)
 
 
-def summarize(rows: list[log.Row]) -> dict[str, object]:
+def summarize(rows: list[log.Row]) -> Summary:
     """The figures of a run from its log: losses at both ends, medians of rates, shares of the whole."""
     steps = [row for row in rows if "loss" in row]
     held_out = [row["val_loss"] for row in rows if row.get("val_loss") is not None]
@@ -279,8 +281,7 @@ def _watch(job: Job, done: threading.Event, advance: Any) -> None:
         if not announced and storage.exists(job.start):
             say("train", storage.read_json(job.start)["chosen"])
             announced = True
-        row = log.last_row(job.metrics)
-        if row:
+        if row := log.last_row(job.metrics):
             loss = "loss not finite" if row["loss"] is None else f"loss {row['loss']:.4f}"
             advance(row["step"] + 1 - shown, note=f"{loss}  {row['tokens_per_s']:,.0f} tokens/s")
             shown = row["step"] + 1

@@ -1,0 +1,32 @@
+"""What stages take of a cluster at once."""
+
+from dataclasses import dataclass
+
+from vitascope.config import Settings
+from vitascope.feed.settings import TASKS_AT_ONCE
+from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What `processes` take at once; with less they would wait for ever. `lower`: the settings to lower."""
+
+    processes: str
+    cpus: float
+    gpus: int
+    lower: str
+
+
+def of_training(settings: Settings) -> Resources:
+    """The ranks, and the tasks that load their packs."""
+    own = settings.train
+    return Resources("ranks and feed", own.ranks + TASKS_AT_ONCE, own.ranks * own.use_gpu, "train.ranks")
+
+
+def of_generation(settings: Settings) -> Resources:
+    """All replicas of the app."""
+    own = settings.generate
+    cpus = own.text_replicas * TEXT_CPUS + own.decode_replicas * DECODE_CPUS + INGRESS_CPUS
+    cpus += own.denoise_replicas * own.denoise_cpus
+    lower = "generate.denoise_replicas or generate.denoise_cpus"
+    return Resources("replicas", cpus, own.denoise_replicas * own.use_gpu, lower)
