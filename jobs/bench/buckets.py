@@ -26,7 +26,6 @@ different sizes in use. count_s: seconds to count the clips by size; propose_s: 
 import argparse
 import json
 import time
-from typing import Any
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def draw(n: int, seed: int, median_s: float) -> np.ndarray:
     return np.column_stack([frames, sides])
 
 
-def measure(clips: Clips, limits: Limits) -> dict[str, Any]:
+def measure(clips: Clips, limits: Limits) -> dict[str, object]:
     """What the suggested table keeps, compared with the two other ways; prints the table."""
     started = time.perf_counter()
     buckets = propose(clips, limits)
@@ -120,7 +119,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     limits = Limits(max_tokens=args.max_tokens, count=args.count, patching=PATCHING)
-    result: dict[str, Any] = {"max_tokens": args.max_tokens, "count": args.count}
+    result: dict[str, object] = {"max_tokens": args.max_tokens, "count": args.count}
     if args.clips:
         result["table"] = measure(clips_of(args.clips), limits)
     drawn = draw(args.simulated, args.seed, args.median_s)

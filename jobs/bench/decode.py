@@ -207,7 +207,7 @@ def _shared_bytes(child: psutil.Process) -> int:
     return sum(file.stat().st_blocks * 512 for file in files)
 
 
-def speed(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+def speed(folder: Path, args: argparse.Namespace) -> dict[str, object]:
     """The three ways, compared."""
     files = [folder / f"{number:02d}.mp4" for number in range(args.files)]
     store = storage.join(args.store, "speed")
@@ -256,7 +256,7 @@ def _median(values: np.ndarray) -> float:
     return round(float(np.median(values)), 3)
 
 
-def peaks(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+def peaks(folder: Path, args: argparse.Namespace) -> dict[str, object]:
     """Memory while one long video passes both stages."""
     write_video(folder / "minute.mp4", seconds=60, fps=10, size=(1080, 1920), shift=0)
     long = folder / "long.mp4"

@@ -20,7 +20,6 @@ import json
 import resource
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -57,22 +56,37 @@ def thinned(data: Corpus) -> ClipHashes:
     return ClipHashes(np.concatenate(hashes), offsets, np.arange(n), np.zeros(n), np.ones(n))
 
 
-def judged(data: Corpus, clips: ClipHashes, bits: float) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Judgement:
     """Recall of each kind of copy, and precision."""
+
+    recall: dict[str, float]
+    recall_of_all: float
+    precision: float
+    recall_by_show: dict[str, float]
+    wrongly_dropped: dict[str, int]
+    distance_of_found_p50_p99: list[float]
+
+    @property
+    def f1(self) -> float:
+        """The harmonic mean of recall and precision."""
+        return 2 * self.recall_of_all * self.precision / (self.recall_of_all + self.precision)
+
+
+def judged(data: Corpus, clips: ClipHashes, bits: float) -> Judgement:
+    """Recall and precision at this limit."""
     duplicates = near_duplicates(clips, max_bits=bits)
     dropped = duplicates.kept >= 0
     right = dropped & (data.origin[duplicates.kept] == data.origin)
     wrong = dropped & ~right
-    return {
-        "recall": {kind: round(float(right[data.kind == kind].mean()), 4) for kind in KINDS},
-        "recall_of_all": round(float(right[data.kind != "distinct"].mean()), 4),
-        "precision": round(float(right.sum() / max(dropped.sum(), 1)), 4),
-        "recall_by_show": {s: round(float(right[_copies(data, s)].mean()), 4) for s in _shows(data)},
-        "wrongly_dropped": {s: int(wrong[data.show == s].sum()) for s in _shows(data)},
-        "distance_of_found_p50_p99": np.round(
-            np.percentile(duplicates.distance[right], (50, 99)), 1
-        ).tolist(),
-    }
+    return Judgement(
+        recall={kind: round(float(right[data.kind == kind].mean()), 4) for kind in KINDS},
+        recall_of_all=round(float(right[data.kind != "distinct"].mean()), 4),
+        precision=round(float(right.sum() / max(dropped.sum(), 1)), 4),
+        recall_by_show={s: round(float(right[_copies(data, s)].mean()), 4) for s in _shows(data)},
+        wrongly_dropped={s: int(wrong[data.show == s].sum()) for s in _shows(data)},
+        distance_of_found_p50_p99=np.round(np.percentile(duplicates.distance[right], (50, 99)), 1).tolist(),
+    )
 
 
 def _copies(data: Corpus, show: str) -> np.ndarray:
@@ -81,16 +95,6 @@ def _copies(data: Corpus, show: str) -> np.ndarray:
 
 def _shows(data: Corpus) -> list[str]:
     return np.unique(data.show[data.kind != "distinct"]).tolist()
-
-
-def chosen(by_bits: dict[float, dict[str, Any]]) -> float:
-    """The limit with the best F1."""
-
-    def f1(bits: float) -> float:
-        recall, precision = (by_bits[bits][name] for name in ("recall_of_all", "precision"))
-        return 2 * recall * precision / (recall + precision)
-
-    return max(by_bits, key=f1)
 
 
 def middles(clips: ClipHashes) -> tuple[np.ndarray, ClipHashes]:
@@ -168,7 +172,7 @@ def _bit(seeds: np.ndarray) -> np.ndarray:
     return np.int64(1) << (_mixed(seeds) % 63)
 
 
-def growth(sizes: list[int], seed: int) -> dict[str, Any]:
+def growth(sizes: list[int], seed: int) -> dict[str, object]:
     """Seconds of processor time and peak memory for each number of clips, ascending."""
     seconds, peaks = [], []
     for n in sorted(sizes):
@@ -224,10 +228,10 @@ def main() -> None:
         clips = thinned(data)
         results[half] = {bits: judged(data, clips, bits) for bits in BITS}
         for bits, about in results[half].items():
-            print(f"{half} at {bits} bits: {json.dumps(about)}", flush=True)
-    bits = chosen(results["A"])
+            print(f"{half} at {bits} bits: {json.dumps(vars(about))}", flush=True)
+    bits = max(BITS, key=lambda bits: results["A"][bits].f1)
     result = {"distinct": args.clips, "copies": args.copied * len(KINDS), "chosen_bits": bits}
-    result |= results["B"][bits] | {"recall_of_stills": recall_of_stills(data, clips, bits)}
+    result |= vars(results["B"][bits]) | {"recall_of_stills": recall_of_stills(data, clips, bits)}
     result["closest_distinct_bits"] = closest_distinct(data, clips)
     print(json.dumps(result | grown))
 

@@ -279,23 +279,23 @@ class Copy:
 
 def drawn(kind: str, rng: Rng) -> Copy:
     """A copy of this kind, with random parameters."""
-    parts: dict[str, Any] = {"crf": 26}
+    copy = Copy(crf=26)
     if kind in ("compressed", "all"):
-        parts |= {"size": (WIDTH // 2, HEIGHT // 2), "crf": 38 if kind == "compressed" else 30}
+        copy.size, copy.crf = (WIDTH // 2, HEIGHT // 2), 38 if kind == "compressed" else 30
     if kind == "resized":
         wide, high = rng.uniform(0.38, 1.5) * np.array([rng.uniform(0.95, 1.05), rng.uniform(0.95, 1.05)])
-        parts["size"] = (round(WIDTH * wide / 2) * 2, round(HEIGHT * high / 2) * 2)
+        copy.size = (round(WIDTH * wide / 2) * 2, round(HEIGHT * high / 2) * 2)
     if kind in ("cropped", "all"):
         left, top = (0.025, 0.025) if rng.random() < 0.5 else rng.choice([0, 0.05], 2)
-        parts["box"] = (left, top, left + 0.95, top + 0.95)
+        copy.box = (left, top, left + 0.95, top + 0.95)
     if kind in ("retimed", "all"):
-        parts |= {"fps": int(rng.choice([15, 20, 25, 30])), "speed": rng.uniform(0.9, 1.1)}
-        parts["begin_s"] = rng.uniform(0, 1 / GRID_FPS)
+        copy.fps, copy.speed = int(rng.choice([15, 20, 25, 30])), rng.uniform(0.9, 1.1)
+        copy.begin_s = rng.uniform(0, 1 / GRID_FPS)
     if kind in ("mirrored", "all"):
-        parts["mirror"] = True
+        copy.mirror = True
     if kind in ("graded", "all"):
-        parts["grade"] = (*rng.uniform(0.88, 1.12, 2), rng.uniform(0.7, 1.3), rng.uniform(-0.06, 0.06))
-    return Copy(**parts)
+        copy.grade = (*rng.uniform(0.88, 1.12, 2), rng.uniform(0.7, 1.3), rng.uniform(-0.06, 0.06))
+    return copy
 
 
 def encoded(path: Path, frames: list[np.ndarray], fps: int, crf: int) -> None:

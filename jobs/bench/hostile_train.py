@@ -21,7 +21,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve()
 SMALL, GIANT = (1, 16, 16), (4, 32, 32)  # 64 and 1,024 patches
@@ -36,8 +36,16 @@ SETTINGS = [
 FLOAT32 = ("train.precision=float32", "train.bf16=false")  # the second at earlier commits
 
 
-def trained(folder: str, mix: str) -> dict[str, Any]:
-    """One epoch with the package that this process imports: its steps, busy ratio and tokens per second."""
+class Epoch(NamedTuple):
+    """Steps of an epoch, the planned busy ratio of its ranks, and tokens per second."""
+
+    steps: int
+    busy: float
+    tokens_per_s: float
+
+
+def trained(folder: str, mix: str) -> Epoch:
+    """One epoch with the package that this process imports."""
     import train_step  # of the same tree
 
     from vitascope import cli, config, storage
@@ -69,14 +77,14 @@ def trained(folder: str, mix: str) -> dict[str, Any]:
     trainer.run(settings(steps))
     rows = [row for row in log.read(settings(steps).path("train", "metrics")) if "tokens" in row]
     counted = rows[WARM_UP:]
-    return {
-        "steps": steps,
-        "busy": statistics.fmean(1 / (1 + row["cost_spread"]) for row in rows),
-        "tokens_per_s": sum(row["tokens"] for row in counted) / sum(row["step_s"] for row in counted),
-    }
+    return Epoch(
+        steps,
+        busy=statistics.fmean(1 / (1 + row["cost_spread"]) for row in rows),
+        tokens_per_s=sum(row["tokens"] for row in counted) / sum(row["step_s"] for row in counted),
+    )
 
 
-def run(tree: Path, mix: str) -> dict[str, Any]:
+def run(tree: Path, mix: str) -> Epoch:
     """`trained` in a separate process, with the package of a tree."""
     path = os.pathsep.join([str(tree / "platform"), str(tree / "jobs" / "bench")])
     with TemporaryDirectory() as folder:
@@ -85,21 +93,20 @@ def run(tree: Path, mix: str) -> dict[str, Any]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{tree} failed on {mix}:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return Epoch(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def compared(ours: Path, theirs: Path, mix: str, rounds: int) -> dict[str, Any]:
+def compared(ours: Path, theirs: Path, mix: str, rounds: int) -> dict[str, object]:
     """Both trees in turn, and the ratio of the medians."""
-    runs: dict[str, list[dict[str, Any]]] = {"before": [], "now": []}
+    runs: dict[str, list[Epoch]] = {"before": [], "now": []}
     for _ in range(rounds):
         for name, tree in (("before", theirs), ("now", ours)):
             runs[name].append(run(tree, mix))
-            print(mix, name, runs[name][-1], flush=True)
-    medians = {name: statistics.median(r["tokens_per_s"] for r in results) for name, results in runs.items()}
-    planned = {name: {key: results[0][key] for key in ("steps", "busy")} for name, results in runs.items()}
-    said = {name: about | {"tokens_per_s": medians[name]} for name, about in planned.items()}
-    return said | {"ratio": medians["now"] / medians["before"]}
+            print(mix, name, runs[name][-1]._asdict(), flush=True)
+    medians = {name: statistics.median(e.tokens_per_s for e in epochs) for name, epochs in runs.items()}
+    trees = {name: epochs[0]._replace(tokens_per_s=medians[name]) for name, epochs in runs.items()}
+    figures = {name: epoch._asdict() for name, epoch in trees.items()}
+    return figures | {"ratio": medians["now"] / medians["before"]}
 
 
 def main() -> None:
@@ -109,7 +116,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("FOLDER", "MIX"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(trained(*options.one)))
+        print(json.dumps(trained(*options.one)._asdict()))
         return
     if not options.against:
         parser.error("name the commit to compare with: --against COMMIT")

@@ -14,7 +14,6 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,6 +21,7 @@ from PIL import Image
 from vitascope import storage
 from vitascope.clips.stage import run
 from vitascope.config import Settings
+from vitascope.stages.registry import Summary
 
 
 def picture(path: Path, seed: int) -> None:
@@ -31,7 +31,7 @@ def picture(path: Path, seed: int) -> None:
     path.with_suffix(".txt").write_text(f"picture {seed}")
 
 
-def clips(source: Path, folder: Path) -> tuple[dict[str, Any], float]:
+def clips(source: Path, folder: Path) -> tuple[Summary, float]:
     """The stage's summary, and the seconds it took."""
     sections = {"run": {"folder": str(folder)}, "clips": {"input": str(source)}}
     started = time.monotonic()

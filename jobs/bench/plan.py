@@ -36,7 +36,6 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -337,7 +336,7 @@ def main() -> None:
 
     rows = hostile_table(args)
     print(planner().advice() or "The ranks are busy with the typical samples at this budget.", flush=True)
-    result: dict[str, Any] = {
+    result: dict[str, object] = {
         "worst_over_fewest": max(row["over_fewest"] for row in rows),
         "worst_busy_below_most": max(float(row["most_busy"]) - float(row["busy"]) for row in rows),
         "hostile": rows,

@@ -34,7 +34,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import islice
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,9 +51,9 @@ from vitascope.feed.source import Source, load_pack, planned
 from vitascope.feed.stream import Feed, PlannedPack
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
+from vitascope.train import log
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.job import Job
-from vitascope.train.log import StepLog
 from vitascope.train.step import take_step
 
 WARM_UP = 3
@@ -168,7 +167,7 @@ class Bench:
             load=None if self.with_ray else load,
         )
 
-    def ours(self, feed: Feed) -> Iterator[dict[str, Any]]:
+    def ours(self, feed: Feed) -> Iterator[log.Row]:
         """Runs one of our steps for every requested row."""
         train = self.job.settings.train
         torch.manual_seed(self.job.settings.run.seed)
@@ -182,11 +181,11 @@ class Bench:
             passes=feed.passes,
             precision=self.job.card.precision,
         )
-        log = StepLog(self.job.metrics, 0)
+        steps = log.StepLog(self.job.metrics, 0)
         publish = publisher(self.job.settings) if self.with_ray else lambda _: None
         for step in feed.steps(Position(), len(self.packs)):
             row = take_step(engine, self.ranks, step).row
-            log.write(row)
+            steps.write(row)
             publish(row)
             yield row
 
@@ -210,7 +209,7 @@ def plain_linear() -> Iterator[None]:
         functional.linear = theirs
 
 
-def publisher(settings: Settings) -> Callable[[dict[str, Any]], None]:
+def publisher(settings: Settings) -> Callable[[log.Row], None]:
     """Ray's metrics, as training publishes them."""
     from vitascope.metrics import Publisher
 
@@ -238,10 +237,10 @@ class Blocks:
     ours: list[Times] = field(default_factory=list)
     bare: list[Times] = field(default_factory=list)
     matmul: list[Times] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[log.Row] = field(default_factory=list)
 
 
-def measure(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
+def measure(bench: Bench, args: argparse.Namespace) -> dict[str, object]:
     """All figures of a run."""
     device, blocks, size = bench.ranks.device, Blocks(), SHAPES[args.device].matmul
     feed = bench.feed()
@@ -292,7 +291,7 @@ def timed(run: Callable[[], object], device: torch.device) -> Times:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def summary(blocks: Blocks, matmul_flops: int, world_size: int) -> dict[str, Any]:
+def summary(blocks: Blocks, matmul_flops: int, world_size: int) -> dict[str, object]:
     """Medians over the blocks."""
     per_block = len(blocks.rows) // len(blocks.ours)
     (ours, ours_cpu), (bare, bare_cpu) = np.array(blocks.ours).T, np.array(blocks.bare).T

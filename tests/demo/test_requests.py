@@ -1,16 +1,15 @@
 """The requests made for a user's own videos are ones that generation accepts."""
 
-from typing import Any
-
 from vitascope import storage
-from vitascope.demo.requests import requests_for
+from vitascope.demo.requests import Example, requests_for
 from vitascope.generate.request import Limits, parse
 from vitascope.generate.settings import GenerateSettings
+from vitascope.records import VideoSize
 
 
-def sample(clip_id: str, n_frames: int, height: int, width: int) -> dict[str, Any]:
-    size = {"n_frames": n_frames, "height": height, "width": width}
-    return {"clip_id": clip_id, "caption": f"what {clip_id} shows"} | size
+def sample(clip_id: str, n_frames: int, height: int, width: int) -> Example:
+    kind, size = "image" if n_frames == 1 else "video", VideoSize(n_frames, height, width)
+    return Example(clip_id, f"what {clip_id} shows", size, kind, f"/videos/{clip_id}")
 
 
 def test_every_mode_of_media_is_asked_for_in_the_samples_sizes() -> None:
@@ -20,10 +19,8 @@ def test_every_mode_of_media_is_asked_for_in_the_samples_sizes() -> None:
         sample("c", 17, 96, 64),
         sample("d", 1, 64, 64),
     ]
-    clips = [{"clip_id": s["clip_id"], "kind": "image" if s["n_frames"] == 1 else "video"} for s in samples]
-    clips = [clip | {"uri": f"/videos/{clip['clip_id']}"} for clip in clips]
     limits = Limits(GenerateSettings(), patch=2, folder="/videos")
-    documents = requests_for(samples, clips, fps=8.0)
+    documents = requests_for(samples, fps=8.0)
     requests = [parse(storage.json_lines([document]).decode(), limits) for document in documents]
     kinds = [request.kind for request in requests]
     assert set(kinds) == {"image", "text_to_video", "image_to_video", "extend_forward", "extend_backward"}

@@ -15,7 +15,7 @@ from vitascope.generate import lines
 from vitascope.generate.lines import Line
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, Request
 from vitascope.generate.settings import GenerateSettings
-from vitascope.ledger import Rejected
+from vitascope.ledger import Reason, Rejected
 
 PATCHING = Patching(STRIDES["dct"], patch=2)
 
@@ -83,9 +83,9 @@ def test_a_file_in_a_bucket_is_read_the_same(s3: str) -> None:
 
 def test_the_row_of_a_refused_line_is_short_whatever_the_line_holds(tmp_path: Path) -> None:
     long = good("x" * 100_000, mode="y" * 100_000, prompt="z" * 500_000)
-    row = read(tmp_path, long)[0].refused_row(Rejected("invalid_request", "why"))  # type: ignore[arg-type]
-    assert row["custom_id"] == "x" * 512
-    assert len(json.dumps(row)) < 2000
+    row = read(tmp_path, long)[0].refused(Rejected(Reason.INVALID_REQUEST, "why"))
+    assert row.custom_id == "x" * 512
+    assert len(json.dumps(vars(row))) < 2000
 
 
 VALUES = [
@@ -150,4 +150,4 @@ def test_whatever_a_line_holds_it_is_one_request_or_one_reason(tmp_path: Path, s
             assert line.request.name("model")
         else:
             assert len(line.request.detail) < 2000
-            assert json.dumps(line.refused_row(line.request), ensure_ascii=False).encode()
+            assert json.dumps(vars(line.refused(line.request)), ensure_ascii=False).encode()

@@ -1,22 +1,21 @@
 """The manifest's counts, and what the job says at its end."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from vitascope import storage
-from vitascope.generate.manifest import Manifest
-from vitascope.records import OK, dropped
+from vitascope.generate.changes import Change
+from vitascope.generate.manifest import Manifest, Outcome
+from vitascope.ledger import Reason, Rejected
 
 
-def made(line: int, **more: Any) -> dict[str, Any]:
-    row = {"line": line, "custom_id": f"r{line}", "mode": "image", "uri": f"/out/{line}.png", "changes": []}
-    return row | OK | more
+def made(line: int, *changes: Change) -> Outcome:
+    return Outcome(line, f"r{line}", "image", uri=f"/out/{line}.png", changes=changes)
 
 
-def failed(line: int, reason: str, detail: str = "why") -> dict[str, Any]:
-    return {"line": line, "custom_id": f"r{line}"} | dropped(reason, detail)
+def failed(line: int, reason: Reason, detail: str = "why") -> Outcome:
+    return Outcome(line, f"r{line}").refused(Rejected(reason, detail))
 
 
 @pytest.mark.parametrize(
@@ -24,9 +23,9 @@ def failed(line: int, reason: str, detail: str = "why") -> dict[str, Any]:
     [
         ([], True),
         ([made(1)], True),
-        ([made(1), failed(2, "invalid_request"), failed(3, "media_missing")], True),
-        ([failed(1, "invalid_request")], False),
-        ([made(1), failed(2, "generation_failed")], False),
+        ([made(1), failed(2, Reason.INVALID_REQUEST), failed(3, Reason.MEDIA_MISSING)], True),
+        ([failed(1, Reason.INVALID_REQUEST)], False),
+        ([made(1), failed(2, Reason.GENERATION_FAILED)], False),
     ],
 )
 def test_it_succeeded_unless_a_valid_request_failed_or_all_did(rows: list, succeeded: bool) -> None:
@@ -38,10 +37,15 @@ def test_it_succeeded_unless_a_valid_request_failed_or_all_did(rows: list, succe
 
 def test_the_end_of_a_batch_names_reasons_changes_and_places(tmp_path: Path) -> None:
     manifest = Manifest()
-    cut = {"changes": ["prompt_cut", "size_cropped"]}
-    rows = [made(3, **cut), failed(2, "invalid_request", "x" * 9999), made(1, changes=["size_cropped"])]
-    for row in [*rows, failed(4, "generation_failed", "no memory"), failed(5, "invalid_request", "other")]:
-        manifest.add(row, skipped=row["line"] == 1)
+    rows = [
+        made(3, Change.PROMPT_CUT, Change.SIZE_CROPPED),
+        failed(2, Reason.INVALID_REQUEST, "x" * 9999),
+        made(1, Change.SIZE_CROPPED),
+        failed(4, Reason.GENERATION_FAILED, "no memory"),
+        failed(5, Reason.INVALID_REQUEST, "other"),
+    ]
+    for row in rows:
+        manifest.add(row, skipped=row.line == 1)
     said = list(manifest.account("/out", "/out/manifest.parquet"))
     text = "\n".join(said)
     assert said[0].startswith("size_cropped, 2 outputs: made in the next larger size")

@@ -10,12 +10,13 @@ from ray.exceptions import RayActorError, RayTaskError
 from vitascope.errors import Failed
 from vitascope.generate import app as generate_app
 from vitascope.generate import stage
-from vitascope.generate.app import Target
+from vitascope.generate.app import Maker, Target
 from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
 
-DONE = {"uri": "/out/a.mp4"}
-TARGET = Target("/out/a", {})
+SIDECAR = {"uri": "/out/a.mp4", "seconds": {"write": 1.5}}
+DONE = ("/out/a.mp4", 1.5, ())
+TARGET = Target("/out/a", Maker("/model", "m", 7, "tiny"))
 
 
 class App:
@@ -37,7 +38,7 @@ class App:
         self.now -= 1
         if self.errors:
             raise self.errors.pop(0)
-        return DONE
+        return SIDECAR
 
 
 def failed() -> RayTaskError:
@@ -49,8 +50,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_PAUSE_S", 0)
 
 
-def generate(request: Request, *apps: App) -> list[dict[str, Any] | Rejected]:
-    async def all_of_them() -> list[dict[str, Any] | Rejected]:
+def generate(request: Request, *apps: App) -> list[Any]:
+    async def all_of_them() -> list[Any]:
         alone = asyncio.Lock()
         return await asyncio.gather(*(stage._generate(app, request, TARGET, alone) for app in apps))
 

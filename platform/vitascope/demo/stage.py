@@ -7,22 +7,24 @@ from vitascope.clips import stage as clips
 from vitascope.clips.table import clip_rows
 from vitascope.config import Settings
 from vitascope.demo import inputs
-from vitascope.demo.requests import requests_for
+from vitascope.demo.requests import Example, requests_for
 from vitascope.encode import stage as encode
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_index
 from vitascope.evaluate import stage as evaluate
 from vitascope.files import packaged
 from vitascope.generate import stage as generate
+from vitascope.records import VideoSize
 from vitascope.report import data
 from vitascope.report import stage as report
+from vitascope.stages.registry import Summary
 from vitascope.train import stage as train
 
 REQUESTS = str(packaged("configs", "demo_requests.jsonl"))
 """The requests of the demo with its own input; media are in the run's folder."""
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> Summary:
     """Runs all stages; writes summary.json, whose content it returns, data.html and report.html for the run.
 
     If `clips.input` is not set, or is the run's own folder `input`, the demo's videos are copied there;
@@ -58,7 +60,19 @@ def _put_requests(settings: Settings, own_input: bool) -> str:
     if own_input:
         storage.put(location, storage.read_bytes(REQUESTS))
     else:
-        samples = read_index(latents_folder(settings)).to_pylist()
-        rows = requests_for(samples, list(clip_rows(settings)), settings.clips.fps)
-        storage.put(location, storage.json_lines(rows))
+        storage.put(location, storage.json_lines(requests_for(_examples(settings), settings.clips.fps)))
     return location
+
+
+def _examples(settings: Settings) -> list[Example]:
+    clip_of = {clip["clip_id"]: clip for clip in clip_rows(settings)}
+    return [
+        Example(
+            row["clip_id"],
+            row["caption"],
+            VideoSize(row["n_frames"], row["height"], row["width"]),
+            clip_of[row["clip_id"]]["kind"],
+            clip_of[row["clip_id"]]["uri"],
+        )
+        for row in read_index(latents_folder(settings)).to_pylist()
+    ]

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +20,6 @@ from vitascope.progress import track
 from vitascope.records import VideoSize
 from vitascope.stages.registry import Summary
 from vitascope.stages.running import running
-
-Row = dict[str, Any]
 
 
 def run(settings: Settings) -> Summary:
@@ -55,7 +52,8 @@ def _measured(settings: Settings) -> Summary:
     losses: dict[str, list[list[float]]] = defaultdict(list)
     with track(len(rows), "evaluate") as advance:
         for row in rows:
-            packs = _packs(latents, row, patch=card.model.patch, probe=flow.Probe(timesteps))
+            place = (row["shard"], row["row"])
+            packs = _packs(latents, place, patch=card.model.patch, probe=flow.Probe(timesteps))
             size = str(VideoSize(row["n_frames"], row["height"], row["width"]))
             losses[size].append([_loss(model, pack.to(device)) for pack in packs])
             advance(1)
@@ -64,9 +62,9 @@ def _measured(settings: Settings) -> Summary:
     return document | {"samples": len(rows)}
 
 
-def _packs(latents: str, row: Row, *, patch: int, probe: flow.Probe) -> Iterator[Pack]:
+def _packs(latents: str, place: tuple[int, int], *, patch: int, probe: flow.Probe) -> Iterator[Pack]:
     """A pack of one sample at each of the probe's levels."""
-    (sample,) = read_samples(latents, [(row["shard"], row["row"])])
+    (sample,) = read_samples(latents, [place])
     for number in range(len(probe.levels)):
         yield collate([segment_of(sample, patch, number, probe)])
 
@@ -77,7 +75,7 @@ def _loss(model: DiT, pack: Pack) -> float:
         return float(flow.sample_losses(model, pack)[0])
 
 
-def _document(timesteps: tuple[float, ...], losses: dict[str, list[list[float]]]) -> Row:
+def _document(timesteps: tuple[float, ...], losses: dict[str, list[list[float]]]) -> Summary:
     def mean(values: list[list[float]]) -> list[float]:
         return [float(v) for v in np.mean(values, axis=0)]
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import ray
@@ -49,12 +49,21 @@ _NAMESPACE = "serve"  # Ray Serve's actors
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
 
 
+class Maker(NamedTuple):
+    """The model that makes an output: its folder, what tells it from another, its step, and its latents."""
+
+    folder: str
+    identity: str
+    step: int
+    latents: str
+
+
 @dataclass(frozen=True)
 class Target:
     """The location of an output, without suffix, and the model that makes it (for the sidecar)."""
 
     location: str
-    model: dict[str, Any]
+    model: Maker
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +155,7 @@ class DecodeWrite:
         canvas = conditions.canvas(place, frames, self._codec)
         return canvas.latent.numpy(), canvas.given.numpy(), conditioning(request, place, frames)
 
-    def write(self, request: Request, denoised: Denoised, canvas: Any, target: Target) -> dict[str, Any]:
+    def write(self, request: Request, denoised: Denoised, canvas: Any, target: Target) -> dict[str, object]:
         """Decodes and commits the output, then creates the sidecar and returns it.
 
         The sidecar marks the request as finished. If attempts race, one creates it, and all return that one.
@@ -167,7 +176,7 @@ class DecodeWrite:
             "given": dict(zip(("first", "last"), given, strict=True)),
             "conditioning": put_pictures(target.location, canvas[2] if canvas else []),
         }
-        document = sidecar(request, target.location + suffix, target.model, timings) | about
+        document = sidecar(request, target.location + suffix, target.model._asdict(), timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):
             return document
         return storage.read_json(target.location + ".json")
@@ -179,7 +188,7 @@ class Generate:
     def __init__(self, text: Any, denoise: Any, codec: Any) -> None:
         self._text, self._denoise, self._codec = text, denoise, codec
 
-    async def __call__(self, request: Request, target: Target) -> dict[str, Any] | Rejected:
+    async def __call__(self, request: Request, target: Target) -> dict[str, object] | Rejected:
         """The sidecar of the committed output, or why it has none. Arrays pass from replica to replica."""
         text = self._text.remote(request)
         canvas = self._codec.canvas.remote(request) if MEDIA[request.mode] else None
@@ -277,8 +286,8 @@ def deployed(
 
     `ongoing`: requests a replica takes at once; the others wait for any free replica.
     """
-    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
     idle_s, labels = settings.generate.idle_s, node_labels(settings, "generate")
+    options = {"num_cpus": cpus, "num_gpus": gpus} | ({"label_selector": labels} if labels else {})
     return serve.deployment(
         autoscaling_config={
             "min_replicas": 0,
@@ -293,7 +302,7 @@ def deployed(
         max_constructor_retry_count=_STARTS,
         graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_S,
         graceful_shutdown_wait_loop_s=_GRACEFUL_SHUTDOWN_LOOK_S,
-        health_check_timeout_s=_HEALTH_TIMEOUT_S,
         health_check_period_s=_HEALTH_LOOK_S,
-        ray_actor_options=options | ({"label_selector": labels} if labels else {}),
+        health_check_timeout_s=_HEALTH_TIMEOUT_S,
+        ray_actor_options=options,
     )(cls)

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO
 
 from vitascope import storage
+from vitascope.generate.manifest import Outcome
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, Request, labels, parse
 from vitascope.ledger import Reason, Rejected
-from vitascope.records import dropped, stable_int
+from vitascope.records import stable_int
 from vitascope.section import shown
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -21,9 +22,9 @@ class Line:
     request: Request | Rejected
     labels: dict[str, str]
 
-    def refused_row(self, error: Rejected) -> dict[str, Any]:
+    def refused(self, error: Rejected) -> Outcome:
         """The row of records.MANIFEST for a line without a valid request."""
-        return {"line": self.number} | self.labels | dropped(error.reason, error.detail)
+        return Outcome(self.number, self.labels.get("custom_id"), self.labels.get("mode")).refused(error)
 
 
 def read(uri: str, limits: Limits) -> Iterator[Line]:

@@ -2,19 +2,42 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
 from vitascope import storage
 from vitascope.generate.changes import MEANING, Change
-from vitascope.ledger import Reason
+from vitascope.ledger import Reason, Rejected, Status
 from vitascope.records import MANIFEST
+from vitascope.stages.registry import Summary
 from vitascope.wording import count, short
 
 _ROWS_PER_TABLE = 10_000
 _MOST_EXAMPLES, _MOST_SHOWN = 5, 300
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row of records.MANIFEST; None is what a refused line does not tell, or what a request has not."""
+
+    line: int
+    custom_id: str | None = None
+    mode: str | None = None
+    width: int | None = None
+    height: int | None = None
+    n_frames: int | None = None
+    fps: float | None = None
+    uri: str | None = None
+    seconds: float | None = None
+    changes: tuple[str, ...] | None = None
+    status: Status = Status.OK
+    reason: Reason | None = None
+    detail: str | None = None
+
+    def refused(self, why: Rejected) -> "Outcome":
+        """The same request without an output."""
+        return replace(self, status=Status.DROPPED, reason=why.reason, detail=why.detail)
 
 
 @dataclass
@@ -26,18 +49,18 @@ class Manifest:
     changed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
-    _rows: list[dict[str, Any]] = field(default_factory=list)
+    _rows: list[Outcome] = field(default_factory=list)
     _tables: list[pa.Table] = field(default_factory=list)
 
-    def add(self, row: dict[str, Any], *, skipped: bool) -> None:
+    def add(self, row: Outcome, *, skipped: bool) -> None:
         """Adds a row; `skipped` if its request was finished before this run."""
-        if reason := row["reason"]:
+        if reason := row.reason:
             self.failed[reason] += 1
             self.examples.setdefault(reason, _example(row))
         else:
-            self.outputs[row["mode"]] += 1
+            self.outputs[row.mode or ""] += 1
             self.skipped += skipped
-            self.changed.update(row["changes"])
+            self.changed.update(row.changes or ())
         self._rows.append(row)
         if len(self._rows) >= _ROWS_PER_TABLE:
             self._pack()
@@ -47,7 +70,7 @@ class Manifest:
         self._pack()
         storage.put_table(uri, pa.concat_tables(self._tables).sort_by("line"))
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """The counts; `succeeded` is false if a valid request failed, or if all requests did."""
         n_outputs, n_failed = sum(self.outputs.values()), sum(self.failed.values())
         return {
@@ -75,11 +98,11 @@ class Manifest:
         yield f"{n_outputs} in {folder}; all requests, with reasons, in {uri}"
 
     def _pack(self) -> None:
-        self._tables.append(pa.Table.from_pylist(self._rows, MANIFEST))
+        self._tables.append(pa.Table.from_pylist([vars(row) for row in self._rows], MANIFEST))
         self._rows = []
 
 
-def _example(row: dict[str, Any]) -> str:
-    name = f" ({row['custom_id']!r})" if row.get("custom_id") else ""
-    text = f"line {row['line']}{name}: {row['reason']}: {row['detail']}"
+def _example(row: Outcome) -> str:
+    name = f" ({row.custom_id!r})" if row.custom_id else ""
+    text = f"line {row.line}{name}: {row.reason}: {row.detail}"
     return short(text, _MOST_SHOWN)

@@ -139,7 +139,7 @@ def parse(line: bytes | str, limits: Limits) -> Request:
         ) from error
 
 
-def _checked(document: dict[str, Any], limits: Limits) -> Request:
+def _checked(document: dict[str, object], limits: Limits) -> Request:
     request = _validated(document, limits)
     _check_media(request)
     _check_size(request, limits)
@@ -154,7 +154,7 @@ def n_tokens(request: Request, patching: Patching) -> int:
     return n if request.guidance == 1 else 2 * n
 
 
-def document_of(line: bytes | str) -> dict[str, Any]:
+def document_of(line: bytes | str) -> dict[str, object]:
     """The JSON object on a line, whatever it holds. Raises Rejected if the line is anything else."""
     return _object_of(line, object_pairs_hook=_each_key_once)
 
@@ -165,10 +165,11 @@ def labels(line: bytes | str) -> dict[str, str]:
         document = _object_of(line)
     except Rejected:
         return {}
-    return {key: document[key][:512] for key in ("custom_id", "mode") if isinstance(document.get(key), str)}
+    given = {key: document.get(key) for key in ("custom_id", "mode")}
+    return {key: value[:512] for key, value in given.items() if isinstance(value, str)}
 
 
-def _object_of(line: bytes | str, **how: Any) -> dict[str, Any]:
+def _object_of(line: bytes | str, **how: Any) -> dict[str, object]:
     if len(line) > MAX_LINE_BYTES:
         raise _invalid(
             f"the line has more than {MAX_LINE_BYTES:,} bytes; shorten it (a prompt has at most "
@@ -191,7 +192,7 @@ def _object_of(line: bytes | str, **how: Any) -> dict[str, Any]:
     return document
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     document = dict(pairs)
     if len(document) < len(pairs):
         twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
@@ -207,14 +208,14 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _validated(document: dict[str, Any], limits: Limits) -> Request:
+def _validated(document: dict[str, object], limits: Limits) -> Request:
     settings = limits.settings
-    defaults: dict[str, Any] = {"steps": settings.steps, "guidance": settings.guidance}
-    if isinstance(document.get("custom_id"), str):
-        defaults["seed"] = stable_int("seed", document["custom_id"])
+    defaults: dict[str, object] = {"steps": settings.steps, "guidance": settings.guidance}
+    if isinstance(custom_id := document.get("custom_id"), str):
+        defaults["seed"] = stable_int("seed", custom_id)
     for field in ("image", "video", "video_after"):
-        if isinstance(document.get(field), str):
-            document = document | {field: _located(document[field], limits)}
+        if isinstance(uri := document.get(field), str):
+            document = document | {field: _located(uri, limits)}
     try:
         return Request.model_validate(defaults | document)
     except ValidationError as error:

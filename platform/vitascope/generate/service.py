@@ -20,7 +20,7 @@ from vitascope import config, storage
 from vitascope.cluster import ray_private
 from vitascope.config import Settings
 from vitascope.errors import Mistake
-from vitascope.generate.app import Target, build, deployed
+from vitascope.generate.app import Maker, Target, build, deployed
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, parse
 from vitascope.generate.stage import described
 from vitascope.generate.tracing import tracing
@@ -47,17 +47,17 @@ def app(arguments: Arguments) -> serve.Application:
             f"generate.traces = {settings.generate.traces!r} is for batches; a service is traced as its "
             f"Serve configuration says: leave it out, and beside `applications` put tracing_config: {trace}"
         )
-    card, about = described(settings)
+    card, maker = described(settings)
     limits = Limits(settings.generate, card.patching, settings.path("media"))
     service = deployed(Service, 1, settings, cpus=0.1, ongoing=settings.generate.max_in_flight)
-    generate = build(about["folder"], card, settings)
-    return service.bind(generate, limits, about, settings)
+    generate = build(maker.folder, card, settings)
+    return service.bind(generate, limits, maker, settings)
 
 
 class Service:
     """Authenticates and checks requests, and forwards them."""
 
-    def __init__(self, generate: Any, limits: Limits, model: dict[str, Any], settings: Settings) -> None:
+    def __init__(self, generate: Any, limits: Limits, model: Maker, settings: Settings) -> None:
         self._generate, self._limits, self._model = generate, limits, model
         self._outputs = settings.path("outputs", settings.generate.batch)
         self._publisher = Publisher(run=settings.run.folder)
@@ -73,7 +73,7 @@ class Service:
         try:
             request = parse(await _body(http), self._limits)
             mode = request.mode
-            place = storage.join(self._outputs, request.name(self._model["identity"]))
+            place = storage.join(self._outputs, request.name(self._model.identity))
             outcome = await self._generate.remote(request, Target(place, self._model))
         except Rejected as rejected:
             outcome = rejected

@@ -3,10 +3,10 @@
 import asyncio
 import posixpath
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
@@ -18,7 +18,7 @@ from vitascope.errors import Failed, Missing, Mistake, in_a_line
 from vitascope.generate import app, lines
 from vitascope.generate.changes import Change
 from vitascope.generate.lines import Line
-from vitascope.generate.manifest import Manifest
+from vitascope.generate.manifest import Manifest, Outcome
 from vitascope.generate.request import Limits, Request
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Reason, Rejected, Status
@@ -26,7 +26,7 @@ from vitascope.metrics import Publisher
 from vitascope.model.card import WEIGHTS, ModelCard, load_card
 from vitascope.model.check import check_model
 from vitascope.progress import say, track
-from vitascope.records import OK, dropped, stable_id
+from vitascope.records import stable_id
 from vitascope.stages import resources
 from vitascope.stages.registry import Summary
 from vitascope.stages.running import running
@@ -45,7 +45,7 @@ class Batch:
     requests: str
     folder: str
     card: ModelCard
-    model: dict[str, Any]
+    maker: app.Maker
     limits: Limits
 
     @classmethod
@@ -63,16 +63,10 @@ class Batch:
         requests = storage.absolute(settings.generate.requests)
         if not storage.exists(requests):
             raise Missing(f"no request file at {requests}; set generate.requests")
-        card, about = described(settings)
+        card, maker = described(settings)
         limits = Limits(settings.generate, card.patching, requests.rpartition("/")[0])
-        return cls(
-            settings.run.folder,
-            requests,
-            settings.path("outputs", settings.generate.batch),
-            card,
-            about,
-            limits,
-        )
+        outputs = settings.path("outputs", settings.generate.batch)
+        return cls(settings.run.folder, requests, outputs, card, maker, limits)
 
     def lines(self) -> Iterator[Line]:
         """The lines of the request file."""
@@ -80,7 +74,7 @@ class Batch:
 
     def target(self, request: Request) -> app.Target:
         """The location of the request's output."""
-        return app.Target(storage.join(self.folder, request.name(self.model["identity"])), self.model)
+        return app.Target(storage.join(self.folder, request.name(self.maker.identity)), self.maker)
 
     def finished(self) -> set[str]:
         """The locations that have an output and its sidecar: their requests are finished."""
@@ -109,7 +103,7 @@ def _generated(settings: Settings) -> Summary:
         connect(settings.cluster)
         takes = resources.of_generation(settings)
         check_room(settings.cluster, f"generate's {takes.processes}", cpus=takes.cpus, gpus=takes.gpus)
-        built = app.build(batch.model["folder"], batch.card, settings)
+        built = app.build(batch.maker.folder, batch.card, settings)
         serving = app.serving(built, *_app_name(batch, settings), tracing(settings.generate))
     with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
         stream = _stream(batch, handle, finished, advance, pending=pending)
@@ -143,11 +137,11 @@ async def _stream(
     async def one(line: Line) -> None:
         started = time.monotonic()
         done = isinstance(line.request, Request) and batch.target(line.request).location in finished
-        row = await _row(batch, line, None if done else handle, alone)
+        row = await _outcome(batch, line, None if done else handle, alone)
         manifest.add(row, skipped=done)
         if handle is not None and not done:
             taken_s = time.monotonic() - started
-            publisher.add_request(row["reason"] or Status.OK, row.get("mode", ""), taken_s)
+            publisher.add_request(row.reason or Status.OK, row.mode or "", taken_s)
         if did and isinstance(line.request, Request) and not done:
             did(1)
         advance(1, note=_note(manifest))
@@ -181,32 +175,41 @@ async def _unless_stuck(work: Coroutine[Any, Any, Manifest], name: str | None) -
     return await working
 
 
-async def _row(batch: Batch, line: Line, handle: Any, alone: asyncio.Lock) -> dict[str, Any]:
+class _Made(NamedTuple):
+    """What the manifest takes from a sidecar."""
+
+    uri: str
+    seconds: float
+    changes: tuple[Change, ...]
+
+    @classmethod
+    def of(cls, sidecar: Mapping[str, Any]) -> "_Made":
+        changes = tuple(Change(change) for change in sidecar.get("changes", ()))
+        return cls(str(sidecar["uri"]), float(sum(sidecar["seconds"].values())), changes)
+
+
+async def _outcome(batch: Batch, line: Line, handle: Any, alone: asyncio.Lock) -> Outcome:
     """The manifest row of a request: refused, finished before (`handle` is None), or generated now."""
     request = line.request
     if isinstance(request, Rejected):
-        return line.refused_row(request)
+        return line.refused(request)
     target = batch.target(request)
     if handle is None:
-        result = await asyncio.to_thread(_sidecar, target.location + ".json")
+        result = await asyncio.to_thread(_finished, target.location + ".json")
     else:
         result = await _generate(handle, request, target, alone)
     size = request.size
-    row = {"line": line.number, "custom_id": request.custom_id, "mode": request.kind, "fps": request.fps}
-    row |= {"width": size.width, "height": size.height, "n_frames": size.n_frames}
+    asked = (request.custom_id, request.kind, size.width, size.height, size.n_frames, request.fps)
+    outcome = Outcome(line.number, *asked)
     if isinstance(result, Rejected):
-        return row | dropped(result.reason, result.detail)
-    made = {"uri": result["uri"], "seconds": sum(result["seconds"].values())}
-    return row | OK | made | {"changes": [str(change) for change in result.get("changes", ())]}
+        return outcome.refused(result)
+    return replace(outcome, **result._asdict())
 
 
-def _sidecar(location: str) -> dict[str, Any] | Rejected:
+def _finished(location: str) -> _Made | Rejected:
     """The sidecar of an output that was finished before."""
     try:
-        document: dict[str, Any] = storage.read_json(location)
-        float(sum(document["seconds"].values()))
-        changed = [Change(change) for change in document.get("changes", ())]
-        return document | {"uri": str(document["uri"]), "changes": changed}
+        return _Made.of(storage.read_json(location))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         why = f"{location} is not as it was written ({in_a_line(error)}); delete it to generate this again"
         return Rejected(Reason.UNREADABLE, why)
@@ -214,7 +217,7 @@ def _sidecar(location: str) -> dict[str, Any] | Rejected:
 
 async def _generate(
     handle: Any, request: Request, target: app.Target, alone: asyncio.Lock
-) -> dict[str, Any] | Rejected:
+) -> _Made | Rejected:
     """The sidecar of the app's output, or why it has none.
 
     A request whose replica died is sent again, the last time without any other such request: one of them may
@@ -224,7 +227,8 @@ async def _generate(
     while True:
         try:
             async with alone if tries[True] == 1 else nullcontext():
-                return await handle.remote(request, target)
+                made = await handle.remote(request, target)
+                return made if isinstance(made, Rejected) else _Made.of(made)
         except (RayError, RayServeException) as error:
             cause = getattr(error, "cause", error)
             died = isinstance(cause, RayActorError | RayServeException)
@@ -239,7 +243,7 @@ def _note(manifest: Manifest) -> str:
     return f"{failed} failed" if failed else ""
 
 
-def described(settings: Settings) -> tuple[ModelCard, dict[str, Any]]:
+def described(settings: Settings) -> tuple[ModelCard, app.Maker]:
     """The card of the model that the settings name, and its description in a sidecar.
 
     The identity is derived from card and checksum.
@@ -251,12 +255,7 @@ def described(settings: Settings) -> tuple[ModelCard, dict[str, Any]]:
     card = load_card(folder)
     check_model(folder, card)
     identity = stable_id(card.model_dump_json(), checksum.recorded(storage.join(folder, WEIGHTS)))
-    return card, {
-        "folder": folder,
-        "identity": identity,
-        "step": card.step,
-        "latents": card.fingerprint,
-    }
+    return card, app.Maker(folder, identity, card.step, card.fingerprint)
 
 
 def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
@@ -265,4 +264,4 @@ def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
     Another model or other settings need another app, and the old one would be in the way.
     """
     name = f"vitascope-{stable_id(batch.folder)}-"
-    return name, name + stable_id(batch.model["identity"], settings.generate.model_dump_json())
+    return name, name + stable_id(batch.maker.identity, settings.generate.model_dump_json())

@@ -58,13 +58,7 @@ class Engine:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        settings: TrainSettings,
-        ranks: Ranks,
-        *,
-        passes: int,
-        precision: Precision,
+        self, model: nn.Module, settings: TrainSettings, ranks: Ranks, *, passes: int, precision: Precision
     ) -> None:
         self._settings, self._ranks, self.passes = settings, ranks, passes
         optimizer = torch.optim.AdamW(
@@ -74,14 +68,10 @@ class Engine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        set_z3_leaf_modules(
-            model, [Block, Condition]
-        )  # gathered whole, with one hook each instead of one per submodule
+        set_z3_leaf_modules(model, [Block, Condition])  # gathered whole, a hook each, not one a submodule
+        config = _config(settings, passes, precision)
         self._engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            config=_config(settings, passes, precision),
-            dist_init_required=False,
+            model=model, optimizer=optimizer, config=config, dist_init_required=False
         )
         self._zero = self._engine.optimizer
         self._ema = [flat.detach().clone() for flat in self._masters]
@@ -144,9 +134,8 @@ class Engine:
             for kind, part in parts.items():
                 tensors[f"{kind}/{name}"] = part[: own.stop - own.start]
         write_shard(folder, tensors, rank, size)
-        shapes = {
-            name: tuple(parameter.ds_shape) for name, parameter in self._engine.module.named_parameters()
-        }
+        named = self._engine.module.named_parameters()
+        shapes = {name: tuple(parameter.ds_shape) for name, parameter in named}
         return Shards(step=self.step_number, updates=self.updates, ranks=size, shapes=shapes)
 
     def load(self, folder: str | Path, shards: Shards) -> None:
@@ -187,8 +176,7 @@ class Engine:
         """Copies the master weights into the compute weights, and small ones to every rank."""
         for low, master in zip(self._zero.fp16_partitioned_groups_flat, self._masters, strict=True):
             low.data.copy_(master.data)
-        small = self._zero.persistent_parameters
-        if small:
+        if small := self._zero.persistent_parameters:
             small[0].partition(small)
             small[0].all_gather(small)
 

@@ -63,8 +63,7 @@ class Guard:
     def _write_down(self, row: Row, packs: list[SkippedPack]) -> None:
         if len(storage.list_files(self._folder)) < MOST_NOTED:
             numbers = {key: row.get(key) for key in ("step", "epoch", "loss", "grad_norm")}
-            document = numbers | {"packs": [pack._asdict() for pack in packs]}
-            storage.put_json(self._file(row["step"]), document)
+            storage.put_json(self._file(row["step"]), numbers | {"packs": [pack._asdict() for pack in packs]})
 
     def _file(self, step: int) -> str:
         return storage.join(self._folder, f"{step:08d}.json")

@@ -1,12 +1,12 @@
 """The inputs and settings of a training run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field
 
-from vitascope import storage
+from vitascope import checksum, storage
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.feed.plan import PLAN_RULE, Position
@@ -19,12 +19,7 @@ from vitascope.train.shards import Shards
 
 
 class State(Shards):
-    """A checkpoint's state.json.
-
-    identity: that of its job, and the precision; earlier releases recorded less.
-    position: of the step to go on with.
-    made_with: the settings that decide the samples, by their names.
-    """
+    """A checkpoint's state.json: the identity of its job with the precision, and the settings it had."""
 
     identity: dict[str, Any]
     position: Position
@@ -103,24 +98,25 @@ class Job:
         }
 
 
-def check_identity(
-    recorded: Mapping[str, object], wanted: Mapping[str, object], changed: Sequence[str] = ()
-) -> None:
-    """Refuses to continue from a checkpoint of another run.
+def state_in(folder: str) -> State:
+    """The state of a checkpoint; ValueError if it is damaged."""
+    return State.model_validate_json(checksum.read(storage.join(folder, "state.json")))
 
-    Args:
-        changed: the settings that have changed since, as `flow.changes` describes them.
+
+def check_identity(state: State, job: Job) -> None:
+    """Refuses to continue from a checkpoint of another run.
 
     Raises:
         Mistake: names the differences.
     """
+    recorded, wanted = state.identity, job.identity
     differing = [
         f"{k}: checkpoint {recorded.get(k)!r}, settings {v!r}"
         for k, v in wanted.items()
         if recorded.get(k) != v
     ]
     if differing:
-        raise _other_run(changed or differing)
+        raise _other_run(changed_since(state, job.settings) or differing)
 
 
 def check_settings(settings: Settings) -> None:
@@ -137,7 +133,9 @@ def check_settings(settings: Settings) -> None:
 def checkpoint_states(settings: Settings) -> Iterator[State]:
     """The recorded states of the run's checkpoints."""
     files = storage.list_files(settings.path("train", "checkpoints"))
-    return (State(**storage.read_json(file)) for file in files if file.endswith("/state.json"))
+    return (
+        State.model_validate_json(storage.read_bytes(file)) for file in files if file.endswith("/state.json")
+    )
 
 
 def changed_since(state: State, settings: Settings) -> list[str]:

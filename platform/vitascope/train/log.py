@@ -74,11 +74,9 @@ def read(folder: str) -> list[Row]:
 def last_row(folder: str) -> Row | None:
     """The newest step row, read from the newest file that has one; None without one."""
     for file in reversed(storage.list_files(folder)):
-        rows: list[Row] = []
         with suppress(FileNotFoundError):  # a continuing run has just dropped it
-            rows = [row for row in storage.read_json_lines(file) if "loss" in row]
-        if rows:
-            return rows[-1]
+            if rows := [row for row in storage.read_json_lines(file) if "loss" in row]:
+                return rows[-1]
     return None
 
 

@@ -3,7 +3,6 @@
 import time
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -22,7 +21,7 @@ from vitascope.stages import runner
 from vitascope.train import held_out
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.guard import Guard
-from vitascope.train.job import Job, State
+from vitascope.train.job import Job, State, state_in
 from vitascope.train.log import Row, StepLog
 from vitascope.train.shards import Shards
 from vitascope.train.step import (
@@ -60,7 +59,7 @@ class Loop:
 
     def _begin(self, folder: str | None) -> None:
         """Fresh weights, or those of a checkpoint's folder, in the precision that all ranks agree on."""
-        state = _state_in(folder) if folder else None
+        state = state_in(folder) if folder else None
         machines = gather_over_ranks(precision.inspect(self.ranks.device), self.ranks)
         recorded = state.identity.get("precision") if state else None
         train = self.settings.train
@@ -69,11 +68,7 @@ class Loop:
         model = self.job.card.build()
         model.activation_checkpointing = train.activation_checkpointing
         self.engine = Engine(
-            model.to(self.ranks.device),
-            train,
-            self.ranks,
-            passes=self.feed.passes,
-            precision=self.precision,
+            model.to(self.ranks.device), train, self.ranks, passes=self.feed.passes, precision=self.precision
         )
         if folder and state:
             self.engine.load(folder, state)
@@ -159,12 +154,9 @@ class Loop:
 
     def _about(self, shards: Shards) -> dict[str, bytes]:
         """The small files of a checkpoint, by name."""
-        state = State(
-            **dict(shards),
-            identity=self.job.identity | {"precision": self.precision},
-            position=self.position,
-            made_with=runner.values_before(self.settings, "train"),
-        )
+        identity = self.job.identity | {"precision": self.precision}
+        made_with = runner.values_before(self.settings, "train")
+        state = State(**dict(shards), identity=identity, position=self.position, made_with=made_with)
         card = self.job.card.model_copy(update={"step": shards.step, "precision": self.precision})
         return {
             "state.json": storage.json_bytes(state.model_dump()),
@@ -190,13 +182,5 @@ class Loop:
         publisher.set("stage_items", train.steps, stage="train")
         publisher.set("stage_items_done", start, stage="train")
         publisher.set("stage_running", 1, stage="train")
-        peak = peak_flops_per_s(self.ranks.device, self.precision)
-        if peak:
+        if peak := peak_flops_per_s(self.ranks.device, self.precision):
             publisher.set("train_peak_flops_per_s", peak * self.ranks.size)
-
-
-def _state_in(folder: str) -> State:
-    """The state that all shards of a checkpoint have in common; ValueError if it is damaged."""
-    location = str(Path(folder) / "state.json")
-    checksum.check(location)
-    return State(**storage.read_json(location))

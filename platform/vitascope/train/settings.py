@@ -1,7 +1,6 @@
 """Settings of training."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -15,7 +14,7 @@ from a sample and passes, several in a row come from the weights or the learning
 class TrainSettings(Section):
     """Optimisation, checkpoints and workers."""
 
-    renamed: ClassVar[Mapping[str, Callable[[Any], str]]] = {
+    renamed: ClassVar = {
         "bf16": lambda on: (
             f'precision; write precision = "{"bf16" if on in (True, "true") else "float32"}", or "auto"'
         )

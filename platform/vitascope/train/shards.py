@@ -20,13 +20,10 @@ from vitascope.section import Section
 
 
 class Shards(Section):
-    """What all shards of a checkpoint have in common: `ranks` files hold parts of tensors of these shapes.
-
-    updates: steps that were not skipped; every step, if an earlier release wrote it.
-    """
+    """What all shards of a checkpoint have in common; `updates` is the number of steps not skipped."""
 
     step: int
-    updates: int = Field(default_factory=lambda earlier: earlier["step"])
+    updates: int = Field(default_factory=lambda known: known["step"])  # earlier releases record none
     ranks: int
     shapes: dict[str, tuple[int, ...]]
 

@@ -27,7 +27,7 @@ from vitascope.stages.registry import Summary
 from vitascope.stages.running import running, summary_location
 from vitascope.train import log, stopping
 from vitascope.train.engine import ZERO_STAGE
-from vitascope.train.job import Job, State, changed_since, check_identity, checkpoint_states
+from vitascope.train.job import Job, check_identity, checkpoint_states, state_in
 from vitascope.train.loop import worker
 from vitascope.train.shards import ShardedState
 
@@ -88,12 +88,9 @@ def plan_job(settings: Settings) -> Job:
     encoded = storage.read_json(storage.join(folder, "encode.json"))
     card = ModelCard(
         model=settings.model,
-        encode=encoded["encode"],
-        channels=encoded["channels"],
-        text_dim=encoded["text_dim"],
-        fingerprint=encoded["fingerprint"],
         timestep_shift=settings.train.timestep_shift,
         step=0,
+        **{key: encoded[key] for key in ("encode", "channels", "text_dim", "fingerprint")},
     )
     return Job(settings, folder, settings.path("train", "metrics"), samples_digest(folder), card)
 
@@ -117,7 +114,7 @@ def _check_resumable(job: Job) -> None:
     """Refuses a run folder with checkpoints of another run or a longer one, before any worker starts."""
     steps = job.settings.train.steps
     for state in checkpoint_states(job.settings):
-        check_identity(state.identity, job.identity, changed_since(state, job.settings))
+        check_identity(state, job)
         if state.step > steps:
             raise Mistake(
                 f"run.folder holds a checkpoint after {state.step} steps, got train.steps = {steps}; "
@@ -226,10 +223,8 @@ def _publish_on_node(settings: Settings, checkpoint: ray.train.Checkpoint) -> No
 def _publish_model(settings: Settings, checkpoint: ray.train.Checkpoint) -> None:
     """Assembles the EMA weights of a checkpoint in the run's model folder."""
     with checkpoint.as_directory() as folder:
-        for name in ("state.json", "model.json"):
-            checksum.check(storage.join(folder, name))
-        state = State(**storage.read_json(storage.join(folder, "state.json")))
-        card = ModelCard.model_validate_json(storage.read_bytes(storage.join(folder, "model.json")))
+        state = state_in(folder)
+        card = ModelCard.model_validate_json(checksum.read(storage.join(folder, "model.json")))
         if state.updates == 0:
             raise Mistake(
                 f"none of the {state.step} steps could be applied, since no loss or gradient was finite; "
@@ -286,8 +281,7 @@ def _watch(job: Job, done: threading.Event, advance: Any) -> None:
         if not announced and storage.exists(job.start):
             say("train", storage.read_json(job.start)["chosen"])
             announced = True
-        row = log.last_row(job.metrics)
-        if row:
+        if row := log.last_row(job.metrics):
             loss = "loss not finite" if row["loss"] is None else f"loss {row['loss']:.4f}"
             advance(row["step"] + 1 - shown, note=f"{loss}  {row['tokens_per_s']:,.0f} tokens/s")
             shown = row["step"] + 1
