@@ -1,7 +1,7 @@
-"""Boxes of ISO files (mp4, mov, JPEG 2000) and chunks of PNG.
+"""Boxes of ISO files (mp4, mov, JPEG 2000), chunks of PNG.
 
-For what the libraries do not report: PyAV reports neither a track's handler nor its references (ISO/IEC
-14496-12, 8.3.3 and 8.4.3), Pillow no ICC profile of JPEG 2000 and few chunks of a PNG.
+They are read for what the libraries do not report: PyAV reports neither a track's handler nor its references
+(ISO/IEC 14496-12, 8.3.3 and 8.4.3), Pillow no ICC profile of JPEG 2000 and few chunks of a PNG.
 """
 
 import struct

@@ -166,9 +166,9 @@ def _stacked(pictures: Iterator[Seen | None], times_s: np.ndarray, views: list[V
                 np.empty((view.n_frames, *picture.shape), np.uint8)
                 for view, picture in zip(views, seen.views, strict=True)
             ]
-        for clip, picture in zip(frames, seen.views, strict=False):
-            if n_good < len(clip):
-                clip[n_good] = picture
+        for view_frames, picture in zip(frames, seen.views, strict=False):
+            if n_good < len(view_frames):
+                view_frames[n_good] = picture
         n_good += 1
     if n_good < len(times_s):
         missing = f"frames end before {times_s[n_good]:.2f} s, the clip goes on to {times_s[-1]:.2f} s"

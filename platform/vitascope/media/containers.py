@@ -1,4 +1,8 @@
-"""Open a container in PyAV: format, the video track that players show, decoder."""
+"""Open a container: its format, track and decoder.
+
+PyAV opens it. The video track is the one that players show; PyAV's `streams.best` may take an
+alpha or a depth track.
+"""
 
 import errno
 from typing import Any, NamedTuple

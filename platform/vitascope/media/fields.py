@@ -38,10 +38,12 @@ def combing(frame: av.VideoFrame) -> float:
     above, here, below = luma[:-2], luma[1:-1], luma[2:]
     brighter = cv2.min(cv2.subtract(here, above), cv2.subtract(here, below))
     darker = cv2.min(cv2.subtract(above, here), cv2.subtract(below, here))
-    apart = cv2.max(brighter, darker)[1:-1]
+    contrast = cv2.max(brighter, darker)[1:-1]
     steps = cv2.absdiff(above, below)
     within = cv2.max(cv2.max(steps[:-2], steps[1:-1]), steps[2:])
-    combed = cv2.compare(apart, cv2.max(cv2.add(within, within), np.full_like(within, _LEVELS)), cv2.CMP_GT)
+    combed = cv2.compare(
+        contrast, cv2.max(cv2.add(within, within), np.full_like(within, _LEVELS)), cv2.CMP_GT
+    )
     return cv2.countNonZero(cv2.erode(combed, _ADJACENT)) / combed.size
 
 
