@@ -154,24 +154,28 @@ def test_a_shard_tells_what_it_holds(tmp_path: Path) -> None:
     assert read_shard(shard_uri(str(tmp_path), 4)) is None
 
 
-def old_shard(folder: Path, encoded: list[Encoded]) -> pa.Table:
-    """Writes shard 3 as it was when its samples' facts were JSON in the footer, and returns these."""
-    rows = shard_table(3, encoded)
-    facts = rows.select(SAMPLES.names)
-    about = {"key": "key", "text_dim": DIM, "samples": facts.to_pylist(), "drops": [asdict(DROP)]}
-    note = json.dumps(about | {"moments": asdict(SOME)}).encode()
-    digest = hashlib.blake2b(note, digest_size=16).hexdigest().encode()
+def make_old(uri: str) -> None:
+    """Writes a shard anew as it was when its samples' facts were JSON in the footer."""
+    note, facts = read_shard(uri) or (None, None)
+    assert note is not None
+    assert facts is not None
+    about = {"key": note.key, "text_dim": note.text_dim, "samples": facts.to_pylist()}
+    about |= {"drops": [asdict(drop) for drop in note.drops], "moments": asdict(note.moments)}
+    content = json.dumps(about).encode()
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest().encode()
     columns = ["sample_id", "clip_id", "latent", "latent_shape", "text", "n_text", "caption"]
-    table = rows.select(columns).replace_schema_metadata({"vitascope": note, "vitascope.blake2b": digest})
-    pq.write_table(table, shard_uri(str(folder), 3), row_group_size=32, write_page_checksum=True)
-    return facts
+    table = storage.read_table(uri, columns).select(columns)
+    table = table.replace_schema_metadata({"vitascope": content, "vitascope.blake2b": digest})
+    storage.delete(uri)
+    pq.write_table(table, uri, row_group_size=32, write_page_checksum=True)
 
 
 def test_a_shard_with_its_facts_in_the_footer_is_read(tmp_path: Path) -> None:
     values = [(torch.randn(2, 4, 6, 5), torch.randn(i % 4, DIM)) for i in range(40)]
-    facts = old_shard(
-        tmp_path, [Encoded(task, *value, 30.1) for task, value in zip(tasks(40), values, strict=True)]
-    )
+    encoded = [Encoded(task, *value, 30.1) for task, value in zip(tasks(40), values, strict=True)]
+    write(str(tmp_path), 3, encoded)
+    facts = shard_table(3, encoded).select(SAMPLES.names)
+    make_old(shard_uri(str(tmp_path), 3))
     uri = shard_uri(str(tmp_path), 3)
     note, read = read_shard(uri) or (None, None)
     assert note is not None
@@ -269,8 +273,10 @@ def test_a_shard_that_cannot_be_reached_is_neither_damaged_nor_absent(
 
     put(tmp_path, 2)
     monkeypatch.setattr(storage, "open_file", refuse)
-    with pytest.raises(error):
-        read_note(shard_uri(str(tmp_path), 3), damaged_is_absent=True)
+    monkeypatch.setattr(storage, "arrow_filesystem", refuse)
+    for read in (read_note, read_shard):
+        with pytest.raises(error):
+            read(shard_uri(str(tmp_path), 3), damaged_is_absent=True)
 
 
 def test_a_row_that_is_not_there_is_an_error(tmp_path: Path) -> None:

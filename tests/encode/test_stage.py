@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from encode.test_shards import make_old
 from media.made import read_clip
 from vitascope import storage
 from vitascope.config import Settings, load
@@ -20,6 +21,7 @@ from vitascope.encode.frames import decode_shard, pixels_of
 from vitascope.encode.plan import PlannedShard, make_tasks
 from vitascope.encode.settings import STRIDES, EncodeSettings
 from vitascope.encode.shards import read_samples, shard_uri
+from vitascope.encode.verify import verify
 from vitascope.media.geometry import Crop
 from vitascope.media.readers import NoDevice
 from vitascope.records import DROPS, LATENTS, SAMPLES
@@ -328,6 +330,32 @@ def test_new_clips_are_added_and_gone_ones_leave_the_index(
     assert after[temple["clip_id"]] == before[temple["clip_id"]]
     assert handed == [max(row["shard"] for row in before.values()) + 1]
     assert len(latents_of(folder)) == 2
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_with_facts_in_the_footers_of_its_shards_goes_on(
+    tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_for(str(tmp_path), "encode.shard_tokens=16")
+    good = [real_clips[i] for i in (0, 1, 3)]
+    put_clips(settings.run.folder, good[:2])
+    stage.run(settings)
+    folder = latents_folder(settings)
+    index = storage.rows(storage.join(folder, "index.parquet"))
+    before = latents_of(folder)
+    for row in index:
+        make_old(shard_uri(folder, row["shard"]))
+    put_clips(settings.run.folder, good[:1])
+    stage.run(settings)
+    put_clips(settings.run.folder, good)
+    handed = count_work(monkeypatch)
+    assert stage.run(settings)["samples"] == 3
+    assert handed == [2]
+    after = storage.rows(storage.join(folder, "index.parquet"))
+    assert [row for row in after if row["shard"] < 2] == index
+    latents = latents_of(folder)
+    assert all(torch.equal(latents[i], before[i]) for i in before)
+    assert verify(settings).problems == {}
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -108,6 +108,6 @@ def test_a_shard_that_may_not_be_read_is_not_taken_for_damaged(monkeypatch: pyte
     def refuse(uri: str) -> None:
         raise PermissionError(uri)
 
-    monkeypatch.setattr(storage, "open_file", refuse)
+    monkeypatch.setattr(storage, "arrow_filesystem", refuse)
     with pytest.raises(PermissionError):
         check_shard("shard-000000.parquet", [Indexed(0, 1, 4, 1, 1, 8, 12)])

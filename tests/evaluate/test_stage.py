@@ -10,16 +10,16 @@ import torch
 from vitascope import config, storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.samples import Sample
 from vitascope.evaluate import stage
 from vitascope.model.card import ModelCard, save_model
 
 
-class Sample:
-    """What a shard would give."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.latent = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
-        self.text = torch.zeros(0, 16).bfloat16()
+def sample(number: int) -> Sample:
+    """What a shard would give: an image, or two latent frames."""
+    shape = (1 if number == 0 else 2, 4, 4, 3)
+    latent = torch.randn(shape, generator=torch.Generator().manual_seed(0)).bfloat16()
+    return Sample(number, latent, torch.zeros(0, 16).bfloat16(), "")
 
 
 @pytest.fixture
@@ -43,9 +43,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
         for i, (split, n) in enumerate([("val", 1), ("train", 5), ("val", 5)])
     ]
     monkeypatch.setattr(stage, "read_index", lambda _: pa.Table.from_pylist(rows))
-    monkeypatch.setattr(
-        stage, "read_samples", lambda _, where: [Sample((1 if where[0][1] == 0 else 2, 4, 4, 3))]
-    )
+    monkeypatch.setattr(stage, "read_samples", lambda _, places: [sample(row) for _, row in places])
     return settings
 
 
