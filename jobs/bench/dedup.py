@@ -99,7 +99,7 @@ def middles(clips: ClipHashes) -> tuple[np.ndarray, ClipHashes]:
 
 
 def recall_of_stills(data: Corpus, clips: ClipHashes, bits: float) -> float:
-    """As in `judged`, but for single frames."""
+    """As in `judged`, for single frames."""
     of, stills = middles(clips)
     twin = near_twins(stills, max_bits=bits).twin
     right = (twin >= 0) & (data.origin[of][twin] == data.origin[of])

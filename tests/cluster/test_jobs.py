@@ -283,7 +283,7 @@ def test_a_run_that_waits_for_nodes_is_stopped_as_well(head: Head, tmp_path: Pat
     job = re.search(r"job (train-waits-\w+)", following.said())[1]
     assert head.done("jobs", "stop", job)[0] == 0
     following.wait(300)
-    assert "training was asked to stop and did; run it again to go on" in following.said()
+    assert "training was asked to stop and did; run it again to continue" in following.said()
     assert following.said().rstrip().endswith(f"job {job}: STOPPED")
 
 

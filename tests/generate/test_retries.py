@@ -100,7 +100,7 @@ def test_a_batch_whose_replicas_cannot_start_again_ends_with_the_reason(
         finally:
             ended.append(True)
 
-    with pytest.raises(Failed, match="cannot go on: x has no model; finished outputs are kept"):
+    with pytest.raises(Failed, match="cannot continue: x has no model; finished outputs are kept"):
         asyncio.run(stage._unless_stuck(work(), "x"))
     assert ended == [True]
 

@@ -121,10 +121,10 @@ class Feed:
         while part := list(islice(walk, max(1, self._prefetch // self.passes))):
             wanted = [(position, n, _has_pack(plan, n)) for position, plan in part for n in self._mine]
             packs = self._load_rows(
-                self._source, [_row(position, n) for position, n, there in wanted if there]
+                self._source, [_row(position, n) for position, n, present in wanted if present]
             )
-            for _, _, there in wanted:
-                if there:
+            for _, _, present in wanted:
+                if present:
                     pack = next(packs)
                     empty = empty or idle(pack.tokens.shape[1], pack.text.shape[1])
                     yield pack
