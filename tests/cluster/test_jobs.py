@@ -54,7 +54,7 @@ def test_what_runs_is_joined_and_what_has_ended_is_tried_again(there: dict, chos
 
 
 class JustStarted:
-    """In a client's place: a head whose node tells the dashboard about itself only after a while."""
+    """Replaces a client: a head whose node registers with the dashboard only after some time."""
 
     def __init__(self) -> None:
         command = ["raylet", "--python_worker_command=/venv/bin/python worker.py", "--head"]

@@ -101,7 +101,7 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Flow:
-    """A finished flow: the files it wrote in the run's folder, and what it left where it was started."""
+    """A finished flow: its files in the run's folder, and in the folder in which it was started."""
 
     settings: Settings
     files: dict[str, str]

@@ -1,4 +1,4 @@
-"""What is sent to the app again, and what is given up."""
+"""Which requests are sent to the app again, and which are given up."""
 
 import asyncio
 from collections.abc import Callable
