@@ -118,8 +118,10 @@ def texts(path: Path) -> Iterator[Text]:
     source = path.read_text()
     if path.suffix == ".py":
         yield from python_texts(source)
-    elif any(path.match(pattern) for pattern in PAGES + MARKUP):
+    elif path.suffix == ".md":
         yield Text(1, _BLOCK.sub(lambda block: re.sub(r"\S", "_", block[0]), source))
+    elif path.suffix in (".html", ".jinja") or path.name == "alerts.yaml":
+        yield Text(1, source)
     else:
         comments = (line.partition("#")[2] if "#" in line else "" for line in source.splitlines())
         yield Text(1, "\n".join(comments))

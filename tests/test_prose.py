@@ -54,6 +54,11 @@ def test_pages_and_configuration_are_read(tmp_path: Path) -> None:
     assert line.startswith("README.md:3: ")
     (line,) = offences_in(tmp_path / "b", "Makefile", "twin:  # what is at hand\n")
     assert line.startswith("Makefile:1: ")
+    (line,) = offences_in(tmp_path / "c", "dashboards/alerts.yaml", "rules:\n    summary: its twin is lost\n")
+    assert line.startswith("dashboards/alerts.yaml:2: ")
+    name = "platform/vitascope/report/templates/page.html"
+    (line,) = offences_in(tmp_path / "d", name, "<p>\n    the share of {{ n }} clips</p>\n")
+    assert line.startswith(f"{name}:2: ")
 
 
 def test_a_question_is_no_first_line(tmp_path: Path) -> None:
