@@ -1,6 +1,6 @@
 # make demo    the whole flow on real video, ending in runs/demo/report.html
 # make test    lint and tests            make bench    benchmarks
-# make lint    ruff and mypy             make nightly  long endurance tests
+# make lint    ruff, mypy, prose         make nightly  long endurance tests
 #
 # Each sets itself up once on a fresh clone. VIDEOS=path-or-uri runs the demo on your own videos,
 # ARGS="…" is added to the command.
@@ -26,6 +26,7 @@ lint: .venv/.done
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --quiet --check
 	$(BIN)/mypy --no-error-summary
+	$(BIN)/python tests/prose.py
 
 bench: .venv/.done
 	$(BIN)/python jobs/bench/plan.py

@@ -1,4 +1,4 @@
-"""A training run in this process alone, without Ray."""
+"""A training run in this process only, without Ray."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +33,7 @@ def load(source: Source, packs: list[PlannedPack]) -> Iterator[Pack]:
 
 
 def held_out_losses(settings: Settings, model: Any, ranks: int = 1) -> np.ndarray:
-    """The loss at each level, as so many ranks measure it."""
+    """The loss at each level, as measured by this number of ranks."""
     job, total = plan_job(settings), np.zeros(2)
     for rank in range(ranks):
         feed = Feed(job.source("val", job.probe), rank=rank, world_size=ranks, prefetch_packs=2, load=load)

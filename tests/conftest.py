@@ -1,4 +1,4 @@
-"""Fixtures that all tests share: one local Ray cluster, one S3 server, and what the markers mean."""
+"""Fixtures that all tests share: one local Ray cluster, one S3 server, and the markers' meaning."""
 
 import os
 import socket
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 REPO = Path(__file__).resolve().parents[1]
 MOTO = REPO / ".venv-moto" / "bin" / "moto_server"
 SCHEDULED = os.sched_getscheduler(0)
-"""How the system schedules this process, as it was started."""
+"""The system's scheduling of this process at its start."""
 SLOWEST = (
     "flow/test_flow.py",
     "generate/test_stage.py",
@@ -77,7 +77,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves nightly tests out unless asked for; GPU tests skip, or fail where a GPU was promised."""
+    """Skips nightly tests unless requested, and GPU tests, unless a GPU was promised: then they fail."""
     if "nightly" not in (config.option.markexpr or ""):
         nightly = [item for item in items if item.get_closest_marker("nightly")]
         config.hook.pytest_deselected(items=nightly)
@@ -97,13 +97,13 @@ def _mark_gpu_tests(items: list[pytest.Item]) -> None:
     import torch
 
     if torch.cuda.is_available() or os.environ.get("VITASCOPE_EXPECT_GPU") == "1":
-        return  # where a GPU was promised and is missing, they run and fail
+        return  # if a GPU was promised and is missing, they run and fail
     for item in items:
         item.add_marker(pytest.mark.skip(reason="needs a CUDA device; none here"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Says loudly what a machine without a GPU, or without private hosts, left untested."""
+    """Reports loudly what a machine without a GPU, or without private hosts, left untested."""
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
     no_gpu = "no CUDA device here (VITASCOPE_EXPECT_GPU=1 makes them fail instead)"
     for part, what, why in (
@@ -116,7 +116,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)  # first of all: processes keep the environment they start with
 def s3_server() -> Iterator[str | None]:
-    """The endpoint of an S3 server (moto) and the environment to reach it; None where it is not installed."""
+    """The endpoint of an S3 server (moto) and the environment to reach it; None if it is not installed."""
     if not MOTO.exists():
         yield None
         return
@@ -130,7 +130,7 @@ def s3_server() -> Iterator[str | None]:
 
 @contextmanager
 def _server(command: Callable[[str], list[str]]) -> Iterator[str]:
-    """Runs `command(port)` and gives the address it listens at."""
+    """Runs `command(port)` and yields its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -154,7 +154,7 @@ def _wait_until_listening(server: subprocess.Popen, port: int) -> None:
 
 @pytest.fixture(scope="session")
 def new_bucket(s3_server: str | None) -> Callable[[], str]:
-    """Makes a new, empty bucket and gives its URI."""
+    """Makes a new, empty bucket and returns its URI."""
 
     def make() -> str:
         if s3_server is None:
@@ -178,14 +178,14 @@ def s3(new_bucket: Callable[[], str]) -> str:
 
 @pytest.fixture(autouse=True)
 def scheduled_as_others() -> Iterator[None]:
-    """No test leaves this process a real-time one, as SVT-AV1 would (`media.made.encoding`)."""
+    """No test leaves this process with real-time scheduling, as SVT-AV1 would (`media.made.encoding`)."""
     yield
     assert os.sched_getscheduler(0) == SCHEDULED
 
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The bytes of each range that is fetched of a file open on S3."""
+    """The size of each range that is fetched from an open file on S3."""
     n_bytes: list[int] = []
     fetch = s3fs.core._fetch_range
 
@@ -208,7 +208,7 @@ def gs_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def new_google_bucket(gs_server: str) -> Callable[[], str]:  # noqa: ARG001
-    """Makes a new, empty bucket on the emulator of Google Cloud Storage and gives its URI."""
+    """Makes a new, empty bucket on the emulator of Google Cloud Storage and returns its URI."""
     return lambda: _made("gs", project="test")
 
 
@@ -220,7 +220,7 @@ def gs(new_google_bucket: Callable[[], str]) -> str:
 
 @pytest.fixture(scope="session")
 def ray_cluster(s3_server: str | None, gs_server: str) -> Iterator[None]:  # noqa: ARG001
-    """A local Ray cluster of 8 slots, shared by the whole session; its workers know where the servers are."""
+    """A local Ray cluster of 8 slots, shared by the whole session; its workers know the servers."""
     os.environ.pop("RAY_ADDRESS", None)
     for attempt in (1, 2, 3):  # Ray gives itself 30 s to start, which a busy machine may miss
         try:

@@ -1,8 +1,8 @@
-"""Google Cloud Storage for tests: an emulator from PyPI, taught the one precondition that it lacks.
+"""Google Cloud Storage for tests: an emulator from PyPI, with the one precondition that it lacks.
 
     python tests/gcs_server.py PORT
 
-Uploads with `ifGenerationMatch=0` answer 412 where an object of that name is, as the real service does.
+Uploads with `ifGenerationMatch=0` return 412 if an object of that name exists, as in the real service.
 """
 
 import sys
@@ -16,7 +16,7 @@ _insert = objects.insert
 
 
 def insert(request: Any, response: Any, storage: Any) -> None:
-    """The emulator's upload, refused where it must create and something is there. One request at a time."""
+    """The emulator's upload, refused if it must create and the object exists. One request at a time."""
     name = request.query.get("name", [None])[0] or request.data["meta"]["name"]
     if request.query.get("ifGenerationMatch") == ["0"]:
         try:

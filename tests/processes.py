@@ -11,7 +11,7 @@ PATIENCE_S = 60.0
 def ended(process: subprocess.Popen, patience_s: float = PATIENCE_S) -> int:
     """Asks a process to end, kills it and its children after `patience_s`, and returns its exit status.
 
-    It never fails: what a test has found does not depend on how fast a server leaves.
+    It never fails: a test's result does not depend on how fast a server ends.
     """
     family = []
     if process.poll() is None:

@@ -1,4 +1,4 @@
-"""What Prometheus would read."""
+"""The values that Prometheus would read."""
 
 import re
 import time
@@ -7,7 +7,7 @@ import urllib.request
 import ray
 
 Values = dict[tuple[str, ...], float]
-"""By a metric's name and the values of its labels beside `run`, in the order of the labels' names."""
+"""By a metric's name and the values of its labels except `run`, in the order of the labels' names."""
 
 
 def scrape(run: str, expected: Values) -> Values:

@@ -46,7 +46,7 @@ def make_run(
     sizes: Sequence[tuple[int, int, int]] = SIZES,
     not_finite: Container[int] = (),
 ) -> Settings:
-    """A run folder with latents committed in it, and the settings of a tiny model to train on them.
+    """A run folder with committed latents, and the settings of a tiny model to train on them.
 
     Every eighth sample is held out. Sample i has id 1000 + i; the latents of those in `not_finite` are NaN.
     """

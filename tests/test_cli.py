@@ -268,7 +268,7 @@ def noting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def given(tmp_path: Path) -> list[str]:
-    """Settings of a flow whose input and requests are there."""
+    """Settings of a flow whose input and requests exist."""
     (tmp_path / "in").mkdir()
     (tmp_path / "r.jsonl").touch()
     places = {"run.folder": "run", "clips.input": "in", "generate.requests": "r.jsonl"}

@@ -1,4 +1,4 @@
-"""Passwords and keys are found wherever settings may hold them, and nothing else is taken for one."""
+"""Passwords and keys are detected wherever settings may hold them, and nothing else is."""
 
 import time
 

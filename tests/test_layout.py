@@ -1,4 +1,4 @@
-"""The architecture's rules: who may import whom, where Ray may be, how long things may get."""
+"""The architecture's rules: who may import whom, which modules may use Ray, how long things may get."""
 
 import ast
 import re

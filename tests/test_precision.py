@@ -1,4 +1,4 @@
-"""The machine is asked which number format it computes fast in."""
+"""The machine reports which number format it computes fast."""
 
 from types import SimpleNamespace
 from typing import Any

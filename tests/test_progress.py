@@ -1,4 +1,4 @@
-"""Where nobody watches, long work leaves one line."""
+"""If nobody watches, long work leaves one line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the documentation says can be done as it says."""
+"""The documentation's commands, settings and links work."""
 
 import re
 import shlex
@@ -20,7 +20,7 @@ def toml_blocks(page: Path) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of every `vitascope …` in code, without comments and what is a choice (`list | logs ID`)."""
+    """The words of every `vitascope …` in code, without comments and alternatives (`list | logs ID`)."""
     text = page.read_text().replace("\\\n", " ")
     lines = re.findall(r"^    (?:.*&& )?(vitascope .*)$", text, re.M)
     lines += re.findall(r"`(vitascope [^`\n]+)`", text)

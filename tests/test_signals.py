@@ -108,7 +108,7 @@ def test_training_that_is_interrupted_leaves_a_checkpoint_first(tmp_path: Path) 
     assert "stopping after a checkpoint; Ctrl-C again ends at once" in out
     states = storage.list_files(settings.path("train", "checkpoints"))
     (step,) = [storage.read_json(file)["step"] for file in states if file.endswith("/state.json")]
-    said = f"training was asked to stop and did after step {step} of 5000; run it again to go on"
+    said = f"training was asked to stop and did after step {step} of 5000; run it again to continue"
     assert err == f"vitascope train: {said}\n"
     assert step == len([row for row in log.read(settings.path("train", "metrics")) if "loss" in row])
 

@@ -174,7 +174,7 @@ def test_columns_come_as_asked_and_one_that_lacks_is_named(root: str) -> None:
     storage.put_table(location, pa.table({"a": [1], "b": [2], "c": [3]}))
     assert storage.read_table(location, ["c", "a"]).to_pylist() == [{"c": 3, "a": 1}]
     assert storage.read_table(storage.join(root, "day=3")).column_names == ["a", "b", "c"]
-    with pytest.raises(ValueError, match=r"has no column 'version'; where an .* It has a, b, c"):
+    with pytest.raises(ValueError, match=r"has no column 'version'; if an .* It has a, b, c"):
         storage.read_table(location, ["a", "version"])
 
 

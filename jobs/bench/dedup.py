@@ -105,7 +105,7 @@ def middles(clips: ClipHashes) -> tuple[np.ndarray, ClipHashes]:
 
 
 def recall_of_stills(data: Corpus, clips: ClipHashes, bits: float) -> float:
-    """As in `judged`, but for single frames."""
+    """As in `judged`, for single frames."""
     of, stills = middles(clips)
     duplicate = near_duplicates(stills, max_bits=bits).kept
     right = (duplicate >= 0) & (data.origin[of][duplicate] == data.origin[of])

@@ -48,7 +48,7 @@ class Asked:
 
     @property
     def grey(self) -> int:
-        """The grey level of the first picture, to the nearest ten, which tells clips apart."""
+        """The grey level of the first picture, to the nearest ten, which distinguishes clips."""
         return round(self.pictures[0].convert("L").resize((1, 1)).getpixel((0, 0)), -1)  # type: ignore[arg-type]
 
     @property
@@ -58,7 +58,7 @@ class Asked:
 
 
 Decide = Callable[[Asked, int], Reply]
-"""The reply to a request, given how often its clip and prompt were asked for before."""
+"""The reply to a request, given how often its clip and prompt were requested before."""
 
 
 def says(text: Any, **choice: Any) -> Reply:
@@ -76,7 +76,7 @@ def fails(status: int, message: str = "no", code: str | None = None, **reply: An
 
 
 class Endpoint:
-    """Where it listens, and what it was asked."""
+    """The server's address, and its requests."""
 
     def __init__(self, url: str, decide: Decide) -> None:
         self.url, self._decide = url, decide

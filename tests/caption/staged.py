@@ -10,7 +10,7 @@ from vitascope import storage
 
 
 def clip(clip_id: str, uri: str, caption: str | None = None) -> dict[str, Any]:
-    """What the clip table says of a still picture, but for its status."""
+    """The clip table's row of a still picture, except its status."""
     span = {"start_s": 0.0, "fps": 8.0, "n_frames": 1, "decoder": "pillow"}
     span |= {"crop_left": 0.0, "crop_top": 0.0, "crop_width": 1.0, "crop_height": 1.0}
     return {"clip_id": clip_id, "uri": uri, "version": storage.version(uri), "caption": caption, **span}

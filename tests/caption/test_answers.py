@@ -1,4 +1,4 @@
-"""Which clips are asked, and what counts as answered."""
+"""Which clips need captions, and which answers count."""
 
 from pathlib import Path
 from typing import Any

@@ -62,7 +62,7 @@ def by_hand(folder: Path, pictures: list[bytes], prompt: str) -> str:
 def test_a_batch_says_what_the_model_says_of_each_alone(folder: Path) -> None:
     questions = [
         ([jpeg(1)], "What is it ?"),
-        ([jpeg(2), jpeg(3)], "it"),  # of another length, so there is padding
+        ([jpeg(2), jpeg(3)], "it"),  # of another length, so that padding is needed
         ([jpeg(4)], "What is it ?"),
     ]
     answers = LocalModel(settings(folder, batch_size=2)).ask(questions)
@@ -102,7 +102,7 @@ def test_a_folder_without_such_a_model_says_so(tmp_path: Path) -> None:
 
 
 def put_clips(folder: Path, n: int) -> None:
-    """A clip table of so many pictures: "0", "1", …"""
+    """A clip table of pictures: "0", "1", …"""
     rows = []
     for i in range(n):
         picture(i).save(folder / f"{i}.png")
@@ -116,7 +116,7 @@ def stage(model: Path, folder: Path, **more: Any) -> Settings:
 
 
 def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """What was committed, by clip; of each there is one row."""
+    """The committed rows, by clip; exactly one for each."""
     rows = storage.rows(f"{folder}/run/captions")
     assert max(Counter(row["clip_id"] for row in rows).values()) == 1
     return {row["clip_id"]: row for row in rows}
@@ -154,7 +154,7 @@ def test_a_killed_actor_costs_its_part_at_most(folder: Path, tmp_path: Path) -> 
     put_clips(tmp_path, n)
 
     def kill() -> tuple[int, int]:
-        """How many actors were killed, and the parts that were there then."""
+        """The number of killed actors, and the parts that existed then."""
         wait_for(lambda: len(storage.list_files(f"{tmp_path}/run/captions")) >= 2)
         killed = kill_workers("ray::MapWorker(Map(_Worker")
         return len(killed), len(storage.list_files(f"{tmp_path}/run/captions"))

@@ -1,4 +1,4 @@
-"""The caption stage on Ray, against a local endpoint: what is asked, what is kept, what a kill costs."""
+"""The caption stage on Ray, against a local endpoint: its requests, its results, and the cost of a kill."""
 
 import os
 import signal

@@ -27,7 +27,7 @@ def save_tiny_model(folder: Path, chat_template: str | None = _TEMPLATE) -> None
     """Writes model, tokenizer and processor as transformers does. Pictures have 16 pixels and 4 patches."""
     _processor(chat_template).save_pretrained(folder)
     torch.manual_seed(0)
-    # Weights so large that what is said depends on the picture; no end token, so that it is said at length.
+    # Weights so large that the output depends on the picture; no end token, so that the output is long.
     small = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "initializer_range": 1.0}
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(image_size=16, patch_size=8, num_hidden_layers=2, **small),

@@ -1,6 +1,6 @@
 """Hundreds of small files, good, odd and damaged.
 
-`MAKERS` says by name how each is made. The first folder of a name says what is to become of it: files in
+`MAKERS` says by name how each is made. The first folder of a name is the expected outcome: files in
 `good/` come out as PyAV's own frames; those in `odd/` and `damaged/` come out or not, with a word on why.
 """
 
@@ -119,7 +119,7 @@ def video(
             stream.codec_context.sample_aspect_ratio = aspect
         if rotation:
             stream.set_display_rotation(rotation)
-        container.start_encoding()  # also where there are no frames
+        container.start_encoding()  # also without frames
         for i, pixels in enumerate(scene(n_frames, size)):
             frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
             frame.pts, frame.time_base = first + i, Fraction(1, rate)
@@ -186,7 +186,7 @@ def _times() -> dict[str, Maker]:
     made["good/times/faststart.mp4"] = partial(video, flags="faststart")
     for gap_ms, suffix in product((300_000, 2_000_000, 864_000_000, 2**40), ("mkv", "mp4")):
         times = [0, 100, gap_ms, gap_ms + 100]
-        if suffix == "mkv" or gap_ms < 2**29:  # what mp4 can tell
+        if suffix == "mkv" or gap_ms < 2**29:  # the range of mp4
             made[f"odd/times/gap-{gap_ms}.{suffix}"] = partial(timed_video, times_ms=times)
     return made
 
@@ -223,7 +223,7 @@ def _with_picture(path: Path, codec: str) -> None:
 
 
 def _with_attachment(path: Path, codec: str) -> None:
-    """A font beside a video, or beside sound alone."""
+    """A font next to a video, or next to sound only."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=RATE if codec == "libx264" else 44_100)
         container.add_attachment("font.ttf", "application/x-truetype-font", b"\0\1\0\0" * 300)
@@ -317,7 +317,7 @@ NAMES = [
     "endless" * 35 + ".mp4",  # 249 bytes
     "é" * 125 + ".mp4",  # 254 bytes
     "/".join(["deep"] * 120) + "/a.mp4",
-    "a.tar#b.mp4@512+1024",  # looks like the place of a tar's member
+    "a.tar#b.mp4@512+1024",  # resembles the position of a tar's member
 ]
 
 PLAYLISTS = {
@@ -514,7 +514,7 @@ def write(folder: Path, names: Iterable[str]) -> None:
 
 
 def write_no_files(folder: Path) -> set[str]:
-    """Makes what looks like a file in a listing, and is none or another one; gives the names."""
+    """Makes entries that are listed like files but are none, or other files; returns the names."""
     place = folder / "odd" / "links"
     place.mkdir(parents=True)
     links = {"dangling": "nowhere", "circle": "circle2.mp4", "circle2": "circle.mp4", "itself": "itself.mp4"}

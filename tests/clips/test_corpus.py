@@ -1,4 +1,4 @@
-"""Hundreds of good, odd and damaged files: each ends in a row that says what became of it."""
+"""Hundreds of good, odd and damaged files: each ends in a row with its outcome."""
 
 import random
 import time
@@ -41,7 +41,7 @@ SDR = [name for name in GOOD if "/hdr/" not in name]
 WHOLE = [name for name in QUICK if name.startswith(("good/", "odd/pictures/", "odd/times/", "odd/streams/"))]
 
 ABSENT = ("odd/links/", "odd/names/a.tar#")
-"""Names begin so where there is nothing to open: bad links, pipes, a name like a place in a tar."""
+"""Prefixes of names that cannot be opened: bad links, pipes, a name like a position in a tar."""
 
 PLAIN = {"duplicates": "keep", "durations_s": (0.5,), "min_side_px": 8, "decode_timeout_s": TIMEOUT_S}
 
@@ -112,7 +112,7 @@ def pyavs_own(path: Path) -> tuple[np.ndarray, list[np.ndarray]]:
         how = {"src_colorspace": "ITU709"} if untagged else {}
         aspect = stream.sample_aspect_ratio or Fraction(1)
         square = aspect == 1 or aspect > 4  # a ratio that no camera has counts as none
-        if not square:  # all of the colour's resolution is used where frames are scaled
+        if not square:  # the full resolution of colour is used when frames are scaled
             how["interpolation"] = (
                 Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
             )
@@ -171,7 +171,7 @@ def test_hdr_has_the_light_of_a_display_whose_white_is_203_nits(
 
 
 def test_hdr_is_widened_like_any_other_picture(tmp_path: Path) -> None:
-    """swscale's rgb48le is 11 dB from it where only the width is scaled."""
+    """swscale's rgb48le is 11 dB from it if only the width is scaled."""
     name = "good/formats/yuv420p10le-libx265.mp4"
     write(tmp_path, [name])
     with av.open(str(tmp_path / name)) as container:
@@ -209,7 +209,7 @@ class Fuzz:
         self.settings = ClipsSettings.model_validate(PLAIN)
 
     def check(self, seed: int) -> str | None:
-        """What is wrong with what becomes of a file; None where it ends as it should."""
+        """What is wrong with the outcome of a file; None if it is as expected."""
         chance = random.Random(seed)
         name = chance.choice(WHOLE)
         path = self.folder / f"hurt{Path(name).suffix}"

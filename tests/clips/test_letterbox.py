@@ -32,7 +32,7 @@ def boxed(frames: np.ndarray, top: int, bottom: int | None = None) -> np.ndarray
 def test_a_clip_has_the_bars_of_its_video(bunny: np.ndarray) -> None:
     whole = letterbox(features(boxed(bunny, 18)))
     assert letterbox(features(boxed(bunny[:9], 18)), whole) == whole
-    assert letterbox(features(boxed(bunny[:4], 18)), whole) == whole  # too short to tell
+    assert letterbox(features(boxed(bunny[:4], 18)), whole) == whole  # too short to decide
     assert letterbox(features(boxed(bunny[:9] // 8, 18)), whole) == whole  # too dark
     assert letterbox(features(np.zeros_like(bunny[:9])), whole) == whole
 

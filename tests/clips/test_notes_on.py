@@ -1,4 +1,4 @@
-"""What the clips stage chose in silence is said."""
+"""The clips stage reports what it chose by itself."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a file is and looks like, from good files and bad ones."""
+"""Facts and features of files, good and bad ones."""
 
 import struct
 import subprocess
@@ -93,7 +93,7 @@ def decoded(path: Path) -> int:
 @pytest.mark.parametrize("make", [cut_short, promising])
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
 def test_the_table_counts_the_frames_that_are_in_the_file(tmp_path: Path, name: str, make: Any) -> None:
-    """And the row tells of those that its headers promise."""
+    """And the row has the number that its headers promise."""
     path = tmp_path / name
     path.write_bytes(make(name, tmp_path))
     row = scan(item(path), ClipsSettings())
@@ -114,7 +114,7 @@ def test_the_table_counts_the_frames_that_are_in_the_file(tmp_path: Path, name: 
 
 
 def with_sound(path: Path, sound_s: float, delay_s: float = 0) -> Path:
-    """4 s of video, which may begin late, beside sound."""
+    """4 s of video, which may begin late, and sound."""
     picture = ["-itsoffset", str(delay_s), "-f", "lavfi", "-i", "testsrc=d=4:r=25:s=96x64"]
     command = [
         imageio_ffmpeg.get_ffmpeg_exe(),
@@ -248,7 +248,7 @@ def part(size: tuple[int, int], turned: bool, n_frames: int) -> list[np.ndarray]
     ],
 )
 def test_sizes_change_within_a_stream_without_loss(tmp_path: Path, codec: str, suffix: str) -> None:
-    """To a smaller one and to a larger one: each part begins where it does, with its own size and pixels."""
+    """To a smaller and to a larger one: each part begins at its own time, with its own size and pixels."""
     sizes, n = [(128, 96), (96, 128), (192, 144)], 50
     parts = [part(size, turned, n) for size, turned in zip(sizes, (False, True, False), strict=True)]
     path = changing_video(tmp_path / f"a.{suffix}", codec, parts)

@@ -166,7 +166,7 @@ def test_settings_that_cannot_be_meant_are_refused(filters: dict, message: str) 
 
 
 def boxed(frames: np.ndarray, top: int, bottom: int) -> np.ndarray:
-    """The frames with black bars of so many rows."""
+    """The frames with black bars of this many rows."""
     frames = frames.copy()
     frames[:, :top], frames[:, len(frames[0]) - bottom :] = 0, 0
     return frames
@@ -192,7 +192,7 @@ def test_what_is_no_letterbox_is_kept_whole(bunny: np.ndarray) -> None:
     assert letterbox(features(bunny)) == Crop()
     rising = np.stack([boxed(bunny[:1], 4 + 2 * i, 0)[0] for i in range(40)])  # the edge moves: a dark scene
     assert letterbox(features(rising)) == Crop()
-    assert letterbox(features(boxed(bunny // 8, 18, 18))) == Crop()  # too dark to tell
+    assert letterbox(features(boxed(bunny // 8, 18, 18))) == Crop()  # too dark to decide
     assert letterbox(features(boxed(bunny[:1], 18, 18))) == Crop()  # an image
     assert letterbox(features(np.zeros_like(bunny))) == Crop()
 

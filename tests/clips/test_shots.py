@@ -23,7 +23,7 @@ def found(frames: np.ndarray, **settings: object) -> list[tuple[int, int]]:
 
 
 def count(footage: list[np.ndarray], kind: str, speed: int = 1) -> tuple[int, int, int]:
-    """Transitions, how many of them were found where they are, and what was found where none is."""
+    """The number of transitions, of those detected correctly, and of false detections."""
     total = right = wrong = 0
     for seed in SEEDS:
         made = joined.join(footage, kind, seed, speed=speed)

@@ -264,7 +264,7 @@ def test_a_store_that_kept_a_file_back_is_asked_again(tmp_path: Path) -> None:
 def test_a_task_that_ray_does_again_scans_and_commits_nothing_twice(
     everything: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As it does where a node was lost that held the task's end."""
+    """As it does when the node with the task's end was lost."""
     ours, folder = settings(str(everything), str(tmp_path / "run")), str(tmp_path / "catalog")
     media = list_inputs(ours)[0].media
     work = {"files": storage.stream_bytes(media.slice(0, 3))}
@@ -278,7 +278,7 @@ def test_a_task_that_ray_does_again_scans_and_commits_nothing_twice(
 def test_a_slow_file_holds_up_no_commit_of_the_others(
     everything: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It comes last, being the largest; what is known by then is there if its worker is lost."""
+    """It comes last, as the largest; results until then survive if its worker is lost."""
     ours, folder = settings(str(everything), str(tmp_path / "run")), str(tmp_path / "catalog")
     media = list_inputs(ours)[0].media
     work = {"files": storage.stream_bytes(media)}

@@ -24,7 +24,7 @@ def visit(page: Page, name: str, path: str, awaited: str) -> str:
         if awaited in text:
             break
         page.wait_for_timeout(1000)
-    page.wait_for_timeout(1500)  # what is drawn after the text
+    page.wait_for_timeout(1500)  # for elements that are drawn after the text
     page.screenshot(path=str(Path(FOLDER) / f"{name}.png"))
     return page.inner_text("body")
 

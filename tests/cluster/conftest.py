@@ -30,7 +30,7 @@ class Head:
         return self.host.popen([str(BIN / "vitascope"), *words], **env)
 
     def done(self, *words: str, **env: str) -> tuple[int, str]:
-        """Exit status of a command of ours, and what it said."""
+        """Exit status and output of one of our commands."""
         command = self.vitascope(*words, **env)
         command.wait(300)
         return command.returncode, command.said()

@@ -26,7 +26,7 @@ def routes() -> list[tuple[int, str, str]]:
 
 
 def wait_for(*ports: int) -> None:
-    """An agent listens a while after its node is there."""
+    """An agent listens only some time after its node is up."""
     deadline = time.monotonic() + 240
     for port in ports:
         while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < deadline:

@@ -54,7 +54,7 @@ def test_what_runs_is_joined_and_what_has_ended_is_tried_again(there: dict, chos
 
 
 class JustStarted:
-    """In a client's place: a head whose node tells the dashboard about itself only after a while."""
+    """Replaces a client: a head whose node registers with the dashboard only after some time."""
 
     def __init__(self) -> None:
         command = ["raylet", "--python_worker_command=/venv/bin/python worker.py", "--head"]
@@ -288,7 +288,7 @@ def test_a_run_that_waits_for_nodes_is_stopped_as_well(head: Head, tmp_path: Pat
     job = re.search(r"job (train-waits-\w+)", following.said())[1]
     assert head.done("jobs", "stop", job)[0] == 0
     following.wait(300)
-    assert "training was asked to stop and did; run it again to go on" in following.said()
+    assert "training was asked to stop and did; run it again to continue" in following.said()
     assert following.said().rstrip().endswith(f"job {job}: STOPPED")
 
 

@@ -54,7 +54,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Started:
-    """A process that has started a local cluster, and what it said of it."""
+    """A process that has started a local cluster, and its output."""
 
     process: subprocess.Popen
     mode: str

@@ -1,4 +1,4 @@
-"""Ray's files on a shared machine: where they go, and what another user can do there."""
+"""Ray's files on a shared machine: their location, and what another user can do with them."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What is used of Ray that it does not promise to keep: it is there, and does what we take it to do."""
+"""The private parts of Ray that we use: they exist, and behave as we assume."""
 
 import os
 import re

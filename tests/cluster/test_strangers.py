@@ -1,4 +1,4 @@
-"""Without the token nothing can be started or read, at any of Ray's doors."""
+"""Without the token nothing can be started or read, through any of Ray's endpoints."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ OPEN = {
     "/api/gcs_healthz": "probes of Kubernetes",
     "/api/local_raylet_healthz": "probes of Kubernetes",
 }
-"""What answers a stranger, and what it tells."""
+"""Endpoints that answer without a token, and what they reveal."""
 
 
 @needs_hosts

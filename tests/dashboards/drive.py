@@ -11,11 +11,11 @@ from flow.finished import REQUESTS, SETTINGS, WRONG
 from vitascope import cli, config, storage
 
 TIMES = 6
-"""Each request comes as often, each with many steps, so that there is time to watch the batch."""
+"""Copies of each request, each with many steps, so that the batch lasts long enough to be watched."""
 
 N_OUTPUTS = TIMES * len(REQUESTS)
 STEPS = 60
-"""With a checkpoint after every tenth, which takes two seconds, there is time to watch the training too."""
+"""A checkpoint after every tenth step takes two seconds, so that the training can be watched too."""
 
 STAGES = ("clips", "encode", "train", "generate")
 OVERRIDES = [

@@ -27,7 +27,7 @@ VARIABLES = {
     "price_gpu_hour": "4.0",
     "peak_tflops": "0.5",
 }
-"""What stands for Grafana's variables where an expression is tried."""
+"""Values of Grafana's variables when an expression is tried."""
 
 LABELS = {"ray_train_run_id", "ray_train_worker_world_rank"}
 """Labels of Ray's that look like metrics; `ray_train_controller_state` is both."""
@@ -35,7 +35,7 @@ LABELS = {"ray_train_run_id", "ray_train_worker_world_rank"}
 
 @dataclass(frozen=True)
 class Expression:
-    """An expression, and where it stands: `uid of a dashboard / title of a panel / legend`, or an alert."""
+    """An expression, and its location: `uid of a dashboard / title of a panel / legend`, or an alert."""
 
     place: str
     text: str

@@ -1,4 +1,4 @@
-"""A stub of Grafana's HTTP API: no Grafana, but it keeps what it is given and checks what it is asked."""
+"""A stub of Grafana's HTTP API: it stores what it receives and checks requests."""
 
 import json
 import threading

@@ -35,7 +35,7 @@ def binary(name: str) -> str:
 
 
 def promtool(*arguments: object) -> str:
-    """Runs promtool and returns what it says; fails the test where it finds fault."""
+    """Runs promtool and returns its output; fails the test if it reports a problem."""
     done = subprocess.run(
         [binary("promtool"), *map(str, arguments)], capture_output=True, text=True, check=False
     )
@@ -65,7 +65,7 @@ class Prometheus:
     url: str
 
     def get(self, path: str, **parameters: str) -> Any:
-        """The data of an answer of its HTTP API; AssertionError where it refuses."""
+        """The data of an answer of its HTTP API; AssertionError if it refuses."""
         query = urllib.parse.urlencode(parameters)
         try:
             with urllib.request.urlopen(f"{self.url}/api/v1/{path}?{query}", timeout=30) as answer:

@@ -1,4 +1,4 @@
-"""Pushing dashboards, against a stub of Grafana: no Grafana server was at hand."""
+"""Pushing dashboards, against a stub of Grafana: no Grafana server was available."""
 
 import copy
 import json
@@ -48,7 +48,7 @@ def test_the_diff_is_what_the_push_then_does(stub: GrafanaStub) -> None:
     said = push(stub.url, TOKEN, dry_run=True)
     assert stub.written == []
     assert push(stub.url, TOKEN) == said
-    assert stub.sources == {}  # nobody asked for one
+    assert stub.sources == {}  # not requested
 
 
 def test_a_changed_panel_is_named_with_its_queries_and_put_right(stub: GrafanaStub) -> None:

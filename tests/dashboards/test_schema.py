@@ -38,7 +38,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def tsc() -> Path:
-    """The TypeScript compiler, with Grafana's types beside it."""
+    """The TypeScript compiler, with Grafana's types next to it."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.fail("no npm; install Node.js")

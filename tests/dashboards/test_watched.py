@@ -33,7 +33,7 @@ WITHOUT_DATA = {
 """Beginnings of what a short, sound run on CPUs has no data of, and why."""
 
 ENOUGH = ("train_peak_flops_per_s", 'outcome="generation_failed"', 'outcome!="ok"')
-"""Panels whose expressions hold something else beside these, which has data."""
+"""Panels whose expressions also hold something else, which has data."""
 
 Values = Callable[[str], list[float]]
 
@@ -59,7 +59,7 @@ def test_prometheus_loads_the_alerts(empty: Prometheus) -> None:
 
 @pytest.fixture(scope="module")
 def watched() -> Iterator[Values]:
-    """What any expression has said since a Prometheus began to watch a run, each second, but for NaN."""
+    """All values of an expression since a Prometheus began to watch a run, each second, except NaN."""
     with (
         tempfile.TemporaryDirectory(prefix="vw", dir="/tmp", ignore_cleanup_errors=True) as name,
         cluster(Path(name)) as ray,
@@ -77,7 +77,7 @@ def watched() -> Iterator[Values]:
 
 
 def without_data(text: str) -> str | None:
-    """Why an expression may have no data, where it may."""
+    """Why an expression may have no data, if it may."""
     return next((why for start, why in WITHOUT_DATA.items() if start in text), None)
 
 

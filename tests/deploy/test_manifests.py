@@ -90,7 +90,7 @@ COMBINATIONS = {
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_rendered_manifests_are_valid_and_say_what_was_chosen(name: str, tmp_path: Path) -> None:
     chosen = COMBINATIONS[name]
-    assert render(chosen, str(tmp_path))  # raises where validation finds any problem
+    assert render(chosen, str(tmp_path))  # raises if validation reports any problem
     limits = {
         kind: (getattr(chosen, kind).min, getattr(chosen, kind).max)
         for kind in ("decode", "train", "generate")
@@ -232,7 +232,7 @@ Labels = dict[str, str]
 
 
 def admitted(policies: list[dict[str, Any]], to: Labels, source: tuple[str, Labels]) -> set[int]:
-    """The ports of a pod with the labels `to` that a pod (namespace, labels) reaches, as Kubernetes has it.
+    """The ports of a pod with the labels `to` that a pod (namespace, labels) reaches, as in Kubernetes.
 
     0 stands for all ports.
     """
@@ -399,7 +399,7 @@ def test_jobs_and_service_run_on_the_cluster_with_the_nodes_of_their_stage(tmp_p
         )
         ray["readinessProbe"] = container_of(groups["generate"])["readinessProbe"]
         ray["ports"] = container_of(groups["generate"])["ports"]
-        # The head takes requests too: where no worker is there, they make one come.
+        # The head accepts requests too: without a worker, they start one.
         head, usual = (
             part["headGroupSpec"]["template"]["spec"]["containers"][0] for part in (service, whole)
         )
@@ -542,7 +542,7 @@ def test_rays_own_launcher_makes_the_nodes_and_nothing_else(
         pytest.fail(
             "no server that speaks AWS; run `make .venv-moto/.done`, or run the tests with `make test`"
         )
-    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray puts its ssh key
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes its ssh key there
     ec2 = boto3.client("ec2")
     (subnet,) = ec2.describe_subnets(Filters=[{"Name": "availability-zone", "Values": ["us-east-1a"]}])[
         "Subnets"

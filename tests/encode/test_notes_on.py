@@ -1,4 +1,4 @@
-"""What the encode stage cut in silence is said."""
+"""The encode stage reports what it cut by itself."""
 
 import pyarrow as pa
 import torch

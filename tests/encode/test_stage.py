@@ -383,7 +383,7 @@ def test_clips_that_go_and_come_back_are_not_encoded_again(
 def test_several_sizes_of_a_clip_come_from_one_decode(
     tmp_path: Path, media: Any, clip_row: Any, put_clips: PutClips
 ) -> None:
-    """And where a clip ends too early, the sizes that are shorter are made all the same."""
+    """And if a clip ends too early, its shorter sizes are still made."""
     rows = [clip_row(media.bikes, start_s=start_s, n_frames=17, **BIKES_AT) for start_s in (0.0, 5.0)]
     rows.append(clip_row(media.bikes, start_s=8.9, n_frames=17, **BIKES_AT))  # of 10 s
     table = "encode.buckets=[[17, 112, 272], [9, 64, 144]]"

@@ -94,7 +94,7 @@ def test_loading_prints_nothing_and_needs_no_network() -> None:
 
 
 class Letters:
-    """Encodes a caption as the numbers of its letters, and keeps what it was asked."""
+    """Encodes a caption as the numbers of its letters, and keeps its requests."""
 
     dim, fingerprint = 4, "letters"
 

@@ -165,7 +165,7 @@ def test_steps_keep_the_mix_of_sizes_better_than_chance() -> None:
 
 
 def divergence(lengths: Lengths, steps: list[np.ndarray]) -> float:
-    """Mean total-variation distance of the steps' shares of tokens by size from the epoch's."""
+    """Mean total-variation distance of the steps' tokens by size from the epoch's."""
     sizes, of_size = np.unique(lengths.tokens, return_inverse=True)
     epoch = np.bincount(of_size, lengths.tokens) / lengths.tokens.sum()
     shares = [np.bincount(of_size[s], lengths.tokens[s], len(sizes)) / lengths.tokens[s].sum() for s in steps]

@@ -80,12 +80,12 @@ def left(settings: Settings, stage: str) -> dict[str, Any]:
 
 
 def n_committed(settings: Settings, stage: str) -> int:
-    """How many parts of a stage there are."""
+    """The number of a stage's parts."""
     return sum(PARTS[stage] in uri for uri in storage.list_files(settings.run.folder))
 
 
 def wait_for_parts(driver: subprocess.Popen, settings: Settings, stage: str, n: int) -> None:
-    """Waits until the stage that `driver` does has committed so many parts; fails where it ends before."""
+    """Waits until the stage that `driver` runs has committed this many parts; fails if it ends before."""
     while n_committed(settings, stage) < n:
         assert driver.poll() is None, "the stage ended before it was disturbed"
         time.sleep(0.02)

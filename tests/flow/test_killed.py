@@ -70,7 +70,7 @@ def begun(undisturbed: Undisturbed, folder: Path, stage: str) -> Settings:
 
 @contextmanager
 def looked_at(settings: Settings, stage: str, undisturbed: Undisturbed) -> Iterator[None]:
-    """Fails where the stage has not left what it leaves undisturbed, or has done what was committed again."""
+    """Fails if the stage's outputs differ from an undisturbed run's, or committed work was redone."""
     with Onlooker(settings.run.folder).looking() as seen:
         yield
     assert seen.torn == []
@@ -79,7 +79,7 @@ def looked_at(settings: Settings, stage: str, undisturbed: Undisturbed) -> Itera
 
 
 def moments(undisturbed: Undisturbed, stage: str, seed: int) -> list[int]:
-    """After so many parts something is killed."""
+    """After this many parts something is killed."""
     return sorted(random.Random(seed).sample(range(1, undisturbed.n_parts[stage] // 2), KILLS))
 
 

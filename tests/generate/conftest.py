@@ -1,4 +1,4 @@
-"""What the tests of generation share: a tiny model, and requests."""
+"""Fixtures of the tests of generation: a tiny model, and requests."""
 
 import json
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def model_folder(card: ModelCard, model: DiT, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def request_of() -> Callable[..., Request]:
-    """Makes a checked request: a small video, but for the fields given."""
+    """Makes a checked request: a small video, except for the given fields."""
 
     def make(**fields: Any) -> Request:
         anywhere = GenerateSettings(media_from=("/",))

@@ -1,4 +1,4 @@
-"""What an output has otherwise than its request is told."""
+"""Differences between an output and its request are reported."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Which frames are given in each mode, and that they arrive where they belong."""
+"""The conditioning frames of each mode, and their positions in the output."""
 
 from collections.abc import Callable
 from typing import Any
@@ -61,7 +61,7 @@ def test_an_end_of_fewer_than_four_frames_is_refused(request_of: Make) -> None:
 
 
 LEAST = {"text_to_video": 1, "image_to_video": 2, "extend_forward": 2, "extend_backward": 5, "join": 6}
-"""Frames of an output that holds given and made ones."""
+"""Frames of an output with conditioning and generated ones."""
 
 
 @pytest.mark.parametrize("n_frames", range(1, 20))
@@ -86,7 +86,7 @@ def test_the_output_holds_given_and_made_frames_whatever_its_length(
 
 
 def codec() -> Any:
-    """All coefficients kept: it gives back what it was given."""
+    """All coefficients kept: decoding returns the input."""
     return make_codec(EncodeSettings(dct_channels=768))
 
 

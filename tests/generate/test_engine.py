@@ -107,7 +107,7 @@ def test_what_no_pass_holds_is_refused(denoiser: Denoiser, work_of: Callable[...
 
 
 def only(pack: Pack, n_frames: int) -> torch.Tensor:
-    """(N,) bool, the tokens of segments of so many latent frames."""
+    """(N,) bool, the tokens of segments with this many latent frames."""
     return (pack.grids[:, 0] == n_frames)[pack.segment_of_token]
 
 
@@ -123,7 +123,7 @@ def test_a_result_that_is_not_finite_fails_alone(
         futures[0].result(120)
     assert failed.value.reason == Reason.GENERATION_FAILED
     assert futures[1].result(120).is_finite()
-    assert sum(recorder.passes) <= 2 + 1 + 3  # it takes part in one pass, and is looked at alone once
+    assert sum(recorder.passes) <= 2 + 1 + 3  # it is in one pass, and is tried alone once
 
 
 def test_one_that_turns_a_whole_pass_not_finite_fails_alone(

@@ -143,7 +143,7 @@ def test_whatever_a_line_holds_it_is_one_request_or_one_reason(tmp_path: Path, s
     assert [line.number for line in found] == [i for i in range(1, len(texts) + 3) if i not in blank]
     kinds = [isinstance(line.request, Request) for line in found]
     assert (kinds[0], kinds[-1]) == (True, True)
-    assert 50 < sum(kinds) < 450  # of either kind there are many
+    assert 50 < sum(kinds) < 450  # many of either kind
     for line in found:
         if isinstance(line.request, Request):
             assert line.request.size.n_frames >= 1

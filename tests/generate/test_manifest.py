@@ -1,4 +1,4 @@
-"""The manifest's counts, and what the job says at its end."""
+"""The manifest's counts, and the job's final report."""
 
 from pathlib import Path
 

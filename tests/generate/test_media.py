@@ -1,4 +1,4 @@
-"""Given frames read from real files."""
+"""Conditioning frames read from real files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ def media(tmp_path: Path) -> Path:
 
 
 def brightness(frames: np.ndarray) -> list[int]:
-    """Each frame's place in a.mp4."""
+    """Each frame's position in a.mp4."""
     return [round((frame.mean() - 40) / 5) for frame in frames]
 
 

@@ -1,4 +1,4 @@
-"""Requests: what is filled in, and what is refused and how."""
+"""Requests: defaults, and what is refused and how."""
 
 import json
 import re
@@ -108,7 +108,7 @@ LINE = line().encode()
         (
             b'{"custom_id": "a", "prompt": ' + b"[" * 900 + b"]" * 900 + b"}",
             "",
-        ),  # the stack decides how far it is checked
+        ),  # the stack limits how deep it is checked
     ],
 )
 def test_a_line_that_is_no_request_is_refused(text: bytes, said: str) -> None:

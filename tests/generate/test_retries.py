@@ -1,4 +1,4 @@
-"""What is sent to the app again, and what is given up."""
+"""Which requests are sent to the app again, and which are given up."""
 
 import asyncio
 from collections.abc import Callable
@@ -101,7 +101,7 @@ def test_a_batch_whose_replicas_cannot_start_again_ends_with_the_reason(
         finally:
             ended.append(True)
 
-    with pytest.raises(Failed, match="cannot go on: x has no model; finished outputs are kept"):
+    with pytest.raises(Failed, match="cannot continue: x has no model; finished outputs are kept"):
         asyncio.run(stage._unless_stuck(work(), "x"))
     assert ended == [True]
 

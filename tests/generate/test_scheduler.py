@@ -1,4 +1,4 @@
-"""Who joins the next pass: the budget holds, nobody starves, the oldest is never delayed."""
+"""Which requests join the next pass: the budget holds, none starves, the oldest is never delayed."""
 
 import random
 
@@ -71,7 +71,7 @@ def test_a_short_one_overtakes_and_a_long_one_does_not() -> None:
     running, big = [Load(80, 5)], Load(100, 2)
     assert admit(running, [big, Load(20, 5)], BUDGET) == [1]
     assert admit(running, [big, Load(20, 6)], BUDGET) == []
-    assert admit(running, [Load(90, 2), Load(10, 99)], BUDGET) == [1]  # fits beside it for good
+    assert admit(running, [Load(90, 2), Load(10, 99)], BUDGET) == [1]  # fits next to it for good
 
 
 def test_what_no_pass_holds_is_refused_at_entry() -> None:

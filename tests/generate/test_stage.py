@@ -60,7 +60,7 @@ def good_requests() -> list[dict[str, Any]]:
 
 
 def write_inputs(folder: str, requests: list[dict[str, Any]], model: str) -> Settings:
-    """A request file with its media beside it, and the settings of the stage."""
+    """A request file with its media next to it, and the settings of the stage."""
     levels = np.arange(24, dtype=np.uint8)[:, None, None, None] * 5 + 40
     files = {
         "a.mp4": mp4.mp4_bytes(np.broadcast_to(levels, (24, 96, 128, 3)), 8),
@@ -76,7 +76,7 @@ def write_inputs(folder: str, requests: list[dict[str, Any]], model: str) -> Set
 
 
 def finished(settings: Settings) -> dict[str, str]:
-    """The sidecars there are, with what changes when one is written again."""
+    """The existing sidecars, with what changes when one is rewritten."""
     folder = settings.path("outputs", "batch")
     sidecars = (
         [f for f in storage.list_files(folder) if f.endswith(".json")] if storage.exists(folder) else []
@@ -116,7 +116,7 @@ def scenario(ray_cluster: None, model_folder: Path, tmp_path_factory: pytest.Tem
 
 
 def _run_and_kill(settings: Settings) -> dict[str, str]:
-    """Runs the job in a process of its own on the same cluster, and kills it when a few outputs are there."""
+    """Runs the job in a process of its own on the same cluster, and kills it when a few outputs exist."""
     address = ray.get_runtime_context().gcs_address
     command = [sys.executable, "-c", DRIVER, settings.model_dump_json()]
     driver = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": address})
@@ -201,7 +201,7 @@ def test_after_a_kill_each_has_one_output_and_finished_ones_are_untouched(scenar
 def test_run_again_nothing_is_done_twice(scenario: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, before = scenario.settings, finished(scenario.settings)
     monkeypatch.setattr(stage, "connect", lambda _: pytest.fail("Ray was started"))
-    # Where every request that may succeed is finished, not even Ray is needed; lines may move.
+    # If every request that may succeed is finished, not even Ray is needed; lines may move.
     done = [
         r for r in scenario.requests if not r.get("image", r.get("video", "")).startswith(("none", "text"))
     ]
@@ -372,6 +372,6 @@ def test_a_batch_that_is_interrupted_keeps_what_is_finished_and_leaves_no_app(
     assert 2 <= len(before) < 18
     name = stage._app_name(stage.Batch.of(settings), settings)[1]
     wait_for(lambda: name not in serve.status().applications, 60)
-    assert finished(settings) == before  # nor does anything go on in the background
+    assert finished(settings) == before  # nor is anything left running in the background
     for sidecar in before:
         assert storage.size_bytes(storage.read_json(sidecar)["uri"]) > 100

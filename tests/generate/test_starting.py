@@ -1,4 +1,4 @@
-"""The reason why a replica cannot start, found in what Ray Serve says."""
+"""The reason why a replica cannot start, from Ray Serve's messages."""
 
 import pytest
 

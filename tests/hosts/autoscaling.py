@@ -1,8 +1,8 @@
 """A cluster that grows and shrinks by Ray's own autoscaler, on one machine.
 
-The head has no CPUs for work. Ray's autoscaler (version 2) asks for nodes where Ray's own tests do: of a
-provider that starts a raylet with the resources and labels of a node type, and stops it when told that it was
-idle for long enough. Everything runs on one private host; nobody gets in without the token.
+The head has no CPUs for work. Ray's autoscaler (version 2) requests nodes from the provider of Ray's own
+tests, which starts a raylet with the resources and labels of a node type, and stops it when notified that it
+was idle for long enough. Everything runs on one private host; nobody gets in without the token.
 
     with autoscaling_cluster({"decode": NodeType(cpus=3, max_workers=2)}, 2, tmp_path) as cluster:
         cluster.run(["vitascope", "submit", "flow", "settings.toml", "--address", cluster.address])
@@ -93,11 +93,11 @@ class AutoscalingCluster:
     def run(
         self, command: Sequence[str], *, timeout_s: float = 300, check: bool = True, **env: str
     ) -> CompletedProcess[str]:
-        """Runs `command` beside the cluster, with its token; raises as `namespaces.Command.result` does."""
+        """Runs `command` next to the cluster, with its token; raises as `namespaces.Command.result` does."""
         return self.host.run(command, timeout_s=timeout_s, check=check, **env)
 
     def popen(self, command: Sequence[str], **env: str) -> Command:
-        """Starts `command` beside the cluster, with its token."""
+        """Starts `command` next to the cluster, with its token."""
         return self.host.popen(command, **env)
 
     def nodes(self) -> list[Node]:
@@ -120,7 +120,7 @@ def autoscaling_cluster(
         node_types: by name; the name is also the value of the node's label `vitascope-node`.
         max_workers: of all types together.
         folder: an empty folder; the logs of Ray and of every command stay in `folder`/head.
-        head_object_store_bytes: the head holds what drivers put there.
+        head_object_store_bytes: the head holds the drivers' objects.
         env: more environment for Ray's processes and for all commands.
 
     Raises:

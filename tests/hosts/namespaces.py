@@ -50,7 +50,7 @@ sleep infinity & wait
 
 @functools.cache
 def missing() -> str | None:
-    """Why no host can be made here, and what to do about it; None where one can be."""
+    """Why no host can be made here, and what to do about it; None if one can."""
     if lacking := [tool for tool in TOOLS if shutil.which(tool) is None]:
         packages = sorted({TOOLS[tool] for tool in lacking})
         return f"needs {', '.join(lacking)}: apt-get install {' '.join(packages)}"
@@ -73,7 +73,7 @@ def write_token(folder: Path) -> Path:
 
 
 def ray_environment(token: Path, more: Mapping[str, str]) -> dict[str, str]:
-    """What Ray's processes and clients run with: this Python first, `token` asked for, nodes quickly missed.
+    """The environment of Ray's processes and clients: this Python first, `token` required, nodes soon missed.
 
     Ray's own variables of this process are left out: they speak of another cluster.
     """
@@ -109,7 +109,7 @@ class Command(subprocess.Popen):
             super().__init__([*before, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=err, **options)
 
     def send_signal(self, sig: int) -> None:
-        """Sends `sig` to the command; to `nsenter` where the command has not begun."""
+        """Sends `sig` to the command; to `nsenter` if the command has not begun."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
         inner = children.read_text().split() if self.poll() is None else []
         if inner:
@@ -118,7 +118,7 @@ class Command(subprocess.Popen):
             super().send_signal(sig)
 
     def said(self) -> str:
-        """The end of what it has said so far, on both streams."""
+        """The end of its output so far, on both streams."""
         return "".join(stream.read_text(errors="replace")[-4000:] for stream in (self.out, self.err))
 
     def result(self, timeout_s: float, *, check: bool) -> subprocess.CompletedProcess[str]:
@@ -126,7 +126,7 @@ class Command(subprocess.Popen):
 
         Raises:
             TimeoutError: when it runs for longer than `timeout_s`; it is killed.
-            RuntimeError: when it failed and `check` asks; both with what it said.
+            RuntimeError: when it failed and `check` is set; both with its output.
         """
         try:
             self.wait(timeout_s)
@@ -155,7 +155,7 @@ class Host:
             shm_bytes: size of its /dev/shm.
 
         Raises:
-            RuntimeError: when it does not boot, with what the kernel said.
+            RuntimeError: when it does not boot, with the kernel's output.
         """
         self.name, self.folder, self._env, self._count = name, folder, dict(env), 0
         (folder / "ray").mkdir(parents=True)

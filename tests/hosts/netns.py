@@ -107,7 +107,7 @@ class Net:
         Gives the seconds until it is in the cluster; without `wait`, `wait_alive` says when it is.
 
         Raises:
-            ValueError: when there is one already.
+            ValueError: when one exists.
         """
         if (had := self._nodes.get(worker(i))) and had[0].poll() is None:
             raise ValueError(
@@ -139,7 +139,7 @@ class Net:
         return self.watch.now().alive
 
     def node(self, i: int) -> Node | None:
-        """The node that is alive on worker `i`; none where there is none."""
+        """The live node on worker `i`, if any."""
         return self._node(self.watch.now(), i)
 
     def _node(self, sample: Sample, i: int) -> Node | None:

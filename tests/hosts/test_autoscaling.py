@@ -1,4 +1,4 @@
-"""Ray's own autoscaler: nodes of the kind that is asked for come and go, and strangers stay out."""
+"""Ray's own autoscaler: nodes of the requested kind come and go, and strangers stay out."""
 
 import sys
 from collections.abc import Iterator

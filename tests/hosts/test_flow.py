@@ -20,7 +20,7 @@ from vitascope.stages.registry import FLOW
 
 pytestmark = [pytest.mark.nightly, needs_hosts, pytest.mark.timeout(1800)]
 VITASCOPE = str(Path(sys.executable).parent / "vitascope")
-SLACK_S = 30.0  # a node is asked for as a stage's work begins, and idle before it goes
+SLACK_S = 30.0  # a node is requested as a stage's work begins, and idle before it is removed
 TYPES = {
     "decode": NodeType(cpus=2, max_workers=2),
     "train": NodeType(cpus=4),
@@ -58,7 +58,7 @@ def prepared(folder: Path, *overrides: str) -> str:
 
 
 def check_complete(settings: Settings) -> None:
-    """Every file, clip and request is accounted for, once; the report's stage raises where that is not so."""
+    """Every file, clip and request is accounted for, once; the report's stage raises otherwise."""
     summary = storage.read_json(settings.path("summary.json"))
     assert summary["requests"] == len(REQUESTS) + len(WRONG)
     assert summary["outputs"] == len(REQUESTS)

@@ -1,4 +1,4 @@
-"""Private hosts: what is theirs alone, how commands run there, and that nothing outlives them."""
+"""Private hosts: what is private, how commands run on them, and that nothing outlives them."""
 
 import os
 import signal

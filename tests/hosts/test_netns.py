@@ -71,7 +71,7 @@ def finish(workload: Command) -> None:
     said = workload.result(180, check=True).stdout
     assert "all once: True\n" in said, (
         said
-    )  # Ray tells on the same stream, before it or after it, what it lost
+    )  # Ray reports its losses on the same stream, before it or after it
 
 
 def ended_last(net: Net) -> Node:
@@ -127,7 +127,7 @@ def test_work_moves_off_a_host_that_is_taken_back(net: Net, tmp_path: Path) -> N
     at_notice = len(begun(tmp_path, "worker1"))
     net.wait_gone(1)
     finish(workload)
-    # Nothing new comes, but for what was on its way to the two slots; what was begun ends there.
+    # Nothing new starts, except work on its way to the two slots; running work ends there.
     assert len(begun(tmp_path, "worker1")) <= at_notice + 2
     assert len(begun(tmp_path, "worker*")) == 40
     assert "preemption" in ended_last(net).why

@@ -78,7 +78,7 @@ def read(lines: Iterable[bytes]) -> list[Sample]:
 class Watch:
     """The recorder on `host` of the cluster whose dashboard is at `address`, http://host:port.
 
-    Waiting for anything fails at once where `head`, the process that the cluster hangs on, has ended.
+    Waiting for anything fails at once if `head`, the process that the cluster depends on, has ended.
     """
 
     def __init__(self, host: Host, address: str, path: Path, *, head: Command) -> None:
@@ -113,7 +113,7 @@ class Watch:
 
         Raises:
             TimeoutError: naming `what`, with the last sample, when that is not so within `timeout_s`.
-            RuntimeError: when the head or the recorder has ended, with what it said.
+            RuntimeError: when the head or the recorder has ended, with its output.
         """
         try:
             return wait_until(lambda: self._holds(condition), timeout_s, what)

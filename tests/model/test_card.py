@@ -1,4 +1,4 @@
-"""A model folder is all that is needed to use a model."""
+"""A model folder is enough to use a model."""
 
 import subprocess
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The objective: what is drawn, what is lost, what it is worth."""
+"""The objective: sampling, loss, and weights."""
 
 import numpy as np
 import pytest

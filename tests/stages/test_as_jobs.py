@@ -43,7 +43,7 @@ def test_a_stage_that_ends_is_complete_or_not(
 
 
 def ended_as(monkeypatch: pytest.MonkeyPatch, status: JobStatus, exit_code: int | None) -> list[str]:
-    """Has every job end so, and collects what is submitted."""
+    """Makes every job end so, and collects the submitted ones."""
     submitted: list[str] = []
 
     def submit(_: Any, submission: jobs.Submission) -> str:

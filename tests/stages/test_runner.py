@@ -1,4 +1,4 @@
-"""The flow goes on with the first stage that is unfinished, and with what follows it."""
+"""The flow continues with the first unfinished stage, and with those that follow."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ EXECUTION = {
     *(f"generate.{key}" for key in ("max_in_flight", "denoise_replicas", "denoise_cpus", "use_gpu")),
     *(f"generate.{key}" for key in ("text_replicas", "decode_replicas", "idle_s", "traces", "traced_share")),
 }
-"""The settings that say only where and how fast work runs; cluster has no others."""
+"""The settings that affect only placement and speed; cluster has no others."""
 
 
 def other(value: Any) -> Any:
@@ -127,7 +127,7 @@ def test_what_the_stages_need_of_the_user_is_looked_for_before_any_of_them_start
 def test_a_stage_can_be_named_to_begin_with(tmp_path: Path) -> None:
     own = settings(tmp_path)
     assert runner.unfinished(own, marks(own), "generate") == ["generate", "evaluate", "report"]
-    assert runner.unfinished(own, {}, "generate") == STAGES  # what it needs is not there
+    assert runner.unfinished(own, {}, "generate") == STAGES  # its input is missing
     with pytest.raises(ValueError, match="no stage 'trian'; the flow has clips, caption, encode"):
         runner.unfinished(own, {}, "trian")
 

@@ -1,4 +1,4 @@
-"""What the tests have a decoding process do."""
+"""The tests' functions in a decoding process."""
 
 from vitascope import storage
 from vitascope.stores import patience
@@ -6,7 +6,7 @@ from vitascope.stores import s3 as amazon
 
 
 def prepare(uri: str, block_bytes: int, **patience_values: float) -> None:
-    """Gives the process little patience and small requests, and has it load and connect its client."""
+    """Gives the process little patience and small requests, and loads and connects its client."""
     for name, value in patience_values.items():
         setattr(patience, name, value)
     amazon.AHEAD_BYTES = block_bytes

@@ -26,7 +26,7 @@ def proxy(
     quick: None,  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[FaultyProxy]:
-    """What stands between `storage` and the tests' S3 server, once the bucket is made."""
+    """The proxy between `storage` and the tests' S3 server, once the bucket is made."""
     with FaultyProxy(int(s3_server.rpartition(":")[2])).running() as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         amazon.Store.clear_instance_cache()

@@ -1,4 +1,4 @@
-"""A proxy before a store that fails a share of the requests."""
+"""A proxy in front of a store, which fails a fraction of the requests."""
 
 import asyncio
 import random
@@ -33,12 +33,12 @@ class FaultyProxy:
     its answer is lost, or, for resets and stalls, midway in its answer.
 
     Attributes:
-        share: of the requests that are spoilt; may be changed at any time.
+        share: fraction of the requests that are spoilt; may be changed at any time.
         faults: the ways in which they are, of `FAULTS` and those that `_ANSWERS` adds.
         moments: of `before`, `lost` and `midway`, those at which they are.
         next: faults as (verb, fault, moment) that the next such requests get, whatever the share.
         keys: the access keys that requests were signed with.
-        seen: how often a (verb, fault) was met; the fault is "" where the request was passed on.
+        seen: how often a (verb, fault) was met; the fault is "" if the request was forwarded.
     """
 
     def __init__(self, port: int, share: float = 0.0, seed: int = 0) -> None:

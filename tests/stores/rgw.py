@@ -129,7 +129,7 @@ class Rgw:
         self._wait_until(lambda: _answers(self.port), "the gateway")
 
     def new_bucket(self) -> str:
-        """Makes a new, empty bucket and gives its URI."""
+        """Makes a new, empty bucket and returns its URI."""
         bucket = f"bucket-{uuid.uuid4().hex[:12]}"
         keys = {"key": ACCESS_KEY, "secret": SECRET_KEY, "endpoint_url": self.endpoint}
         fsspec.filesystem("s3", skip_instance_cache=True, **keys).mkdir(bucket)
@@ -196,7 +196,7 @@ class Rgw:
 
 
 def main() -> int:
-    """Runs the command of the arguments beside a server, and gives its exit status."""
+    """Runs the command of the arguments next to a server, and returns its exit status."""
     with tempfile.TemporaryDirectory() as folder, Rgw(Path(folder)).running() as server:
         bucket = server.new_bucket()
         command = [word.replace("BUCKET", bucket) for word in sys.argv[1:]]
@@ -210,7 +210,7 @@ def _free_port() -> int:
 
 
 def _answers(port: int) -> bool:
-    """Whether an HTTP server, and not only its socket, is there."""
+    """Whether an HTTP server is listening, and not only its socket."""
     with contextlib.suppress(OSError):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request("GET", "/")

@@ -1,4 +1,4 @@
-"""A store that is away, or refuses, has said nothing about its files: none counts as missing."""
+"""A store that is unavailable, or refuses, says nothing about its files: none counts as missing."""
 
 from collections.abc import Callable
 from typing import Any

@@ -23,7 +23,7 @@ KEYS = "aws_access_key_id = {0}-key\naws_secret_access_key = {0}-secret\n"
 
 @pytest.mark.parametrize("variable", ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"])
 def test_a_profile_gives_the_keys(variable: str, proxy: FaultyProxy, s3: str, tmp_path: Path) -> None:
-    """The profile's, and not the default ones beside it, with none in the environment."""
+    """The profile's, and not the default ones, with none in the environment."""
     lab = "[profile lab]" if variable == "AWS_CONFIG_FILE" else "[lab]"
     (tmp_path / "keys").write_text(f"[default]\n{KEYS.format('default')}{lab}\n{KEYS.format('lab')}")
     files = dict.fromkeys(("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"), str(tmp_path / "none"))

@@ -136,7 +136,7 @@ def test_it_is_said_once_that_a_store_fails_though_many_requests_do(
     storage.put(f"{s3}/file", b"content")
     proxy.next = [("HEAD", "503", "before")]
     assert storage.exists(f"{s3}/file")
-    assert caplog.records == []  # it has passed before anybody wondered
+    assert caplog.records == []  # it has passed before anybody noticed
     monkeypatch.setattr(patience, "BUDGET_S", 2.0)
     proxy.share, proxy.faults = 1.0, ("503",)
     for _ in range(2):
@@ -158,7 +158,7 @@ def test_a_large_put_is_whole_though_a_part_and_the_completion_failed(
     proxy.next = [
         ("POST", "", ""),
         ("POST", "reset", "lost"),
-    ]  # passes where it begins, is lost where it ends
+    ]  # passes at its beginning, is lost at its end
     storage.put(f"{s3}/large", content[::-1])
     assert proxy.next == []
     assert storage.read_bytes(f"{s3}/large") == content[::-1]
@@ -217,7 +217,7 @@ def test_many_threads_lose_nothing(proxy: FaultyProxy, s3: str) -> None:
 
 
 def work(root: str, n_threads: int, n_rounds: int) -> None:
-    """Threads that put, race to create, read and list; fails where anything is lost, torn or won twice."""
+    """Threads that put, race to create, read and list; fails if anything is lost, torn or won twice."""
     shared = f"{root}/shared"
     valid = {bytes([i]) * 100_000 for i in range(n_threads)}
     storage.put(shared, next(iter(valid)))

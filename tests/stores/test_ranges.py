@@ -1,4 +1,4 @@
-"""Of a large file on S3 only what is needed is fetched."""
+"""Only the needed ranges of a large file on S3 are fetched."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Values that are not finite change nothing, are written down, and end a run that cannot recover."""
+"""Values that are not finite change nothing, are recorded, and end a run that cannot recover."""
 
 import json
 import math
@@ -39,7 +39,7 @@ class Spoiled(torch.autograd.Function):
 
 @pytest.fixture
 def spoil(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Has the losses of the packs with these numbers be what `bad` makes of them."""
+    """Passes the losses of the packs with these numbers through `bad`."""
     right = flow.loss
 
     def make(packs: set[int], bad: Any) -> None:
@@ -88,7 +88,7 @@ def test_a_skipped_step_leaves_everything_as_if_it_had_not_been(
 
 
 def test_what_follows_is_as_without_the_skipped_step(alone: Ranks, tmp_path: Path, spoil: Any) -> None:
-    """Also through a checkpoint, which has to know how many updates there were."""
+    """Also through a checkpoint, which has to record the number of updates."""
     settings = make_run(str(tmp_path / "run"), LR)
     plain, feed = begin(settings, alone)
     for number, step in enumerate(feed.steps(Position(), 4)):

@@ -1,4 +1,4 @@
-"""The held-out loss is the same figure in every run, and the one that `evaluate` gives."""
+"""The held-out loss is the same in every run, and the same as that of `evaluate`."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is settled before any worker of a training run starts."""
+"""Checks before any worker of a training run starts."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ FAR_APART = [(1, 8, 12), (4, 16, 16)]
 
 @pytest.fixture
 def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stops a run where it would ask for its workers."""
+    """Stops a run just before it requests its workers."""
 
     def refuse(_: object) -> None:
         raise ConnectionError("asked for workers")

@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: whatever is killed, the run is the same run."""
+"""Training on a Ray cluster: whatever is killed, the run's results are the same."""
 
 import json
 import random
@@ -36,7 +36,7 @@ OVERRIDES = [
 ]
 FIRST_RESUMED = 10
 RANKS_TOLERANCE = 1e-5
-"""Two ranks add up a step's gradients in another order than one: float32 rounding, which the following steps
+"""Two ranks add a step's gradients in another order than one: float32 rounding, which the following steps
 carry on. Seen: 1e-7 relative over 20 steps."""
 
 

@@ -56,7 +56,7 @@ class CaptionSettings(Section):
         description="Base URL of the endpoint, http:// or https://, without credentials. If it needs a "
         "key, set OPENAI_API_KEY on the workers.",
     )
-    endpoint_model: str | None = Field(None, description="Name of the model there.")
+    endpoint_model: str | None = Field(None, description="Name of the endpoint's model.")
     endpoint_options: dict[str, _Value] = Field(
         {}, description="Further fields of a request, as the endpoint names them: temperature, seed, …"
     )

@@ -133,8 +133,8 @@ class Pack:
         to_after = torch.where(after < ends[segment], after - frame, far)
         step = torch.where(to_before <= to_after, -to_before, to_after)  # F
         area = (self.grids[:, 1] * self.grids[:, 2])[segment]
-        there = (step * area)[self.frame_of_token] + torch.arange(self.n_tokens, device=segment.device)
-        return torch.where((step.abs() < far)[self.frame_of_token], there, -1)
+        shifted = (step * area)[self.frame_of_token] + torch.arange(self.n_tokens, device=segment.device)
+        return torch.where((step.abs() < far)[self.frame_of_token], shifted, -1)
 
     def with_tokens(self, tokens: torch.Tensor) -> "Pack":
         """The same pack with other tokens: (N, D)."""

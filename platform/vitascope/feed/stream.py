@@ -126,11 +126,11 @@ class Feed:
         while part := list(islice(walk, max(1, self._prefetch // self.passes))):
             wanted = [(position, n, _has_pack(plan, n)) for position, plan in part for n in self._mine]
             planned_packs = [
-                PlannedPack(at.epoch, at.window, at.step, n) for at, n, exists in wanted if exists
+                PlannedPack(at.epoch, at.window, at.step, n) for at, n, present in wanted if present
             ]
             packs = self._load_packs(self._source, planned_packs)
-            for _, _, exists in wanted:
-                if exists:
+            for _, _, present in wanted:
+                if present:
                     pack = next(packs)
                     empty = empty or idle(pack.tokens.shape[1], pack.text.shape[1])
                     yield pack

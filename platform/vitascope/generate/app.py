@@ -127,7 +127,7 @@ class Denoise:
         try:
             done = await asyncio.wrap_future(self._denoiser.submit(work))
         except Broken:
-            logging.getLogger("ray.serve").exception("This replica cannot go on.")
+            logging.getLogger("ray.serve").exception("This replica cannot continue.")
             os._exit(1)
         latent = done.latent(self._card.model.patch).cpu().numpy()
         return Denoised(latent, work.given.cpu().numpy(), text.n_tokens, time.monotonic() - started)

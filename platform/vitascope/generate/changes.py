@@ -32,15 +32,15 @@ def changes(
         n_text: tokens of prompt and negative prompt.
         most_text: tokens that the text encoder reads.
     """
-    found = {}
+    changes = {}
     size, made = request.size, patching.covering(request.size)
     exact = request.seconds * request.fps
     if request.seconds and abs(exact - size.n_frames) > 1e-3:
         asked = f"{request.seconds:g} s at {request.fps:g} fps are {exact:g} frames"
-        found[Change.FRAMES_ROUNDED] = f"{asked}, the output has {size.n_frames}"
+        changes[Change.FRAMES_ROUNDED] = f"{asked}, the output has {size.n_frames}"
     if made != size:
-        found[Change.SIZE_CROPPED] = f"made as {made} (frames x height x width), cropped to {size}"
+        changes[Change.SIZE_CROPPED] = f"made as {made} (frames x height x width), cropped to {size}"
     for change, n in zip((Change.PROMPT_CUT, Change.NEGATIVE_PROMPT_CUT), n_text, strict=True):
         if n > most_text:
-            found[change] = f"it has {n} tokens, of which the text encoder reads the first {most_text}"
-    return found
+            changes[change] = f"it has {n} tokens, of which the text encoder reads the first {most_text}"
+    return changes

@@ -45,7 +45,7 @@ def app(arguments: Arguments) -> serve.Application:
         trace = tracing(settings.generate).model_dump_json()
         raise Mistake(
             f"generate.traces = {settings.generate.traces!r} is for batches; a service is traced as its "
-            f"Serve configuration says: leave it out, and beside `applications` put tracing_config: {trace}"
+            f"Serve configuration says: leave it out, and next to `applications` put tracing_config: {trace}"
         )
     card, maker = described(settings)
     limits = Limits(settings.generate, card.patching, settings.path("media"))

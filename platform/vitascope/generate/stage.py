@@ -78,9 +78,9 @@ class Batch:
 
     def finished(self) -> set[str]:
         """The locations that have an output and its sidecar: their requests are finished."""
-        there = [posixpath.splitext(file) for file in storage.list_files(self.folder)]
-        media = {name for name, suffix in there if suffix in (".mp4", ".png")}
-        return media & {name for name, suffix in there if suffix == ".json"}
+        names = [posixpath.splitext(file) for file in storage.list_files(self.folder)]
+        media = {name for name, suffix in names if suffix in (".mp4", ".png")}
+        return media & {name for name, suffix in names if suffix == ".json"}
 
 
 def run(settings: Settings) -> Summary:
@@ -170,7 +170,7 @@ async def _unless_stuck(work: Coroutine[Any, Any, Manifest], name: str | None) -
         if n_looks == _LOOKS:
             working.cancel()
             raise Failed(
-                f"generation cannot go on: {why}; finished outputs are kept, run it again to continue"
+                f"generation cannot continue: {why}; finished outputs are kept, run it again to continue"
             )
     return await working
 

@@ -28,8 +28,8 @@ def reason(messages: Iterable[str]) -> str:
     """The reason in the messages of an app's deployments, which hold a traceback if a replica failed."""
     texts = [text.strip() for text in messages if text.strip()]
     for text in texts:
-        if found := _REASON.findall(text):
-            return str(found[-1])
+        if reasons := _REASON.findall(text):
+            return str(reasons[-1])
         if "ActorDied" in text:
             return _DIED
     return "; ".join(text.splitlines()[-1] for text in texts) or "Ray Serve gives no reason"

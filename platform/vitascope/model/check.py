@@ -37,9 +37,11 @@ def _check_card(folder: str, card: ModelCard) -> None:
         "channels": (card.channels, make_codec(encode).channels, f"codec {encode.codec}"),
         "text_dim": (card.text_dim, make_text_encoder(encode).dim, f"text encoder {encode.text_encoder}"),
     }
-    for name, (said, gives, what) in made.items():
-        if said != gives:
-            raise Mistake(f"the card in {folder} says {name} = {said}, the {what} gives {gives}; {_REMEDY}")
+    for name, (recorded, gives, what) in made.items():
+        if recorded != gives:
+            raise Mistake(
+                f"the card in {folder} says {name} = {recorded}, the {what} gives {gives}; {_REMEDY}"
+            )
 
 
 def _stored(uri: str) -> Shapes:
@@ -69,12 +71,14 @@ def _differences(stored: Shapes, expected: Shapes) -> str:
     """The differences, the first of each kind; empty if none."""
     missing, extra = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     other = sorted(name for name in expected.keys() & stored.keys() if expected[name] != stored[name])
-    found = []
+    differences = []
     if missing:
-        found.append(f"{len(missing)} weights are missing ({missing[0]})")
+        differences.append(f"{len(missing)} weights are missing ({missing[0]})")
     if extra:
-        found.append(f"{len(extra)} are of no such model ({short(extra[0], 80)})")
+        differences.append(f"{len(extra)} are of no such model ({short(extra[0], 80)})")
     if other:
         name = other[0]
-        found.append(f"{len(other)} have another shape ({name}: {stored[name]}, expected {expected[name]})")
-    return ", ".join(found)
+        differences.append(
+            f"{len(other)} have another shape ({name}: {stored[name]}, expected {expected[name]})"
+        )
+    return ", ".join(differences)

@@ -184,8 +184,8 @@ class Block(nn.Module):
 
 def given_tokens(pack: Pack) -> Tensor:
     """The patch at each token's position in the nearest conditioning frame, (N, token_dim), else zeros."""
-    found = pack.nearest_given
-    return pack.tokens[found.clamp(min=0)] * (found >= 0)[:, None]
+    nearest = pack.nearest_given
+    return pack.tokens[nearest.clamp(min=0)] * (nearest >= 0)[:, None]
 
 
 def place(pack: Pack) -> Tensor:

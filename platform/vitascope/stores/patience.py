@@ -18,8 +18,7 @@ from typing import Any, TypeVar
 from vitascope.errors import in_a_line
 from vitascope.wording import count
 
-# Longer than a server's restart or a throttled minute, shorter than the patience of someone who waits for an
-# error.
+# Longer than a server's restart or a throttled minute, shorter than a user's patience for an error.
 BUDGET_S = 300.0
 # After this time a user who waits may want to know why.
 _SILENT_S = 10.0

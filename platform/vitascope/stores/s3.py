@@ -95,7 +95,7 @@ class Store(s3fs.S3FileSystem):
         except FileNotFoundError as error:
             if _code(error) != "NoSuchUpload":
                 raise
-        # The lost answer said whether the parts became the object; sending them again makes sure.
+        # Whether the parts became the object was in the lost answer; sending them again makes sure.
         return await super()._pipe_file(path, data, **kwargs)
 
     async def _create(self, path: str, data: bytes, writer: str) -> bool:

@@ -20,11 +20,11 @@ def sums(
     steps: an epoch for each level, as in `flow.Probe`. The sums divided by the numbers, each added over the
     ranks, are the losses that `vitascope evaluate` reports for the same weights.
     """
-    found = np.zeros((n_levels, 2))
+    totals = np.zeros((n_levels, 2))
     with torch.no_grad():
         for step in steps:
             for pack in step.packs:
                 real = pack.sample_ids != NO_SAMPLE
                 losses = flow.sample_losses(model, pack.to(device)).cpu()[real].double()
-                found[step.position.epoch] += float(losses.sum()), len(losses)
-    return found
+                totals[step.position.epoch] += float(losses.sum()), len(losses)
+    return totals

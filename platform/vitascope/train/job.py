@@ -146,6 +146,6 @@ def changed_since(state: State, settings: Settings) -> list[str]:
 def _other_run(differing: Sequence[str]) -> Mistake:
     return Mistake(
         "the run's folder holds checkpoints of training made with other settings or samples, and training "
-        "cannot go on from them:\n  " + "\n  ".join(differing) + "\n"
+        "cannot continue from them:\n  " + "\n  ".join(differing) + "\n"
         "Set these back, name another run.folder, or delete train/checkpoints in this one to train anew"
     )

@@ -75,8 +75,8 @@ class ShardedState:
 
         ValueError if one of them is damaged.
         """
-        found = overlaps(numel, self._ranks, wanted)
-        pieces = [self._file(rank).get_slice(name)[span.start : span.stop] for rank, span in found]
+        held = overlaps(numel, self._ranks, wanted)
+        pieces = [self._file(rank).get_slice(name)[span.start : span.stop] for rank, span in held]
         return torch.cat(pieces) if pieces else torch.zeros(0)
 
     def whole(self, name: str, shape: Sequence[int]) -> torch.Tensor:

@@ -169,7 +169,7 @@ def _fit_or_stop(job: Job) -> ray.train.Checkpoint:
     if checkpoint is None or done < steps:
         after = f" after step {done} of {steps}" if done else ""
         kind = KeyboardInterrupt if asked.by_keyboard else Stopped
-        raise kind(f"training was asked to stop and did{after}; run it again to go on")
+        raise kind(f"training was asked to stop and did{after}; run it again to continue")
     return checkpoint
 
 
