@@ -87,7 +87,7 @@ around it, and no room of the core imports a later one."""
 
 MOST_LINES = {
     "caption": 800,
-    "clips": 3600,
+    "clips": 3700,
     "cluster": 950,
     "demo": 300,
     "deploy": 1750,
@@ -96,7 +96,7 @@ MOST_LINES = {
     "evaluate": 150,
     "feed": 1550,
     "files": 50,
-    "generate": 2050,
+    "generate": 2100,
     "media": 3050,
     "model": 750,
     "report": 2500,
