@@ -130,7 +130,7 @@ def load_pack(source: Source, position: Position, number: int) -> Pack:
 
 
 def segment_of(sample: Sample, patch: int, epoch: int, draws: Draws) -> Segment:
-    """The sample as it is trained or measured in an epoch: clean patches, and what is drawn for it."""
+    """The sample as it is trained or measured in an epoch: clean patches, and what is sampled for it."""
     frames, height, width, _ = sample.latent.shape
     grid = grid_of((frames, height, width), patch)
     draw = draws(sample.sample_id, epoch, grid)
