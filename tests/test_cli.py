@@ -364,7 +364,7 @@ def test_a_stage_says_that_its_tables_were_made_with_other_settings(
     assert "other settings" not in capsys.readouterr().out
     assert cli.main(["encode", *given, "--set", "clips.durations_s=[3]", "--set", "clips.catalog=x"]) == 0
     said = capsys.readouterr().out
-    assert "goes on from tables made with other settings" in said
+    assert "reads tables made with other settings" in said
     assert "clips.durations_s: [1.0, 2.0] before, [3.0] now" in said
     assert noting == ["clips", "encode", "encode"]
 

@@ -92,7 +92,7 @@ def run_stage(name: str, settings: Settings, **more: str) -> bool:
     if name not in FLOW:
         return _execute(name, settings, **more)
     if changed := runner.changed_before(settings, name, runner.read_marks(settings)):
-        say(name, "goes on from tables made with other settings; vitascope flow makes them again:")
+        say(name, "reads tables made with other settings; vitascope flow makes them again:")
         for line in changed:
             say("", line)
     return runner.perform(settings, name, partial(_execute, settings=settings))

@@ -70,7 +70,7 @@ def test_a_head_that_has_just_started_is_waited_for(monkeypatch: pytest.MonkeyPa
     """Else the job would be run by whatever `python` is."""
     assert jobs._python(JustStarted()) == "/venv/bin/python"
     monkeypatch.setattr(jobs, "_HEAD_SAYS_S", 0.0)
-    with pytest.raises(ConnectionError, match="has not said for 0 s which Python runs Ray"):
+    with pytest.raises(ConnectionError, match="for 0 s the head has not reported which Python runs Ray"):
         jobs._python(JustStarted())
 
 

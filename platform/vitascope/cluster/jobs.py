@@ -188,7 +188,7 @@ def _python(client: JobSubmissionClient) -> str:
     while not (python := ray_private.python_of_the_head(client)):
         if time.monotonic() > deadline:
             raise ConnectionError(
-                f"the head has not said for {_HEAD_SAYS_S:g} s which Python runs Ray on it; look into "
+                f"for {_HEAD_SAYS_S:g} s the head has not reported which Python runs Ray on it; look into "
                 "dashboard_agent.log there"
             )
         time.sleep(0.5)

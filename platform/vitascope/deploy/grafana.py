@@ -61,7 +61,7 @@ def push(
     changed. Other dashboards are left alone.
 
     Args:
-        datasource_url: the address at which Grafana reaches Prometheus; None leaves it as it is.
+        datasource_url: the address at which Grafana reaches Prometheus; None leaves it unchanged.
         allow_http: send the credentials in clear to another machine.
 
     Raises:

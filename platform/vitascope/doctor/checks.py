@@ -91,7 +91,7 @@ def _storage(settings: Settings, facts: Facts) -> Troubles:
         )
     elif not facts.conditional_puts:
         yield Trouble(
-            f"of eight that created one file in {settings.path()} at once not just one was told that it did",
+            f"of eight that created one file in {settings.path()} at once, not exactly one succeeded",
             "use a storage with conditional puts (`If-None-Match: *`): outputs could be made twice",
         )
 
@@ -241,4 +241,4 @@ _CHECKS: dict[str, tuple[Callable[[Settings, Facts], Troubles], str]] = {
     "requests": (_requests, "there, or not asked for"),
     "codec and text encoder": (_encoders, "load"),
 }
-"""The checks in order, and what is said if all is well."""
+"""The checks in order, and the line for each that passes."""

@@ -1,8 +1,8 @@
-"""The stages: what each is, in which order they run, and the flow as jobs.
+"""The stages: their declarations, their order, and the flow as jobs.
 
 registry   every stage, declared once
-resources  what stages take of a cluster at once
-runner     which stages of a run are finished, and the flow of those that are not
-running    a stage at work: timed, shown, published, summed up
-as_jobs    the flow as jobs on a cluster, one after another
+resources  resources that a stage needs at once
+runner     the finished stages of a run, and the flow of the others
+running    time, summary, progress and metrics of a running stage
+as_jobs    the flow as consecutive jobs on a cluster
 """

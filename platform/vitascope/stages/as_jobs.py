@@ -1,6 +1,6 @@
 """The flow as jobs, one stage after another.
 
-Runs as a job itself, on the head, so that it does not depend on whoever submitted it.
+It runs as a job itself, on the head, independent of the machine that submitted it.
 """
 
 import time
@@ -15,19 +15,19 @@ from vitascope.progress import say
 from vitascope.stages import runner
 from vitascope.stages.registry import Summary
 
-_TRIES = 3  # of a stage whose job dies; what it has committed stays
+_TRIES = 3  # of a stage whose job dies; its committed outputs stay
 _LOOK_S = 2.0
-_FINAL = (MISTAKE, STOPPED)  # exit statuses after which another try does not help
+_FINAL = (MISTAKE, STOPPED)  # exit statuses for which another try does not help
 
 
 def run(settings: Settings, start: str | None = None) -> Summary:
-    """Submits every unfinished stage in turn to the cluster that this process is on, and waits for each.
+    """Submits every unfinished stage in turn to the cluster of this process, and waits for each.
 
-    If a stage's job dies it is submitted again, and goes on with what it had committed. A request to stop
-    this job is passed on to the one that runs. Returns the seconds of each stage, and if all are complete.
+    If a stage's job dies it is submitted again, and continues after what it had committed. A request to stop
+    this job is forwarded to the running one. Returns the seconds of each stage, and whether all are complete.
 
     Raises:
-        Failed: if a stage has failed for good; the job's own log says why.
+        Failed: a stage has failed for good; the log of its job says why.
     """
     connect(settings.cluster)
     client = jobs.client_of(ray_private.dashboard(), allow_open=settings.cluster.allow_open)
@@ -69,7 +69,7 @@ def _why(details: JobDetails) -> str:
 
 
 def _wait(client: JobSubmissionClient, submission_id: str) -> JobDetails:
-    """Follows a job to its end and returns its details; if this process is to stop, so is the job."""
+    """Follows a job to its end and returns its details; if this process has to stop, it stops the job."""
     try:
         return jobs.follow(client, submission_id, lambda text: print(text, end="", flush=True))
     except BaseException:

@@ -10,23 +10,23 @@ from vitascope.config import Settings
 from vitascope.stages.resources import Resources, of_generation, of_training
 
 Summary = dict[str, Any]
-"""The figures of a stage, as JSON; `succeeded` is false if it has not done all that was asked of it."""
+"""The figures of a stage, as JSON; `succeeded` is false if some of its work failed."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A command that makes something of the settings.
+    """A command, and what it needs and leaves.
 
     Args:
-        help: what it does, in a line.
-        needs: the stages that it goes on from.
-        decided_by: sections of the settings that decide what it makes.
-        nodes: the kind of nodes that it works on; None of what runs on the head alone.
-        takes: what its processes take at once, if all must run at once.
-        reads: the setting that names the user's file or folder it cannot do without.
+        help: its description in one line.
+        needs: the stages whose outputs it reads.
+        decided_by: sections of the settings that decide its outputs.
+        nodes: the kind of nodes that it runs on; None for the head alone.
+        takes: the resources of its processes, if all must run at once.
+        reads: the setting that names the user's file or folder that it requires.
         module: its `run` takes the settings and returns the summary; by default that of `<name>/stage.py`.
-        has_summary: it leaves summaries/<name>.json.
-        in_flow: it is a part of the flow.
+        has_summary: it writes summaries/<name>.json.
+        in_flow: it is part of the flow.
     """
 
     name: str
@@ -49,7 +49,7 @@ _command = partial(Stage, has_summary=False, in_flow=False)
 _ALL = (  # name, help, needs, decided by, nodes, takes
     Stage(
         "clips",
-        "list, scan, cut and judge videos and images: the clip table",
+        "list, scan, cut and filter videos and images: the clip table",
         decided_by=("run", "clips"),
         nodes="decode",
         reads="clips.input",
@@ -100,6 +100,6 @@ FLOW = tuple(stage.name for stage in _ALL if stage.in_flow)
 
 
 def upstream(name: str) -> list[str]:
-    """The stages that a stage goes on from, directly or not, in the order of the flow."""
+    """The stages that a stage depends on, directly or not, in the order of the flow."""
     every = {stage for need in STAGES[name].needs for stage in (need, *upstream(need))}
     return [stage for stage in FLOW if stage in every]

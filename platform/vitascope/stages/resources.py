@@ -1,4 +1,4 @@
-"""What stages take of a cluster at once."""
+"""Resources that a stage needs at once."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS
 
 @dataclass(frozen=True)
 class Resources:
-    """What `processes` take at once; with less they would wait for ever. `lower`: the settings to lower."""
+    """What `processes` need at once; with less they would wait forever. `lower`: the settings to lower."""
 
     processes: str
     cpus: float
@@ -18,7 +18,7 @@ class Resources:
 
 
 def of_training(settings: Settings) -> Resources:
-    """The ranks, and the tasks that load their packs."""
+    """The ranks and the tasks that load their packs."""
     own = settings.train
     return Resources("ranks and feed", own.ranks + TASKS_AT_ONCE, own.ranks * own.use_gpu, "train.ranks")
 

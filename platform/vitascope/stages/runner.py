@@ -1,7 +1,7 @@
 """The stages in order, and which are finished.
 
-A finished stage leaves a mark: the settings it was made with, and a digest of all settings that decide what
-it and the stages before it make. Run again, the flow starts at the first stage whose mark is missing or of
+A finished stage leaves a mark: its settings, and a digest of all settings that decide its outputs and those
+of the stages before it. When the flow is run again, it starts at the first stage whose mark is missing or has
 other settings.
 """
 
@@ -22,14 +22,14 @@ Values = dict[str, object]
 
 @dataclass(frozen=True)
 class Mark:
-    """What a stage leaves: the settings it was made with; `digest` is None if it is to be done again."""
+    """The mark of a stage: the settings of its outputs; `digest` is None if it has to be repeated."""
 
     digest: str | None
     values: Values
 
 
 def deciding(settings: Settings, stage: str) -> Values:
-    """The settings that decide what this stage makes of what the ones before it made."""
+    """The settings that decide the outputs of this stage, apart from those of earlier ones."""
     values: Values = {}
     for section in STAGES[stage].decided_by:
         own = getattr(settings, section)
@@ -39,18 +39,18 @@ def deciding(settings: Settings, stage: str) -> Values:
 
 
 def digest(settings: Settings, stage: str) -> str:
-    """Tells apart settings under which `stage` makes something else; how it is executed does not count."""
+    """Identifies the settings that decide the outputs of `stage`; settings of execution do not count."""
     needs = [digest(settings, need) for need in STAGES[stage].needs]
     return stable_id(*(needs or [""]), storage.json_bytes(deciding(settings, stage)))
 
 
 def stages(settings: Settings) -> list[str]:
-    """The stages that a run with these settings has."""
+    """The stages of a run with these settings."""
     return [stage for stage in FLOW if stage != "caption" or settings.caption.source != "off"]
 
 
 def check_start(start: str | None) -> None:
-    """Refuses a stage to begin with that the flow does not have."""
+    """Refuses to start at a stage that the flow does not have."""
     if start is not None and start not in FLOW:
         raise Mistake(f"no stage {start!r}; the flow has {', '.join(FLOW)}")
 
@@ -59,7 +59,7 @@ def unfinished(settings: Settings, marks: Mapping[str, Mark], start: str | None 
     """The stages still to run: all from the first that is unfinished, or from `start` if earlier.
 
     Args:
-        marks: what stages have left, by stage.
+        marks: the marks by stage.
 
     Raises:
         Mistake: `start` is no stage.
@@ -73,11 +73,11 @@ def unfinished(settings: Settings, marks: Mapping[str, Mark], start: str | None 
 
 
 def check_inputs(settings: Settings, todo: Collection[str]) -> None:
-    """Checks that the user's files that the stages need exist, before any of them starts.
+    """Checks before any stage starts that the user's files for them exist.
 
     Raises:
-        Mistake: a setting that is needed is not set.
-        Missing: nothing is at the location that it names.
+        Mistake: a required setting is not set.
+        Missing: its location does not exist.
     """
     for stage in todo:
         if (key := STAGES[stage].reads) is None:
@@ -86,22 +86,22 @@ def check_inputs(settings: Settings, todo: Collection[str]) -> None:
         place = getattr(getattr(settings, section), name)
         if not place:
             raise Mistake(f"{key} is not set, and {stage} needs it; set it, or run the stages one by one")
-        with suppress(PermissionError):  # the nodes may be let in even if this process is not
+        with suppress(PermissionError):  # the nodes may have access that this process lacks
             if not storage.exists(storage.absolute(place)):
                 raise Missing(f"nothing is at {place}; set {key}")
 
 
 def run(settings: Settings, execute: Callable[[str], bool | None], start: str | None = None) -> list[str]:
-    """Has `execute` do every unfinished stage in turn; returns those that are not complete."""
+    """Runs every unfinished stage in turn with `execute`; returns those that are not complete."""
     todo = unfinished(settings, read_marks(settings), start)
     return [stage for stage in todo if not perform(settings, stage, execute)]
 
 
 def perform(settings: Settings, stage: str, execute: Callable[[str], bool | None]) -> bool:
-    """Has `execute` do a stage, marks it as finished if it is complete, and returns whether it is.
+    """Runs a stage with `execute`, marks it as finished if it is complete, and returns whether it is.
 
-    It is not if `execute` returns False; the next run does it again. The marks of the stage and of those that
-    go on from it are taken back first: what they made is about to be replaced.
+    It is incomplete if `execute` returns False; the next run repeats it. The marks of the stage and of later
+    stages that depend on it are removed first, because their outputs are about to be replaced.
     """
     for later, mark in read_marks(settings).items():
         if stage in (later, *upstream(later)):
@@ -113,7 +113,7 @@ def perform(settings: Settings, stage: str, execute: Callable[[str], bool | None
 
 
 def read_marks(settings: Settings) -> dict[str, Mark]:
-    """What the stages of the run have left."""
+    """The marks of the stages of a run."""
     marks = {}
     for stage in FLOW:
         if storage.exists(location := _location(settings, stage)):
@@ -123,25 +123,25 @@ def read_marks(settings: Settings) -> dict[str, Mark]:
 
 
 def changes(before: Values, now: Values) -> list[str]:
-    """The settings of other values, a line each: `clips.fps: 8.0 before, 12.0 now`."""
+    """The changed settings, a line each: `clips.fps: 8.0 before, 12.0 now`."""
     both = [name for name in now if name in before]
     return [line for name in both for line in _changed(name, before[name], now[name])]
 
 
 def changed_before(settings: Settings, stage: str, marks: Mapping[str, Mark]) -> list[str]:
-    """How the settings differ from those of the tables that `stage` goes on from."""
+    """The settings that differ from those of the tables that `stage` reads."""
     earlier = [name for name in upstream(stage) if name in stages(settings) and name in marks]
     return [line for name in earlier for line in changes(marks[name].values, deciding(settings, name))]
 
 
 def values_before(settings: Settings, stage: str) -> Values:
-    """The settings that decide what `stage` goes on from, wherever the run's folder is."""
+    """The settings that decide what `stage` reads, except the run's folder."""
     made_with = [deciding(settings, earlier).items() for earlier in upstream(stage)]
     return {name: value for values in made_with for name, value in values if name != "run.folder"}
 
 
 def plan_lines(settings: Settings, todo: Iterable[str], marks: Mapping[str, Mark]) -> list[str]:
-    """What is to be done again, and because of which settings; nothing if no setting has changed."""
+    """The stages to be repeated, and the changed settings that cause it; empty if none has changed."""
     again = [stage for stage in todo if stage in marks]
     lines = [line for stage in again for line in changes(marks[stage].values, deciding(settings, stage))]
     title = f"to be done again: {', '.join(again)}, because of changed settings:"

@@ -1,4 +1,4 @@
-"""A stage at work: timed, shown, published, summed up."""
+"""A running stage: its time, summary, progress and metrics."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,11 +38,11 @@ def summary_location(settings: Settings, stage: str) -> str:
 def items(
     settings: Settings, label: str, total: int, *, done: int = 0, note_drops: bool = False
 ) -> Iterator[Callable[..., None]]:
-    """Shows and publishes under `label` how far a stage, or a part of it, is; gives the function that counts.
+    """Shows and publishes the progress of a stage, or a part of it, as `label`; yields the counting function.
 
-    `count(outcomes, n=None)` takes the outcome of each item, ok (or None) or the reason why not, and how many
-    items that were, if these are outcomes of something else. `done`: items that an earlier run has done.
-    `note_drops`: the number of items that are not ok is shown, too.
+    `count(outcomes, n=None)` takes the outcome of each item (ok, None, or the reason of a drop), and the
+    number of items if the outcomes are of something else. `done`: items finished by an earlier run.
+    `note_drops`: the number of dropped items is shown too.
     """
     publisher, n_dropped = Publisher(run=settings.run.folder), 0
     with track(total, label) as advance, publisher.stage(label, total, done) as publish:
