@@ -1,16 +1,11 @@
 """A few small pictures of a clip."""
 
-import io
 from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips.analysis.letterbox import crop_of
 from vitascope.media.clip import SOURCE, read_clip
-
-_QUALITY = 90  # of JPEG: a frame of 512 pixels takes some 50 KB
+from vitascope.media.mp4 import jpeg_bytes
 
 
 def pictures(clip: dict[str, Any], settings: CaptionSettings, *, timeout_s: float) -> list[bytes]:
@@ -27,7 +22,7 @@ def pictures(clip: dict[str, Any], settings: CaptionSettings, *, timeout_s: floa
     what = {key: clip[key] for key in SOURCE}
     what |= times(clip, settings.frames)
     frames = read_clip(**what, crop=crop_of(clip), timeout_s=timeout_s)
-    return [_jpeg(frame, settings.max_side_px) for frame in frames]
+    return [jpeg_bytes(frame, settings.max_side_px) for frame in frames]
 
 
 def times(clip: dict[str, Any], n_frames: int) -> dict[str, Any]:
@@ -37,12 +32,3 @@ def times(clip: dict[str, Any], n_frames: int) -> dict[str, Any]:
     if count == 1:
         return {"start_s": clip["start_s"] + (last + 1) // 2 / clip["fps"], "fps": clip["fps"], "n_frames": 1}
     return {"start_s": clip["start_s"], "fps": clip["fps"] * (count - 1) / last, "n_frames": count}
-
-
-def _jpeg(frame: np.ndarray, max_side_px: int) -> bytes:
-    """A frame (H W 3) uint8, RGB, scaled down with antialiasing."""
-    picture = Image.fromarray(frame)
-    picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()

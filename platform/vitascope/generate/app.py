@@ -30,7 +30,7 @@ from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import GenerateSettings
-from vitascope.generate.sidecar import Conditioning, conditioning, put_pictures, sidecar
+from vitascope.generate.sidecar import Conditioning, conditioning, put_conditioning, sidecar
 from vitascope.generate.starting import CannotStart, reason, starting
 from vitascope.ledger import Rejected
 from vitascope.media import mp4
@@ -68,13 +68,12 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Denoised:
-    """A latent (T, h, w, C) float32, which of its frames (T,) were given, and its `Text.n_tokens`.
+    """A latent (T, h, w, C) float32, and its `Text.n_tokens`.
 
     seconds: that it took, with the time it waited.
     """
 
     latent: np.ndarray
-    given: np.ndarray
     n_text: tuple[int, int]
     seconds: float
 
@@ -121,7 +120,7 @@ class Denoise:
             logging.getLogger("ray.serve").exception("This replica cannot go on.")
             os._exit(1)
         latent = done.latent(self._card.model.patch).cpu().numpy()
-        return Denoised(latent, work.given.cpu().numpy(), text.n_tokens, time.monotonic() - started)
+        return Denoised(latent, text.n_tokens, time.monotonic() - started)
 
     def _begin(self, request: Request, text: Text, canvas: Any) -> sampler.Work:
         if canvas is None:
@@ -164,8 +163,7 @@ class DecodeWrite:
         }
         about = {
             "changes": changes(request, self._patch, denoised.n_text, self._most_text),
-            "given": dict(zip(("first", "last"), conditions.given_frames(denoised.given), strict=True)),
-            "conditioning": put_pictures(target.location, canvas[2] if canvas else []),
+            **put_conditioning(target.location, canvas[2] if canvas else []),
         }
         document = sidecar(request, target.location + suffix, target.model, timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):

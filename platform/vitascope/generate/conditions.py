@@ -23,10 +23,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Layout:
-    """Of the frames that the model makes, `n_first` at the start and `n_last` at the end are given.
-
-    The first of the media has `n_before` frames before those at the start.
-    """
+    """Conditioning frames: `n_first` at the start, after `n_before` of their media, and `n_last` at the end."""
 
     made: VideoSize
     n_first: int = 0
@@ -70,14 +67,6 @@ def latent_given(given: np.ndarray) -> np.ndarray:
     The first latent frame is the first frame, each later one four frames.
     """
     return np.concatenate([given[:1], given[1:].reshape(-1, TIME_STRIDE).all(axis=1)])
-
-
-def given_frames(given: np.ndarray) -> tuple[int, int]:
-    """How many frames are given at the start and at the end, of latent frames (T,) bool that are."""
-    if given.all():
-        return 1 + TIME_STRIDE * (len(given) - 1), 0
-    first, last = int(given.argmin()), int(given[::-1].argmin())
-    return (1 + TIME_STRIDE * (first - 1) if first else 0), TIME_STRIDE * last
 
 
 def canvas(place: Layout, frames: np.ndarray, codec: Codec) -> Canvas:

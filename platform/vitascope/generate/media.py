@@ -20,9 +20,8 @@ def read_given(request: Request, patch: int) -> tuple[Layout, np.ndarray]:
     beginning of the last.
 
     Raises:
-        Rejected: MEDIA_MISSING; INVALID_REQUEST if a picture is given for a video or the reverse;
-        TOO_SHORT; and
-            what `probe` and `read_clip` raise.
+        Rejected: MEDIA_MISSING; INVALID_REQUEST if a picture is given for a video or the reverse; TOO_SHORT;
+            and what `probe` and `read_clip` raise.
     """
     sources = [_Source.of(request, field) for field in MEDIA[request.mode]]
     place = layout(request, patch, tuple(source.n_frames for source in sources))

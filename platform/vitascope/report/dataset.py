@@ -125,7 +125,7 @@ def read(settings: Settings, *, data_only: bool = False) -> Dataset:
     path, latents = settings.path, latents_folder(settings)
     outputs = path("outputs", settings.generate.batch, "manifest.parquet")
     table, strict = storage.read_table, data_only
-    videos = reader.part("clips", path("videos"), table, records.VIDEOS.empty_table(), strict)
+    videos = reader.part("clips", path("videos"), table, records.VIDEOS.empty_table(), strict=strict)
     answered: list[Any] = reader.part(
         "caption", path("captions"), lambda at: answers.read(at, settings.caption), []
     )
@@ -134,7 +134,7 @@ def read(settings: Settings, *, data_only: bool = False) -> Dataset:
         path("clips"),
         lambda _: answers.clip_table(settings, answered),
         records.CLIPS.empty_table(),
-        strict,
+        strict=strict,
     )
     index, drops_file = (storage.join(latents, name) for name in (INDEX, DROPS_FILE))
     samples, drops = None, records.DROPS.empty_table()
@@ -173,7 +173,7 @@ class _Reader:
                 self.summaries[stage] = self.part(stage, location, storage.read_json, {})
 
     def part(
-        self, stage: str, location: str, read: Callable[[str], _Part], nothing: _Part, strict: bool = False
+        self, stage: str, location: str, read: Callable[[str], _Part], nothing: _Part, *, strict: bool = False
     ) -> _Part:
         """What `read` makes of a location; unless `strict`, `nothing` if that fails."""
         if stage not in self._stages:
