@@ -9,7 +9,7 @@ import pytest
 from vitascope.encode.buckets import Patching
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.settings import STRIDES, EncodeSettings
-from vitascope.generate.conditions import blank, canvas, crop, given_frames, latent_given, layout
+from vitascope.generate.conditions import blank, canvas, crop, latent_given, layout
 from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
 
@@ -39,7 +39,6 @@ def test_what_is_given_in_13_frames(
     assert (place.n_first, place.n_last) == (first, last)
     given = latent_given(place.given, 4)
     assert "".join(str(int(g)) for g in given) == latent
-    assert given_frames(given, 4) == (first, last)
 
 
 def test_joining_gives_a_third_at_either_end(request_of: Make) -> None:

@@ -1,5 +1,6 @@
 """The job on a real cluster: all modes mixed, wrong requests, a killed driver, a killed replica."""
 
+import io
 import os
 import shutil
 import signal
@@ -180,6 +181,14 @@ def test_the_sidecar_says_how_it_was_made(scenario: Scenario) -> None:
     assert (sidecar["prompt"], sidecar["negative_prompt"], sidecar["steps"]) == ("a cat", "dark", 12)
     assert (sidecar["model"]["step"], sidecar["model"]["latents"]) == (7, "tiny")
     assert sidecar["given"] == {"first": 1, "last": 4}
+    first, last = sidecar["conditioning"]
+    names = ("end", "media", "start_s", "n_frames")
+    assert [first[name] for name in names] == ["first", "video", 23 / 8, 1]
+    assert [last[name] for name in names] == ["last", "video_after", 0, 4]
+    folder = row["uri"].rpartition("/")[0]
+    for end, level in ((first, 40 + 5 * 23), (last, 40)):
+        picture = Image.open(io.BytesIO(storage.read_bytes(storage.join(folder, end["picture"]))))
+        assert np.asarray(picture).mean() == pytest.approx(level, abs=3)
     assert set(sidecar["seconds"]) == {"denoise", "decode", "write"}
     row = next(r for r in scenario.rows if r["height"] == 50 and r["uri"] and r["n_frames"] > 1)
     sidecar = storage.read_json(row["uri"].rpartition(".")[0] + ".json")

@@ -15,7 +15,7 @@ from vitascope.encode.buckets import Patching
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.generate.media import read_given
 from vitascope.generate.request import MEDIA, Limits, Request, parse
-from vitascope.generate.sidecar import conditioning, put_pictures, sidecar
+from vitascope.generate.sidecar import conditioning, put_conditioning, sidecar
 from vitascope.ledger import Reason
 from vitascope.media.mp4 import media_bytes
 from vitascope.model.card import ModelCard, save_model
@@ -241,11 +241,8 @@ def write_output(settings: Settings, request: Request, line: int) -> dict[str, A
     uri = settings.path("outputs", "batch", request.custom_id + suffix)
     storage.put(uri, content)
     location = settings.path("outputs", "batch", request.custom_id)
-    about: dict[str, Any] = {"given": {"first": 0, "last": 0}}
-    if MEDIA[request.mode]:
-        place, frames = read_given(request, settings.model.patch)
-        about = {"given": {"first": place.n_first, "last": place.n_last}}
-        about["conditioning"] = put_pictures(location, conditioning(request, place, frames))
+    given = read_given(request, settings.model.patch) if MEDIA[request.mode] else None
+    about = put_conditioning(location, conditioning(request, *given) if given else [])
     storage.put_json(f"{location}.json", sidecar(request, uri, {}, {}) | about)
     row = {"line": line, "custom_id": request.custom_id, "mode": request.kind, "uri": uri, "seconds": 1.5}
     row |= {"width": size.width, "height": size.height, "n_frames": size.n_frames, "fps": request.fps}

@@ -200,7 +200,7 @@ def test_conditioning_frames_are_marked_if_no_picture_of_them_was_kept(tmp_path:
     document = storage.read_json(old)
     del document["conditioning"]
     storage.put_json(old, document)
-    storage.delete(settings.path("outputs", "batch", "r3.first.webp"))
+    storage.delete(settings.path("outputs", "batch", "r3.first.jpg"))
     page = shown(settings)
     assert page.count("<video ") == 5
     assert whole.count("<em>given</em>") - page.count("<em>given</em>") == 2

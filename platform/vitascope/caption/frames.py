@@ -1,14 +1,8 @@
 """A few small pictures of a clip."""
 
-import io
-
-import numpy as np
-from PIL import Image
-
 from vitascope.caption.settings import CaptionSettings
 from vitascope.media.clip import Clip
-
-_QUALITY = 90  # of JPEG: a frame of 512 pixels takes some 50 KB
+from vitascope.media.mp4 import jpeg_bytes
 
 
 def pictures(clip: Clip, settings: CaptionSettings, *, timeout_s: float) -> list[bytes]:
@@ -20,13 +14,4 @@ def pictures(clip: Clip, settings: CaptionSettings, *, timeout_s: float) -> list
         Rejected: DECODE_FAILED, SOURCE_CHANGED.
     """
     frames = clip.frames(settings.frames, timeout_s=timeout_s)
-    return [_jpeg(frame, settings.max_side_px) for frame in frames]
-
-
-def _jpeg(frame: np.ndarray, max_side_px: int) -> bytes:
-    """A frame (H W 3, uint8, RGB) as JPEG, scaled down with antialiasing."""
-    picture = Image.fromarray(frame)
-    picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
+    return [jpeg_bytes(frame, settings.max_side_px) for frame in frames]

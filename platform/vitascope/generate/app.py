@@ -30,7 +30,7 @@ from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS, GenerateSettings
-from vitascope.generate.sidecar import Conditioning, conditioning, put_pictures, sidecar
+from vitascope.generate.sidecar import Conditioning, conditioning, put_conditioning, sidecar
 from vitascope.generate.starting import CannotStart, reason, starting
 from vitascope.ledger import Rejected
 from vitascope.media import mp4
@@ -77,13 +77,12 @@ class Text:
 
 @dataclass(frozen=True, eq=False)
 class Denoised:
-    """A latent (T, h, w, C) float32, a mask (T,) of its conditioning frames, and its `Text.n_tokens`.
+    """A latent (T, h, w, C) float32, and its `Text.n_tokens`.
 
     seconds: its duration, including the wait.
     """
 
     latent: np.ndarray
-    given: np.ndarray
     n_text: tuple[int, int]
     seconds: float
 
@@ -130,7 +129,7 @@ class Denoise:
             logging.getLogger("ray.serve").exception("This replica cannot continue.")
             os._exit(1)
         latent = done.latent(self._card.model.patch).cpu().numpy()
-        return Denoised(latent, work.given.cpu().numpy(), text.n_tokens, time.monotonic() - started)
+        return Denoised(latent, text.n_tokens, time.monotonic() - started)
 
     def _begin(self, request: Request, text: Text, canvas: Any) -> sampler.Work:
         if canvas is None:
@@ -170,11 +169,9 @@ class DecodeWrite:
             "decode": round(decoded - started, 3),
             "write": round(time.monotonic() - decoded, 3),
         }
-        given = conditions.given_frames(denoised.given, self._codec.strides.time)
         about = {
             "changes": changes(request, self._patching, denoised.n_text, self._most_text),
-            "given": dict(zip(("first", "last"), given, strict=True)),
-            "conditioning": put_pictures(target.location, canvas[2] if canvas else []),
+            **put_conditioning(target.location, canvas[2] if canvas else []),
         }
         document = sidecar(request, target.location + suffix, target.model._asdict(), timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):

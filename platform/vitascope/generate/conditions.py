@@ -23,10 +23,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Layout:
-    """Of the model's frames, `n_first` at the start and `n_last` at the end are conditioning frames.
-
-    The first of the media has `n_before` frames before those at the start.
-    """
+    """Conditioning frames: `n_first` at the start, after `n_before` of their media; `n_last` at the end."""
 
     made: VideoSize
     n_first: int = 0
@@ -69,14 +66,6 @@ def latent_given(given: np.ndarray, time_stride: int) -> np.ndarray:
     The first latent frame is the first frame, each later one `time_stride` frames.
     """
     return np.concatenate([given[:1], given[1:].reshape(-1, time_stride).all(axis=1)])
-
-
-def given_frames(given: np.ndarray, time_stride: int) -> tuple[int, int]:
-    """The number of conditioning frames at the start and at the end, from a latent mask (T,) bool."""
-    if given.all():
-        return 1 + time_stride * (len(given) - 1), 0
-    first, last = int(given.argmin()), int(given[::-1].argmin())
-    return (1 + time_stride * (first - 1) if first else 0), time_stride * last
 
 
 def canvas(place: Layout, frames: np.ndarray, codec: Codec) -> Canvas:

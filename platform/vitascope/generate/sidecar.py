@@ -1,28 +1,23 @@
 """What is known of an output, in the JSON next to it."""
 
-import io
 import posixpath
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from vitascope import storage
 from vitascope.generate.conditions import Layout
 from vitascope.generate.request import MEDIA, Request
-from vitascope.media.mp4 import encoder
-
-_PICTURE_PX = 320
+from vitascope.media.mp4 import encoder, jpeg_bytes
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The conditioning frames at an end of an output, `first` or `last`.
+    """The conditioning frames at an end of an output, `first` or `last`, and a jpeg of that next to the rest.
 
-    They are `n_frames` of the request's `media` field from `start_s` on, at the request's fps. picture: a
-    WebP file of the one next to the frames to be made.
+    They are `n_frames` of the request's `media` field from `start_s` on, at the request's fps.
     """
 
     end: str
@@ -35,30 +30,24 @@ class Conditioning:
 def conditioning(request: Request, place: Layout, frames: np.ndarray) -> list[Conditioning]:
     """Of the frames of `media.read_given`, uint8 (n_first + n_last, H, W, 3)."""
     media, n = MEDIA[request.mode], place.n_first
-    found = []
+    ends = []
     if n:
         start_s = place.n_before / request.fps
-        found.append(Conditioning("first", media[0], start_s, n, _picture(frames[n - 1])))
+        ends.append(Conditioning("first", media[0], start_s, n, jpeg_bytes(frames[n - 1], 320)))
     if place.n_last:
-        found.append(Conditioning("last", media[-1], 0.0, place.n_last, _picture(frames[n])))
-    return found
+        ends.append(Conditioning("last", media[-1], 0.0, place.n_last, jpeg_bytes(frames[n], 320)))
+    return ends
 
 
-def _picture(frame: np.ndarray) -> bytes:
-    picture, sink = Image.fromarray(frame), io.BytesIO()
-    picture.thumbnail((_PICTURE_PX, _PICTURE_PX))
-    picture.save(sink, "WEBP")
-    return sink.getvalue()
-
-
-def put_pictures(location: str, pieces: list[Conditioning]) -> list[dict[str, Any]]:
-    """Commits the pictures next to the output at `location`, without suffix; returns what names them."""
+def put_conditioning(location: str, ends: list[Conditioning]) -> dict[str, Any]:
+    """Commits the pictures next to the output at `location`, without suffix; returns the sidecar's part."""
     named = []
-    for piece in pieces:
-        picture = f"{location}.{piece.end}.webp"
-        storage.put(picture, piece.picture)
-        named.append(vars(piece) | {"picture": posixpath.basename(picture)})
-    return named
+    for end in ends:
+        picture = f"{location}.{end.end}.jpg"
+        storage.put(picture, end.picture)
+        named.append(vars(end) | {"picture": posixpath.basename(picture)})
+    given = {"first": 0, "last": 0} | {end.end: end.n_frames for end in ends}
+    return {"given": given, "conditioning": named}
 
 
 def sidecar(request: Request, uri: str, model: dict[str, Any], timings: dict[str, float]) -> dict[str, Any]:

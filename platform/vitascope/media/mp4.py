@@ -1,4 +1,4 @@
-"""Turn frames into the bytes of an mp4 or png."""
+"""Turn frames into the bytes of an mp4, png or jpeg."""
 
 import io
 import tempfile
@@ -75,6 +75,14 @@ def png_bytes(frame: np.ndarray) -> bytes:
     """A png of one frame, uint8 (H, W, 3)."""
     sink = io.BytesIO()
     Image.fromarray(frame).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def jpeg_bytes(frame: np.ndarray, max_side_px: int) -> bytes:
+    """A jpeg of one frame, uint8 (H, W, 3), scaled down with antialiasing if a side is longer."""
+    picture, sink = Image.fromarray(frame), io.BytesIO()
+    picture.thumbnail((max_side_px, max_side_px), Image.Resampling.LANCZOS)
+    picture.save(sink, "JPEG", quality=90)  # one of 512 pixels takes some 50 KB
     return sink.getvalue()
 
 

@@ -120,7 +120,7 @@ def _output(row: Row) -> Output:
 
 def _picture(location: str) -> Medium:
     try:
-        return Medium(storage.read_bytes(location))
+        return Medium(storage.read_bytes(location), ".jpg")
     except FileNotFoundError:
         return Medium(None, why="no picture")
 

@@ -37,7 +37,7 @@ def terms(captions: Iterable[str], most: int = 30) -> dict[str, int]:
     found: Counter[str] = Counter()
     for caption in captions:
         words = [word.casefold() for word in _WORD.findall(caption)]
-        found.update({word for word in words if not _EMPTY.fullmatch(word)})
+        found.update(sorted({word for word in words if not _EMPTY.fullmatch(word)}))
     return dict(found.most_common(most))
 
 
