@@ -4,8 +4,8 @@ In: the clip table `clips/*.parquet` (clips.table.CLIPS) and the videos its rows
 Out: the folder `latents/<fingerprint>/`, where the fingerprint names everything that shapes a latent:
 
     shard-*.parquet     records.LATENTS: samples' rows of the index, latents and text states as bf16 bytes
-    drops.parquet       records.DROPS: clips that became no sample, and why
-    encode.json         the settings, the latents' channels with mean and deviation, the text states' width
+    drops.parquet       records.DROPS: clips without a sample, and why
+    encode.json         the settings, mean and std of the latents' channels, the text states' width
     index.parquet       records.SAMPLES: all that planning needs; committed last, it makes the rest visible
 
 In the order the data flows:
@@ -21,7 +21,7 @@ In the order the data flows:
     samples         an encoded clip: as training takes it, as a shard holds it
     encoder         one shard: frames and captions to a committed file
     shards          the files: written here, read by the feed
-    notes_on        what was cut in silence, in words
+    notes_on        notes about clips and captions that were cut
     stage           all of it on Ray Data
-    verify          whether shards are still as they were written
+    verify          whether shards are still what was written
 """

@@ -52,10 +52,10 @@ def assign(clips: Clips, buckets: Sequence[VideoSize], max_crop: float) -> Choic
 
 @dataclass(frozen=True)
 class Totals:
-    """What is kept of all clips, as shares of 1.
+    """What is kept of all clips, as fractions.
 
-    clips: of the clips themselves, those that are not dropped. pixels: of their frames, each clip's frame
-    once. seconds: of their time. pixel_seconds: of pixels x seconds. sizes: different buckets in use.
+    clips: of the clips, those not dropped. pixels: of their frames, one frame a clip. seconds: of their
+    duration. pixel_seconds: of pixels x seconds. sizes: the number of different buckets in use.
     """
 
     clips: float
@@ -151,8 +151,8 @@ def to_toml(buckets: Sequence[VideoSize], limits: Limits, token_budget: int) -> 
 def table_lines(clips: Clips, buckets: Sequence[VideoSize], limits: Limits) -> list[str]:
     """A line for each bucket, and for each reason for which clips are dropped.
 
-    pixels: share kept of its clips' frames, by crop and scale. cropped: share of the frames' area out of
-    sight. sides: how much smaller they are. seconds: share kept of its clips' time.
+    pixels: fraction of its clips' frames kept after crop and scaling. cropped: fraction of the frames' area
+    cropped. sides: their scale. seconds: fraction of its clips' duration kept.
     """
     choice = assign(clips, buckets, limits.max_crop)
     n_clips = int(clips.count.sum())

@@ -15,7 +15,7 @@ from vitascope.records import VideoSize
 from vitascope.wording import count
 
 MAX_UPSCALE = 1.05
-"""A fixed bucket may enlarge a frame's sides so much, and no more: 854x480 may become 864x480."""
+"""The most that a fixed bucket may enlarge a frame's sides: 854x480 may become 864x480."""
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -54,14 +54,14 @@ class Patching:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a sample has to keep to."""
+    """The limits of a sample."""
 
     patching: Patching
     token_budget: int  # a pack's, so no sample can be larger
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        """What the settings allow."""
+        """Those of the settings."""
         patching = Patching(settings.encode.strides, settings.model.patch)
         return cls(patching, settings.feed.token_budget)
 
@@ -93,11 +93,11 @@ def choose(
 ) -> list[VideoSize]:
     """The buckets of a clip, `settings.sizes_per_clip` or fewer, all different, the best first.
 
-    Of fixed buckets (`settings.buckets`), those worth most (`kept`), the longest of equals. Without, sizes
-    near native in area and aspect, at most `settings.max_pixels`, never upscaled, each after the first with a
-    quarter of the area of the one before or less. Their sides are multiples of `stride_px` (codec stride
-    times patch). Of the multiples around the scaled size, the pair that crops least is taken, and of equals
-    the larger. The duration is the longest of `settings.frame_counts` that the clip fills.
+    If `settings.buckets` is set: the buckets worth most (`kept`), of equals the longest. Else: sizes near
+    native in area and aspect, at most `settings.max_pixels`, never upscaled, each after the first with at
+    most a quarter of the previous one's area. Their sides are multiples of `stride_px` (codec stride times
+    patch): of the multiples around the scaled size the pair that crops least, of equals the larger. The
+    duration is the longest of `settings.frame_counts` that the clip fills.
 
     Raises:
         Rejected: TOO_SMALL if a side is shorter than `stride_px`; NO_BUCKET if the clip is shorter
@@ -132,17 +132,17 @@ def choose(
 
 @dataclass(frozen=True)
 class Kept:
-    """What buckets keep of clips; arrays of one shape, a clip and a bucket to an element.
+    """What buckets keep of clips; arrays of one shape, one element for each pair of a clip and a bucket.
 
-    scale: of the sides, below 1 if the clip is made smaller. view: share of the frame's area in sight
-    after the crop. pixels: share of the frame's pixels left, by crop and by scale. seconds: share of the
-    clip's. fits: whether the bucket may have the clip.
+    scale: of the sides, below 1 if the clip is made smaller. view: fraction of the frame's area that is left
+    after the crop. pixels: fraction of the frame's pixels that is left after crop and scaling. seconds:
+    fraction of the clip's duration. fits: whether the clip may go to the bucket.
 
-    worth: 0 if it does not fit, or else the harmonic mean of seconds and of view x pixels. View is
-    counted twice, as what is cropped is no longer there for the caption to describe; and a frame that is
-    enlarged loses what that adds to it, so that of two sizes the one below native is taken. The harmonic
-    mean, because all buckets that use up a limit on tokens keep about the same pixels x seconds, whether
-    small and long or large and short; of those it prefers the one that gives up as much of either.
+    worth: 0 if the clip does not fit, else the harmonic mean of seconds and of view x pixels. View counts
+    twice, because the caption also describes what is cropped. Enlarging divides by the area that it adds, so
+    that of two sizes the one below native wins. The mean is harmonic because all buckets that use up a limit
+    on tokens keep about the same pixels x seconds, whether small and long or large and short; of those it
+    prefers the one that gives up as much of either.
     """
 
     scale: Floats
@@ -154,10 +154,10 @@ class Kept:
 
 
 def kept(clips: npt.NDArray, buckets: npt.NDArray, max_crop: float) -> Kept:
-    """What each bucket keeps of each clip; both (..., 3) of n_frames, height, width, and broadcast.
+    """What each bucket keeps of each clip; both are (..., 3) of n_frames, height, width, and broadcast.
 
-    A clip fits a bucket that it fills, that enlarges it at most MAX_UPSCALE times and crops `max_crop` of
-    its area or less. A clip longer than its bucket loses its tail.
+    A clip fits a bucket if it has the bucket's frames, is enlarged at most MAX_UPSCALE times and loses at
+    most `max_crop` of its area. A clip longer than its bucket loses its tail.
     """
     relative = buckets / clips  # (..., 3)
     scale = np.maximum(relative[..., 1], relative[..., 2])
@@ -182,7 +182,7 @@ def _of_table(clip: VideoSize, settings: EncodeSettings) -> list[VideoSize]:
 
 
 def _why_none(clip: VideoSize, filled: Ints, view: Floats, max_crop: float) -> str:
-    """Why none of the buckets that the clip fills, (K, 3) with the share in view of each, may have it."""
+    """Why the clip fits none of the buckets that it fills in time, (K, 3), each with its `Kept.view`."""
     if not len(filled):
         return f"{count(clip.n_frames, 'frame')}; every bucket of encode.buckets has more"
     size = f"{clip.width}x{clip.height} px"
@@ -227,6 +227,6 @@ def near_native(width: int, height: int, max_pixels: int, stride: int) -> tuple[
 
 
 def cropped_share(width: int, height: int, bucket_height: int, bucket_width: int) -> float:
-    """Share of a frame's area lost when it is scaled to cover the bucket and cropped to it."""
+    """Fraction of a frame's area that is lost if it is scaled to cover the bucket and cropped to it."""
     scale = max(bucket_height / height, bucket_width / width)
     return 1.0 - (bucket_height * bucket_width) / (height * width * scale * scale)

@@ -19,10 +19,10 @@ from vitascope.records import SAMPLES
 
 
 class ShardEncoder:
-    """Turns decoded shards into committed ones; an actor that keeps its codec, text encoder and text states.
+    """Turns decoded shards into committed ones; an actor that keeps codec, text encoder and text states.
 
     Raises:
-        Mistake: `settings.gpus` is above 0, and this process has none.
+        Mistake: `settings.gpus` is above 0, and this process has no GPU.
     """
 
     def __init__(self, settings: EncodeSettings, latents: str) -> None:
@@ -91,7 +91,7 @@ class ShardEncoder:
 
 
 def encode_shard(decoded: pa.Table, *, settings: EncodeSettings, latents: str) -> pa.Table:
-    """As a `ShardEncoder` does, of which the process keeps one for later shards with the same settings."""
+    """As `ShardEncoder`; the process keeps one for later shards with the same settings."""
     return _kept(settings, latents)(decoded)
 
 

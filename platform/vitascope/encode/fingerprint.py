@@ -12,8 +12,8 @@ from vitascope.records import stable_id
 def fingerprint(settings: Settings) -> str:
     """16 characters that change with everything that shapes a latent, and with nothing else.
 
-    The codec and its constants, the text encoder and its weights, the bucket table and the multiple its
-    sides snap to, the crop rule and the rate at which frames are picked.
+    That is: the codec and its constants, the text encoder and its weights, the bucket table, the multiple
+    that its sides snap to, the crop rule and the rate at which frames are picked.
     """
     encode = settings.encode
     near_native = (encode.max_pixels, encode.frame_counts)

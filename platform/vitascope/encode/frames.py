@@ -16,15 +16,15 @@ from vitascope.ledger import Rejected
 def decode_shard(plan: pa.Table, *, timeout_s: float, nvdec: bool) -> pa.Table:
     """The one row of `plan` with its clips' frames, at the sizes they are encoded at.
 
-    Adds `pixels`, the frames (F H W 3, uint8) of all tasks that succeeded end to end; `decoded`, the numbers
-    of those tasks; and `drops`, rows of records.DROPS about the others. A clip is decoded once for all of its
-    sizes; if that fails, once for each, as a shorter one may end before the damage.
+    Adds `pixels`, the frames (F H W 3, uint8) of all tasks that succeeded, one after the other; `decoded`,
+    the numbers of those tasks; and `drops`, rows of records.DROPS for the others. A clip is decoded once for
+    all its sizes; if that fails, once for each, because a shorter one may end before the damage.
 
     Args:
         nvdec: videos are decoded by the GPU.
 
     Raises:
-        NoDevice: `nvdec`, and there is none.
+        NoDevice: `nvdec` is set, and the machine has no such GPU.
     """
     tasks = tasks_of(plan)
     if nvdec:
@@ -68,7 +68,7 @@ def pixels_of(row: pa.Table) -> np.ndarray:
 
 
 def _frames(tasks: list[EncodeTask], timeout_s: float) -> list[np.ndarray | Rejected]:
-    """The frames of a clip at each of its sizes, or why there are none."""
+    """The frames of a clip at each of its sizes, or the error of that size."""
     try:
         return list(tasks[0].clip.views([task.view for task in tasks], timeout_s=timeout_s))
     except Rejected as error:
@@ -81,10 +81,10 @@ _kept = np.empty(0, np.uint8)
 
 
 def _room(n_bytes: int) -> np.ndarray:
-    """Memory of an earlier shard that nothing refers to any more, else new, whose pages are dear.
+    """Reuses the previous shard's buffer if nothing references it; page faults on fresh memory cost more.
 
-    A process has that of its largest shard for good, also between tasks, where Ray counts no memory for it.
-    Not for threads: Ray runs one task in a process at a time.
+    A process keeps the buffer of its largest shard, also between tasks, when Ray counts no memory for it.
+    Not thread-safe: Ray runs one task in a process at a time.
     """
     global _kept
     if _kept.size < n_bytes or sys.getrefcount(_kept) > 2:  # this module's, and the call's own

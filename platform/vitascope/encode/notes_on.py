@@ -1,4 +1,4 @@
-"""What the stage cut in silence, in words."""
+"""Notes about clips and captions that were cut."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +8,7 @@ from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text import TextEncoder
 from vitascope.wording import count
 
-_CHECKED = 2_000  # captions at the limit whose whole length is counted, at 10,000 a second
+_CHECKED = 2_000  # captions at the limit whose full length is counted, 10,000 a second
 
 
 def shortened(samples: pa.Table, clips: pa.Table) -> list[str]:

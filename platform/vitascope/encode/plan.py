@@ -22,7 +22,7 @@ from vitascope.records import VideoSize, stable_id, stable_int
 
 @dataclass(frozen=True, slots=True)
 class EncodeTask:
-    """A clip to encode at a size: everything the work needs, and nothing more."""
+    """A clip to encode at a size: all that the work needs."""
 
     sample_id: int
     clip_id: str
@@ -39,7 +39,7 @@ class EncodeTask:
     height: int
     width: int
     n_tokens: int
-    crop_left: float = 0.0  # the part of the picture that counts, in shares of its sides
+    crop_left: float = 0.0  # the picture within its bars, in fractions of the sides
     crop_top: float = 0.0
     crop_width: float = 1.0
     crop_height: float = 1.0
@@ -70,7 +70,7 @@ class EncodeTask:
 
 @dataclass(frozen=True)
 class Drop:
-    """A clip that became no sample, or not at every size, and why; the fields are those of records.DROPS."""
+    """A clip without a sample, or without one at some size, and why: a row of records.DROPS."""
 
     clip_id: str
     name: str
@@ -93,7 +93,7 @@ class PlannedShard:
 
     @cached_property
     def key(self) -> str:
-        """Tells it from a shard of the same number that an earlier plan left behind."""
+        """Differs from that of a shard with the same number that an earlier plan left behind."""
         return stable_id(*((task.sample_id, task.caption) for task in self.tasks))
 
     @property
@@ -115,10 +115,10 @@ def tasks_of(work: pa.Table) -> list[EncodeTask]:
 def make_tasks(
     clips: Iterable[dict[str, Any]], settings: EncodeSettings, limits: Limits
 ) -> tuple[list[EncodeTask], list[Drop]]:
-    """The tasks of each usable row of a clip table, by source and time, or a drop that says why not.
+    """The tasks of the usable rows of a clip table, by source and time, and a drop for each rejected size.
 
-    A clip has a task for each of its sizes; one with too many tokens is a drop. Clips that the clips stage
-    dropped are in its own ledger and are passed over here.
+    A clip has a task for each of its sizes; a size with too many tokens is a drop. Clips that the clips stage
+    dropped are in its own ledger and are skipped here.
 
     Raises:
         ValueError: a fixed bucket has sides that the strides do not divide, or more tokens than a pack holds.
@@ -158,15 +158,15 @@ def _task(clip: dict[str, Any], size: VideoSize, n_tokens: int) -> EncodeTask:
 
 
 _SHARED = ("name", "uri", "version", "kind", "decoder", "split")
-"""Texts that clips have in common, of which there are millions."""
+"""Texts that many clips share; with millions of clips, each is kept once."""
 
 
 def plan_shards(tasks: Sequence[EncodeTask], shard_tokens: int) -> list[list[EncodeTask]]:
-    """Cuts tasks into shards of about equal work, of `shard_tokens` or fewer on average; none is empty.
+    """Cuts tasks into shards of about equal work, on average of at most `shard_tokens`; none is empty.
 
-    The clips of a source lie in a row, so that it is read from its beginning to its end by one process or by
-    few, and all sizes of a clip lie in one shard. So no shard has more work than the mean and one clip's. The
-    same tasks in any order give the same shards.
+    The clips of a source are neighbours, so that one process or few read it from beginning to end, and all
+    sizes of a clip are in one shard. So no shard has more work than the mean plus one clip's. The same tasks
+    in any order give the same shards.
     """
     clips = [list(sizes) for _, sizes in groupby(sorted(tasks, key=_place), key=lambda task: task.clip_id)]
     if not clips:
@@ -181,10 +181,10 @@ def plan_shards(tasks: Sequence[EncodeTask], shard_tokens: int) -> list[list[Enc
 
 
 def still_to_do(tasks: Sequence[EncodeTask], samples: pa.Table) -> tuple[list[EncodeTask], pa.Table]:
-    """The tasks that no committed sample answers, and the samples that stay, of records.SAMPLES, in order.
+    """The tasks without a committed sample, and the records.SAMPLES that stay, in order.
 
-    A sample stays while its clip is in the table with the same bucket and caption; its name and split are
-    taken from there.
+    A sample stays while its clip is in the table with the same bucket and caption; its name and split follow
+    the table.
     """
     open_tasks = {task.sample_id: task for task in tasks}
     answered: list[EncodeTask] = []

@@ -94,7 +94,7 @@ def shard_numbers(latents: str) -> list[int]:
 
 
 def write_shard(uri: str, rows: pa.Table, note: ShardNote) -> bool:
-    """Commits records.LATENTS and the note about them as one file, in one atomic act.
+    """Commits records.LATENTS and their note as one file, in one atomic act.
 
     Returns whether this call did it: an existing file is never replaced.
     """
@@ -125,14 +125,14 @@ def read_index(latents: str, columns: list[str] | None = None) -> pa.Table:
     """The committed index of a folder of latents, records.SAMPLES, by shard and row.
 
     Raises:
-        Missing: nothing is committed there.
+        Missing: nothing is committed in the folder.
     """
     with _missing_latents(latents):
         return storage.read_table(storage.join(latents, INDEX), columns)
 
 
 def index_parts(latents: str, split: str, columns: list[str]) -> Iterator[pa.Table]:
-    """The samples of a split as `read_index` has them, part by part; raises as it does."""
+    """The samples of a split, as in `read_index`, part by part; raises as it does."""
     columns = [*columns, "split"]
     with _missing_latents(latents), storage.open_parquet(storage.join(latents, INDEX), columns) as file:
         for group in range(file.num_row_groups):

@@ -50,10 +50,10 @@ DROPS_FILE = "drops.parquet"
 
 
 def run(settings: Settings) -> Summary:
-    """Encodes the run's clips that no committed sample answers yet, commits the index, returns the summary.
+    """Encodes the run's clips that have no committed sample, commits the index, returns the summary.
 
-    Killed at any point it leaves no index, or the one before; run again it takes over the shards that were
-    finished. Once it has ended, the next run tries clips again that failed to decode.
+    If it is killed, it leaves no index, or the previous one; the next run takes over the finished shards.
+    Once it has ended, the next run retries clips that failed to decode.
     """
     with running(settings, "encode") as summary:
         summary |= _encoded(settings)
@@ -76,7 +76,7 @@ def _encoded(settings: Settings) -> Summary:
     drops += [drop for note in notes for drop in note.drops]
     _commit(settings, storage.in_order(samples, "shard", "row"), drops, [*earlier, *notes])
     for number, note in enumerate(notes, len(earlier)):
-        if not note.n_samples:  # nobody's: what failed is a drop, and is tried again by the next run
+        if not note.n_samples:  # it holds nothing: what failed is a drop, and the next run retries it
             storage.delete(shard_uri(latents, number))
     spans = storage.read_table(settings.path("clips"), ["clip_id", "n_frames", "fps"])
     notes_said = [
@@ -155,7 +155,7 @@ def decoded(plan: list[PlannedShard], settings: Settings) -> ray.data.Dataset:
         batch_size=1,
         batch_format="pyarrow",
         fn_kwargs={"timeout_s": settings.clips.decode_timeout_s, "nvdec": bool(nvdec_gpus)},
-        # One more than cores, for between two shards a task waits for Ray.
+        # One more than cores, because a task waits for Ray between two shards.
         compute=TaskPoolStrategy(size=_at_once(settings, len(plan), spare=1)),
         num_cpus=1,
         num_gpus=nvdec_gpus or None,
@@ -168,7 +168,7 @@ _DECODER_BYTES = 512 << 20  # a worker and its child, which holds one clip
 
 
 def _at_once(settings: Settings, n_shards: int, spare: int = 0) -> int:
-    """Of a local cluster half the slots, but no more than cores and `spare`; else as many as it gets."""
+    """Half the slots of a local cluster, at most its cores and `spare`; else as many as the cluster gives."""
     if address_of(settings.cluster) is not None:
         return n_shards
     slots = int(ray.cluster_resources().get("CPU", 1))
@@ -176,7 +176,7 @@ def _at_once(settings: Settings, n_shards: int, spare: int = 0) -> int:
 
 
 def _notes_so_far(latents: str, committed: pa.Table) -> list[ShardNote | None]:
-    """The notes of all shards by their numbers, None if one is damaged or not there."""
+    """The notes of all shards by number, None for a damaged or missing one."""
     numbers = [*shard_numbers(latents), *pc.unique(committed["shard"]).to_pylist()]
     return read_notes(latents, range(max(numbers, default=-1) + 1), damaged_is_absent=True)
 
@@ -194,7 +194,7 @@ _whole = partial(read_shard, damaged_is_absent=True)
 def _commit(
     settings: Settings, samples: pa.Table, drops: list[Drop], notes: Sequence[ShardNote | None]
 ) -> None:
-    """Writes what describes the latents, and last the index that makes them visible."""
+    """Writes what describes the latents and, last, the index, which makes them visible."""
     latents = latents_folder(settings)
     codec = make_codec(settings.encode)
     shards = {number: notes[number] for number in pc.unique(samples["shard"]).to_pylist()}

@@ -1,16 +1,16 @@
 """Propose a bucket table from the clip table.
 
-The objective is the mean over clips of what the best bucket of the table is worth to a clip (`buckets.kept`,
-from the shares of its pixels and of its seconds), over what the best of all candidates would be worth to it:
-1 is a bucket of its own for every clip, also for a 4K clip of which the limit lets a hundredth through. A
-clip weighs the fourth root of the most pixel-seconds that any candidate keeps of it. Of a million simulated
-clips (jobs/bench/buckets.py) 12 buckets of 32,768 tokens then keep 87 % of the clips and 22.8 % of the
-pixel-seconds. By pixel-seconds alone they keep 77 % and 23.1 %: pictures and small clips hardly count. With
-equal weights 92 % and 21.1 %: a clip of 32 px decides as much as one of 720p.
+The objective is a mean over clips: the worth of the table's best bucket to the clip (`buckets.kept`, from the
+fractions of its pixels and seconds), divided by the worth of the best of all candidates. It is 1 if every
+clip has a bucket of its own, also for a 4K clip of which the limit admits a hundredth. A clip's weight is the
+fourth root of the most pixel-seconds that any candidate keeps of it. Of a million simulated clips
+(jobs/bench/buckets.py) 12 buckets of 32,768 tokens then keep 87 % of the clips and 22.8 % of the
+pixel-seconds. By pixel-seconds alone they keep 77 % and 23.1 %: images and small clips hardly count. With
+equal weights it is 92 % and 21.1 %: a clip of 32 px decides as much as one of 720p.
 
-Buckets are added one at a time, the one that gains most, and after each any one is exchanged while that
-gains (greedy with swaps, as in k-medoids). A table of one more bucket starts from the one before, so it is
-never worth less. Nothing is drawn: the same clips give the same table.
+Buckets are added one at a time, the one that gains most first; after each, any bucket is exchanged while that
+gains (greedy with swaps, as in k-medoids). A table of one more bucket starts from the previous one, so it is
+never worth less. Nothing is random: the same clips give the same table.
 """
 
 from collections.abc import Iterable
@@ -47,7 +47,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a proposal keeps to."""
+    """The limits of a proposal."""
 
     max_tokens: int  # of a sample
     count: int  # buckets, at most
@@ -178,7 +178,7 @@ def _quantiles(values: Ints, count: Ints, n: int = 12) -> Ints:
 
 
 def worths(clips: Clips, tried: Ints, max_crop: float) -> npt.NDArray[np.float32]:
-    """(B, C): a bin's share of the weight, times a candidate's worth to it over the best one's."""
+    """(B, C): a bin's fraction of the weight, times a candidate's worth to it over the best one's."""
     worth = np.empty((len(clips.sizes), len(tried)), np.float32)
     share = clips.count / max(1, clips.count.sum())
     for start in range(0, len(worth), _ROWS):
@@ -207,7 +207,7 @@ def select(worth: npt.NDArray[np.float32], count: int) -> list[int]:
 
 
 def _swap(worth: npt.NDArray[np.float32], chosen: list[int]) -> bool:
-    """Exchanges each of `chosen`, in place, for what gains more beside the others; whether any was."""
+    """Exchanges each of `chosen`, in place, for what gains more next to the others; whether it did."""
     swapped = False
     for i, old in enumerate(chosen):
         others = chosen[:i] + chosen[i + 1 :]
@@ -219,7 +219,7 @@ def _swap(worth: npt.NDArray[np.float32], chosen: list[int]) -> bool:
 
 
 def _best_beside(worth: npt.NDArray[np.float32], chosen: list[int]) -> tuple[int, float]:
-    """The column that gains most beside `chosen`, the first of equals, and its gain."""
+    """The column that gains most next to `chosen`, the first of equals, and its gain."""
     held = worth[:, chosen].max(axis=1, initial=0, keepdims=True)
     gain: Floats = np.zeros(worth.shape[1])
     for start in range(0, len(worth), _ROWS):

