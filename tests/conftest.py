@@ -50,7 +50,7 @@ TOGETHER = {"tests/flow/test_flow.py": "flow", "tests/cluster/": "head"}
 """Files, by how their names begin, whose tests share a fixture that takes long: its name."""
 QUICK_RAY = {
     "RAY_metrics_report_interval_ms": "2000",  # by default 10 s
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # by default 2 s; how soon a report or an end is noticed
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # by default 2 s; how soon a report or an end is noticed
 }
 
 

@@ -26,8 +26,8 @@ from vitascope.train import log, stage
 from vitascope.train.stage import plan_job
 
 STEPS = 30
-"""Ray fetches a checkpoint from its workers every 2 s and lets one more wait: the one at 10 is registered
-seconds before the last step."""
+"""Ray fetches a checkpoint from its workers every second here and lets one more wait: the one at 10 is
+registered seconds before the last step."""
 OVERRIDES = [
     f"train.steps={STEPS}",
     "train.checkpoint_every=5",
