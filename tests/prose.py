@@ -1,6 +1,6 @@
 """Refuses words of the style guide's glossary in what people read.
 
-python tests/prose.py [--all]        one line per offence: file, line, the words, better words
+python tests/prose.py        one line per offence: file, line, the words, better words
 
 Reads docstrings, comments and texts of three words or more in Python, comments in configuration files, and
 whole pages and alert rules. Code in backticks or in blocks is skipped.
@@ -60,16 +60,6 @@ GLOSSARY = {
 
 RIGHT_THERE = {"canvas": "platform/vitascope/media/"}
 """Words of the glossary that are a room's own terms."""
-
-UNREAD = (
-    *(
-        f"platform/vitascope/{room}/"
-        for room in ("caption", "clips", "cluster", "deploy", "doctor", "encode")
-    ),
-    *(f"platform/vitascope/{room}/" for room in ("media", "report", "stages")),
-    *(f"platform/vitascope/{file}.py" for file in ("cli", "config", "generate/sidecar")),
-)
-"""Beginnings of the paths that the check leaves out."""
 
 _PATTERNS = [(re.compile(p.replace(" ", r"\s+")), better) for p, better in GLOSSARY.items()]
 _QUESTION = re.compile(r"(Is|Are|Can|Would|Does|Do|Has) [^?]*\.")
@@ -147,10 +137,8 @@ def _question(path: Path) -> str | None:
 
 
 def main() -> int:
-    """Prints the offences outside UNREAD, or all of them if --all is given; the exit status."""
+    """Prints all offences; the exit status."""
     offending = findings()
-    if "--all" not in sys.argv:
-        offending = {file: lines for file, lines in offending.items() if not file.startswith(UNREAD)}
     for file, lines in offending.items():
         print("\n".join(f"{file}:{line}" for line in lines))
     return 1 if offending else 0

@@ -33,7 +33,7 @@ HDR = (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67)
 
 
 def to_rgb(swscale: Any, frame: av.VideoFrame, view: View, aspect: float = 1.0) -> np.ndarray:
-    """`frame` as uint8 (H, W, 3), as `view` has it.
+    """`frame` as uint8 (H, W, 3), cropped and scaled by `view`.
 
     At its own size an SDR frame is what PyAV's `to_ndarray(format="rgb24")` returns, to the last bit, if its
     matrix is specified or it is of standard definition.
@@ -158,7 +158,7 @@ def _nits_to_pq(nits: float) -> float:
 
 @functools.lru_cache
 def _tone_curve() -> tuple[np.ndarray, np.ndarray]:
-    """Light in and out, 1 being SDR's white: the peak is brought to white, the lower part stays as it is.
+    """Light in and out, 1 being SDR's white: the peak is mapped to white, the lower part is unchanged.
 
     ITU-R BT.2390, section 5.4.1 (EETF): a Hermite spline above the knee, over PQ code values.
     """

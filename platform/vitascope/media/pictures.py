@@ -193,7 +193,7 @@ def _parts(content: bytes, form: str) -> animation.Animation | None:
             return animation.gif(content)
         return animation.apng(content) if form == "PNG" else None
     except (struct.error, ValueError, IndexError, OSError) as error:
-        raise Rejected(Reason.UNREADABLE, f"its frames cannot be told apart: {error}") from None
+        raise Rejected(Reason.UNREADABLE, f"its frames cannot be separated: {error}") from None
 
 
 def _shown_s(duration_ms: float) -> float:

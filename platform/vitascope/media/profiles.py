@@ -26,7 +26,7 @@ _POWERS: dict[int, float] = {ColorTrc.LINEAR: 1.0, ColorTrc.GAMMA22: 2.2, ColorT
 _MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 _SAME = 2  # levels: a profile that changes colours by no more is one of the many editions of sRGB's
 _SRGB_XY = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue
-_SRGB_POWER, _NEAR = 2.2, 0.05  # as libpng has it: a power within 5 % is sRGB's curve
+_SRGB_POWER, _NEAR = 2.2, 0.05  # as in libpng: a power within 5 % is sRGB's curve
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _ROWS = 256  # of a picture, converted at once: floats take four times the memory
 

@@ -138,7 +138,7 @@ class PyavReader:
         self._deinterlace = Deinterlacer()
         self._passes_over = self.container.format.name in INDEXED and _is_progressive(self.stream)
         self._latest: list[int] = []  # the two latest times of packets
-        self._passed_over: list[float] = []  # the times of pictures since the frame that is shown
+        self._skipped: list[float] = []  # the times of pictures since the frame that is shown
         self._wanted: list[float] = []  # the times asked for, of the container's clock
         self._why = "it ends before the first"  # nothing decodes
         self._frames = self._from(None)
@@ -226,9 +226,9 @@ class PyavReader:
             self._show(self._next)
 
     def _has_missed(self, time_s: float) -> bool:
-        """Whether a picture for this time was passed over: it stands longer than its packet's duration."""
-        del self._passed_over[: bisect.bisect_right(self._passed_over, self._shown.at_s)]
-        return bool(self._passed_over) and self._passed_over[0] <= time_s + TIME_TOLERANCE_S
+        """Whether a picture for this time was skipped: it stays longer than the duration of its packet."""
+        del self._skipped[: bisect.bisect_right(self._skipped, self._shown.at_s)]
+        return bool(self._skipped) and self._skipped[0] <= time_s + TIME_TOLERANCE_S
 
     def _show(self, shown: _Shown) -> None:
         self._before, self._shown, self._next = self._shown, shown, next(self._frames, None)
@@ -248,7 +248,7 @@ class PyavReader:
 
     def _from(self, start_s: float | None) -> Iterator[_Shown]:
         """Frames from the key frame before `start_s` on; from the first if None, or if it cannot seek."""
-        self._passed_over.clear()
+        self._skipped.clear()
         self._latest = []
         self._aspects = [(-math.inf, self._aspects[-1][1])]
         if start_s is not None and self._seeks:
@@ -281,7 +281,7 @@ class PyavReader:
                 tick = self._latest[-1] + 1
             if self._passes_over and packet is not None and not self._may_show(packet) and _is_alone(packet):
                 assert packet.pts is not None  # or it may be shown
-                bisect.insort(self._passed_over, self._seconds(packet.pts))
+                bisect.insort(self._skipped, self._seconds(packet.pts))
                 continue
             for frame in self._frames_of(packet, lost):
                 own = frame.dts if self._by_order else None if self._is_bare else frame.pts

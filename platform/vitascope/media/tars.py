@@ -60,7 +60,7 @@ _Entry = Member | _Link
 
 @dataclass(frozen=True)
 class Index:
-    """The members of a tar, up to its damage if it has any; and how many were passed over, by kind."""
+    """The members of a tar, up to its damage if it has any; and the number of skipped ones by kind."""
 
     members: tuple[Member, ...]
     damage: str | None = None
@@ -172,7 +172,7 @@ def _shown(name: str) -> str:
 
 
 def _hidden_kind(name: str) -> str | None:
-    """Why a name is passed over; None if it is not."""
+    """Why a name is skipped; None if it is not."""
     parts = name.split("/")
     if parts[0] == "..":
         return "outside the folder (..)"

@@ -126,9 +126,9 @@ def _reasons(*tables: pa.Table) -> dict[str, int]:
 
 
 def unaccounted(run: Dataset) -> list[str]:
-    """What went in and neither came out nor was dropped, and what came out twice; a line each.
+    """Items that neither came out nor were dropped, and items that came out twice; a line each.
 
-    If a table cannot be read, `run.missing`, nothing can be said.
+    Empty if a table cannot be read (`run.missing`).
     """
     if run.missing:
         return []

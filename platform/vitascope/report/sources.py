@@ -43,7 +43,7 @@ class Sources:
 
     @property
     def over(self) -> list[int]:
-        """Rows with twice an equal share of the tokens or more; of two or three sources three quarters."""
+        """Rows with at least twice their equal part of the tokens; three quarters of two or three."""
         return [i for i in self.order if self.token_share[i] >= min(FAR * self.equal, 0.75)]
 
     @property
