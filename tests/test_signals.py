@@ -19,7 +19,7 @@ CODE = "import sys; from vitascope.cli import main; sys.exit(main(sys.argv[1:]))
 
 def started(*words: str) -> subprocess.Popen:
     """A command in a process group of its own, as a shell starts it; without any cluster."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     return subprocess.Popen(
         [sys.executable, "-c", CODE, *words],
         env=environment | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from in_process import stand_in
 from media.made import corners_frame, corners_video, noisy_video, timed_video
 from vitascope import storage
 from vitascope.clips.stage import run
@@ -60,7 +61,9 @@ def tar(folder: Path) -> bytes:
 def expected(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list, list]:
     """The tables of the folder."""
     run_folder = tmp_path_factory.mktemp("run")
-    summary = run(settings(str(folder.parent), str(run_folder)))
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in(patch)
+        summary = run(settings(str(folder.parent), str(run_folder)))
     assert (summary["videos_in"], summary["videos_ok"], summary["tars_listed"]) == (6, 4, 0)
     return tables(str(run_folder))
 
