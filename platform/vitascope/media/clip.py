@@ -25,9 +25,8 @@ from vitascope.media.isolate import ChildDied, isolated
 from vitascope.media.readers import READERS, NoDevice, Reader
 from vitascope.stores.patience import Unavailable
 
-SOURCE = ("uri", "version", "decoder")
 CROP = ("crop_left", "crop_top", "crop_width", "crop_height")
-COLUMNS = (*SOURCE, "start_s", "fps", "n_frames", *CROP)
+COLUMNS = ("uri", "version", "decoder", "start_s", "fps", "n_frames", *CROP)
 """The columns of the clip table that `Clip.of_row` reads."""
 
 
