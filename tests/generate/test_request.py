@@ -10,7 +10,6 @@ import pytest
 
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate import request as request_module
 from vitascope.generate.request import Limits, Mode, Request, n_tokens, parse
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
@@ -128,7 +127,7 @@ def test_what_checking_a_line_raises_is_that_lines_reason(monkeypatch: pytest.Mo
     def fail(*_: object) -> None:
         raise OverflowError("9" * 1000)
 
-    monkeypatch.setattr(request_module, "generated_size", fail)
+    monkeypatch.setattr(Patching, "covering", fail)
     with pytest.raises(Rejected, match="cannot be checked \\(OverflowError: '999") as refused:
         parse(line(), LIMITS)
     assert len(refused.value.detail) < 300
