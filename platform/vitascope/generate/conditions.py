@@ -23,7 +23,7 @@ class Canvas:
 
 @dataclass(frozen=True)
 class Layout:
-    """Conditioning frames: `n_first` at the start, after `n_before` of their media, and `n_last` at the end."""
+    """Conditioning frames: `n_first` at the start, after `n_before` of their media; `n_last` at the end."""
 
     made: VideoSize
     n_first: int = 0
