@@ -16,7 +16,7 @@
     manifest   the outcome of every request
 
 In: JSON lines (fields: see `request.Request`) and a model folder. Out, under outputs/<batch>/: for every
-request `<name>.mp4` (`.png` for one frame) and the sidecar `<name>.json`, whose creation makes the request
-finished; `manifest.parquet` with a row for every line of the request file (columns: see
-`records.MANIFEST`).
+request `<name>.mp4` (`.png` for one frame), jpegs of its conditioning frames and the sidecar `<name>.json`,
+whose creation makes the request finished; `manifest.parquet`, `records.MANIFEST`, with a row for every line
+of the request file.
 """

@@ -45,9 +45,7 @@ def losses(steps: pa.Table, held_out: pa.Table) -> Markup:
     def draw(axes: Axes) -> None:
         known = steps.filter(pc.is_valid(steps["loss"]))  # the others were skipped
         if len(known):
-            at, loss = known["step"].to_numpy(), known["loss"].to_numpy()
-            axes.plot(at, loss, color=BLUE, alpha=0.25, linewidth=0.8)
-            axes.plot(at, _smooth(loss), color=BLUE, linewidth=1.6, label="train, running mean")
+            _plot(axes, known, "loss", color=BLUE, label="train, running mean")
         if len(held_out):
             points = (held_out["step"].to_numpy(), held_out["val_loss"].to_numpy())
             axes.plot(*points, "o-", color=ORANGE, linewidth=1.6, markersize=4, label="held out")
@@ -65,11 +63,10 @@ def throughput(steps: pa.Table) -> Markup:
     """Tokens per second of every step, and its running mean; dataset.STEPS."""
 
     def draw(axes: Axes) -> None:
-        at, rate = steps["step"].to_numpy(), steps["tokens_per_s"].to_numpy()
-        axes.plot(at, rate, color=GREEN, alpha=0.25, linewidth=0.8)
-        axes.plot(at, _smooth(rate), color=GREEN, linewidth=1.6)
+        _plot(axes, steps, "tokens_per_s", color=GREEN)
         axes.yaxis.set_major_formatter(EngFormatter())
-        axes.set(xlabel="step", ylabel="tokens/s", ylim=(0, rate.max() * 1.1))
+        highest = pc.max(steps["tokens_per_s"]).as_py()
+        axes.set(xlabel="step", ylabel="tokens/s", ylim=(0, highest * 1.1))
 
     return _svg("throughput", draw)
 
@@ -148,11 +145,14 @@ def loss_by_timestep(timesteps: Sequence[float], curves: Mapping[str, Sequence[f
     return _svg("timesteps", draw)
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Running mean over about a fortieth of the run."""
+def _plot(axes: Axes, steps: pa.Table, name: str, **style: Any) -> None:
+    """A column by step, faint, and its running mean over about a fortieth of the run."""
+    at, values = steps["step"].to_numpy(), steps[name].to_numpy()
     width = max(1, len(values) // 40)
     padded = np.pad(values, (width, width), mode="edge")
-    return np.convolve(padded, np.ones(2 * width + 1) / (2 * width + 1), mode="valid")
+    mean = np.convolve(padded, np.ones(2 * width + 1) / (2 * width + 1), mode="valid")
+    axes.plot(at, values, color=style["color"], alpha=0.25, linewidth=0.8)
+    axes.plot(at, mean, linewidth=1.6, **style)
 
 
 def _svg(name: str, draw: Callable[[Axes], None], height: float = 2.7) -> Markup:

@@ -5,7 +5,6 @@ planned from the settings. Out: `{run}/data.html`, which opens offline.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from vitascope import storage
 from vitascope.clips.filters import Filters
@@ -13,8 +12,7 @@ from vitascope.config import Settings
 from vitascope.ledger import Reason
 from vitascope.progress import say
 from vitascope.report import content, page
-from vitascope.report.chosen import FACTS, MOVING, Chosen, Group, choose, copied, key, wanted
-from vitascope.report.content import Judged
+from vitascope.report.chosen import FACTS, MOVING, Chosen, choose, copied, key, wanted
 from vitascope.report.dataset import Dataset, is_in, read, row_of
 from vitascope.report.fill import Samples, fills, samples_of
 from vitascope.report.page import Bad, Medium, Share
@@ -70,25 +68,8 @@ def render(data: Dataset, chosen: Chosen, pictures: Pictures) -> bytes:
     return page.render("data.html", title, lambda: (folder, data.missing, links), parts)
 
 
-@dataclass(frozen=True)
-class Shown:
-    """A picture of an item, its name, and why it is shown."""
-
-    picture: Medium
-    name: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Scored:
-    """A picture of a clip with its score, and why the clip was dropped if it was."""
-
-    picture: Medium
-    value: str
-    label: str
-    about: str
-    reason: str | None
-    out: bool
+def _picture(pictures: Pictures, table: str, row: int, *, moving: bool = False) -> Medium:
+    return Medium.of(pictures.get(key(table, row), _NONE), moving=moving)
 
 
 def _dropped(data: Dataset, chosen: Chosen, pictures: Pictures) -> tuple[object, ...]:
@@ -96,46 +77,37 @@ def _dropped(data: Dataset, chosen: Chosen, pictures: Pictures) -> tuple[object,
         (g.stage, Bad(g.reason), len(g.rows), Share(share(len(g.rows), g.whole)), g.details[0].as_py())
         for g in chosen.groups
     ]
-    return rows, [(group, _of_group(data, group, pictures)) for group in chosen.shown]
-
-
-def _of_group(data: Dataset, group: Group, pictures: Pictures) -> list[Shown]:
-    names = (data.videos if group.table == "videos" else data.clips)["name"]
-    return [
-        Shown(Medium.of(pictures.get(key(group.table, row), _NONE)), names[row].as_py(), detail)
-        for row, detail in group.shown
+    names = {"videos": data.videos["name"], "clips": data.clips["name"]}
+    groups = [
+        (g, [(names[g.table][row].as_py(), why, _picture(pictures, g.table, row)) for row, why in g.shown])
+        for g in chosen.shown
     ]
+    return rows, groups
 
 
 def _scores(data: Dataset, chosen: Chosen, pictures: Pictures) -> tuple[object, ...]:
     used = dict(data.settings.clips.filters.used())
-    off = [name for name in Filters.model_fields if name not in used]
     of_clips = {name: content.judged(data, name, rule) for name, rule in used.items()}
-    scores = [(of_clips[name], _examples(data, of_clips[name], chosen, pictures)) for name in chosen.scores]
+    scores = []
+    for name, examples in chosen.scores.items():
+        shown = [_picture(pictures, "clips", e.row, moving=name in MOVING) for e in examples]
+        clips = [row_of(data.clips, e.row) for e in examples]
+        scores.append((of_clips[name], list(zip(examples, clips, shown, strict=True))))
     about = {name: field.description for name, field in Filters.model_fields.items()}
-    return about, off, scores, [of_clips[name] for name in used if name in FACTS]
-
-
-def _examples(data: Dataset, score: Judged, chosen: Chosen, pictures: Pictures) -> list[Scored]:
-    shown = []
-    for example in chosen.scores[score.name]:
-        clip = row_of(data.clips, example.row)
-        value, reason = f"{clip[score.name]:.4g}", clip["reason"]
-        about = f"{clip['name']}, {clip['start_s']:g} to {clip['end_s']:g} s, {score.name} {value}"
-        about += f"; {reason}: {clip['detail']}" if reason else ""
-        thumbnail = pictures.get(key("clips", example.row), _NONE)
-        picture = Medium.of(thumbnail, moving=score.name in MOVING)
-        shown.append(Scored(picture, value, example.label, about, reason, bool(score.out[example.row])))
-    return shown
+    return (
+        about,
+        [name for name in about if name not in used],
+        scores,
+        [of_clips[name] for name in FACTS if name in used],
+    )
 
 
 def _duplicates(data: Dataset, chosen: Chosen, pictures: Pictures) -> tuple[object, ...]:
     n_dropped = int(is_in(data.clips, "reason", Reason.DUPLICATE).sum())
-    pairs = []
-    for pair in chosen.duplicates:
-        dropped, kept = (Medium.of(pictures.get(key("clips", row), _NONE)) for row in pair)
-        clip = row_of(data.clips, pair[0])
-        pairs.append((Shown(dropped, clip["name"], clip["detail"]), kept))
+    pairs = [
+        (row_of(data.clips, pair[0]), [_picture(pictures, "clips", row) for row in pair])
+        for pair in chosen.duplicates
+    ]
     files = copied(data) if n_dropped else {}
     return data.settings.clips.duplicates, n_dropped, len(data.clips), pairs, files
 

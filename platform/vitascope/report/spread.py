@@ -11,13 +11,16 @@ from vitascope.report.dataset import Bools, Floats, Ints
 QUANTILES = (0.01, 0.10, 0.25, 0.50, 0.75, 0.90, 0.99)
 _SHOWN = (0.005, 0.995)  # quantiles where a histogram ends; its outer bins hold what lies beyond
 _LOG = 50.0  # values that differ by more are shown on a logarithmic scale, zeros with the least of them
-_WIDE = (32 / 9, 64 / 27, 2.0, 16 / 9, 3 / 2, 4 / 3, 5 / 4)
-_NAMES = ("32:9", "21:9", "2:1", "16:9", "3:2", "4:3", "5:4")
-_ASPECTS = (
-    *zip(_NAMES, _WIDE, strict=True),
-    ("1:1", 1.0),
-    *((":".join(reversed(name.split(":"))), 1 / aspect) for name, aspect in zip(_NAMES, _WIDE, strict=True)),
-)
+_WIDE = {
+    "32:9": 32 / 9,
+    "21:9": 64 / 27,
+    "2:1": 2.0,
+    "16:9": 16 / 9,
+    "3:2": 3 / 2,
+    "4:3": 4 / 3,
+    "5:4": 5 / 4,
+}
+_ASPECTS = _WIDE | {"1:1": 1.0} | {":".join(n.split(":")[::-1]): 1 / aspect for n, aspect in _WIDE.items()}
 _SAME_ASPECT = 0.03
 _TOWERS = 40.0
 
@@ -102,8 +105,8 @@ def aspects(width: Floats, height: Floats) -> dict[str, int]:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(width / height)
     ratio = ratio[np.isfinite(ratio)]
-    names = [*(name for name, _ in _ASPECTS), "other, wide", "other, upright"]
-    away = np.abs(ratio[:, None] - np.log([aspect for _, aspect in _ASPECTS]))
+    names = [*_ASPECTS, "other, wide", "other, upright"]
+    away = np.abs(ratio[:, None] - np.log(list(_ASPECTS.values())))
     nearest = np.where(
         away.min(axis=1, initial=np.inf) <= np.log1p(_SAME_ASPECT),
         away.argmin(axis=1),
