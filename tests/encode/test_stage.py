@@ -76,7 +76,7 @@ def without_index(
     real_clips: Rows,
     put_clips: PutClips,
     monkeypatch: pytest.MonkeyPatch,
-    ray_cluster: None,  # noqa: ARG001
+    in_process: None,  # noqa: ARG001
 ) -> Settings:
     """Of a run of two clips that ended when all its shards were written."""
     settings = settings_for(str(tmp_path / "run"))
@@ -152,7 +152,7 @@ def test_clips_become_samples_and_bad_ones_drops(
     }
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_clip_that_could_not_be_read_is_tried_again(
     tmp_path: Path, media: Any, clip_row: Callable[..., dict[str, Any]], put_clips: PutClips
 ) -> None:
@@ -171,7 +171,7 @@ def test_a_clip_that_could_not_be_read_is_tried_again(
     assert len(latents_of(latents_folder(settings))) == 2
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("place", ["disk", "s3"])
 def test_a_file_written_over_since_it_was_scanned_is_not_taken_for_the_one_that_was(
     tmp_path: Path, s3: str, media: Any, clip_row: Any, put_clips: PutClips, place: str
@@ -190,7 +190,7 @@ def test_a_file_written_over_since_it_was_scanned_is_not_taken_for_the_one_that_
     assert drop["detail"].endswith("; run vitascope clips again")
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,7 +228,7 @@ def test_killed_before_the_index_nothing_is_visible_and_the_rest_is_done_later(
     assert all(torch.equal(done[i], undisturbed[i]) for i in done)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_shards_taken_over_have_the_splits_of_the_table_as_it_is_now(
     without_index: Settings, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +239,7 @@ def test_shards_taken_over_have_the_splits_of_the_table_as_it_is_now(
     assert handed == []
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_shards_of_a_killed_run_that_were_planned_otherwise_are_made_again(
     without_index: Settings, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +253,7 @@ def test_shards_of_a_killed_run_that_were_planned_otherwise_are_made_again(
     assert len(latents_of(latents_folder(settings))) == 2
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_run_whose_shards_another_run_has_made_its_own_ends_with_an_error(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +276,7 @@ def test_a_run_whose_shards_another_run_has_made_its_own_ends_with_an_error(
     assert len(latents_of(latents_folder(settings))) == 2
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_shard_that_is_gone_is_noticed(tmp_path: Path, real_clips: Rows, put_clips: PutClips) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips[:2])
@@ -286,7 +286,7 @@ def test_a_shard_that_is_gone_is_noticed(tmp_path: Path, real_clips: Rows, put_c
         stage.run(settings)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_damaged_shard_is_told_where_the_index_names_it_and_else_encoded_again(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +311,7 @@ def test_a_damaged_shard_is_told_where_the_index_names_it_and_else_encoded_again
     assert facts.read_bytes() == facts_before
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_new_clips_are_added_and_gone_ones_leave_the_index(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,7 +332,7 @@ def test_new_clips_are_added_and_gone_ones_leave_the_index(
     assert len(latents_of(folder)) == 2
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_run_with_facts_in_the_footers_of_its_shards_goes_on(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,7 +358,7 @@ def test_a_run_with_facts_in_the_footers_of_its_shards_goes_on(
     assert verify(settings).problems == {}
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_clips_that_go_and_come_back_are_not_encoded_again(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -379,7 +379,7 @@ def test_clips_that_go_and_come_back_are_not_encoded_again(
     assert all(torch.equal(after[i], before[i]) for i in before)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_several_sizes_of_a_clip_come_from_one_decode(
     tmp_path: Path, media: Any, clip_row: Any, put_clips: PutClips
 ) -> None:
@@ -401,7 +401,7 @@ def test_several_sizes_of_a_clip_come_from_one_decode(
         assert torch.equal(several[sample_id], latent)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_letterboxed_clip_is_encoded_without_its_bars(
     tmp_path: Path, media: Any, clip_row: Any, put_clips: PutClips
 ) -> None:
@@ -423,7 +423,7 @@ def test_a_letterboxed_clip_is_encoded_without_its_bars(
     assert psnr_db(torch.from_numpy(wanted), make_codec(settings.encode).decode(latent)) > 25
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_what_the_latents_are_like_is_told(tmp_path: Path, real_clips: Rows, put_clips: PutClips) -> None:
     settings = settings_for(str(tmp_path / "run"))
     put_clips(settings.run.folder, real_clips)
@@ -438,7 +438,7 @@ def test_what_the_latents_are_like_is_told(tmp_path: Path, real_clips: Rows, put
     torch.testing.assert_close(torch.tensor(facts["channel_std"]).double(), std, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_shard_that_no_node_has_the_memory_for_is_not_waited_for(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -449,7 +449,7 @@ def test_a_shard_that_no_node_has_the_memory_for_is_not_waited_for(
         stage.run(settings)
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("gpus", ["encode.gpus=1", "encode.nvdec_gpus=0.5"])
 def test_gpus_that_a_local_cluster_lacks_are_not_waited_for(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, gpus: str
@@ -500,7 +500,7 @@ def test_memory_is_used_again_once_nobody_has_the_shard(real_clips: Rows) -> Non
     assert len(set(places)) == 1
 
 
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.usefixtures("in_process")
 def test_a_table_of_no_usable_clip_gives_an_empty_index(
     tmp_path: Path, media: Any, clip_row: Any, put_clips: PutClips
 ) -> None:
