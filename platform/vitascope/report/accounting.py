@@ -5,7 +5,7 @@ from it. So
 
     files dropped + clips cut  =  samples + everything in dropped_by_reason
 
-where a clip counts once for each of the sizes it is encoded in; and of the requests,
+in which a clip counts once for each of the sizes it is encoded in; and of the requests,
 `requests = outputs + everything in requests_failed_by_reason`.
 """
 

@@ -139,8 +139,8 @@ class Captions:
     """The captions of the clips that are kept.
 
     Args:
-        clips, captioned, distinct, sampled: how many clips there are, have a caption, different ones there
-            are, and of how many terms and languages are counted.
+        clips, captioned, distinct, sampled: numbers of clips, of those with a caption, of different captions,
+            and of captions whose terms and languages are counted.
         lengths, tokens: histograms of words a caption, and of text tokens a sample.
         cut: fraction of the samples at the most text tokens; None without samples.
         terms, languages: how many captions have each; no languages (None) without the detector.

@@ -48,7 +48,7 @@ class Medium:
 
     @classmethod
     def of(cls, thumbnail: Thumbnail, *, moving: bool = False) -> "Medium":
-        """The thumbnail, moving if that is asked for and there is one that moves."""
+        """The thumbnail; with `moving`, the moving one if it was made."""
         return cls((moving and thumbnail.moving) or thumbnail.still, why=thumbnail.detail)
 
     @property
@@ -161,7 +161,7 @@ def _environment() -> Environment:
     made.tests |= {
         "bad": lambda value: isinstance(value, Bad),
         "bar": lambda value: isinstance(value, Bar),
-        "long": lambda value: isinstance(value, str) and len(value) > _MOST_IN_CELL,
+        "long": lambda v: isinstance(v, str) and not isinstance(v, Markup) and len(v) > _MOST_IN_CELL,
     }
     made.globals |= {
         "charts": charts,

@@ -90,8 +90,8 @@ def examples(values: Floats, limits: Mapping[str, float]) -> list[Example]:
         n_out = int(beyond(rising, {name: limit}).sum())
         edge = n_out if name == "min" else len(rising) - n_out
         if 0 < edge < len(rising):
-            for place, where in ((edge - 1, "below"), (edge, "above")):
-                at.setdefault(float(rising[place]), (place, []))[1].append(f"{where} {name}")
+            for place, side in ((edge - 1, "below"), (edge, "above")):
+                at.setdefault(float(rising[place]), (place, []))[1].append(f"{side} {name}")
     return [Example(", ".join(words), int(order[place])) for place, words in sorted(at.values())]
 
 

@@ -181,7 +181,7 @@ def _sources(run: Dataset) -> Iterator[tuple[Row, Medium]]:
 def _packed(run: Dataset, figures: Figures) -> tuple[Packing | None, object, Figures, str]:
     feed, card = run.settings.feed, run.card
     if card is None or not figures.get("samples_train"):
-        why = "the model's card cannot be read" if card is None else "no sample is there to train on"
+        why = "the model's card cannot be read" if card is None else "the run has no sample to train on"
         return None, feed, figures, why
     cost = cost_of(card.model, card.channels, card.text_dim)
     return packing(run.settings, card.model.patch, cost), feed, figures, ""

@@ -21,15 +21,15 @@ _EMPTY = re.compile(  # they say nothing of what is seen
 
 
 def lengths(captions: pa.ChunkedArray) -> np.ndarray:
-    """Words of each caption (N,), NaN if there is none: runs of what is not white space."""
+    """Words of each caption (N,), NaN without a caption: runs of what is not white space."""
     return np.asarray(pc.cast(pc.count_substring_regex(captions, r"\S+"), pa.float64()).to_numpy())
 
 
 def sample(captions: pa.ChunkedArray) -> list[str]:
     """At most SAMPLE of the captions, at even distances."""
-    there = captions.drop_null()
-    places = np.unique(np.linspace(0, max(0, len(there) - 1), min(SAMPLE, len(there))).astype(np.int64))
-    return there.take(pa.array(places)).to_pylist()
+    known = captions.drop_null()
+    places = np.unique(np.linspace(0, max(0, len(known) - 1), min(SAMPLE, len(known))).astype(np.int64))
+    return known.take(pa.array(places)).to_pylist()
 
 
 def terms(captions: Iterable[str], most: int = 30) -> dict[str, int]:
