@@ -2,6 +2,8 @@
 
 from vitascope import storage
 from vitascope.demo.requests import Example, requests_for
+from vitascope.encode.buckets import Patching
+from vitascope.encode.settings import STRIDES
 from vitascope.generate.request import Limits, parse
 from vitascope.generate.settings import GenerateSettings
 from vitascope.records import VideoSize
@@ -19,7 +21,7 @@ def test_every_mode_of_media_is_asked_for_in_the_samples_sizes() -> None:
         sample("c", 17, 96, 64),
         sample("d", 1, 64, 64),
     ]
-    limits = Limits(GenerateSettings(), patch=2, folder="/videos")
+    limits = Limits(GenerateSettings(), Patching(STRIDES["dct"], patch=2), folder="/videos")
     documents = requests_for(samples, fps=8.0)
     requests = [parse(storage.json_lines([document]).decode(), limits) for document in documents]
     kinds = [request.kind for request in requests]

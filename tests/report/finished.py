@@ -241,7 +241,8 @@ def write_output(settings: Settings, request: Request, line: int) -> dict[str, A
     uri = settings.path("outputs", "batch", request.custom_id + suffix)
     storage.put(uri, content)
     location = settings.path("outputs", "batch", request.custom_id)
-    given = read_given(request, settings.model.patch) if MEDIA[request.mode] else None
+    patching = Patching(settings.encode.strides, settings.model.patch)
+    given = read_given(request, patching) if MEDIA[request.mode] else None
     about = put_conditioning(location, conditioning(request, *given) if given else [])
     storage.put_json(f"{location}.json", sidecar(request, uri, {}, {}) | about)
     row = {"line": line, "custom_id": request.custom_id, "mode": request.kind, "uri": uri, "seconds": 1.5}
