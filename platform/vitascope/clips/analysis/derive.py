@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class CutClip:
     caption: str | None = None
     outcome: Outcome = field(default_factory=lambda: OK)
 
-    @property
+    @cached_property
     def clip_id(self) -> str:
         """Stable when the file moves."""
         return stable_id(self.source.video_id, self.span.start_s, self.span.n_frames, self.fps)
