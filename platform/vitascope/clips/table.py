@@ -1,7 +1,7 @@
 """The tables of the stage, and the one view of clips and their captions.
 
 `clips/` holds captions from sidecars and captions tables, `captions/` those from a model; `clip_table` joins
-them, and every later stage reads clips through it.
+them, and later stages read clips through it. `media.clip.Clip.of_row(row).frames()` reads a row's frames.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -146,9 +146,10 @@ def clip_table(settings: Settings, answered: Iterable[Row] | None = None) -> pa.
 
 
 def _with_all_columns(clips: pa.Table) -> pa.Table:
-    """CLIPS, also of tables written without `duplicate_of`."""
-    if "duplicate_of" not in clips.column_names:
-        clips = clips.append_column(CLIPS.field("duplicate_of"), pa.nulls(len(clips), pa.string()))
+    """CLIPS; columns that a table of an earlier release lacks are null."""
+    for field in CLIPS:
+        if field.name not in clips.column_names:
+            clips = clips.append_column(field, pa.nulls(len(clips), field.type))
     return clips.select(CLIPS.names)
 
 

@@ -3,22 +3,16 @@
 from typing import Any
 
 from vitascope import config, storage
-from vitascope.clips import stage as clips
 from vitascope.clips.table import clip_rows
 from vitascope.config import Settings
 from vitascope.demo import inputs
 from vitascope.demo.requests import Example, requests_for
-from vitascope.encode import stage as encode
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_index
-from vitascope.evaluate import stage as evaluate
 from vitascope.files import packaged
-from vitascope.generate import stage as generate
 from vitascope.records import VideoSize
-from vitascope.report import data
-from vitascope.report import stage as report
-from vitascope.stages.registry import Summary
-from vitascope.train import stage as train
+from vitascope.stages import runner
+from vitascope.stages.registry import STAGES, Summary
 
 REQUESTS = str(packaged("configs", "demo_requests.jsonl"))
 """The requests of the demo with its own input; media are in the run's folder."""
@@ -37,13 +31,12 @@ def run(settings: Settings) -> Summary:
     if own_input and not storage.exists(settings.path("input", inputs.BROKEN)):  # written last
         inputs.gather_stills(settings.path("media"))
         inputs.gather(folder)
-    for stage in (clips, encode, data, train):
-        stage.run(settings)
-    if settings.generate.requests is None:
-        settings = _saved_with(settings, "generate", requests=_put_requests(settings, own_input))
-    generated = generate.run(settings)
-    evaluate.run(settings)
-    return report.run(settings) | {"succeeded": generated["succeeded"]}
+    summaries = {}
+    for name in runner.stages(settings):
+        if name == "generate" and settings.generate.requests is None:
+            settings = _saved_with(settings, "generate", requests=_put_requests(settings, own_input))
+        summaries[name] = STAGES[name].load()(settings)
+    return summaries["report"] | {"succeeded": summaries["generate"]["succeeded"]}
 
 
 def _saved_with(settings: Settings, section: str, **values: Any) -> Settings:

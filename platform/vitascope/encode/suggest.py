@@ -89,7 +89,7 @@ def clips_of(uri: str) -> Clips:
 
 
 def usable(table: pa.Table) -> Clips:
-    """The usable clips of records.CLIPS."""
+    """The usable clips of clips.table.CLIPS."""
     ok = table["status"].to_numpy() == str(Status.OK)
     return count_sizes(np.stack([table[name].to_numpy()[ok] for name in _SIZE], axis=1))
 
