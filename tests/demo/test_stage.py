@@ -21,9 +21,12 @@ REPO = Path(__file__).resolve().parents[2]
 def given(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     """Stages that only note the settings they are given, the report's last."""
     seen: list[Settings] = []
-    monkeypatch.setattr(
-        Stage, "load", lambda _: lambda settings: seen.append(settings) or {"succeeded": True}
-    )
+
+    def note(settings: Settings) -> dict[str, bool]:
+        seen.append(settings)
+        return {"succeeded": True}
+
+    monkeypatch.setattr(Stage, "load", lambda _: note)
     monkeypatch.setattr(inputs, "gather_stills", lambda folder: storage.put(f"{folder}/still.png", b"-"))
     monkeypatch.setattr(inputs, "gather", lambda folder: storage.put(f"{folder}/{inputs.BROKEN}", b"-"))
     return seen
