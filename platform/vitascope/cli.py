@@ -132,7 +132,8 @@ def _flow(options: argparse.Namespace) -> int:
     if local.address_of(settings.cluster):
         return INCOMPLETE * (not run_stage("flow", settings, **_more(options)))
     config.check_folder(settings)
-    config.save(settings)
+    if todo:
+        config.save(settings)
     return INCOMPLETE * bool(runner.run(settings, partial(_execute, settings=settings), start))
 
 
@@ -275,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "flow":
             _takes_start(command)
         if name == "demo":
-            command.add_argument("--videos", metavar="PLACE", help="your own instead, in runs/own-<name>")
+            command.add_argument("--videos", metavar="PLACE", help="your own videos; in runs/own-<name>")
     command = add("config", "check the settings and print them resolved", _config)
     _takes_settings(command)
     command.add_argument("--schema", action="store_true", help="print the JSON schema of the file instead")
@@ -283,11 +284,11 @@ def _parser() -> argparse.ArgumentParser:
     _takes_settings(command)
     command.add_argument("--max-tokens", type=int, help="patches of a bucket; by default feed.token_budget")
     command.add_argument("--count", type=int, default=12, help="buckets at most")
-    command.add_argument("--to", metavar="FILE", type=_place, help="write them there as TOML, to paste")
-    command = add("shards", "read every latent shard, and say what is damaged", _shards, actions=("verify",))
+    command.add_argument("--to", metavar="FILE", type=_place, help="write them to this file, as TOML")
+    command = add("shards", "read every latent shard, and report damage", _shards, actions=("verify",))
     _takes_settings(command)
-    command.add_argument("--forget", action="store_true", help="take damaged ones out of the index")
-    command = add("submit", "have a cluster run one of these as a job, and follow it", _submit)
+    command.add_argument("--forget", action="store_true", help="remove damaged shards from the index")
+    command = add("submit", "submit a stage as a job to a cluster, and follow it", _submit)
     command.add_argument("stage", choices=[stage for stage in STAGES if stage != "demo"])
     _takes_settings(command)
     _takes_start(command)
@@ -295,17 +296,17 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--detach", action="store_true", help="return once it is submitted")
     of_jobs = "list the jobs of a cluster, follow or stop one"
     command = add("jobs", of_jobs, _jobs, actions=("list", "logs", "stop"))
-    command.add_argument("id", nargs="?", help="of the job, for logs and stop")
+    command.add_argument("id", nargs="?", help="job id (logs, stop)")
     _takes_address(command)
     command = add(
         "cluster", "manifests for AWS, GCP and Kubernetes", _cluster, actions=("render", "validate")
     )
     command.add_argument("files", nargs="+", help="choices.toml to render, or manifests to validate")
-    command.add_argument("--to", metavar="FOLDER", type=_place, help="of render: where the manifests go")
+    command.add_argument("--to", metavar="FOLDER", type=_place, help="output folder (render)")
     command = add("dashboards", "bring the dashboards into Grafana", _dashboards)
     command.add_argument("action", choices=["diff", "push"], help="push shows the difference first")
     command.add_argument("--url", required=True, help="Grafana's; GRAFANA_TOKEN holds the token")
-    command.add_argument("--folder", default="Vitascope", help="of the dashboards")
+    command.add_argument("--folder", default="Vitascope", help="Grafana folder")
     command.add_argument("--prometheus", metavar="URL", help="set the data source to Prometheus at URL")
     command.add_argument("--allow-http", action="store_true", help="send the token in clear")
     return parser
@@ -337,13 +338,17 @@ def _takes_settings(command: argparse.ArgumentParser, without: str = "the defaul
 
 
 def _takes_start(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--start", metavar="STAGE", help="of flow: begin here, even if it is finished")
+    command.add_argument("--start", metavar="STAGE", help="flow only: start here, even if it is finished")
 
 
 def _takes_address(command: argparse.ArgumentParser) -> None:
     address = "the cluster's dashboard; RAY_API_SERVER_ADDRESS, or this machine's"
     command.add_argument("--address", metavar="URL", help=address)
-    command.add_argument("--allow-open", action="store_true", help="even if it asks for no token")
+    command.add_argument(
+        "--allow-open",
+        action="store_true",
+        help="even without authentication",
+    )
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
         "s3://gone/run cannot be written: NoSuchBucket",
         "run.folder",
     ),
-    "no conditional puts": ({"conditional_puts": False}, [], "not just one", "If-None-Match"),
+    "no conditional puts": ({"conditional_puts": False}, [], "not exactly one", "If-None-Match"),
     "disk of one's own": (
         {"nodes": (node("10.0.0.1"), node("10.0.0.5", sees_run=False))},
         ["run.folder=/data/run"],

@@ -135,7 +135,7 @@ def clip_table(settings: Settings, answered: Iterable[Row] | None = None) -> pa.
     Args:
         answered: `answers` of these settings, for a caller that has them.
     """
-    clips = _with_all_columns(storage.read_table(settings.path("clips")))
+    clips = _table(settings.path("clips"))
     if answered is None:
         answered = answers(settings.path("captions"), settings.caption)
     texts = captions(answered)
@@ -145,11 +145,14 @@ def clip_table(settings: Settings, answered: Iterable[Row] | None = None) -> pa.
     return pa.concat_tables([clips.slice(0, 0), *changed])
 
 
-def _with_all_columns(clips: pa.Table) -> pa.Table:
-    """CLIPS; columns that a table of an earlier release lacks are null."""
-    for field in CLIPS:
-        if field.name not in clips.column_names:
-            clips = clips.append_column(field, pa.nulls(len(clips), field.type))
+def _table(uri: str) -> pa.Table:
+    """CLIPS; columns that a table of an earlier release lacks are null, if they may be."""
+    clips = storage.read_table(uri)
+    absent = [field for field in CLIPS if field.name not in clips.column_names]
+    if required := [field.name for field in absent if not field.nullable]:
+        return storage.read_table(uri, required)  # raises, and says what to do
+    for field in absent:
+        clips = clips.append_column(field, pa.nulls(len(clips), field.type))
     return clips.select(CLIPS.names)
 
 

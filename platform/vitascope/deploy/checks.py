@@ -171,7 +171,7 @@ def _ec2_node(node: Manifest) -> Iterator[Finding]:
         yield "IamInstanceProfile", "is missing; Ray's own may do all of EC2: name that of aws-stack.yaml"
     if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
         yield "MetadataOptions", "lacks HttpTokens: required; without IMDSv2 a request can steal the role"
-    for disk in node.get("BlockDeviceMappings", [{}]):
+    for disk in node.get("BlockDeviceMappings") or [{}]:
         if not disk.get("Ebs", {}).get("Encrypted"):
             yield "BlockDeviceMappings", "has a disk without Ebs.Encrypted: true; encrypt it"
     efa = any("efa" in i.get("InterfaceType", "") for i in interfaces)

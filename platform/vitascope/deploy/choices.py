@@ -269,7 +269,7 @@ class Choices(Section):
 
     name: DnsLabel = Field("vitascope", description="Name of the cluster, part of the names of all it uses.")
     image: Image = Field(description="Container image built from cluster/Dockerfile.")
-    idle_minutes: int = Field(10, ge=1, description="Minutes after which an idle node goes.")
+    idle_minutes: int = Field(10, ge=1, description="Minutes after which an idle node is removed.")
     tls: bool = Field(False, description="Encrypt Ray's own traffic between nodes; see cluster/README.md.")
     decode: DecodeNodes = DecodeNodes()
     train: TrainNodes = TrainNodes()

@@ -114,7 +114,7 @@ def _cpus(settings: Settings, facts: Facts) -> Troubles:
             yield Trouble(
                 f"{stage}'s {takes.processes} take {takes.cpus:g} CPUs at once, "
                 f"its nodes have at most {most:g}",
-                f"lower {takes.lower}, or raise the number of nodes; it would wait for ever",
+                f"lower {takes.lower}, or raise the number of nodes; it would wait forever",
             )
 
 
@@ -124,7 +124,7 @@ def _gpus(settings: Settings, facts: Facts) -> Troubles:
         if takes.gpus > most:
             yield Trouble(
                 f"{stage} takes {takes.gpus} GPUs at once, its nodes have at most {most:g}",
-                f"lower {takes.lower}, or raise the number of GPU nodes; it would wait for ever",
+                f"lower {takes.lower}, or raise the number of GPU nodes; it would wait forever",
             )
         elif most and not takes.gpus:
             yield Trouble(
@@ -141,7 +141,7 @@ def _gpus(settings: Settings, facts: Facts) -> Troubles:
 
 
 def _taken(settings: Settings) -> Iterator[tuple[str, Resources]]:
-    """What stages take at once, of those that would wait for ever with less."""
+    """What stages take at once, of those that would wait forever with less."""
     for stage in STAGES.values():
         if stage.takes:
             yield stage.name, stage.takes(settings)
@@ -155,8 +155,8 @@ def _labels(settings: Settings, facts: Facts) -> Troubles:
         if any(node_type.may_be(kind) for node_type in facts.node_types):
             continue
         yield Trouble(
-            f"no node is or can come that is labelled {LABEL}={kind}",
-            "label the node types, or set cluster.place_by_label=false; the stages would wait for ever",
+            f"no current or future node has the label {LABEL}={kind}",
+            "label the node types, or set cluster.place_by_label=false; the stages would wait forever",
         )
 
 
@@ -227,8 +227,8 @@ def _gb(n_bytes: float) -> str:
 
 
 _CHECKS: dict[str, tuple[Callable[[Settings, Facts], Troubles], str]] = {
-    "authentication": (_authentication, "a token is asked for"),
-    "nodes": (_nodes, "all {n} that are there answer; those that may come could not be asked"),
+    "authentication": (_authentication, "a token is required"),
+    "nodes": (_nodes, "all {n} running nodes answer; nodes that the autoscaler may add were not checked"),
     "versions": (_versions, "equal on all nodes"),
     "clocks": (_clocks, f"within {_CLOCKS_APART_S:g} s of each other"),
     "storage": (_storage, "can be written, and one writer of many wins"),

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -181,14 +182,14 @@ def _read(uri: str, read: Callable[[], _T], damaged_is_absent: bool) -> _T | Non
         return None
     except (PermissionError, storage.Unavailable):
         raise
-    except Exception as error:
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, struct.error) as error:
         if getattr(error, "errno", None):  # the system's, and not about the content
             raise
         if damaged_is_absent:
             return None
         raise DamagedShard(
-            f"{uri} is damaged ({error}); encode again, and where the index names it, run vitascope shards "
-            "verify --forget before"
+            f"{uri} is damaged ({error}); if the index lists it, run vitascope shards verify --forget first; "
+            "then encode again"
         ) from error
 
 

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template, Undefined
 from markupsafe import Markup
 
 from vitascope.progress import say
@@ -143,6 +143,11 @@ def _cut(value: object) -> object:
     return "" if value is None else value
 
 
+def _formatted(value: object, spec: str = ",") -> str:
+    """A number as `spec` says; a figure that is missing is named by the error."""
+    return format(str(value) if isinstance(value, Undefined) else value, spec)
+
+
 def _environment() -> Environment:
     loader = PackageLoader("vitascope.report")
     made = Environment(
@@ -152,7 +157,7 @@ def _environment() -> Environment:
         "bar_rows": bar_rows,
         "count": count,
         "duration": duration,
-        "fmt": lambda value, spec=",": format(value, spec),
+        "fmt": _formatted,
         "marks": marks,
         "most": most_frequent,
         "number": number,

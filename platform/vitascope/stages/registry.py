@@ -85,7 +85,7 @@ _ALL = (  # name, help, needs, decided by, nodes, takes
     ),
     _command(
         "flow",
-        "all of these from the first unfinished one; on a cluster as jobs",
+        "run all stages from the first unfinished one; on a cluster, as jobs",
         module="vitascope.stages.as_jobs",
     ),
     _command("doctor", "check the settings against the cluster before money is spent"),
