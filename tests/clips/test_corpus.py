@@ -20,6 +20,7 @@ from media.made import read_clip
 from vitascope import storage
 from vitascope.clips.analysis.derive import clips_of
 from vitascope.clips.analysis.scan import STRETCH_FRAMES, scan
+from vitascope.clips.filters import Filters, reason
 from vitascope.clips.index.catalog import Item
 from vitascope.clips.settings import ClipsSettings
 from vitascope.clips.stage import run
@@ -50,10 +51,13 @@ def settings(source: Path, folder: Path) -> Settings:
     return Settings.model_validate({"run": {"folder": str(folder)}, "clips": {"input": str(source)} | PLAIN})
 
 
+REASONS = {*Reason, *map(reason, Filters.model_fields)}
+
+
 def assert_reasoned(row: dict[str, Any]) -> None:
     """It is fine, or says why not."""
     if row["status"] != "ok":
-        assert (row["status"], row["reason"] in set(Reason)) == ("dropped", True)
+        assert (row["status"], row["reason"] in REASONS) == ("dropped", True)
         assert row["detail"]
 
 

@@ -120,7 +120,7 @@ PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
     "no such nodes": (
         {"node_types": GROWS},
         ["cluster.place_by_label=true"],
-        "labelled vitascope-node=generate",
+        "the label vitascope-node=generate",
         "cluster.place_by_label=false",
     ),
     "small shared memory": (

@@ -243,7 +243,9 @@ def test_a_damaged_shard_is_named_or_counts_as_absent(
     put(tmp_path, 2)
     path = Path(shard_uri(str(tmp_path), 3))
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DamagedShard, match=rf"{path} is damaged \(.*encode again, .*verify --forget before"):
+    with pytest.raises(
+        DamagedShard, match=rf"{path} is damaged \(.*verify --forget first; then encode again"
+    ):
         read_note(str(path))
     assert read_notes(str(tmp_path), [3, 4], damaged_is_absent=True) == [None, None]
 

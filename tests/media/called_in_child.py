@@ -11,9 +11,10 @@ from unittest import mock
 
 import numpy as np
 
-from vitascope.clips.analysis import scan
+from vitascope.clips.analysis import scan, series
 from vitascope.ledger import Reason, Rejected
 from vitascope.media import clip, readers
+from vitascope.media.clip import Clip
 
 
 def pid() -> int:
@@ -41,13 +42,13 @@ def spin(seconds: float = 600.0, threads: int = 1) -> float:
     return time.process_time() - begun
 
 
-def late_once(*, uri: str, **how: Any) -> scan.Series:
+def late_once(*, clip: Clip, **how: Any) -> series.Series:
     """Never ends the first time that it is asked for a file."""
-    mark = Path(f"{uri}.late")
+    mark = Path(f"{clip.uri}.late")
     if not mark.exists():
         mark.touch()
         spin()
-    return scan.stretch(uri=uri, **how)
+    return scan.stretch(clip=clip, **how)
 
 
 def crash() -> None:

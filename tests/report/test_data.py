@@ -121,6 +121,7 @@ def mixed(tmp_path: Path) -> Settings:
     for i in (0, 1):
         clips[i] |= records.dropped("filter_still_share", "still_share 1 > 0.95")
     clips[5] |= records.dropped(Reason.DUPLICATE, duplicate_detail(clips[9]["name"], 1.0, 3.25))
+    clips[5]["duplicate_of"] = clips[9]["clip_id"]
     clips[-1]["split"] = "val"
     write(settings, [*videos, lost], clips)
     return settings
