@@ -1,6 +1,8 @@
 """Fixtures that all tests share: one local Ray cluster, one S3 server, and the markers' meaning."""
 
+import functools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -46,8 +48,8 @@ SLOWEST = (
     "generate/",
 )
 """What takes longest comes first, so that no process of `make test` is left alone with it at the end."""
-TOGETHER = {"tests/flow/test_flow.py": "flow", "tests/cluster/": "head"}
-"""Files, by how their names begin, whose tests share a fixture that takes long: its name."""
+USES_RAY = re.compile(r"\b(ray_cluster|needs_hosts|import ray|flow: Flow|serve\.run|sys\.executable)\b")
+"""What files of tests that start Ray contain, here or in a command."""
 QUICK_RAY = {
     "RAY_metrics_report_interval_ms": "2000",  # by default 10 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # by default 2 s; how soon a report or an end is noticed
@@ -65,15 +67,20 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps the tests of a file in one process, and those of files that are `TOGETHER`."""
+    """Keeps the tests of a file in one process, and all that start Ray: two of them would be late."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByFile(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return next((name for prefix, name in TOGETHER.items() if file.startswith(prefix)), file)
+            return "ray" if _uses_ray(file) else file
 
     return ByFile(config, log)
+
+
+@functools.cache
+def _uses_ray(file: str) -> bool:
+    return USES_RAY.search((REPO / file).read_text()) is not None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
