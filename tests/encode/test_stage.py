@@ -332,7 +332,7 @@ def test_new_clips_are_added_and_gone_ones_leave_the_index(
     assert len(latents_of(folder)) == 2
 
 
-@pytest.mark.usefixtures("in_process")
+@pytest.mark.usefixtures("ray_cluster")
 def test_a_run_with_facts_in_the_footers_of_its_shards_goes_on(
     tmp_path: Path, real_clips: Rows, put_clips: PutClips, monkeypatch: pytest.MonkeyPatch
 ) -> None:
