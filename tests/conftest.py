@@ -47,7 +47,7 @@ SLOWEST = (
     "hosts/",
     "generate/",
 )
-"""What takes longest comes first, so that no process of `make test` is left alone with it at the end."""
+"""The slowest tests come first, so that they are not what `make test` waits for at the end."""
 USES_RAY = re.compile(r"\b(ray_cluster|needs_hosts|import ray|flow: Flow|serve\.run|sys\.executable)\b")
 """What files of tests that start Ray contain, here or in a command."""
 QUICK_RAY = {

@@ -140,7 +140,7 @@ def test_what_was_committed_before_a_kill_is_not_scored_again(
             hooked.add(clips_of(source), *where, ours)
     clips, n_decoded = hooked.add(clips_of(source), *where, ours)
     assert (done, n_decoded) == ([3, 3], N_COLOURS - 6)
-    assert all(math.isfinite((clip.scores or {})["text"]) for clip in clips)
+    assert all(math.isfinite(clip.scores["text"]) for clip in clips)
     assert hooked.add(clips_of(source), *where, ours)[1] == 0
 
 

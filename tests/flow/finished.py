@@ -76,7 +76,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 @dataclass(frozen=True)
 class Flow:
-    """A finished flow: the files it wrote in the run's folder, and what it left where it was started."""
+    """A finished flow: the files in the run's folder, and the files in the folder in which it was started."""
 
     settings: Settings
     files: dict[str, str]

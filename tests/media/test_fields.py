@@ -131,7 +131,7 @@ def test_combed_footage_that_is_not_flagged_is_dropped_by_its_score(tmp_path: Pa
     for frames, reason in ((woven(), "filter_combing"), (moments(N), None)):
         path = write(tmp_path / "a.mp4", frames, None)
         (clip, *_) = clips_of(scan(Item(str(path), "a.mp4", "1", 1), settings), settings)
-        columns = {name: [value] for name, value in (clip.scores or {}).items()}
+        columns = {name: [value] for name, value in clip.scores.items()}
         (verdict,) = judge(columns, settings.filters)
         assert (verdict and verdict[0]) == reason
 

@@ -227,7 +227,7 @@ def _revision() -> str:
 def follow(client: JobSubmissionClient, submission_id: str, show: Show) -> JobDetails:
     """Shows a job's log from its first line until the job ends, and returns the outcome.
 
-    A dropped connection is made again, and the log continues where it stopped.
+    If the connection drops, it reconnects, and the log continues at the same point.
 
     Raises:
         Refused: the job does not exist.

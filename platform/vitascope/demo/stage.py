@@ -48,7 +48,7 @@ def _saved_with(settings: Settings, section: str, **values: Any) -> Settings:
 
 
 def _put_requests(settings: Settings, own_input: bool) -> str:
-    """Writes the request file to the run's folder, where its media paths start; returns its location."""
+    """Writes the request file to the run's folder, the base of its media paths; returns its location."""
     location = settings.path("requests.jsonl")
     if own_input:
         storage.put(location, storage.read_bytes(REQUESTS))

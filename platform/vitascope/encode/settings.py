@@ -74,7 +74,7 @@ class EncodeSettings(Section):
     nvdec_gpus: Execution[float] = Field(
         0.0,
         ge=0,
-        description="GPUs per decoder process, for NVDEC where it supports the codec; 0.1 puts ten on one "
+        description="GPUs per decoder process, for NVDEC if it supports the codec; 0.1 puts ten on one "
         "GPU, 0 decodes on CPUs.",
     )
 

@@ -91,7 +91,7 @@ def blank(request: Request, patching: Patching, channels: int) -> Canvas:
 
 
 def crop(frames: np.ndarray, request: Request) -> np.ndarray:
-    """The output (F, H, W, 3), cut from the generated frames: the top left, where the conditions' pixels are.
+    """The output (F, H, W, 3), the top left of the generated frames, which holds the conditions.
 
     Spare frames are cut from the end, so that conditioning frames at the start stay whole and at least one
     frame of a joined end stays; when extending backwards from the start, so that those at the end stay whole.

@@ -57,7 +57,7 @@ class CutClip:
     width: int
     height: int
     crop: Crop = WHOLE
-    scores: Mapping[str, float] | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
     hashes: Sequence[int] | np.ndarray | None = None
     captions: Mapping[str, str] | None = None
     caption: str | None = None
@@ -90,7 +90,7 @@ class CutClip:
             **vars(self.span),
             **own,
             **dict(zip(CROP, crop, strict=True)),
-            **(self.scores or {}),
+            **self.scores,
             **texts,
             **self.outcome,
             "hashes": self.hashes,
@@ -186,7 +186,7 @@ def _judged_by(clips: list[CutClip], settings: ClipsSettings) -> dict[str, np.nd
     names = [name for name, _ in settings.filters.used() if name in {*SCORES, *HOOKS}]
     sizes = {name: np.array([getattr(clip, name) for clip in clips]) for name in ("width", "height")}
     spans = {n: np.array([getattr(clip.span, n) for clip in clips]) for n in ("start_s", "end_s", "n_frames")}
-    scored = {n: np.array([(clip.scores or {}).get(n, np.nan) for clip in clips], np.float32) for n in names}
+    scored = {n: np.array([clip.scores.get(n, np.nan) for clip in clips], np.float32) for n in names}
     return sizes | spans | scored
 
 

@@ -71,7 +71,7 @@ def _with(clip: CutClip, scored: Mapping[str, _Scored]) -> CutClip:
         elif isinstance(given.score, list):
             clip = replace(clip, hashes=given.score)
         elif given.score is not None:
-            clip = replace(clip, scores={**(clip.scores or {}), name: given.score})
+            clip = replace(clip, scores={**clip.scores, name: given.score})
     return clip
 
 
