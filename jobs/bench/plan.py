@@ -41,7 +41,8 @@ import numpy as np
 
 from vitascope.feed.lengths import Floats, Ints, Lengths
 from vitascope.feed.plan import Planner
-from vitascope.model.cost import Cost, cost_of
+from vitascope.model.cost import Cost
+from vitascope.model.networks import cost_of
 from vitascope.model.settings import ModelSettings
 
 MODEL = ModelSettings(depth=30, width=3072, heads=24, mlp_ratio=4.0, patch=2)

@@ -15,7 +15,7 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.feed.plan import Position
 from vitascope.feed.source import Source, load_pack, planned
 from vitascope.feed.stream import Feed
-from vitascope.model.cost import cost_of
+from vitascope.model.networks import cost_of
 from vitascope.model.flow import Draws
 
 

@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitascope.feed.packs import Segment, collate
-from vitascope.model.cost import cost_of
+from vitascope.model.networks import cost_of
 from vitascope.model.dit import DiT
 from vitascope.model.settings import ModelSettings
 

@@ -10,7 +10,7 @@ from alone import begin
 from synthetic import make_run
 from vitascope.feed.plan import Position
 from vitascope.feed.source import load_pack
-from vitascope.model import dit, flow
+from vitascope.model import flow, network
 from vitascope.train.engine import Ranks
 from vitascope.train.stage import plan_job
 from vitascope.train.step import take_step
@@ -28,7 +28,7 @@ def test_activation_checkpointing_changes_no_loss_and_no_gradient(
         recomputed.append(block)
         return torch.utils.checkpoint.checkpoint(block, *args, **kwargs)
 
-    monkeypatch.setattr(dit, "checkpoint", checkpoint)
+    monkeypatch.setattr(network, "checkpoint", checkpoint)
     plain = figures(alone, tmp_path, "false")
     assert not recomputed
     assert figures(alone, tmp_path, "true") == plain

@@ -15,7 +15,7 @@ from vitascope.feed.packs import Pack, collate
 from vitascope.feed.source import segment_of
 from vitascope.model import flow
 from vitascope.model.card import load_model
-from vitascope.model.dit import DiT
+from vitascope.model.network import Network
 from vitascope.progress import track
 from vitascope.records import VideoSize
 from vitascope.stages.registry import Summary
@@ -69,7 +69,7 @@ def _packs(latents: str, place: tuple[int, int], *, patch: int, probe: flow.Prob
         yield collate([segment_of(sample, patch, number, probe)])
 
 
-def _loss(model: DiT, pack: Pack) -> float:
+def _loss(model: Network, pack: Pack) -> float:
     """Mean squared error of the velocity."""
     with torch.no_grad():
         return float(flow.sample_losses(model, pack)[0])

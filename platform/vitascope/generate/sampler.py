@@ -15,8 +15,8 @@ from vitascope.generate.conditions import Canvas
 from vitascope.generate.request import Request
 from vitascope.generate.scheduler import Load
 from vitascope.model.card import ModelCard
-from vitascope.model.dit import SMALLEST_TIMESTEP
 from vitascope.model.flow import noise, shift_timestep, unshift_timestep
+from vitascope.model.networks import NETWORKS
 from vitascope.records import stable_int
 
 
@@ -73,19 +73,24 @@ def begin(
         tokens=torch.where(_of_tokens(given, grid), clean, eps),
         grid=grid,
         given=given,
-        schedule=schedule(request.steps, prod(grid), card.timestep_shift),
+        schedule=schedule(
+            request.steps,
+            prod(grid),
+            card.timestep_shift,
+            smallest=NETWORKS[card.model.network].smallest_timestep,
+        ),
         guidance=request.guidance,
         text=prompt,
         negative=negative,
     )
 
 
-def schedule(steps: int, n_tokens: int, shift: float) -> tuple[float, ...]:
+def schedule(steps: int, n_tokens: int, shift: float, *, smallest: float) -> tuple[float, ...]:
     """Noise levels from 1 to 0, equally spaced and then shifted by the number of tokens as in training.
 
-    The last step starts no lower than SMALLEST_TIMESTEP: below it the velocity does not reach clean.
+    The last step starts no lower than `smallest`, below which the network's velocity does not reach clean.
     """
-    last = max(1 / steps, float(unshift_timestep(SMALLEST_TIMESTEP, n_tokens, shift)))
+    last = max(1 / steps, float(unshift_timestep(smallest, n_tokens, shift)))
     spaced = np.linspace(1.0, last, steps)
     return (*shift_timestep(spaced, n_tokens, shift).tolist(), 0.0)
 

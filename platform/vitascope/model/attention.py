@@ -10,17 +10,25 @@ import torch.nn.functional as F
 
 @dataclass(frozen=True, eq=False)
 class Boundaries:
-    """The segments' boundaries: lengths on the host, and their running sum on the device for the kernel."""
+    """The segments' boundaries: lengths on the host, and their running sum on the device for the kernel.
+
+    repeats: how many times each segment's last key counts, 0 or more; None for once. The offsets and the
+    longest length count the repetitions, `lengths` do not.
+    """
 
     lengths: Sequence[int]
     offsets: torch.Tensor
     longest: int
+    repeats: Sequence[int] | None = None
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> "Boundaries":
+    def of(
+        cls, lengths: Sequence[int], device: torch.device, repeats: Sequence[int] | None = None
+    ) -> "Boundaries":
         """Boundaries of segments of these `lengths`; offsets are (S + 1,) int32."""
-        offsets = F.pad(torch.tensor(lengths).cumsum(0), (1, 0)).to(device=device, dtype=torch.int32)
-        return cls(lengths, offsets, max(lengths))
+        whole = lengths if repeats is None else [n - 1 + m for n, m in zip(lengths, repeats, strict=True)]
+        offsets = F.pad(torch.tensor(whole).cumsum(0), (1, 0)).to(device=device, dtype=torch.int32)
+        return cls(lengths, offsets, max(whole), repeats)
 
 
 def attention(
@@ -34,22 +42,43 @@ def attention(
         of: the boundaries of the queries and of the keys, with the same number of segments.
 
     Returns:
-        (N, heads, head_dim). On a GPU in half precision one variable-length kernel; elsewhere one fused call
-        per segment, which also does no work across segments.
+        (N, heads, head_dim). On a GPU in half precision one variable-length kernel, which has no bias, so
+        that repeated keys are laid out; elsewhere one fused call per segment, which also does no work across
+        segments, and in which a key counts n times if ln(n) is added to its logit.
     """
     queries, keys = of
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
 
+        k, v = _repeated(k, keys), _repeated(v, keys)
         out = varlen_attn(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)
         return cast(torch.Tensor, out)
     pieces = zip(
-        q.split(list(queries.lengths)), k.split(list(keys.lengths)), v.split(list(keys.lengths)), strict=True
+        q.split(list(queries.lengths)),
+        k.split(list(keys.lengths)),
+        v.split(list(keys.lengths)),
+        keys.repeats or [1] * len(keys.lengths),
+        strict=True,
     )
     return torch.cat([_one_segment(*piece) for piece in pieces])
 
 
-def _one_segment(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def _repeated(x: torch.Tensor, keys: Boundaries) -> torch.Tensor:
+    """Keys or values with each segment's last one repeated; its gradient is summed before it is rounded."""
+    if keys.repeats is None:
+        return x
+    parts = zip(x.split(list(keys.lengths)), keys.repeats, strict=True)
+    return torch.cat([piece for part, n in parts for piece in (part[:-1], part[-1:].expand(n, -1, -1))])
+
+
+def _one_segment(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, repeats: int) -> torch.Tensor:
     """In float32: on a CPU the fused kernel's backward pass takes three times as long in bfloat16."""
     query, key, value = (x.float().transpose(0, 1)[None] for x in (q, k, v))  # 1 heads n head_dim
-    return F.scaled_dot_product_attention(query, key, value)[0].transpose(0, 1).to(q.dtype)
+    bias = None if repeats == 1 else _bias(len(k), repeats, k.device)
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    return out[0].transpose(0, 1).to(q.dtype)
+
+
+def _bias(n_keys: int, repeats: int, device: torch.device) -> torch.Tensor:
+    """Makes the last of `n_keys` count `repeats` times: (1, n_keys), ln(repeats) on its logit, else zeros."""
+    return F.pad(torch.tensor([[float(repeats)]], device=device).log(), (n_keys - 1, 0))

@@ -14,7 +14,8 @@ from vitascope import checksum, storage
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import EncodeSettings
 from vitascope.errors import Missing, Mistake
-from vitascope.model.dit import DiT
+from vitascope.model.network import Network
+from vitascope.model.networks import build
 from vitascope.model.settings import ModelSettings
 from vitascope.precision import Precision, fastest
 from vitascope.section import Section
@@ -42,9 +43,9 @@ class ModelCard(Section):
         """How videos become the model's patches."""
         return Patching(self.encode.strides, self.model.patch)
 
-    def build(self) -> DiT:
+    def build(self) -> Network:
         """A model of this shape with fresh weights."""
-        return DiT(self.model, self.channels, self.text_dim)
+        return build(self.model, self.channels, self.text_dim)
 
 
 def save_model(folder: str, weights: Mapping[str, torch.Tensor], card: ModelCard) -> None:
@@ -90,7 +91,7 @@ def load_card(folder: str) -> ModelCard:
         ) from None
 
 
-def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[DiT, ModelCard]:
+def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[Network, ModelCard]:
     """The model of a folder in evaluation mode: float32 on a CPU, bfloat16 on a GPU that has it.
 
     ValueError if the weights are damaged.

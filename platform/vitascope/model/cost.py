@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vitascope.model.settings import ModelSettings
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -23,17 +21,3 @@ class Cost:
             + self.per_pair * (1.0 * n_tokens * n_text)
             + self.per_text * n_text
         )
-
-
-def cost_of(model: ModelSettings, channels: int, text_dim: int) -> Cost:
-    """The cost of `model`, counting only matrix products (2 FLOPs per multiply-add)."""
-    width, depth = model.width, model.depth
-    blocks = (
-        depth * (8 + 4 + 4 * model.mlp_ratio) * width**2
-    )  # self-attention, cross-attention's q and out, MLP
-    return Cost(
-        per_token=blocks + 6 * channels * model.patch**2 * width,
-        per_token_squared=depth * 4 * width,
-        per_pair=depth * 4 * width,
-        per_text=depth * 4 * width**2 + 2 * text_dim * width,
-    )

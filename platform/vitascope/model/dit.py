@@ -1,15 +1,17 @@
 """The diffusion transformer, for packs of mixed sizes."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
-from vitascope.model.rope import angles, rotate
+from vitascope.model.cost import Cost
+from vitascope.model.network import Network
+from vitascope.model.rope import Axes, angles, rotate, sinusoid
 from vitascope.model.settings import ModelSettings
 
 SMALLEST_TIMESTEP = 0.05
@@ -25,79 +27,6 @@ nothing with 0.01 in 30 steps.
 """
 PLACE_OCTAVES = 7
 PLACE_FEATURES = 2 * 3 * PLACE_OCTAVES
-
-
-class DiT(nn.Module):
-    """Predicts the velocity of every patch of a pack.
-
-    A DiT (Peebles & Xie 2023) with the shared modulation of PixArt-α (Chen et al. 2023, section 2.3),
-    QK-norm, 3-D rotary positions, and text by cross-attention. The timestep modulates each latent frame
-    separately, so that conditioning frames (timestep 0) and generated frames are in one sequence.
-
-    The network predicts the clean patch, and the velocity follows from it: noise fills all of a patch's
-    dimensions, which may outnumber the width, while pictures do not (Li & He 2025, "Back to Basics"). Each
-    token also sees the patch at its position in the nearest conditioning frame, and a learned fraction of
-    that patch is added to the prediction, so that detail of conditioning frames bypasses the width.
-    Single-device code.
-    """
-
-    def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
-        super().__init__()
-        width, token_dim = settings.width, channels * settings.patch**2
-        self.head_dim = width // settings.heads
-        self.embed = nn.Linear(token_dim, width)
-        self.given = nn.Linear(token_dim, width, bias=False)
-        self.place = nn.Linear(PLACE_FEATURES, width)
-        self.text = nn.Linear(text_dim, width)
-        self.no_text = nn.Parameter(torch.randn(1, width) / width**0.5)
-        self.condition = Condition(width)
-        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
-        self.out_norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.out_table = nn.Parameter(torch.zeros(2, width))
-        self.out = nn.Linear(width, token_dim)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-        self.copied = nn.Linear(width, token_dim)
-        nn.init.zeros_(self.copied.weight)
-        nn.init.zeros_(self.copied.bias)
-        self.activation_checkpointing = False
-
-    def forward(self, pack: Pack) -> Tensor:
-        """Velocity noise - clean, (N, token_dim), of the noised tokens in `pack`."""
-        dtype = self.embed.weight.dtype
-        given = given_tokens(pack).to(dtype)  # N token_dim
-        tokens, places = pack.tokens.to(dtype), place(pack).to(dtype)
-        x = self.embed(tokens) + self.given(given) + self.place(places)  # N width
-        text, text_boundaries = self._text_states(pack)  # M + S width
-        caption = _pool(text, text_boundaries)[pack.segment_of_frame]  # F width
-        condition, shared = self.condition(pack.timesteps, caption)  # F width, F 6 width
-        theta = angles(pack.positions, self.head_dim)[:, None]  # N 1 head_dim/2
-        around = Surroundings(
-            shared=shared,
-            frame=pack.frame_of_token,
-            rope=(theta.cos().to(dtype), theta.sin().to(dtype)),
-            tokens=Boundaries.of(pack.lengths, x.device),
-            text=text,
-            words=text_boundaries,
-        )
-        for block in self.blocks:
-            if self.activation_checkpointing and self.training:
-                x = checkpoint(block, x, around, use_reentrant=False)
-            else:
-                x = block(x, around)
-        shift, scale = (condition[:, None] + self.out_table).unbind(1)  # F width
-        x = self.out_norm(x) * (1 + scale[pack.frame_of_token]) + shift[pack.frame_of_token]
-        copied = self.copied(F.silu(condition)).index_select(0, pack.frame_of_token)  # N token_dim
-        return velocity(pack, self.out(x) + copied * given)
-
-    def _text_states(self, pack: Pack) -> tuple[Tensor, Boundaries]:
-        """Each segment's text after one learned token, which is all an unconditional segment has."""
-        lengths = pack.text_lengths
-        words = self.text(pack.text.to(self.no_text.dtype))
-        states = torch.cat([self.no_text.expand(pack.n_segments, -1), words])
-        owner = torch.cat([torch.arange(pack.n_segments, device=lengths.device), _owners(lengths)])
-        order = owner.argsort(stable=True)
-        return states[order], Boundaries.of((lengths + 1).tolist(), states.device)
 
 
 class Condition(nn.Module):
@@ -141,7 +70,7 @@ class Block(nn.Module):
 
     def __init__(self, settings: ModelSettings) -> None:
         super().__init__()
-        width, hidden = settings.width, int(settings.width * settings.mlp_ratio)
+        width, hidden = settings.width, settings.hidden
         self.heads = settings.heads
         self.head_dim = width // settings.heads
         self.table = nn.Parameter(torch.zeros(6, width))
@@ -182,6 +111,94 @@ class Block(nn.Module):
         return self.text_out(attention(q, k, v, (around.tokens, around.words)).flatten(1))
 
 
+class DiT(Network):
+    """Predicts the velocity of every patch of a pack.
+
+    A DiT (Peebles & Xie 2023) with the shared modulation of PixArt-α (Chen et al. 2023, section 2.3),
+    QK-norm, 3-D rotary positions, and text by cross-attention. The timestep modulates each latent frame
+    separately, so that conditioning frames (timestep 0) and generated frames are in one sequence.
+
+    The network predicts the clean patch, and the velocity follows from it: noise fills all of a patch's
+    dimensions, which may outnumber the width, while pictures do not (Li & He 2025, "Back to Basics"). Each
+    token also sees the patch at its position in the nearest conditioning frame, and a learned fraction of
+    that patch is added to the prediction, so that detail of conditioning frames bypasses the width.
+    """
+
+    leaves: ClassVar = (Block, Condition)
+    smallest_timestep: ClassVar = SMALLEST_TIMESTEP
+
+    def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
+        super().__init__(settings, channels, text_dim)
+        width, token_dim = settings.width, channels * settings.patch**2
+        self.head_dim = width // settings.heads
+        self.embed = nn.Linear(token_dim, width)
+        self.given = nn.Linear(token_dim, width, bias=False)
+        self.place = nn.Linear(PLACE_FEATURES, width)
+        self.text = nn.Linear(text_dim, width)
+        self.no_text = nn.Parameter(torch.randn(1, width) / width**0.5)
+        self.condition = Condition(width)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
+        self.out_norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.out_table = nn.Parameter(torch.zeros(2, width))
+        self.out = nn.Linear(width, token_dim)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.copied = nn.Linear(width, token_dim)
+        nn.init.zeros_(self.copied.weight)
+        nn.init.zeros_(self.copied.bias)
+
+    def forward(self, pack: Pack) -> Tensor:
+        """Velocity noise - clean, (N, token_dim) float32, of the noised tokens in `pack`."""
+        dtype = self.embed.weight.dtype
+        given = given_tokens(pack).to(dtype)  # N token_dim
+        tokens, places = pack.tokens.to(dtype), place(pack).to(dtype)
+        x = self.embed(tokens) + self.given(given) + self.place(places)  # N width
+        text, text_boundaries = self._text_states(pack)  # M + S width
+        caption = _pool(text, text_boundaries)[pack.segment_of_frame]  # F width
+        condition, shared = self.condition(pack.timesteps, caption)  # F width, F 6 width
+        theta = angles(pack.positions, axis_channels(self.head_dim))[:, None]  # N 1 head_dim/2
+        around = Surroundings(
+            shared=shared,
+            frame=pack.frame_of_token,
+            rope=(theta.cos().to(dtype), theta.sin().to(dtype)),
+            tokens=Boundaries.of(pack.lengths, x.device),
+            text=text,
+            words=text_boundaries,
+        )
+        x = self.through_blocks(x, around)
+        shift, scale = (condition[:, None] + self.out_table).unbind(1)  # F width
+        x = self.out_norm(x) * (1 + scale[pack.frame_of_token]) + shift[pack.frame_of_token]
+        copied = self.copied(F.silu(condition)).index_select(0, pack.frame_of_token)  # N token_dim
+        return velocity(pack, self.out(x) + copied * given)
+
+    @staticmethod
+    def cost(settings: ModelSettings, channels: int, text_dim: int) -> Cost:
+        """Without the learned text token and the modulation of each frame, which cost a few per cent."""
+        width, depth = settings.width, settings.depth
+        per_block = 12 * width**2 + 4 * settings.hidden * width  # attention, cross-attention's q and out, MLP
+        return Cost(
+            per_token=depth * per_block + 6 * channels * settings.patch**2 * width,
+            per_token_squared=depth * 4 * width,
+            per_pair=depth * 4 * width,
+            per_text=depth * 4 * width**2 + 2 * text_dim * width,
+        )
+
+    def _text_states(self, pack: Pack) -> tuple[Tensor, Boundaries]:
+        """Each segment's text after one learned token, which is all an unconditional segment has."""
+        lengths = pack.text_lengths
+        words = self.text(pack.text.to(self.no_text.dtype))
+        states = torch.cat([self.no_text.expand(pack.n_segments, -1), words])
+        owner = torch.cat([torch.arange(pack.n_segments, device=lengths.device), _owners(lengths)])
+        order = owner.argsort(stable=True)
+        return states[order], Boundaries.of((lengths + 1).tolist(), states.device)
+
+
+def axis_channels(head_dim: int) -> Axes:
+    """How many of a head's channels rotate with each axis, about 2:3:3."""
+    space = 2 * (3 * head_dim // 16)
+    return head_dim - 2 * space, space, space
+
+
 def given_tokens(pack: Pack) -> Tensor:
     """The patch at each token's position in the nearest conditioning frame, (N, token_dim), else zeros."""
     nearest = pack.nearest_given
@@ -206,13 +223,6 @@ def velocity(pack: Pack, clean: Tensor) -> Tensor:
     """The velocity (x_t - x_0) / t that leads from `clean` (N, token_dim) to the pack's tokens; float32."""
     timesteps = pack.timesteps[pack.frame_of_token, None].clamp(min=SMALLEST_TIMESTEP)
     return (pack.tokens.float() - clean.float()) / timesteps
-
-
-def sinusoid(timesteps: Tensor, n_frequencies: int, longest_period: float = 10_000.0) -> Tensor:
-    """Sine and cosine features (F, 2 n) of timesteps in 0…1, scaled to 0…1000 as is usual."""
-    exponent = torch.arange(n_frequencies, device=timesteps.device, dtype=torch.float32) / n_frequencies
-    phase = 1000 * timesteps.float()[:, None] * longest_period**-exponent
-    return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
 def _pool(text: Tensor, boundaries: Boundaries) -> Tensor:

@@ -1,5 +1,7 @@
 """Settings of the model."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from vitascope.section import Section
@@ -8,16 +10,32 @@ from vitascope.section import Section
 class ModelSettings(Section):
     """Size of the diffusion transformer."""
 
+    network: Literal["dit", "wan"] = Field(
+        "dit", description="dit: the small network; wan: that of Wan 2.1 and 2.2, whose weights it can load."
+    )
     depth: int = Field(12, ge=1, description="Transformer blocks.")
     width: int = Field(768, ge=32, description="Channels of the residual stream.")
-    heads: int = Field(12, ge=1, description="Attention heads; width / heads is a multiple of 8.")
+    heads: int = Field(
+        12, ge=1, description="Attention heads; width / heads is a multiple of 8; for wan, even and at least 6."
+    )
     mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP divided by the width.")
+    ffn: int | None = Field(
+        None, ge=1, description="Hidden width of the MLP; by default mlp_ratio times the width."
+    )
     patch: int = Field(2, ge=1, le=8, description="Side of a spatial patch in latent pixels.")
+
+    @property
+    def hidden(self) -> int:
+        """Hidden width of the MLP."""
+        return int(self.width * self.mlp_ratio) if self.ffn is None else self.ffn
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "ModelSettings":
-        if self.width % self.heads or (self.width // self.heads) % 8:
+        head_dim, rest = divmod(self.width, self.heads)
+        wan = self.network == "wan"
+        if rest or (head_dim % 2 or head_dim < 6 if wan else head_dim % 8):
+            expected = "even and 6 or more" if wan else "a multiple of 8"
             raise ValueError(
-                f"width / heads must be a multiple of 8 for 3-D positions, got {self.width} / {self.heads}"
+                f"width / heads must be {expected} for 3-D positions, got {self.width} / {self.heads}"
             )
         return self

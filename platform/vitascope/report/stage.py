@@ -14,7 +14,7 @@ from vitascope.config import Settings
 from vitascope.ledger import Rejected, Status
 from vitascope.media.clip import Clip
 from vitascope.media.probe import probe
-from vitascope.model.cost import cost_of
+from vitascope.model.networks import cost_of
 from vitascope.progress import say
 from vitascope.report import accounting, data, page
 from vitascope.report.accounting import Figures, NotAccounted

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitascope.model.dit import Block, Condition
+from vitascope.model.network import Network
 from vitascope.precision import Precision
 from vitascope.train.schedule import ema_decay, learning_rate
 from vitascope.train.settings import TrainSettings
@@ -58,7 +58,7 @@ class Engine:
     """
 
     def __init__(
-        self, model: nn.Module, settings: TrainSettings, ranks: Ranks, *, passes: int, precision: Precision
+        self, model: Network, settings: TrainSettings, ranks: Ranks, *, passes: int, precision: Precision
     ) -> None:
         self._settings, self._ranks, self.passes = settings, ranks, passes
         optimizer = torch.optim.AdamW(
@@ -68,7 +68,7 @@ class Engine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        set_z3_leaf_modules(model, [Block, Condition])  # gathered whole, a hook each, not one a submodule
+        set_z3_leaf_modules(model, list(type(model).leaves))  # gathered whole, a hook each, not one a submodule
         config = _config(settings, passes, precision)
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False

@@ -13,7 +13,7 @@ from vitascope.feed.plan import PLAN_RULE, Position
 from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
-from vitascope.model.cost import cost_of
+from vitascope.model.networks import cost_of
 from vitascope.stages import runner
 from vitascope.train.shards import Shards
 

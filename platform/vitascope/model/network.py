@@ -1,0 +1,52 @@
+"""What every network is."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vitascope.feed.packs import Pack
+from vitascope.model.cost import Cost
+from vitascope.model.settings import ModelSettings
+
+
+class Network(nn.Module, ABC):
+    """Predicts the velocity of every patch of a pack. Single-device code; initial weights follow torch's seed.
+
+    A subclass takes the settings, the channels of a latent and the dimension of text states. Its parameters
+    are used only within the forward of the module that owns them, or of a leaf that contains that module:
+    ZeRO-3 gathers them there.
+
+    leaves: classes of submodules that ZeRO-3 gathers whole.
+    smallest_timestep: the sampler's last jump, to the clean patch, starts no lower.
+    blocks: the transformer blocks.
+    activation_checkpointing: whether training recomputes each block in the backward pass.
+    """
+
+    leaves: ClassVar[tuple[type[nn.Module], ...]]
+    smallest_timestep: ClassVar[float] = 0.0
+    blocks: nn.ModuleList
+
+    @abstractmethod
+    def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
+        super().__init__()
+        self.activation_checkpointing = False
+
+    @abstractmethod
+    def forward(self, pack: Pack) -> Tensor:
+        """Velocity noise - clean, (N, token_dim) float32, of the noised tokens in `pack`."""
+
+    @staticmethod
+    @abstractmethod
+    def cost(settings: ModelSettings, channels: int, text_dim: int) -> Cost:
+        """The FLOPs of a network of this size, counting only matrix products (2 a multiply-add)."""
+
+    def through_blocks(self, x: Tensor, around: object) -> Tensor:
+        """The tokens (N, width) after all blocks; `around` is the second argument of each."""
+        for block in self.blocks:
+            if self.activation_checkpointing and self.training:
+                x = checkpoint(block, x, around, use_reentrant=False)
+            else:
+                x = block(x, around)
+        return x

@@ -1,0 +1,20 @@
+"""Every network, declared once."""
+
+from vitascope.model.cost import Cost
+from vitascope.model.dit import DiT
+from vitascope.model.network import Network
+from vitascope.model.settings import ModelSettings
+from vitascope.model.wan import Wan
+
+NETWORKS: dict[str, type[Network]] = {"dit": DiT, "wan": Wan}
+"""By their name in `model.network`."""
+
+
+def build(settings: ModelSettings, channels: int, text_dim: int) -> Network:
+    """A network with fresh weights."""
+    return NETWORKS[settings.network](settings, channels, text_dim)
+
+
+def cost_of(settings: ModelSettings, channels: int, text_dim: int) -> Cost:
+    """The cost of a network's forward pass."""
+    return NETWORKS[settings.network].cost(settings, channels, text_dim)
