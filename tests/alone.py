@@ -1,4 +1,4 @@
-"""A training run in this process only, without Ray."""
+"""A training run without Ray, in this process or of several ranks that tests start."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,9 +17,9 @@ from vitascope.train.stage import plan_job
 
 
 def begin(settings: Settings, ranks: Ranks) -> tuple[Engine, Feed]:
-    """The engine with fresh weights, and the feed of the training samples."""
+    """The engine with fresh weights, and the feed of this rank's training samples."""
     job = plan_job(settings)
-    feed = Feed(job.source("train", job.draws), rank=0, world_size=1, prefetch_packs=2, load=load)
+    feed = Feed(job.source("train", job.draws), rank=ranks.rank, world_size=ranks.size, prefetch_packs=2, load=load)
     torch.manual_seed(settings.run.seed)
     model = job.card.build()
     model.activation_checkpointing = settings.train.activation_checkpointing

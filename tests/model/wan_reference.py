@@ -118,4 +118,4 @@ def samples(of: Layout, examples: Sequence[Example]) -> list[Sample]:
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference, relative to the largest value."""
-    return float((found - expected).abs().max() / expected.abs().max())
+    return float((found - expected).detach().abs().max() / expected.detach().abs().max())

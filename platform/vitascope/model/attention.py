@@ -50,7 +50,7 @@ def attention(
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
 
-        k, v = _repeated(k, keys), _repeated(v, keys)
+        k, v = laid_out(k, keys), laid_out(v, keys)
         out = varlen_attn(q, k, v, queries.offsets, keys.offsets, queries.longest, keys.longest)
         return cast(torch.Tensor, out)
     pieces = zip(
@@ -63,8 +63,11 @@ def attention(
     return torch.cat([_one_segment(*piece) for piece in pieces])
 
 
-def _repeated(x: torch.Tensor, keys: Boundaries) -> torch.Tensor:
-    """Keys or values with each segment's last one repeated; its gradient is summed before it is rounded."""
+def laid_out(x: torch.Tensor, keys: Boundaries) -> torch.Tensor:
+    """Keys or values (M, heads, head_dim) with each segment's last one repeated as often as it counts.
+
+    In half precision the gradients of the repetitions are summed before they are rounded.
+    """
     if keys.repeats is None:
         return x
     parts = zip(x.split(list(keys.lengths)), keys.repeats, strict=True)

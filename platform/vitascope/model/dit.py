@@ -11,7 +11,7 @@ from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import Cost
 from vitascope.model.network import Network
-from vitascope.model.rope import Axes, angles, rotate, sinusoid
+from vitascope.model.rope import Axes, angles, rotate
 from vitascope.model.settings import ModelSettings
 
 SMALLEST_TIMESTEP = 0.05
@@ -223,6 +223,13 @@ def velocity(pack: Pack, clean: Tensor) -> Tensor:
     """The velocity (x_t - x_0) / t that leads from `clean` (N, token_dim) to the pack's tokens; float32."""
     timesteps = pack.timesteps[pack.frame_of_token, None].clamp(min=SMALLEST_TIMESTEP)
     return (pack.tokens.float() - clean.float()) / timesteps
+
+
+def sinusoid(timesteps: torch.Tensor, n_frequencies: int, longest_period: float = 10_000.0) -> torch.Tensor:
+    """Sine and cosine features (F, 2 n) of timesteps in 0…1, scaled to 0…1000 as is usual."""
+    exponent = torch.arange(n_frequencies, device=timesteps.device, dtype=torch.float32) / n_frequencies
+    phase = 1000 * timesteps.float()[:, None] * longest_period**-exponent
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
 def _pool(text: Tensor, boundaries: Boundaries) -> Tensor:

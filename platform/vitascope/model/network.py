@@ -18,7 +18,8 @@ class Network(nn.Module, ABC):
     are used only within the forward of the module that owns them, or of a leaf that contains that module:
     ZeRO-3 gathers them there.
 
-    leaves: classes of submodules that ZeRO-3 gathers whole.
+    leaves: classes of submodules that ZeRO-3 gathers whole. One of the tensors that a leaf takes requires a
+        gradient: when that gradient is known, DeepSpeed takes those of the leaf's parameters, complete or not.
     smallest_timestep: the sampler's last jump, to the clean patch, starts no lower.
     blocks: the transformer blocks.
     activation_checkpointing: whether training recomputes each block in the backward pass.

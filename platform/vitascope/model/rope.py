@@ -1,4 +1,4 @@
-"""Rotary positions, and features of timesteps."""
+"""Rotary positions in time, height and width."""
 
 import torch
 
@@ -33,10 +33,3 @@ def rotate_neighbours(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> 
     """Rotates as `rotate`, but pairs of neighbouring channels; in the precision of `cos`, rounded to x's."""
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
-
-
-def sinusoid(timesteps: torch.Tensor, n_frequencies: int, longest_period: float = 10_000.0) -> torch.Tensor:
-    """Sine and cosine features (F, 2 n) of timesteps in 0…1, scaled to 0…1000 as is usual."""
-    exponent = torch.arange(n_frequencies, device=timesteps.device, dtype=torch.float32) / n_frequencies
-    phase = 1000 * timesteps.float()[:, None] * longest_period**-exponent
-    return torch.cat([phase.cos(), phase.sin()], dim=1)

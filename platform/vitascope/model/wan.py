@@ -1,5 +1,6 @@
 """The transformer of Wan 2.1 and 2.2, for packs of mixed sizes."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +12,7 @@ from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import Cost
 from vitascope.model.network import Network
-from vitascope.model.rope import Axes, angles, rotate_neighbours, sinusoid
+from vitascope.model.rope import Axes, angles, rotate_neighbours
 from vitascope.model.settings import ModelSettings
 
 TEXT_POSITIONS = 512
@@ -35,7 +36,7 @@ class Conditions(nn.Module):
         Timesteps are never rounded: in bfloat16, 0.9984 would become 1.
         """
         dtype = self.time_proj.weight.dtype
-        embedding = self.time_embedder(sinusoid(timesteps, TIME_FEATURES // 2).to(dtype))
+        embedding = self.time_embedder(time_features(timesteps).to(dtype))
         modulation = self.time_proj(F.silu(embedding)).unflatten(1, (6, -1))
         return embedding, modulation, self.text_embedder(text.to(dtype))
 
@@ -166,7 +167,7 @@ class Wan(Network):
     output layer and the biases.
     """
 
-    leaves: ClassVar = (Block, Conditions)
+    leaves: ClassVar = (Block,)
 
     def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
         super().__init__(settings, channels, text_dim)
@@ -223,6 +224,17 @@ def axis_channels(head_dim: int) -> Axes:
     """How many of a head's channels rotate with each axis, about a third."""
     space = 2 * (head_dim // 6)
     return head_dim - 2 * space, space, space
+
+
+def time_features(timesteps: Tensor) -> Tensor:
+    """Cosine and sine features (F, 256) of timesteps in 0…1, float32.
+
+    Computed in Diffusers' order: rounded in another, phases of up to 1000 would differ by 1e-4.
+    """
+    n = TIME_FEATURES // 2
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(n, device=timesteps.device).float() / n)
+    phase = 1000 * timesteps.float()[:, None] * frequencies
+    return torch.cat([phase.cos(), phase.sin()], dim=1)
 
 
 def pad_text(pack: Pack) -> tuple[Tensor, Boundaries]:
