@@ -19,7 +19,9 @@ from vitascope.train.stage import plan_job
 def begin(settings: Settings, ranks: Ranks) -> tuple[Engine, Feed]:
     """The engine with fresh weights, and the feed of this rank's training samples."""
     job = plan_job(settings)
-    feed = Feed(job.source("train", job.draws), rank=ranks.rank, world_size=ranks.size, prefetch_packs=2, load=load)
+    feed = Feed(
+        job.source("train", job.draws), rank=ranks.rank, world_size=ranks.size, prefetch_packs=2, load=load
+    )
     torch.manual_seed(settings.run.seed)
     model = job.card.build()
     model.activation_checkpointing = settings.train.activation_checkpointing

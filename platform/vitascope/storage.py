@@ -236,6 +236,12 @@ def read_bytes(uri: str) -> bytes:
     return bytes(fs.cat_file(path))
 
 
+def read_range(uri: str, start: int, stop: int) -> bytes:
+    """Bytes `start` up to `stop` of `uri`, in one request to a store."""
+    fs, path = filesystem(uri)
+    return bytes(fs.cat_file(path, start=start, end=stop))
+
+
 def size_bytes(uri: str) -> int:
     """The size of a file in bytes."""
     fs, path = filesystem(uri)

@@ -15,8 +15,8 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.feed.plan import Position
 from vitascope.feed.source import Source, load_pack, planned
 from vitascope.feed.stream import Feed
-from vitascope.model.networks import cost_of
 from vitascope.model.flow import Draws
+from vitascope.model.networks import cost_of
 
 
 def make_source(settings: Settings, split: str = "train") -> Source:

@@ -8,7 +8,7 @@ import torch
 from vitascope.feed.packs import Segment, collate
 from vitascope.model import flow
 from vitascope.model.attention import Boundaries, attention
-from vitascope.model.dit import DiT
+from vitascope.model.networks import NETWORKS, build
 from vitascope.model.settings import ModelSettings
 
 pytestmark = pytest.mark.gpu
@@ -29,9 +29,28 @@ def test_variable_length_attention_is_the_cpus() -> None:
     torch.testing.assert_close(*results, atol=TOLERANCE, rtol=TOLERANCE)
 
 
-def test_the_models_loss_and_gradient_are_the_cpus() -> None:
+def test_keys_that_count_often_are_the_cpus() -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths, text_lengths, repeats = [70, 3, 257], [5, 1, 40], [508, 512, 0]
+    drawn = [torch.randn(sum(n), 4, 64, generator=generator) for n in (lengths, text_lengths, text_lengths)]
+    results = []
+    for device in ("cpu", "cuda"):
+        queries, keys = (
+            Boundaries.of(n, torch.device(device), often)
+            for n, often in ((lengths, None), (text_lengths, repeats))
+        )
+        q, k, v = (x.bfloat16().to(device).requires_grad_() for x in drawn)
+        out = attention(q, k, v, (queries, keys))
+        out.float().square().sum().backward()
+        results.append([x.detach().float().cpu() for x in (out, q.grad, k.grad, v.grad) if x is not None])
+    for found, expected in zip(*results, strict=True):
+        assert (found - expected).abs().max() < TOLERANCE * expected.abs().max()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_the_models_loss_and_gradient_are_the_cpus(network: str) -> None:
     torch.manual_seed(0)
-    model = DiT(ModelSettings(depth=2, width=128, heads=2), 4, 32)
+    model = build(ModelSettings(network=network, depth=2, width=128, heads=2), 4, 32)
     for parameter in model.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)

@@ -15,9 +15,9 @@ from vitascope.model.wan import Wan, axis_channels
 
 EXACT = 3e-6
 """Sums in another order, in float32, some layers deep."""
-CANCELLED = 1e-6
-"""Of the largest gradient: attention to equal pads hardly depends on queries and keys, so that their gradients
-are sums of large terms that cancel to a thousandth."""
+CANCELLED = 2e-6
+"""Of the largest gradient: attention to equal pads hardly depends on queries and keys, so that their
+gradients are sums of large terms that cancel to a thousandth."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -124,7 +124,7 @@ def test_fresh_weights_predict_zero_and_are_of_the_seed() -> None:
 
 def test_more_text_than_positions_is_refused() -> None:
     of = layout(depth=1, width=32, heads=2)
-    with pytest.raises(ValueError, match="texts of up to 512 tokens, got one of 513; shorten it"):
+    with pytest.raises(ValueError, match="wan takes texts of up to 512 tokens, got one of 513; shorten it"):
         of.ours()(collate([sample.segment for sample in samples(of, [((1, 1, 1), [0.5], 513)])]))
 
 
@@ -165,7 +165,8 @@ def attend(repeats: list[int], *, one_for_all: bool) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     device, queries, lengths = torch.device("cpu"), [5, 1, 4], [3, 1, 2]
     q, k, v = (
-        torch.randn(sum(n), 2, 8, generator=generator, requires_grad=True) for n in (queries, lengths, lengths)
+        torch.randn(sum(n), 2, 8, generator=generator, requires_grad=True)
+        for n in (queries, lengths, lengths)
     )
     keys, values, of_keys = k, v, Boundaries.of(lengths, device, repeats)
     if not one_for_all:
@@ -188,7 +189,9 @@ def test_a_key_that_counts_often_is_that_many_keys(repeats: list[int]) -> None:
 def test_nothing_leaks_into_another_segment() -> None:
     of = LAYOUTS["2.2 5B"]
     ours, _ = of.pair()
-    first, second = (sample.segment for sample in samples(of, [((2, 2, 2), [0.3, 0], 4), ((1, 2, 3), [0.8], 9)]))
+    first, second = (
+        sample.segment for sample in samples(of, [((2, 2, 2), [0.3, 0], 4), ((1, 2, 3), [0.8], 9)])
+    )
     other = Segment(second.tokens + 1, second.grid, second.timesteps / 2, second.text - 1)
     one, two = (ours(Pack(**collate([first, x]).tensors())) for x in (second, other))
     assert torch.equal(one[:8], two[:8])

@@ -91,7 +91,7 @@ class Sample:
         return Segment(patchify(self.latent, self.patch), grid, self.timesteps, self.text)
 
     def through(self, model: WanTransformer3DModel) -> torch.Tensor:
-        """Their velocities as tokens (n, D), with one timestep if all frames have the same, else one a token."""
+        """Their velocities as tokens (n, D); with one timestep a token, unless all frames have the same."""
         grid, dtype = self.segment.grid, model.dtype
         levels = 1000 * self.timesteps
         per_token = levels.repeat_interleave(grid[1] * grid[2])[None]

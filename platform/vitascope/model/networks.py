@@ -1,5 +1,7 @@
 """Every network, declared once."""
 
+import torch
+
 from vitascope.model.cost import Cost
 from vitascope.model.dit import DiT
 from vitascope.model.network import Network
@@ -13,6 +15,13 @@ NETWORKS: dict[str, type[Network]] = {"dit": DiT, "wan": Wan}
 def build(settings: ModelSettings, channels: int, text_dim: int) -> Network:
     """A network with fresh weights."""
     return NETWORKS[settings.network](settings, channels, text_dim)
+
+
+def shapes_of(settings: ModelSettings, channels: int, text_dim: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight, by name, in the network's order."""
+    with torch.device("meta"):  # only shapes
+        weights = build(settings, channels, text_dim).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in weights.items()}
 
 
 def cost_of(settings: ModelSettings, channels: int, text_dim: int) -> Cost:

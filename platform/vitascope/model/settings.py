@@ -16,7 +16,9 @@ class ModelSettings(Section):
     depth: int = Field(12, ge=1, description="Transformer blocks.")
     width: int = Field(768, ge=32, description="Channels of the residual stream.")
     heads: int = Field(
-        12, ge=1, description="Attention heads; width / heads is a multiple of 8; for wan, even and at least 6."
+        12,
+        ge=1,
+        description="Attention heads; width / heads is a multiple of 8; for wan, even and at least 6.",
     )
     mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP divided by the width.")
     ffn: int | None = Field(

@@ -248,7 +248,7 @@ def pad_text(pack: Pack) -> tuple[Tensor, Boundaries]:
     lengths = pack.text_lengths.tolist()
     if max(lengths) > TEXT_POSITIONS:
         raise ValueError(
-            f"this network takes texts of up to {TEXT_POSITIONS} tokens, got one of {max(lengths)}; shorten it"
+            f"wan takes texts of up to {TEXT_POSITIONS} tokens, got one of {max(lengths)}; shorten it"
         )
     text = torch.cat([F.pad(states, (0, 0, 0, 1)) for states in pack.text.split(lengths)])
     pads = [TEXT_POSITIONS - n for n in lengths]

@@ -68,7 +68,9 @@ class Engine:
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        set_z3_leaf_modules(model, list(type(model).leaves))  # gathered whole, a hook each, not one a submodule
+        set_z3_leaf_modules(
+            model, list(type(model).leaves)
+        )  # gathered whole, a hook each, not one a submodule
         config = _config(settings, passes, precision)
         self._engine, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=config, dist_init_required=False

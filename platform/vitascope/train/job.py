@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vitascope import checksum, storage
 from vitascope.config import Settings
@@ -14,6 +14,7 @@ from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
 from vitascope.model.networks import cost_of
+from vitascope.model.settings import ModelSettings
 from vitascope.stages import runner
 from vitascope.train.shards import Shards
 
@@ -24,6 +25,13 @@ class State(Shards):
     identity: dict[str, Any]
     position: Position
     made_with: runner.Values = Field(default_factory=dict)
+
+    @field_validator("identity")
+    @classmethod
+    def _with_later_settings(cls, identity: dict[str, Any]) -> dict[str, Any]:
+        """Earlier releases recorded fewer settings of the model; their defaults are what those did."""
+        model = identity.get("model")
+        return identity | {"model": ModelSettings.model_validate(model).model_dump()} if model else identity
 
 
 @dataclass(frozen=True)
