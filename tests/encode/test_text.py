@@ -2,14 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
 
-from vitascope.encode import text as text_module
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.text import TextEncoder, TextStates, make_text_encoder
+from vitascope.encode.text import TextEncoder, TextStates, make_text_encoder, minilm
 
 RABBIT = "a large grey rabbit stands in a sunny meadow"
 CITY = "traffic moves along a wide street of a city at dusk, seen from a bridge between tall buildings"
@@ -18,15 +16,6 @@ CITY = "traffic moves along a wide street of a city at dusk, seen from a bridge 
 @pytest.fixture(scope="module")
 def encoder() -> TextEncoder:
     return make_text_encoder(EncodeSettings())
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As an actor of one CPU has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_real_tokens_only(encoder: TextEncoder) -> None:
@@ -67,7 +56,7 @@ def test_the_fingerprint_follows_the_weights_and_the_cut(
     same = make_text_encoder(EncodeSettings())
     assert same.fingerprint == encoder.fingerprint
     assert make_text_encoder(EncodeSettings(max_text_tokens=64)).fingerprint != encoder.fingerprint
-    monkeypatch.setattr(text_module, "_file_hash", lambda path: f"other {path.name}")
+    monkeypatch.setattr(minilm, "_file_hash", lambda path: f"other {path.name}")
     assert make_text_encoder(EncodeSettings()).fingerprint != encoder.fingerprint
 
 

@@ -16,7 +16,7 @@ In the order the data flows:
     plan            tasks, and the shard each goes to, all shards of about equal work
     fingerprint     the folder's name
     codecs          frames to latents and back (`dct`)
-    text            captions to token states (`minilm`)
+    text            captions to token states (`minilm`; `hf`: T5 and UMT5)
     frames          one shard's clips, decoded once for all their sizes
     samples         an encoded clip: as training takes it, as a shard holds it
     encoder         one shard: frames and captions to a committed file

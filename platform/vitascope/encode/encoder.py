@@ -12,7 +12,7 @@ from vitascope.encode.frames import frames_of
 from vitascope.encode.plan import Drop, tasks_of
 from vitascope.encode.samples import Encoded, Moments, shard_table
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.shards import ShardNote, facts_hash, read_shard, shard_uri, write_shard
+from vitascope.encode.shards import ShardNote, facts_hash, put_no_caption, read_shard, shard_uri, write_shard
 from vitascope.encode.text import TextStates, make_text_encoder
 from vitascope.errors import Failed, Mistake
 from vitascope.records import SAMPLES
@@ -66,6 +66,7 @@ class ShardEncoder:
     def _encoded(self, decoded: pa.Table) -> tuple[pa.Table, ShardNote]:
         """The shard's records.LATENTS, and the note about them."""
         tasks = tasks_of(decoded)
+        put_no_caption(self._latents, self._text.encode([""])[0])
         texts = self._text.encode([tasks[number].caption for number in decoded["decoded"][0].as_py()])
         encoded: list[Encoded] = []
         moments = Moments.none(self._codec.channels)

@@ -2,9 +2,9 @@
 
 from typing import Literal, NamedTuple
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from vitascope.section import Execution, Section
+from vitascope.section import Execution, Location, Section
 
 Buckets = tuple[tuple[int, int, int], ...]
 
@@ -53,8 +53,18 @@ class EncodeSettings(Section):
         "it, otherwise near native and then each with a quarter of the previous area.",
     )
     dct_channels: int = Field(64, ge=3, le=768, description="Coefficients kept of each 4x8x8 block of RGB.")
-    text_encoder: Literal["minilm"] = Field(
-        "minilm", description="Text encoder whose token states condition the model."
+    text_encoder: Literal["minilm", "hf"] = Field(
+        "minilm",
+        description="Text encoder whose token states condition the model; hf is T5 or UMT5 from text_folder.",
+    )
+    text_folder: Location | None = Field(
+        None,
+        description="Folder of hf's weights (safetensors) and tokenizer, or of a pipeline with both: local, "
+        "s3:// or gs://.",
+    )
+    text_precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="Precision of the text encoder's weights and products; bf16 halves its memory.",
     )
     max_text_tokens: int = Field(
         128, ge=8, le=512, description="Longer captions are cut to this many tokens."
@@ -77,6 +87,15 @@ class EncodeSettings(Section):
         description="GPUs per decoder process, for NVDEC if it supports the codec; 0.1 puts ten on one "
         "GPU, 0 decodes on CPUs.",
     )
+
+    @model_validator(mode="after")
+    def _folder_if_hf(self) -> "EncodeSettings":
+        if (self.text_encoder == "hf") != (self.text_folder is not None):
+            raise ValueError(
+                f"text_encoder is {self.text_encoder} and text_folder is {self.text_folder or 'not set'}; "
+                "set text_folder with hf, and with hf alone"
+            )
+        return self
 
     @property
     def strides(self) -> Strides:

@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import safetensors.torch
+import torch
 
 from vitascope import storage
 from vitascope.encode.plan import Drop
@@ -36,6 +38,8 @@ CACHE_BYTES = 256 << 20
 INDEX = "index.parquet"
 """The file that makes the shards next to it visible: records.SAMPLES."""
 
+NO_CAPTION = "no_caption.safetensors"
+_STATES = "states"
 _NOTE = b"vitascope"
 _NOTE_HASH = b"vitascope.blake2b"
 _TAIL_BYTES = 1 << 18
@@ -299,3 +303,19 @@ def read_samples(latents: str, places: Sequence[tuple[int, int]]) -> list[Sample
     Safe in many threads.
     """
     return [_open_shard(shard_uri(latents, int(shard))).sample(int(row)) for shard, row in places]
+
+
+def put_no_caption(latents: str, states: torch.Tensor) -> None:
+    """Commits the states (m, dim) that stand for no caption, unless there are none or they are there."""
+    if len(states):
+        content = safetensors.torch.save({_STATES: states.to(torch.bfloat16)})
+        storage.create(storage.join(latents, NO_CAPTION), content)
+
+
+@functools.lru_cache(maxsize=4)
+def no_caption(latents: str) -> torch.Tensor:
+    """bf16 (m, dim): the states of a sample without its caption; m is 0 unless the text encoder has some."""
+    facts = storage.read_json(storage.join(latents, "encode.json"))
+    if not facts.get("no_caption"):
+        return torch.zeros(0, facts["text_dim"], dtype=torch.bfloat16)
+    return safetensors.torch.load(storage.read_bytes(storage.join(latents, NO_CAPTION)))[_STATES]

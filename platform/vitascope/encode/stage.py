@@ -28,6 +28,7 @@ from vitascope.encode.plan import Drop, EncodeTask, PlannedShard, make_tasks, pl
 from vitascope.encode.samples import Moments
 from vitascope.encode.shards import (
     INDEX,
+    NO_CAPTION,
     ShardNote,
     of_each,
     read_index,
@@ -213,6 +214,7 @@ def _commit(
         "channel_mean": mean,
         "channel_std": std,
         "text_dim": make_text_encoder(settings.encode).dim,
+        "no_caption": storage.exists(storage.join(latents, NO_CAPTION)),
         "fingerprint": latents.rpartition("/")[2],
     }
     storage.put_table(

@@ -66,7 +66,7 @@ def _packs(latents: str, place: tuple[int, int], *, patch: int, probe: flow.Prob
     """A pack of one sample at each of the probe's levels."""
     (sample,) = read_samples(latents, [place])
     for number in range(len(probe.levels)):
-        yield collate([segment_of(sample, patch, number, probe)])
+        yield collate([segment_of(sample, patch, number, draws=probe, without=sample.text[:0])])
 
 
 def _loss(model: Network, pack: Pack) -> float:

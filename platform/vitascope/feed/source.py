@@ -3,14 +3,14 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from vitascope.encode.samples import Sample
-from vitascope.encode.shards import index_parts, read_samples
+from vitascope.encode.shards import index_parts, no_caption, read_samples
 from vitascope.errors import Mistake
 from vitascope.feed.lengths import Lengths
 from vitascope.feed.packs import Draw, Pack, Segment, collate
@@ -126,11 +126,15 @@ def load_pack(source: Source, position: Position, number: int) -> Pack:
     known = planned(source)
     chosen = known.planner.step(position).packs[number]
     samples = read_samples(source.latents, list(zip(known.shard[chosen], known.row[chosen], strict=True)))
-    return collate([segment_of(sample, source.patch, position.epoch, source.draws) for sample in samples])
+    segment = partial(segment_of, draws=source.draws, without=no_caption(source.latents))
+    return collate([segment(sample, source.patch, position.epoch) for sample in samples])
 
 
-def segment_of(sample: Sample, patch: int, epoch: int, draws: Draws) -> Segment:
-    """The sample as it is trained or measured in an epoch: clean patches and its `Draw`."""
+def segment_of(sample: Sample, patch: int, epoch: int, *, draws: Draws, without: torch.Tensor) -> Segment:
+    """The sample as it is trained or measured in an epoch: clean patches and its `Draw`.
+
+    without: the token states (m, text_dim) that replace a caption that is dropped.
+    """
     frames, height, width, _ = sample.latent.shape
     grid = grid_of((frames, height, width), patch)
     draw = draws(sample.sample_id, epoch, grid)
@@ -138,7 +142,7 @@ def segment_of(sample: Sample, patch: int, epoch: int, draws: Draws) -> Segment:
         tokens=patchify(sample.latent, patch),
         grid=grid,
         timesteps=torch.from_numpy(draw.timesteps),
-        text=sample.text[:0] if draw.drop_text else sample.text,
+        text=without if draw.drop_text else sample.text,
         sample_id=sample.sample_id,
         noise_key=draw.noise_key,
     )

