@@ -26,7 +26,7 @@ WEIGHTS, CARD = "model.safetensors", "model.json"
 class ModelCard(Section):
     """Everything needed to rebuild a model and to make latents and text states for it.
 
-    precision: that of its training; None if not recorded.
+    precision: that of its training; None if not recorded. start: the identity of the weights it began with.
     """
 
     model: ModelSettings
@@ -37,6 +37,7 @@ class ModelCard(Section):
     timestep_shift: float
     step: int
     precision: Precision | None = None
+    start: str | None = None
 
     @property
     def patching(self) -> Patching:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from vitascope.section import Section
+from vitascope.section import Location, Section
 
 
 class ModelSettings(Section):
@@ -23,6 +23,11 @@ class ModelSettings(Section):
     mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP divided by the width.")
     ffn: int | None = Field(
         None, ge=1, description="Hidden width of the MLP; by default mlp_ratio times the width."
+    )
+    start_from: Location | None = Field(
+        None,
+        description="Weights to start from: a folder or a safetensors file as published, or the model folder "
+        "of another run; depth, width, heads and ffn follow from it. By default fresh weights.",
     )
     patch: int = Field(2, ge=1, le=8, description="Side of a spatial patch in latent pixels.")
 

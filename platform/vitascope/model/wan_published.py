@@ -42,6 +42,8 @@ _FIXED: dict[str, Config] = {
 _KEYS = {DIFFUSERS: ("num_attention_heads", "in_channels"), OFFICIAL: ("num_heads", "in_dim")}
 _PATCH, _TEXT_DIM = [1, 2, 2], 4096  # if a configuration leaves them out
 
+_HEAD_DIM = 128
+_TEXT_IN = "condition_embedder.text_embedder.linear_1.weight"
 _OF_BLOCK = {
     "scale_shift_table": "modulation",
     "norm2": "norm3",  # the norm before cross-attention
@@ -104,6 +106,25 @@ def _renamed(name: str, of_block: Mapping[str, str], of_rest: Mapping[str, str])
 def _replaced(name: str, names: Mapping[str, str]) -> str:
     module, dot, parameter = name.rpartition(".")
     return names.get(name) or f"{names.get(module, module)}{dot}{parameter}"
+
+
+def of_shapes(shapes: Mapping[str, tuple[int, ...]], uri: str) -> Published:
+    """The sizes of weights, by our names, without a configuration; heads are 128 wide, as in every Wan.
+
+    Raises:
+        Mistake: the weights are of another network.
+    """
+    depth = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
+    try:
+        width, channels, _, patch, _ = shapes["patch_embedding.weight"]
+        ffn, text_dim = shapes["blocks.0.ffn.net.0.proj.weight"][0], shapes[_TEXT_IN][1]
+        sizes = {"depth": depth, "width": width, "heads": width // _HEAD_DIM, "ffn": ffn, "patch": patch}
+        return Published(ModelSettings(network="wan", **sizes), channels, text_dim)
+    except (KeyError, IndexError, ValueError):
+        raise Mistake(
+            f"{uri} holds weights of another network than Wan's transformer, and no configuration is next "
+            "to them; name a file of Wan 2.1 or 2.2, or a folder with its configuration"
+        ) from None
 
 
 def parse(config: Config, uri: str) -> Published:

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vitascope.model.network import Network
+from vitascope.model.stored import Weights
 from vitascope.precision import Precision
 from vitascope.train.schedule import ema_decay, learning_rate
 from vitascope.train.settings import TrainSettings
@@ -152,6 +154,17 @@ class Engine:
                 part[: own.stop - own.start].copy_(source.read(f"{kind}/{name}", parameter.ds_numel, own))
         self._publish_masters()
 
+    def begin_with(self, weights: Weights) -> None:
+        """Loads published weights, of which this rank reads only its parts, as master weights and EMA."""
+        self._create_optimizer_state()
+        for name, parameter, parts in self._parts():
+            own = part_of(parameter.ds_numel, self._ranks.size, self._ranks.rank)
+            values = weights.read_part(name, own.start, own.stop)
+            for kind in ("master", "ema"):
+                parts[kind].zero_()
+                parts[kind][: len(values)].copy_(values)
+        self._publish_masters()
+
     def _parts(self) -> Iterator[tuple[str, Any, dict[str, Tensor]]]:
         """Views of this rank's part of every parameter, one of each kind, including padding."""
         for name, parameter in self._engine.module.named_parameters():
@@ -181,6 +194,14 @@ class Engine:
         if small := self._zero.persistent_parameters:
             small[0].partition(small)
             small[0].all_gather(small)
+
+
+def divided(settings: TrainSettings, precision: Precision) -> AbstractContextManager[Any]:
+    """Models built within are divided over the ranks module by module, so that none holds a whole one."""
+    config = _config(settings, 1, precision)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    context: AbstractContextManager[Any] = deepspeed.zero.Init(config_dict_or_path=config, dtype=dtype)
+    return context
 
 
 def _config(settings: TrainSettings, passes: int, precision: Precision) -> dict[str, object]:

@@ -31,7 +31,9 @@ class State(Shards):
     def _with_later_settings(cls, identity: dict[str, Any]) -> dict[str, Any]:
         """Earlier releases recorded fewer settings of the model; their defaults are what those did."""
         model = identity.get("model")
-        return identity | {"model": ModelSettings.model_validate(model).model_dump()} if model else identity
+        if not model:
+            return identity
+        return identity | {"model": ModelSettings.model_validate(model).model_dump(exclude={"start_from"})}
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Job:
             "token_budget": feed.token_budget,
             "packs_per_step": feed.packs_per_step,
             "window_samples": feed.window_samples,
-            "model": self.card.model.model_dump(),
+            "model": self.card.model.model_dump(exclude={"start_from"}),
+            "start": self.card.start,
         }
 
 

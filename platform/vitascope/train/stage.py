@@ -21,6 +21,7 @@ from vitascope.errors import Mistake
 from vitascope.feed.plan import ranks_advice
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.model.card import ModelCard, load_card, save_model
+from vitascope.model.start import started_from
 from vitascope.progress import Stopped, say, track
 from vitascope.stages import resources
 from vitascope.stages.registry import Summary
@@ -92,6 +93,8 @@ def plan_job(settings: Settings) -> Job:
         step=0,
         **{key: encoded[key] for key in ("encode", "channels", "text_dim", "fingerprint")},
     )
+    if location := settings.model.start_from:
+        card = started_from(card, location)
     return Job(settings, folder, settings.path("train", "metrics"), samples_digest(folder), card)
 
 

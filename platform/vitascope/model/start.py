@@ -1,0 +1,88 @@
+"""The weights that a run starts from."""
+
+from dataclasses import dataclass
+
+from vitascope import storage
+from vitascope.errors import Mistake
+from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.settings import ModelSettings
+from vitascope.model.stored import Weights, read_header
+from vitascope.model.wan_published import Published, of_shapes
+from vitascope.model.weights import is_file, open_weights, read_config
+from vitascope.records import stable_id
+
+_SAMPLED_BYTES = 1 << 20
+_AGAIN = "copy it again, or correct model.start_from"
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights by our names, and the sizes of their network."""
+
+    of: Published
+    weights: Weights
+
+    @property
+    def identity(self) -> str:
+        """Hash of the names, shapes and formats of all weights, and of both ends of every file."""
+        about = [(name, w.format, w.shape) for name, w in sorted(self.weights.tensors.items())]
+        ends = []
+        for uri in sorted({stored.uri for stored in self.weights.tensors.values()}):
+            size = storage.size_bytes(uri)
+            sampled = min(_SAMPLED_BYTES, size)
+            ends += [storage.read_range(uri, 0, sampled), storage.read_range(uri, size - sampled, size)]
+        return stable_id("start", about, *ends)
+
+
+def open_start(location: str) -> Start:
+    """The weights at `model.start_from`; only configuration and headers are read so far.
+
+    Raises:
+        Missing, Mistake: there are none, or they are damaged, of another family or of an unsafe format.
+    """
+    if storage.exists(storage.join(location, CARD)):
+        card = load_card(location)
+        weights = Weights(read_header(storage.join(location, WEIGHTS), _AGAIN))
+        return Start(Published(card.model, card.channels, card.text_dim), weights)
+    if is_file(location):
+        of = of_shapes(location)
+    else:
+        of = read_config(location)
+    return Start(of, open_weights(location, of))
+
+
+def resolved(settings: ModelSettings, of: Published) -> ModelSettings:
+    """`settings` with the sizes of the weights.
+
+    Raises:
+        Mistake: a size is set to another value; the patch, which latents are made for, is always compared.
+    """
+    sizes = of.settings.model_dump(exclude={"start_from"})
+    default = {key: field.default for key, field in ModelSettings.model_fields.items()} | {"patch": None}
+    values = settings.model_dump(include=set(sizes))
+    given = {key: value for key, value in values.items() if value != default[key]}
+    if wrong := [f"model.{key} = {value}" for key, value in given.items() if sizes[key] != value]:
+        have = ", ".join(f"{key} = {value}" for key, value in sizes.items() if value is not None)
+        raise Mistake(
+            f"the settings say {', '.join(wrong)}, and the weights in {settings.start_from} have {have}; "
+            "leave sizes out that follow from the weights, or correct model.start_from"
+        )
+    return of.settings.model_copy(update={"start_from": settings.start_from})
+
+
+def started_from(card: ModelCard, location: str) -> ModelCard:
+    """The card of a model that starts from weights, with their sizes and identity.
+
+    Raises:
+        Mistake: the network takes other latents or text states than the card's.
+    """
+    start = open_start(location)
+    for name, got in {"channels": start.of.channels, "text_dim": start.of.text_dim}.items():
+        if got != getattr(card, name):
+            made = {"channels": f"codec {card.encode.codec}", "text_dim": f"text encoder {card.encode.text_encoder}"}
+            raise Mistake(
+                f"the weights in {location} take {name} = {got}, and the {made[name]} of the latents gives "
+                f"{getattr(card, name)}; encode with what these weights were trained with, or correct "
+                "model.start_from"
+            )
+    return card.model_copy(update={"model": resolved(card.model, start.of), "start": start.identity})
