@@ -121,7 +121,7 @@ def _bucket(settings: Settings) -> str:
 def copied(saved: Path, folder: Path) -> Settings:
     """The settings of a run that a test may change: a copy of what `Flow.save` left, in a new folder.
 
-    Its tables have the copies of the sources, in `folder / "in"`, and of the outputs in place of the bucket's.
+    Its tables name the copies of the sources, in `folder / "in"`, and of the outputs.
     """
     shutil.copytree(saved, folder)
     file = folder / "settings.toml"
