@@ -1,7 +1,8 @@
 """Fixtures that all tests share: one local Ray cluster, one S3 server, and the markers' meaning."""
 
-import itertools
+import functools
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -38,6 +39,8 @@ SCHEDULED = os.sched_getscheduler(0)
 """The system's scheduling of this process at its start."""
 OWN_RAY = ("cluster/", "hosts/", "test_signals.py", "generate/test_tracing.py")
 """Tests that start a Ray of their own."""
+SHARED_RAY = re.compile(r"\b(ray_cluster|flow: Flow)\b")
+"""What files contain whose tests need the Ray of the session."""
 SLOWEST = (
     "flow/test_flow.py",
     "generate/test_stage.py",
@@ -71,7 +74,25 @@ def pytest_configure() -> None:
         torch.set_num_threads(1)  # others compute at the same time
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps the tests of a file in one process, and all that start Ray: two of them would be late."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if _starts_ray(file) else file
+
+    return ByFile(config, log)
+
+
+@functools.cache
+def _starts_ray(file: str) -> bool:
+    of_its_own = file.removeprefix("tests/").startswith(OWN_RAY)
+    return of_its_own or SHARED_RAY.search((REPO / file).read_text()) is not None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips nightly tests unless requested, and GPU tests, unless a GPU was promised: then they fail."""
     if "nightly" not in (config.option.markexpr or ""):
@@ -79,19 +100,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
     items.sort(key=lambda item: _rank(item.path))
-    for file, tests in itertools.groupby(items, key=lambda item: item.path):
-        together = list(tests)
-        for test in together:
-            test.add_marker(pytest.mark.xdist_group(_group(file, together)))
     if any(item.get_closest_marker("gpu") for item in items):
         _mark_gpu_tests([item for item in items if item.get_closest_marker("gpu")])
-
-
-def _group(file: Path, tests: list[pytest.Item]) -> str:
-    """A file's tests run in one process, and so do all that start Ray: two Rays at once would be late."""
-    name = file.relative_to(REPO / "tests").as_posix()
-    shares_ray = any("ray_cluster" in getattr(test, "fixturenames", ()) for test in tests)
-    return "ray" if shares_ray or name.startswith(OWN_RAY) else name
 
 
 def _rank(path: Path) -> int:
