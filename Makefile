@@ -20,7 +20,7 @@ demo: .venv/.done
 	$(BIN)/vitascope demo $(if $(value VIDEOS),--videos="$$OWN_VIDEOS") $(ARGS)
 
 test: lint .venv-moto/.done .servers/.done
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 lint: .venv/.done
 	$(BIN)/ruff check --quiet

@@ -1,14 +1,15 @@
 """Fixtures that all tests share: one local Ray cluster, one S3 server, and the markers' meaning."""
 
-import itertools
+import functools
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,10 @@ import fsspec
 import pytest
 import ray
 import s3fs
+from filelock import FileLock
 
 from hosts import namespaces
+from hosts.namespaces import wait_until
 from in_process import stand_in
 from processes import ended
 from vitascope.cluster.local import connect
@@ -29,10 +32,15 @@ if TYPE_CHECKING:
 
 REPO = Path(__file__).resolve().parents[1]
 MOTO = REPO / ".venv-moto" / "bin" / "moto_server"
+IN_PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
+"""Whether other processes run tests, too."""
+
 SCHEDULED = os.sched_getscheduler(0)
 """The system's scheduling of this process at its start."""
 OWN_RAY = ("cluster/", "hosts/", "test_signals.py", "generate/test_tracing.py")
 """Tests that start a Ray of their own."""
+SHARED_RAY = re.compile(r"\b(ray_cluster|flow: Flow)\b")
+"""What files contain whose tests need the Ray of the session."""
 SLOWEST = (
     "flow/test_flow.py",
     "generate/test_stage.py",
@@ -47,6 +55,10 @@ SLOWEST = (
     "deploy/",
 )
 """The slowest tests come first, so that they are not what `make test` waits for at the end."""
+
+LATE = "report/"
+"""These read the finished flow, which another process makes meanwhile."""
+
 QUICK_RAY = {
     "RAY_metrics_report_interval_ms": "2000",  # by default 10 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "1",  # by default 2 s; how soon a report or an end is noticed
@@ -56,13 +68,31 @@ QUICK_RAY = {
 def pytest_configure() -> None:
     """Before anything starts: processes keep the environment they start with."""
     os.environ.update(QUICK_RAY)
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    if IN_PARALLEL:
         import torch
 
         torch.set_num_threads(1)  # others compute at the same time
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keeps the tests of a file in one process, and all that start Ray: two of them would be late."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if _starts_ray(file) else file
+
+    return ByFile(config, log)
+
+
+@functools.cache
+def _starts_ray(file: str) -> bool:
+    of_its_own = file.removeprefix("tests/").startswith(OWN_RAY)
+    return of_its_own or SHARED_RAY.search((REPO / file).read_text()) is not None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips nightly tests unless requested, and GPU tests, unless a GPU was promised: then they fail."""
     if "nightly" not in (config.option.markexpr or ""):
@@ -70,24 +100,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=nightly)
         items[:] = [item for item in items if not item.get_closest_marker("nightly")]
     items.sort(key=lambda item: _rank(item.path))
-    for file, tests in itertools.groupby(items, key=lambda item: item.path):
-        together = list(tests)
-        for test in together:
-            test.add_marker(pytest.mark.xdist_group(_group(file, together)))
     if any(item.get_closest_marker("gpu") for item in items):
         _mark_gpu_tests([item for item in items if item.get_closest_marker("gpu")])
-
-
-def _group(file: Path, tests: list[pytest.Item]) -> str:
-    """A file's tests run in one process, and so do all that start Ray: two Rays at once would be late."""
-    name = file.relative_to(REPO / "tests").as_posix()
-    shares_ray = any("ray_cluster" in getattr(test, "fixturenames", ()) for test in tests)
-    return "ray" if shares_ray or name.startswith(OWN_RAY) else name
 
 
 def _rank(path: Path) -> int:
     """How early a file's tests run."""
     name = path.relative_to(REPO / "tests").as_posix()
+    if name.startswith(LATE):
+        return len(SLOWEST) + 1
     return next((n for n, prefix in enumerate(SLOWEST) if name.startswith(prefix)), len(SLOWEST))
 
 
@@ -246,8 +267,38 @@ def flow(
     new_google_bucket: Callable[[], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> "Flow":
-    """The finished flow in a bucket; what looks at it leaves it as it is, or takes a copy (`Flow.copied`)."""
+    """The finished flow in a bucket; what looks at it leaves it unchanged, or takes a copy (`saved_flow`)."""
     from flow.finished import finished
 
     bucket = new_bucket() if request.param == "s3" else new_google_bucket()
-    return finished(bucket, tmp_path_factory.mktemp("flow"))
+    flow = finished(bucket, tmp_path_factory.mktemp("flow"))
+    if not (saved := _saved_flow(tmp_path_factory)).exists():
+        flow.save(saved)
+    return flow
+
+
+def _saved_flow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of `make test` know."""
+    own = tmp_path_factory.getbasetemp()
+    return (own.parent if IN_PARALLEL else own) / "saved_flow"
+
+
+@pytest.fixture(scope="session")
+def saved_flow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the finished flow in a local folder, for `flow.finished.copied`.
+
+    If the tests of the flow run too, they come from the process that runs these, the one with Ray.
+    """
+    from flow.finished import finished
+
+    folder = _saved_flow(tmp_path_factory)
+    is_tested = any("flow" in getattr(item, "fixturenames", ()) for item in request.session.items)
+    if IN_PARALLEL and is_tested and not ray.is_initialized():
+        with suppress(TimeoutError):  # after that it is made here, and fails as it did there
+            wait_until(folder.exists, 600, "the files of the finished flow")
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            request.getfixturevalue("ray_cluster")
+            bucket = request.getfixturevalue("new_bucket")()
+            finished(bucket, tmp_path_factory.mktemp("flow")).save(folder)
+    return folder

@@ -1,9 +1,12 @@
 """The whole flow on small files, good and bad, with its input and output in a bucket."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from flow import sources
@@ -55,7 +58,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "height": 64,
         "seconds": 1,
     },
-    "goes on": LIKE_BUNNY | {"mode": "extend_forward", "video": "in/bunny.mp4", "seconds": 17 / 8},
+    "goes on from <this>": LIKE_BUNNY
+    | {"mode": "extend_forward", "video": "in/bunny.mp4", "seconds": 17 / 8},
     "turned, leads up to": {
         "mode": "extend_backward",
         "video": "in/turned.mp4",
@@ -67,7 +71,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     | {"mode": "join", "video": "in/tower.mp4", "video_after": "in/bunny.mp4", "seconds": 17 / 8},
 }
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown field": (LIKE_BUNNY | {"seconds": 1, "promt": "a cat"}, "invalid_request"),
+    "unknown field": (LIKE_BUNNY | {"seconds": 1, "<promt>": "a cat"}, "invalid_request"),
     "too large": ({"width": 256, "height": 256, "seconds": 1}, "invalid_request"),
     "no image": (LIKE_BUNNY | {"mode": "image_to_video", "seconds": 1}, "media_missing"),
     "empty prompt": (LIKE_BUNNY | {"seconds": 1, "prompt": " "}, "invalid_request"),
@@ -86,12 +90,12 @@ class Flow:
         """A location in the run's folder."""
         return self.settings.path(*parts)
 
-    def copied(self, folder: Path) -> Settings:
-        """The settings of a copy of the run in a local folder, which a test may change."""
-        for uri in storage.list_files(self.path()):
-            storage.put(str(folder / uri.removeprefix(self.path() + "/")), storage.read_bytes(uri))
-        run = self.settings.run.model_copy(update={"folder": str(folder)})
-        return self.settings.model_copy(update={"run": run})
+    def save(self, folder: Path) -> None:
+        """Leaves all files of the bucket in a local folder, at once, for `copied`."""
+        bucket, partly = _bucket(self.settings), folder.with_suffix(".partly")
+        for uri in storage.list_files(bucket):
+            storage.put(str(partly / uri.removeprefix(bucket + "/")), storage.read_bytes(uri))
+        partly.rename(folder)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -108,6 +112,39 @@ class Flow:
     def samples(self) -> list[dict[str, Any]]:
         """The latent index."""
         return storage.rows(storage.join(latents_folder(self.settings), "index.parquet"))
+
+
+def _bucket(settings: Settings) -> str:
+    return settings.run.folder.removesuffix("/run")
+
+
+def copied(saved: Path, folder: Path) -> Settings:
+    """The settings of a run that a test may change: a copy of what `Flow.save` left, in a new folder.
+
+    Its tables name the copies of the sources, in `folder / "in"`, and of the outputs.
+    """
+    shutil.copytree(saved, folder)
+    file = folder / "settings.toml"
+    bucket = _bucket(config.load(str(file)))
+    file.write_text(file.read_text().replace(bucket, str(folder)))
+    settings = config.load(str(file))
+
+    def moved(row: dict[str, Any]) -> dict[str, Any]:
+        if row["uri"] is None:
+            return row
+        uri = row["uri"].replace(bucket, str(folder))
+        return row | {"uri": uri} | ({"version": storage.version(uri)} if "version" in row else {})
+
+    for table in ("videos/videos", "clips/clips", "outputs/batch/manifest"):
+        change(settings.path(f"{table}.parquet"), moved)
+    return settings
+
+
+def change(location: str, changed: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Replaces each row of a table by what `changed` makes of it, and leaves out those it makes None of."""
+    table = storage.read_table(location)
+    rows = [row for row in map(changed, table.to_pylist()) if row is not None]
+    storage.put_table(location, pa.Table.from_pylist(rows, table.schema))
 
 
 def upload(folder: Path, bucket: str) -> str:

@@ -28,13 +28,15 @@ CLIPS = {
     "turned.mp4": [(9, None)],
     "cut_late.mp4": [(9, None), (17, "decode_failed")],
     "mute.png": [(1, "no_caption")],
+    "thin.png": [(1, "no_bucket")],  # the only one that encode drops
 }
 """Of every other file its clips, in order: frames, and why it is dropped if it is."""
 
 SIDECARS = {
     "bunny.txt": "a rabbit on a meadow",
     "tower.json": json.dumps({"caption": "a tower of the city"}),
-    "turned.txt": "four coloured quarters",
+    "turned.txt": "four <coloured> quarters",
+    "thin.txt": "a strip that brightens",
 }
 TABLE = {
     "phone.mp4": "a man talks in a car",
@@ -54,6 +56,7 @@ def make(folder: Path) -> None:
     (folder / "dahlia.jpg").write_bytes(_shipped("scikit-learn", "flower.jpg").read_bytes())
     corners_video(folder / "turned.mp4", size=(96, 64), seconds=1, rotation=90)
     Image.fromarray(corners_frame(64, 64)).save(folder / "mute.png")
+    Image.fromarray(np.tile(np.linspace(0, 255, 3000, dtype=np.uint8), (64, 1))).save(folder / "thin.png")
     noisy_video(folder / "whole.mp4", faststart=True)
     truncated(folder / "cut_late.mp4", folder / "whole.mp4", 0.5)
     (folder / "whole.mp4").unlink()

@@ -1,18 +1,20 @@
-"""A finished run, and the helper modules here importable."""
+"""Runs of the whole flow, for the report to read."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
+from flow.finished import copied
 from vitascope.config import Settings
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from finished import make_run
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """The settings of a run whose folder holds everything that the stages would have written."""
-    return make_run(tmp_path_factory.mktemp("run"))
+def finished_run(saved_flow: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The settings of the finished flow; what looks at its files leaves them unchanged."""
+    return copied(saved_flow, tmp_path_factory.mktemp("finished") / "flow")
+
+
+@pytest.fixture
+def settings(saved_flow: Path, tmp_path: Path) -> Settings:
+    """The settings of a finished flow of the test's own, which it may change."""
+    return copied(saved_flow, tmp_path / "flow")

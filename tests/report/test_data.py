@@ -25,7 +25,6 @@ from vitascope.report import charts, data, fill, sources, spread, thumbnails, wo
 from vitascope.report.chosen import choose, copied, wanted
 from vitascope.report.dataset import Dataset
 from vitascope.report.dataset import read as read_run
-from vitascope.report.thumbnails import Wanted
 
 EVIL = "</td><script>alert('x')</script><img src=x onerror=alert(1)> & $x^2$ \"q\""
 PICTURE = thumbnails.Thumbnail(thumbnails.webp(np.full((1, 12, 16, 3), 90, np.uint8)))
@@ -173,11 +172,12 @@ def test_buckets_are_those_of_the_index_once_it_is_there(finished_run: Settings)
     index = storage.read_table(storage.join(latents_folder(finished_run), "index.parquet"))
     page = Page(shown(finished_run))
     assert page.row("buckets", "all")[0] == str(len(index))
-    tall = sum(
-        height == 96 and n > 1
-        for height, n in zip(index["height"].to_pylist(), index["n_frames"].to_pylist(), strict=True)
+    heights, widths = index["height"].to_pylist(), index["width"].to_pylist()
+    wide = sum(
+        size == (9, 80, 112) for size in zip(index["n_frames"].to_pylist(), heights, widths, strict=True)
     )
-    assert page.row("buckets", "9x96x64")[0] == str(tall)
+    assert page.row("buckets", "9x80x112")[0] == str(wide)
+    assert page.row("buckets", "9x112x80")[0] == "1"
     assert ["samples", "no_bucket", "1"] in [row[:3] for row in page.rows["what-was-dropped"]]
 
 
@@ -300,35 +300,6 @@ def test_a_picture_has_a_bounded_size() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (8, 240, 240, 3), dtype=np.uint8)
     assert len(thumbnails.webp(noise[:1])) <= thumbnails.MOST_BYTES[False]
     assert len(thumbnails.webp(noise, 1.0)) <= thumbnails.MOST_BYTES[True]
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_pictures_are_of_the_clips_and_one_that_fails_is_shown_as_such(finished_run: Settings) -> None:
-    rows = storage.rows(finished_run.path("clips"))
-    gone = rows[1] | {"uri": finished_run.path("inputs", "gone.mp4")}
-    asked = {name: Wanted(row) for name, row in (("still", rows[0]), ("gone", gone))}
-    asked["moving"] = Wanted(rows[1], moving=True)
-    made = thumbnails.thumbnails(asked, finished_run)
-    assert made["still"].moving is None
-    assert made["moving"].still[:4] == made["moving"].moving[:4] == b"RIFF"
-    assert made["gone"].still is None
-    assert "gone.mp4" in made["gone"].detail
-    found = read(finished_run)
-    chosen = choose(found)
-    html = data.render(found, chosen, dict.fromkeys(wanted(found, chosen), made["gone"])).decode()
-    assert "gone.mp4" in html
-    assert "<img" not in html
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_the_stage_writes_the_page_and_says_what_it_shows(
-    finished_run: Settings, capsys: pytest.CaptureFixture
-) -> None:
-    summary = data.run(finished_run)
-    html = storage.read_bytes(finished_run.path("data.html")).decode()
-    assert summary["pictures"] > 0 == summary["not_decoded"]
-    assert html.count("data:image/webp") >= summary["pictures"]
-    assert finished_run.path("data.html") in capsys.readouterr().out
 
 
 def test_captions_of_the_caption_stage_count(tmp_path: Path) -> None:

@@ -10,17 +10,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finished import make_run, put, wave
 from PIL import Image
 
-from vitascope import config, records, storage
-from vitascope.clips.table import CLIPS, VIDEOS
+from flow import sources
+from flow.finished import REQUESTS, WRONG, change
+from media.made import corners_video, write_video
+from vitascope import config, storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
-from vitascope.media.mp4 import media_bytes
 from vitascope.report import accounting
 from vitascope.report import stage as report
 from vitascope.report.dataset import read
+
+N_VIDEOS = sum(asked["seconds"] > 0 for asked in REQUESTS.values())
+N_WITH_MEDIA = sum("mode" in asked for asked in REQUESTS.values())
+N_GIVEN = 1 + 1 + 1 + 2  # pictures of conditioning frames: from an image, on, before, and between two
+KEPT = [n for n, cut in sources.CLIPS.items() if any(why in (None, "no_bucket") for _, why in cut)]
+"""Files of which the clips stage has kept a clip."""
+
+N_PLOTS = 5  # tokens per pack, cost per rank, loss, throughput, held-out loss by noise level
 
 
 class Tags(HTMLParser):
@@ -64,25 +72,38 @@ def test_nothing_is_loaded_from_elsewhere(tags: Tags) -> None:
 
 def test_every_generated_video_plays_by_itself(tags: Tags) -> None:
     videos = tags.of("video")
-    assert len(videos) == 5
+    assert len(videos) == N_VIDEOS
     assert all(str(v["src"]).startswith("data:video/mp4;base64,") for v in videos)
     assert all({"autoplay", "loop", "muted"} <= v.keys() for v in videos)
 
 
 def test_given_frames_stand_beside_what_was_made_of_them(html: str) -> None:
-    assert html.count("<em>given</em>") == 1 + 1 + 1 + 2  # from an image, on, before, and between two
+    assert html.count("<em>given</em>") == N_GIVEN
 
 
 def test_prompts_names_and_reasons_are_text_and_not_markup(html: str) -> None:
-    assert "go on from &lt;this&gt;" in html
-    assert "not a &lt;video&gt;" in html
-    for expected in ("empty.mp4", "too_short", "no_bucket", "unknown key &#39;heigth&#39;", "waves, take"):
-        assert expected in html
+    expected = ["a goes on from &lt;this&gt;", "four &lt;coloured&gt; quarters"]
+    expected += ["unknown key &#39;&lt;promt&gt;&#39;", "0 bytes", "empty_file", "no_caption", "no_bucket"]
+    assert [text for text in (*expected, *sources.BAD, *sources.CLIPS) if text not in html] == []
+    assert not re.search("<(this|coloured|promt)>", html)
+
+
+def test_skipped_steps_have_no_loss_to_plot(settings: Settings) -> None:
+    rows = [{"step": i, "loss": 2 / (i + 1), "tokens_per_s": 8000.0 + i} for i in range(120)]
+    for step in (2, 77):
+        rows[step]["loss"] = None
+    logged_later(settings).write_bytes(storage.json_lines(rows[2:]))
+    storage.put(settings.path("train", "metrics", "00000000.jsonl"), storage.json_lines(rows[:2]))
+    summary = settings.path("summaries", "train.json")
+    storage.put_json(summary, storage.read_json(summary) | {"steps_skipped": 2})
+    page = shown(settings)
+    assert len(re.findall(r"<svg.*?</svg>", page, re.S)) == N_PLOTS
+    assert "2 steps skipped because loss or gradient was not finite" in page
 
 
 def test_plots_follow_the_colours_of_the_page(html: str) -> None:
     plots = re.findall(r"<svg.*?</svg>", html, re.S)
-    assert len(plots) == 5
+    assert len(plots) == N_PLOTS
     assert all("currentColor" in plot and "#010203" not in plot for plot in plots)
 
 
@@ -92,11 +113,21 @@ def shown(settings: Settings) -> str:
 
 
 def source_of(settings: Settings, name: str) -> Path:
-    return Path(settings.path("inputs", name))
+    return Path(settings.clips.input, name)
+
+
+def output_of(settings: Settings, name: str) -> Path:
+    rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
+    return next(Path(row["uri"]) for row in rows if row["custom_id"] == name)
+
+
+def logged_later(settings: Settings) -> Path:
+    """The log of the steps after the first checkpoint."""
+    return Path(settings.path("train", "metrics", "00000002.jsonl"))
 
 
 def replaced(path: Path) -> None:
-    path.write_bytes(media_bytes(wave(16, 64, 64, 0.9), 8.0)[0])
+    corners_video(path, size=(64, 64))
 
 
 def made_a_folder(path: Path) -> None:
@@ -115,30 +146,27 @@ BREAKING: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("how", BREAKING)
-def test_a_source_that_is_broken_since_costs_its_own_picture_alone(tmp_path: Path, how: str) -> None:
-    settings = make_run(tmp_path)
-    BREAKING[how](source_of(settings, "wave.mp4"))
+def test_a_source_that_is_broken_since_costs_its_own_picture_alone(settings: Settings, how: str) -> None:
+    BREAKING[how](source_of(settings, "bunny.mp4"))
     page = shown(settings)
     gallery = page[page.index('id="what-went-in"') :]
-    assert gallery.count("data:image/webp") == 1  # the picture of a.png
+    assert gallery.count("data:image/webp") == len(KEPT) - 1
     assert gallery.count('<div class="none">') == 1
     assert "<video " in page
     assert "FileNotFoundError" in page if how == "gone" else "source changed" in page
 
 
 @pytest.mark.parametrize("how", BREAKING)
-def test_an_output_that_is_broken_since_says_so_in_its_place(tmp_path: Path, how: str) -> None:
-    settings = make_run(tmp_path)
-    BREAKING[how](Path(settings.path("outputs", "batch", "r0.mp4")))
+def test_an_output_that_is_broken_since_says_so_in_its_place(settings: Settings, how: str) -> None:
+    BREAKING[how](output_of(settings, "text"))
     page = shown(settings)
-    assert page.count("<video ") == 4
+    assert page.count("<video ") == N_VIDEOS - 1
     assert ("The file has been replaced" if how == "replaced" else "The output cannot be shown") in page
 
 
 @pytest.mark.parametrize("how", ["gone", "empty", "junk"])
-def test_any_file_of_the_run_may_be_broken(tmp_path: Path, how: str) -> None:
+def test_any_file_of_the_run_may_be_broken(settings: Settings, how: str) -> None:
     """Each in turn is named in the page, and in summary.json, and the rest is shown."""
-    settings = make_run(tmp_path)
     tables = {
         "videos/videos.parquet": "videos",
         "clips/clips.parquet": "clips",
@@ -147,6 +175,7 @@ def test_any_file_of_the_run_may_be_broken(tmp_path: Path, how: str) -> None:
         "model/model.json": "model",
         "train/metrics/00000000.jsonl": "metrics",
     } | {f"{latents_folder(settings)}/{name}": name for name in ("index.parquet", "drops.parquet")}
+    logged_later(settings).unlink()
     for name, said in tables.items():
         path = Path(settings.path(name))
         whole = path.read_bytes()
@@ -162,97 +191,89 @@ def test_any_file_of_the_run_may_be_broken(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("content", [b"[]", b"{}", b"null", b'{"timesteps": 3, "by_size": [{}]}'])
 def test_a_document_of_another_shape_costs_its_part_alone(
-    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+    settings: Settings, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = make_run(tmp_path)
     storage.put(settings.path("evaluate", "losses.json"), content)
     page = shown(settings)
     assert page.count("<section") == 6
-    assert page.count("<video ") == 5
+    assert page.count("<video ") == N_VIDEOS
     if content != b"{}":
         assert "This part cannot be shown." in page
         assert "the part 'Training' is missing from the page" in capsys.readouterr().out
 
 
-def test_a_sidecar_that_is_gone_does_not_keep_its_video_from_showing(tmp_path: Path) -> None:
-    settings = make_run(tmp_path)
-    for name, content in (("r0.json", None), ("r2.json", b"{"), ("r3.json", b"[]")):
-        path = Path(settings.path("outputs", "batch", name))
+def test_a_sidecar_that_is_gone_does_not_keep_its_video_from_showing(settings: Settings) -> None:
+    broken = {"text": None, "from a picture": b"{", "goes on from <this>": b"[]"}
+    for name, content in broken.items():
+        path = output_of(settings, name).with_suffix(".json")
         path.write_bytes(content) if content else path.unlink()
     page = shown(settings)
-    assert page.count("<video ") == 5
+    assert page.count("<video ") == N_VIDEOS
     assert page.count("Its sidecar cannot be read") >= 3
 
 
-def test_conditioning_frames_are_shown_also_if_their_media_have_gone(tmp_path: Path) -> None:
-    settings = make_run(tmp_path)
-    source_of(settings, "a.png").unlink()
+def test_conditioning_frames_are_shown_also_if_their_media_have_gone(settings: Settings) -> None:
+    source_of(settings, "dahlia.jpg").unlink()
     page = shown(settings)
-    assert page.count("<video ") == 5
-    assert page.count("<em>given</em>") == 5
+    assert page.count("<video ") == N_VIDEOS
+    assert page.count("<em>given</em>") == N_GIVEN
 
 
-def test_conditioning_frames_are_marked_if_no_picture_of_them_was_kept(tmp_path: Path) -> None:
+def test_conditioning_frames_are_marked_if_no_picture_of_them_was_kept(settings: Settings) -> None:
     """Neither in the sidecar, as an earlier release wrote it, nor next to the output."""
-    settings = make_run(tmp_path)
     whole = shown(settings)
-    old = settings.path("outputs", "batch", "r2.json")
+    old = str(output_of(settings, "from a picture").with_suffix(".json"))
     document = storage.read_json(old)
     del document["conditioning"]
     storage.put_json(old, document)
-    storage.delete(settings.path("outputs", "batch", "r3.first.jpg"))
+    output_of(settings, "goes on from <this>").with_suffix(".first.jpg").unlink()
     page = shown(settings)
-    assert page.count("<video ") == 5
+    assert page.count("<video ") == N_VIDEOS
     assert whole.count("<em>given</em>") - page.count("<em>given</em>") == 2
-    assert page.count('<div class="strip">') == whole.count('<div class="strip">') == 4
+    assert page.count('<div class="strip">') == whole.count('<div class="strip">') == N_WITH_MEDIA
 
 
-def test_sources_are_shown_as_they_are_encoded_without_their_bars(tmp_path: Path) -> None:
-    settings = make_run(tmp_path)
-    bars = np.zeros((16, 120, 160, 3), np.uint8)
-    bars[:, 30:90] = wave(16, 60, 160, 0.3) // 2 + 127
-    source = source_of(settings, "wave.mp4")
-    source.write_bytes(media_bytes(bars, 8.0)[0])
-    clips = storage.rows(settings.path("clips"))
-    for row in clips:
-        if row["name"] == "wave.mp4":
-            row |= {
-                "crop_top": 0.25,
-                "crop_height": 0.5,
-                "height": 60,
-                "version": storage.version(str(source)),
-            }
-    put(settings.path("clips", "clips.parquet"), clips, CLIPS)
+def test_sources_are_shown_as_they_are_encoded_without_their_bars(settings: Settings) -> None:
+    frames = np.zeros((25, 80, 112, 3), np.uint8)
+    frames[:, 20:60] = 200
+    source = str(write_video(source_of(settings, "bunny.mp4"), frames))
+    within = {"crop_top": 0.25, "crop_height": 0.5, "height": 40, "version": storage.version(source)}
+    change(
+        settings.path("clips", "clips.parquet"),
+        lambda row: row | (within if row["name"] == "bunny.mp4" else {}),
+    )
     gallery = shown(settings).partition('id="what-went-in"')[2]
     pictures = re.findall(r"data:image/webp;base64,([^\"]+)", gallery)
     sizes = {Image.open(io.BytesIO(base64.b64decode(p))).size: base64.b64decode(p) for p in pictures}
-    assert (160, 60) in sizes
-    assert np.asarray(Image.open(io.BytesIO(sizes[160, 60])).convert("L")).min() > 60
+    assert (112, 40) in sizes
+    assert np.asarray(Image.open(io.BytesIO(sizes[112, 40])).convert("L")).min() > 60
 
 
-def test_held_out_samples_are_not_counted_as_training_samples(tmp_path: Path) -> None:
-    settings = make_run(tmp_path, n_val=2)
-    summary = report.run(settings)
-    assert (summary["samples"], summary["samples_train"], summary["samples_val"]) == (8, 6, 2)
-    page = shown(settings)
-    assert "<b>6</b><span>training samples</span>" in page
-    assert "<b>2</b><span>held-out samples, 25.0% of all</span>" in page
-    assert "They became 6 samples to train on and 2 held out." in page
+def test_held_out_samples_are_not_counted_as_training_samples(finished_run: Settings, html: str) -> None:
+    n_held_out = sum(why is None for name in ("tower.mp4", "dahlia.jpg") for _, why in sources.CLIPS[name])
+    n = sum(why is None for cut in sources.CLIPS.values() for _, why in cut)
+    n_train = n - n_held_out
+    summary = accounting.figures(read(finished_run))
+    assert (summary["samples"], summary["samples_train"], summary["samples_val"]) == (n, n_train, n_held_out)
+    assert f"<b>{n_train}</b><span>training samples</span>" in html
+    assert f"<b>{n_held_out}</b><span>held-out samples, {n_held_out / n:.1%} of all</span>" in html
+    assert f"They became {n_train} samples to train on and {n_held_out} held out." in html
 
 
-def test_a_run_that_only_generates_has_a_report(tmp_path: Path) -> None:
-    settings = make_run(tmp_path)
+def test_a_run_that_only_generates_has_a_report(settings: Settings) -> None:
     for name in ("clips", "videos", "latents", "train", "evaluate"):
         storage.delete(settings.path(name))
     for stage in ("clips", "encode", "train", "evaluate"):
         storage.delete(settings.path("summaries", f"{stage}.json"))
     summary = report.run(settings)
-    assert (summary["requests"], summary["outputs"]) == (7, 6)
+    n, n_refused = len(REQUESTS), len(WRONG)
+    assert (summary["requests"], summary["outputs"]) == (n + n_refused, n)
     assert "missing" not in summary
     assert not {"samples", "videos_in", "steps"} & summary.keys()
     page = flat(storage.read_bytes(settings.path("report.html")))
-    assert page.count("<video ") == 5
-    assert "7 requests became 6 outputs; refused or failed: 1. Nothing is unaccounted for." in page
+    assert page.count("<video ") == N_VIDEOS
+    became = f"{n + n_refused} requests became {n} outputs; refused or failed: {n_refused}."
+    assert f"{became} Nothing is unaccounted for." in page
     assert re.findall(r"<h2>([^<]*)", page) == ["Generated", "The ledger", "Settings"]
 
 
@@ -261,47 +282,37 @@ def test_a_folder_in_which_nothing_has_run_is_told() -> None:
         report.run(config.load(None, ["run.folder=/nowhere"]))
 
 
-def test_what_is_lost_is_told_in_the_page_before_the_command_fails(tmp_path: Path) -> None:
-    settings = make_run(tmp_path)
+def test_what_is_lost_is_told_in_the_page_before_the_command_fails(settings: Settings) -> None:
     index = f"{latents_folder(settings)}/index.parquet"
-    put(index, storage.rows(index)[:-1], records.SAMPLES)
-    with pytest.raises(accounting.NotAccounted, match="clip that became neither a sample nor a drop: c9"):
+    lost = storage.rows(index)[-1]["clip_id"]
+    change(index, lambda row: None if row["clip_id"] == lost else row)
+    with pytest.raises(
+        accounting.NotAccounted, match=f"clip that became neither a sample nor a drop: {lost}"
+    ):
         report.run(settings)
     page = flat(storage.read_bytes(settings.path("report.html")))
     assert "Not accounted for: 1 × clip that became neither" in page
     assert "Nothing is unaccounted for" not in page
 
 
-def test_a_file_without_a_clip_says_why(tmp_path: Path) -> None:
-    settings = make_run(tmp_path)
-    clips = storage.rows(settings.path("clips"))
-    for row in clips:
-        if row["name"] == "a.png":
-            row |= records.dropped("filter_contrast", "0.01, the limit is 0.1")
-    put(settings.path("clips", "clips.parquet"), clips, CLIPS)
-    index = f"{latents_folder(settings)}/index.parquet"
-    put(index, [row for row in storage.rows(index) if row["name"] != "a.png"], records.SAMPLES)
-    page = shown(settings)
-    assert "no clip is kept: filter_contrast 1" in page
-    assert page.count(">ok<") == 1
+def test_a_file_without_a_clip_says_why(html: str) -> None:
+    assert "no clip is kept: no_caption 1" in html
+    assert html.count(">ok<") == len(KEPT)
 
 
-def test_a_prompt_of_a_megabyte_and_a_path_of_thousands_are_shown_in_part(tmp_path: Path) -> None:
-    settings = make_run(tmp_path)
+def lengthened(row: dict[str, Any], path: str, detail: str) -> dict[str, Any]:
+    """What is written by people or by others, longer than any of it is."""
+    long = {"name": path, "caption": detail, "custom_id": "x" * 5000, "detail": row["detail"] and detail}
+    return {name: text for name, text in long.items() if name in row}
+
+
+def test_a_prompt_of_a_megabyte_and_a_path_of_thousands_are_shown_in_part(settings: Settings) -> None:
     before = len(shown(settings))
-    sidecar = settings.path("outputs", "batch", "r0.json")
+    sidecar = str(output_of(settings, "text").with_suffix(".json"))
     storage.put_json(sidecar, storage.read_json(sidecar) | {"prompt": "begin " + "words " * 200_000 + "end"})
     path, detail = "deep/" * 800 + "a.mp4", "because " * 20_000
-    for table, schema in (("videos/videos", VIDEOS), ("clips/clips", CLIPS)):
-        location = settings.path(f"{table}.parquet")
-        rows = storage.rows(location)
-        for row in rows:
-            row |= {"name": path, "detail": row["detail"] and detail}
-            row |= {"caption": detail} if "caption" in row else {}
-        put(location, rows, schema)
-    manifest = settings.path("outputs", "batch", "manifest.parquet")
-    rows = storage.rows(manifest)
-    put(manifest, [row | {"custom_id": "x" * 5000, "detail": detail} for row in rows], records.MANIFEST)
+    for table in ("videos/videos", "clips/clips", "outputs/batch/manifest"):
+        change(settings.path(f"{table}.parquet"), lambda row: row | lengthened(row, path, detail))
     page = shown(settings)
     assert len(page) < before + 60_000
     assert "begin words" in page
@@ -310,8 +321,7 @@ def test_a_prompt_of_a_megabyte_and_a_path_of_thousands_are_shown_in_part(tmp_pa
     assert max(map(len, re.findall(r">([^<]+)<", words))) < 1_000
 
 
-def test_one_of_a_kind_is_no_plural(tmp_path: Path) -> None:
-    settings = make_run(tmp_path)
+def test_one_of_a_kind_is_no_plural(settings: Settings) -> None:
     summary = settings.path("summaries", "train.json")
     storage.put_json(summary, storage.read_json(summary) | {"ranks": 1})
     page = shown(settings)
