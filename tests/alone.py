@@ -11,21 +11,23 @@ from vitascope.feed.packs import Pack
 from vitascope.feed.plan import Position
 from vitascope.feed.source import Source, load_pack
 from vitascope.feed.stream import Feed, PlannedPack
+from vitascope.model.start import open_start
 from vitascope.train import held_out
-from vitascope.train.engine import Engine, Ranks
+from vitascope.train.engine import Engine, Ranks, engine_of
 from vitascope.train.stage import plan_job
 
 
 def begin(settings: Settings, ranks: Ranks) -> tuple[Engine, Feed]:
-    """The engine with fresh weights, and the feed of this rank's training samples."""
+    """The engine with fresh weights or those it starts from, and the feed of this rank's training samples."""
     job = plan_job(settings)
     feed = Feed(
         job.source("train", job.draws), rank=ranks.rank, world_size=ranks.size, prefetch_packs=2, load=load
     )
     torch.manual_seed(settings.run.seed)
-    model = job.card.build()
-    model.activation_checkpointing = settings.train.activation_checkpointing
-    return Engine(model, settings.train, ranks, passes=feed.passes, precision="float32"), feed
+    engine = engine_of(job.card, settings.train, ranks, passes=feed.passes, precision="float32")
+    if start := job.card.model.start_from:
+        engine.begin_with(open_start(start).weights)
+    return engine, feed
 
 
 def load(source: Source, packs: list[PlannedPack]) -> Iterator[Pack]:

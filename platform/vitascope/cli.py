@@ -81,7 +81,13 @@ def _status(error: BaseException, named: Iterable[str]) -> int | None:
 def _named(options: argparse.Namespace) -> list[str]:
     """The files and folders that the user named, in the command or in the settings."""
     own = vars(options)
-    words = [own.get("settings"), own.get("to"), *own.get("files", ()), *own.get("locations", ())]
+    words = [
+        own.get("settings"),
+        own.get("to"),
+        own.get("source"),
+        *own.get("files", ()),
+        *own.get("locations", ()),
+    ]
     return [word for word in words if word]
 
 
@@ -244,6 +250,14 @@ def _shards(options: argparse.Namespace) -> int:
     return FAILED * bool(verdict.problems)
 
 
+def _export(options: argparse.Namespace) -> None:
+    from vitascope.train import export
+
+    chosen = export.Chosen(options.weights, options.step, options.precision)
+    source, to = map(storage.absolute, (options.source, options.to))
+    print("\n".join(export.export(source, to, options.format, chosen)))
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     """The settings, the same for every command: their locations shape ids, and workers have other folders."""
     demo = options.command == "demo" and not options.settings
@@ -288,6 +302,15 @@ def _parser() -> argparse.ArgumentParser:
     command = add("shards", "read every latent shard, and report damage", _shards, actions=("verify",))
     _takes_settings(command)
     command.add_argument("--forget", action="store_true", help="remove damaged shards from the index")
+    command = add(
+        "export", "write trained weights as diffusers, Wan's own code or ComfyUI read them", _export
+    )
+    command.add_argument("source", type=_place, help="a run's folder, or a model's")
+    command.add_argument("--to", metavar="FOLDER", type=_place, required=True)
+    command.add_argument("--format", choices=["diffusers", "wan", "comfyui"], default="diffusers")
+    command.add_argument("--weights", choices=["ema", "raw"], default="ema", help="averaged, or as trained")
+    command.add_argument("--step", type=int, help="of a checkpoint; by default the model, or the newest one")
+    command.add_argument("--precision", choices=["float32", "bf16"], help="by default that of the start")
     command = add("submit", "submit a stage as a job to a cluster, and follow it", _submit)
     command.add_argument("stage", choices=[stage for stage in STAGES if stage != "demo"])
     _takes_settings(command)

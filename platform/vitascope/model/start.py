@@ -7,8 +7,8 @@ from vitascope.errors import Mistake
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.settings import ModelSettings
 from vitascope.model.stored import Weights, read_header
-from vitascope.model.wan_published import Published, of_shapes
-from vitascope.model.weights import is_file, open_weights, read_config
+from vitascope.model.wan_published import Published, of_shapes, our_name
+from vitascope.model.weights import open_weights, read_config
 from vitascope.records import stable_id
 
 _SAMPLED_BYTES = 1 << 20
@@ -44,11 +44,14 @@ def open_start(location: str) -> Start:
         card = load_card(location)
         weights = Weights(read_header(storage.join(location, WEIGHTS), _AGAIN))
         return Start(Published(card.model, card.channels, card.text_dim), weights)
-    if is_file(location):
-        of = of_shapes(location)
-    else:
-        of = read_config(location)
+    of = _of_file(location) if location.endswith(".safetensors") else read_config(location)
     return Start(of, open_weights(location, of))
+
+
+def _of_file(location: str) -> Published:
+    """The sizes of weights in a file, as ComfyUI reads them, which has no configuration."""
+    header = read_header(location, _AGAIN)
+    return of_shapes({our_name(name): stored.shape for name, stored in header.items()}, location)
 
 
 def resolved(settings: ModelSettings, of: Published) -> ModelSettings:
@@ -79,7 +82,10 @@ def started_from(card: ModelCard, location: str) -> ModelCard:
     start = open_start(location)
     for name, got in {"channels": start.of.channels, "text_dim": start.of.text_dim}.items():
         if got != getattr(card, name):
-            made = {"channels": f"codec {card.encode.codec}", "text_dim": f"text encoder {card.encode.text_encoder}"}
+            made = {
+                "channels": f"codec {card.encode.codec}",
+                "text_dim": f"text encoder {card.encode.text_encoder}",
+            }
             raise Mistake(
                 f"the weights in {location} take {name} = {got}, and the {made[name]} of the latents gives "
                 f"{getattr(card, name)}; encode with what these weights were trained with, or correct "

@@ -27,6 +27,11 @@ class Stored:
     format: str
     shape: tuple[int, ...]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of torch; KeyError if it is none that `Weights` reads."""
+        return _FORMATS[self.format]
+
 
 def read_header(uri: str, remedy: str) -> dict[str, Stored]:
     """The tensors of a safetensors file, from its header: its length in 8 bytes, then JSON.

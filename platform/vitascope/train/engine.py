@@ -4,7 +4,6 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitascope.model.card import ModelCard
 from vitascope.model.network import Network
 from vitascope.model.stored import Weights
 from vitascope.precision import Precision
@@ -196,12 +196,21 @@ class Engine:
             small[0].all_gather(small)
 
 
-def divided(settings: TrainSettings, precision: Precision) -> AbstractContextManager[Any]:
-    """Models built within are divided over the ranks module by module, so that none holds a whole one."""
-    config = _config(settings, 1, precision)
+def engine_of(
+    card: ModelCard, settings: TrainSettings, ranks: Ranks, *, passes: int, precision: Precision
+) -> Engine:
+    """An engine around a new model.
+
+    If the model is to start from published weights, no rank ever holds all of it: it is divided over the
+    ranks module by module while it is built. Otherwise every rank draws the same fresh weights.
+    """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    context: AbstractContextManager[Any] = deepspeed.zero.Init(config_dict_or_path=config, dtype=dtype)
-    return context
+    config = _config(settings, passes, precision)
+    divided = card.model.start_from is not None
+    with deepspeed.zero.Init(config_dict_or_path=config, dtype=dtype, enabled=divided):
+        model = card.build()
+    model.activation_checkpointing = settings.activation_checkpointing
+    return Engine(model.to(ranks.device), settings, ranks, passes=passes, precision=precision)
 
 
 def _config(settings: TrainSettings, passes: int, precision: Precision) -> dict[str, object]:

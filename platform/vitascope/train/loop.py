@@ -20,7 +20,7 @@ from vitascope.model import flow
 from vitascope.model.start import open_start
 from vitascope.stages import runner
 from vitascope.train import held_out
-from vitascope.train.engine import Engine, Ranks, divided
+from vitascope.train.engine import Ranks, engine_of
 from vitascope.train.guard import Guard
 from vitascope.train.job import Job, State, state_in
 from vitascope.train.log import Row, StepLog
@@ -66,17 +66,13 @@ class Loop:
         train = self.settings.train
         self.precision, self.chosen = precision.choose(train.precision, recorded, precision.slowest(machines))
         torch.manual_seed(self.settings.run.seed)
-        start = self.job.card.model.start_from
-        with divided(train, self.precision) if start else nullcontext():
-            model = self.job.card.build()
-        model.activation_checkpointing = train.activation_checkpointing
-        self.engine = Engine(
-            model.to(self.ranks.device), train, self.ranks, passes=self.feed.passes, precision=self.precision
+        self.engine = engine_of(
+            self.job.card, train, self.ranks, passes=self.feed.passes, precision=self.precision
         )
         if folder and state:
             self.engine.load(folder, state)
             self.position = state.position
-        elif start:
+        elif start := self.job.card.model.start_from:
             self.engine.begin_with(open_start(start).weights)
 
     def _feed(self, split: str, draws: flow.Draws | flow.Probe) -> Feed:

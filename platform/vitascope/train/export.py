@@ -1,0 +1,136 @@
+"""Weights of a run or a model, written as others read them."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from vitascope import checksum, storage
+from vitascope.errors import Missing
+from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.start import Start, open_start
+from vitascope.model.stored import Weights, read_header
+from vitascope.model.wan_published import Published
+from vitascope.model.weights import Format, export_weights
+from vitascope.train.job import State
+from vitascope.train.shards import file_name
+
+Kind = Literal["ema", "raw"]
+_PIPELINE = "model_index.json"
+_TRANSFORMER = "transformer"
+_AGAIN = "copy the folder again from where the model was trained"
+_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is exported: the newest checkpoint unless `step` names another; EMA or raw weights."""
+
+    kind: Kind = "ema"
+    step: int | None = None
+    precision: Literal["float32", "bf16"] | None = None
+
+
+def export(source: str, to: str, format: Format, chosen: Chosen) -> list[str]:
+    """Writes the weights of a run's folder or of a model's folder to the folder `to`; says what it wrote.
+
+    Numbers have the format of the weights that training started from, unless a precision is chosen; float32
+    if it started from fresh ones. If it started from a whole pipeline, diffusers' format is that pipeline
+    with the new weights in it.
+
+    Raises:
+        Missing, Mistake: there are no such weights, they are damaged, or their network has no such format.
+    """
+    weights, card = _opened(source, chosen)
+    start = open_start(card.model.start_from) if card.model.start_from else None
+    of = start.of if start else Published(card.model, card.channels, card.text_dim)
+    pipeline, inside = card.model.start_from or "", to
+    if start and format == "diffusers" and storage.exists(storage.join(pipeline, _PIPELINE)):
+        _copy_around(pipeline, to)
+        inside = storage.join(to, _TRANSFORMER)
+    export_weights(inside, _InFormat(weights, start, chosen.precision), of, format=format)
+    return [f"{chosen.kind} weights after step {card.step}, as {format}: {inside}"]
+
+
+def _opened(source: str, chosen: Chosen) -> tuple[Mapping[str, torch.Tensor], ModelCard]:
+    published = [folder for folder in (source, storage.join(source, "model")) if _has_card(folder)]
+    if published and chosen == Chosen(precision=chosen.precision):
+        uri = storage.join(published[0], WEIGHTS)
+        checksum.check(uri)
+        return Weights(read_header(uri, _AGAIN)), load_card(published[0])
+    folder = _checkpoint(source, chosen.step)
+    state = State.model_validate_json(checksum.read(storage.join(folder, "state.json")))
+    return _OfCheckpoint(folder, state, chosen.kind), load_card(folder)
+
+
+def _has_card(folder: str) -> bool:
+    return storage.exists(storage.join(folder, CARD)) and storage.exists(storage.join(folder, WEIGHTS))
+
+
+def _checkpoint(run: str, step: int | None) -> str:
+    """The folder of a run's newest checkpoint, or of the one after `step`."""
+    files = storage.list_files(storage.join(run, "train", "checkpoints"))
+    whole = [file.removesuffix("/state.json") for file in files if file.endswith("/state.json")]
+    folders = {int(folder.rpartition("-")[2]): folder for folder in whole}
+    if not folders:
+        raise Missing(f"no model and no checkpoint in {run}; name the folder of a run or of a model")
+    if step is not None and step not in folders:
+        has = ", ".join(map(str, sorted(folders)))
+        raise Missing(f"{run} has no checkpoint after step {step}; it has them after {has}")
+    return folders[max(folders) if step is None else step]
+
+
+class _OfCheckpoint(Mapping[str, torch.Tensor]):
+    """The weights of a checkpoint, each put together from all shards when it is looked up."""
+
+    def __init__(self, folder: str, state: State, kind: Kind) -> None:
+        self._shapes, self._kind = state.shapes, {"ema": "ema", "raw": "master"}[kind]
+        uris = [storage.join(folder, file_name(rank, state.ranks)) for rank in range(state.ranks)]
+        for uri in uris:
+            checksum.check(uri)
+        self._shards = [Weights(read_header(uri, _AGAIN)) for uri in uris]
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        parts = [shard.read(f"{self._kind}/{name}") for shard in self._shards]
+        return torch.cat(parts).reshape(self._shapes[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+@dataclass(frozen=True)
+class _InFormat(Mapping[str, torch.Tensor]):
+    """Weights in the number format that is chosen, or that they had at the start."""
+
+    weights: Mapping[str, torch.Tensor]
+    start: Start | None
+    precision: str | None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if self.precision:
+            return self.weights[name].to(_DTYPES[self.precision])
+        dtype = self.start.weights.tensors[name].dtype if self.start else torch.float32
+        return self.weights[name].to(dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+def _copy_around(pipeline: str, to: str) -> None:
+    """Copies a pipeline's other parts: autoencoder, text encoder, tokenizer, scheduler."""
+    for uri in storage.list_files(pipeline):
+        name = uri.removeprefix(pipeline).lstrip("/")
+        if name.startswith(f"{_TRANSFORMER}/"):
+            continue
+        fs, path = storage.filesystem(storage.join(to, name))
+        fs.makedirs(fs._parent(path), exist_ok=True)
+        with storage.open_file(uri) as source, fs.open(path, "wb") as target:
+            shutil.copyfileobj(source, target, 8 << 20)
