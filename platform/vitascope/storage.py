@@ -230,14 +230,8 @@ def open_file(uri: str, mode: str = "rb") -> IO[Any]:
     return fs.open(path, mode)
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole content of `uri`; FileNotFoundError if the file is missing."""
-    fs, path = filesystem(uri)
-    return bytes(fs.cat_file(path))
-
-
-def read_range(uri: str, start: int, stop: int) -> bytes:
-    """Bytes `start` up to `stop` of `uri`, in one request to a store."""
+def read_bytes(uri: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """The content of `uri`, or its bytes `start` up to `stop`; FileNotFoundError if the file is missing."""
     fs, path = filesystem(uri)
     return bytes(fs.cat_file(path, start=start, end=stop))
 

@@ -35,10 +35,8 @@ def test_keys_that_count_often_are_the_cpus() -> None:
     drawn = [torch.randn(sum(n), 4, 64, generator=generator) for n in (lengths, text_lengths, text_lengths)]
     results = []
     for device in ("cpu", "cuda"):
-        queries, keys = (
-            Boundaries.of(n, torch.device(device), often)
-            for n, often in ((lengths, None), (text_lengths, repeats))
-        )
+        queries = Boundaries.of(lengths, torch.device(device))
+        keys = Boundaries.of(text_lengths, torch.device(device), repeats)
         q, k, v = (x.bfloat16().to(device).requires_grad_() for x in drawn)
         out = attention(q, k, v, (queries, keys))
         out.float().square().sum().backward()

@@ -6,9 +6,10 @@ import pytest
 
 from synthetic import make_run
 from vitascope import config, storage
+from vitascope.errors import Mistake
 from vitascope.feed.plan import Position
 from vitascope.train import stage as trainer
-from vitascope.train.job import State
+from vitascope.train.job import State, check_identity
 from vitascope.train.stage import plan_job
 
 FAR_APART = [(1, 8, 12), (4, 16, 16)]
@@ -66,6 +67,16 @@ def test_fewer_steps_than_a_checkpoint_has_are_refused_and_no_worker_starts(tmp_
         ValueError, match=r"after 10 steps, got train\.steps = 8; set train\.steps to 10 or more"
     ):
         trainer.run(settings)
+
+
+def test_a_checkpoint_of_a_release_with_fewer_settings_of_the_model_is_continued(tmp_path: Path) -> None:
+    job = plan_job(make_run(str(tmp_path / "run")))
+    model = {key: value for key, value in job.identity["model"].items() if key not in ("network", "ffn")}
+    earlier = State(step=1, ranks=1, shapes={}, identity=job.identity | {"model": model}, position=Position())
+    check_identity(earlier, job)
+    other = plan_job(make_run(str(tmp_path / "other"), ["model.network=wan"]))
+    with pytest.raises(Mistake, match="'network': 'wan'"):
+        check_identity(earlier, other)
 
 
 @pytest.mark.usefixtures("no_workers")

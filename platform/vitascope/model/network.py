@@ -14,9 +14,9 @@ from vitascope.model.settings import ModelSettings
 class Network(nn.Module, ABC):
     """Predicts the velocity of every patch of a pack. Single-device code.
 
-    A subclass takes the settings, the channels of a latent and the dimension of text states; its fresh weights
-    follow from torch's seed. Its parameters are used only within the forward of the module that owns them, or of a leaf that contains that module:
-    ZeRO-3 gathers them there.
+    A subclass takes the settings, the channels of a latent and the dimension of text states; its fresh
+    weights follow from torch's seed. Its parameters are used only in the forward of the module that owns
+    them, or of a leaf that contains that module: ZeRO-3 gathers them there.
 
     leaves: classes of submodules that ZeRO-3 gathers whole. One of a leaf's arguments is a tensor that
         requires a gradient: otherwise DeepSpeed reduces the leaf's gradients before they are computed.

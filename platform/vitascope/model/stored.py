@@ -96,7 +96,7 @@ class Weights(Mapping[str, torch.Tensor]):
         if start >= stop:
             return torch.empty(0, dtype=dtype)
         begin, end = (stored.start + n * dtype.itemsize for n in (start, stop))
-        return torch.frombuffer(bytearray(storage.read_range(stored.uri, begin, end)), dtype=dtype)
+        return torch.frombuffer(bytearray(storage.read_bytes(stored.uri, begin, end)), dtype=dtype)
 
     def __getitem__(self, name: str) -> torch.Tensor:
         return self.read(name)

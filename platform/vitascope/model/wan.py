@@ -1,6 +1,7 @@
 """The transformer of Wan 2.1 and 2.2, for packs of mixed sizes."""
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -118,16 +119,16 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers around GELU."""
+    """Two linear layers around GELU, with Diffusers' names."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        first = nn.ModuleDict({"proj": _linear(width, hidden)})
-        self.net = nn.ModuleList([first, nn.GELU(approximate="tanh"), _linear(hidden, width)])
+        first = nn.Sequential(OrderedDict(proj=_linear(width, hidden), gelu=nn.GELU(approximate="tanh")))
+        self.net = nn.Sequential(first, nn.Identity(), _linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width) of (N, width)."""
-        return self.net[2](self.net[1](self.net[0]["proj"](x)))
+        return self.net(x)
 
 
 class Block(nn.Module):

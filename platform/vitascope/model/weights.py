@@ -36,7 +36,7 @@ _SUFFIX, _INDEX = ".safetensors", ".safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _COMFYUI = "diffusion_model.safetensors"
 _PATTERN = "diffusion_pytorch_model{suffix}.safetensors"
-_AGAIN = "copy it again from where it was published"
+_AGAIN = "copy it again from its publisher"
 
 
 def read_config(folder: str) -> Published:
