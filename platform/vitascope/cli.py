@@ -81,13 +81,8 @@ def _status(error: BaseException, named: Iterable[str]) -> int | None:
 def _named(options: argparse.Namespace) -> list[str]:
     """The files and folders that the user named, in the command or in the settings."""
     own = vars(options)
-    words = [
-        own.get("settings"),
-        own.get("to"),
-        own.get("source"),
-        *own.get("files", ()),
-        *own.get("locations", ()),
-    ]
+    single = (own.get(name) for name in ("settings", "to", "source"))
+    words = [*single, *own.get("files", ()), *own.get("locations", ())]
     return [word for word in words if word]
 
 
@@ -302,9 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("shards", "read every latent shard, and report damage", _shards, actions=("verify",))
     _takes_settings(command)
     command.add_argument("--forget", action="store_true", help="remove damaged shards from the index")
-    command = add(
-        "export", "write trained weights as diffusers, Wan's own code or ComfyUI read them", _export
-    )
+    command = add("export", "write trained weights for diffusers, Wan's own code or ComfyUI", _export)
     command.add_argument("source", type=_place, help="a run's folder, or a model's")
     command.add_argument("--to", metavar="FOLDER", type=_place, required=True)
     command.add_argument("--format", choices=["diffusers", "wan", "comfyui"], default="diffusers")

@@ -30,7 +30,7 @@ class Start:
         for uri in sorted({stored.uri for stored in self.weights.tensors.values()}):
             size = storage.size_bytes(uri)
             sampled = min(_SAMPLED_BYTES, size)
-            ends += [storage.read_range(uri, 0, sampled), storage.read_range(uri, size - sampled, size)]
+            ends += [storage.read_bytes(uri, 0, sampled), storage.read_bytes(uri, size - sampled, size)]
         return stable_id("start", about, *ends)
 
 

@@ -22,13 +22,48 @@ TIME_FEATURES = 256
 EPS = 1e-6
 
 
+class Linear(nn.Linear):
+    """A linear layer with the initial weights of Wan's.
+
+    They are drawn within the constructor, after which ZeRO-3 may divide them over the ranks.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draws the weights; the bias is zero."""
+        self.draw(self.weight)
+        nn.init.zeros_(self.bias)
+
+    @staticmethod
+    def draw(weight: Tensor) -> None:
+        """Draws the weight in place."""
+        nn.init.xavier_uniform_(weight)
+
+
+class SmallLinear(Linear):
+    """One of the embedding of timesteps and text."""
+
+    @staticmethod
+    def draw(weight: Tensor) -> None:
+        """Draws the weight in place."""
+        nn.init.normal_(weight, std=0.02)
+
+
+class ZeroLinear(Linear):
+    """The last one: a fresh network predicts zero."""
+
+    @staticmethod
+    def draw(weight: Tensor) -> None:
+        """Sets the weight to zero."""
+        nn.init.zeros_(weight)
+
+
 class Conditions(nn.Module):
     """Embeddings of timesteps and of text."""
 
     def __init__(self, width: int, text_dim: int) -> None:
         super().__init__()
         self.time_embedder = TwoLayers((TIME_FEATURES, width), nn.SiLU())
-        self.time_proj = _linear(width, 6 * width)
+        self.time_proj = Linear(width, 6 * width)
         self.text_embedder = TwoLayers((text_dim, width), nn.GELU(approximate="tanh"))
 
     def forward(self, timesteps: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,11 +82,8 @@ class TwoLayers(nn.Module):
 
     def __init__(self, dims: tuple[int, int], activation: nn.Module) -> None:
         super().__init__()
-        self.linear_1, self.linear_2 = nn.Linear(dims[0], dims[1]), nn.Linear(dims[1], dims[1])
+        self.linear_1, self.linear_2 = SmallLinear(dims[0], dims[1]), SmallLinear(dims[1], dims[1])
         self.activation = activation
-        for linear in (self.linear_1, self.linear_2):
-            nn.init.normal_(linear.weight, std=0.02)
-            nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, dims[1]) of (…, dims[0])."""
@@ -98,8 +130,8 @@ class Attention(nn.Module):
         super().__init__()
         width = settings.width
         self.heads = settings.heads
-        self.to_q, self.to_k, self.to_v = (_linear(width, width) for _ in range(3))
-        self.to_out = nn.ModuleList([_linear(width, width)])
+        self.to_q, self.to_k, self.to_v = (Linear(width, width) for _ in range(3))
+        self.to_out = nn.ModuleList([Linear(width, width)])
         self.norm_q, self.norm_k = nn.RMSNorm(width, eps=EPS), nn.RMSNorm(width, eps=EPS)
 
     def within(self, x: Tensor, around: Surroundings) -> Tensor:
@@ -123,8 +155,8 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        first = nn.Sequential(OrderedDict(proj=_linear(width, hidden), gelu=nn.GELU(approximate="tanh")))
-        self.net = nn.Sequential(first, nn.Identity(), _linear(hidden, width))
+        first = nn.Sequential(OrderedDict(proj=Linear(width, hidden), gelu=nn.GELU(approximate="tanh")))
+        self.net = nn.Sequential(first, nn.Identity(), Linear(hidden, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, width) of (N, width)."""
@@ -178,8 +210,7 @@ class Wan(Network):
         self.patch_embedding = PatchEmbedding(channels, settings.patch, width)
         self.condition_embedder = Conditions(width, text_dim)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.depth))
-        self.proj_out = _linear(width, token_dim)
-        nn.init.zeros_(self.proj_out.weight)
+        self.proj_out = ZeroLinear(width, token_dim)
 
     def forward(self, pack: Pack) -> Tensor:
         """Velocity noise - clean, (N, token_dim) float32, of the noised tokens in `pack`.
@@ -259,11 +290,3 @@ def pad_text(pack: Pack) -> tuple[Tensor, Boundaries]:
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Normalised x (N, width), scaled and shifted in float32, rounded to x's precision."""
     return (F.layer_norm(x.float(), x.shape[1:], eps=EPS) * (1 + scale) + shift).to(x.dtype)
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer with the usual initial weights of Wan."""
-    linear = nn.Linear(inputs, outputs)
-    nn.init.xavier_uniform_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
