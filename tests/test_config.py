@@ -250,7 +250,7 @@ def location_keys() -> list[str]:
 def test_every_setting_that_names_files_is_a_location() -> None:
     assert set(location_keys()) == {
         *("run.folder", "clips.input", "clips.captions", "clips.catalog", "clips.duplicates_model"),
-        *("caption.folder", "encode.text_folder"),
+        *("caption.folder", "encode.text_folder", "model.start_from"),
         *("generate.requests", "generate.media_from", "generate.model"),
     }
 
