@@ -134,7 +134,7 @@ def parse(config: Config, uri: str) -> Published:
         Mistake: it is of another model, or of a kind of Wan that this network is not.
     """
     family = config.get("_class_name")
-    if family not in _FIXED:
+    if not isinstance(family, str) or family not in _FIXED:
         raise Mistake(
             f"{uri} is of a {shown(family)}; expected {DIFFUSERS} or {OFFICIAL}, the transformer of Wan "
             "2.1 or 2.2; name the folder of one"
