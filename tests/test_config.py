@@ -250,7 +250,8 @@ def location_keys() -> list[str]:
 def test_every_setting_that_names_files_is_a_location() -> None:
     assert set(location_keys()) == {
         *("run.folder", "clips.input", "clips.captions", "clips.catalog", "clips.duplicates_model"),
-        *("caption.folder", "generate.requests", "generate.media_from", "generate.model"),
+        *("caption.folder", "encode.codec_folder"),
+        *("generate.requests", "generate.media_from", "generate.model"),
     }
 
 
@@ -271,7 +272,8 @@ def test_home_and_variables_are_replaced_as_a_shell_does(
         "a $5 b.parquet": f"{tmp_path}/a $5 b.parquet",
     }.items():
         override = f'{key}=["{given}"]' if key.endswith("media_from") else f'{key}="{given}"'
-        settings = config.absolute(config.load(None, [override]))
+        codec = ['encode.codec="diffusers"'] if key == "encode.codec_folder" else []
+        settings = config.absolute(config.load(None, [override, *codec]))
         assert meant in config.locations(settings).values()
         again = config.load(write(tmp_path, config.to_toml(settings)))
         assert again == settings

@@ -13,6 +13,7 @@ from vitascope.clips.table import CLIPS, VIDEOS
 from vitascope.config import Settings
 from vitascope.encode.buckets import Patching
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.strides import strides_of
 from vitascope.generate.media import read_given
 from vitascope.generate.request import MEDIA, Limits, Request, parse
 from vitascope.generate.sidecar import conditioning, put_conditioning, sidecar
@@ -223,7 +224,7 @@ def write_training(settings: Settings) -> None:
 
 def write_outputs(settings: Settings) -> None:
     """An output for each request, and a refused one."""
-    patching = Patching(settings.encode.strides, settings.model.patch)
+    patching = Patching(strides_of(settings.encode), settings.model.patch)
     limits = Limits(settings.generate, patching, settings.path("inputs"))
     manifest = []
     for i, document in enumerate(REQUESTS):
@@ -241,7 +242,7 @@ def write_output(settings: Settings, request: Request, line: int) -> dict[str, A
     uri = settings.path("outputs", "batch", request.custom_id + suffix)
     storage.put(uri, content)
     location = settings.path("outputs", "batch", request.custom_id)
-    patching = Patching(settings.encode.strides, settings.model.patch)
+    patching = Patching(strides_of(settings.encode), settings.model.patch)
     given = read_given(request, patching) if MEDIA[request.mode] else None
     about = put_conditioning(location, conditioning(request, *given) if given else [])
     storage.put_json(f"{location}.json", sidecar(request, uri, {}, {}) | about)

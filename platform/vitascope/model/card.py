@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from vitascope import checksum, storage
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.strides import strides_of
 from vitascope.errors import Missing, Mistake
 from vitascope.model.dit import DiT
 from vitascope.model.settings import ModelSettings
@@ -40,7 +41,7 @@ class ModelCard(Section):
     @property
     def patching(self) -> Patching:
         """How videos become the model's patches."""
-        return Patching(self.encode.strides, self.model.patch)
+        return Patching(strides_of(self.encode), self.model.patch)
 
     def build(self) -> DiT:
         """A model of this shape with fresh weights."""

@@ -1,0 +1,25 @@
+"""A codec's strides, without loading the codec."""
+
+from vitascope.encode import autoencoders
+from vitascope.encode.settings import STRIDES, EncodeSettings, Strides, check_buckets, check_frame_counts
+from vitascope.errors import Mistake
+
+
+def strides_of(settings: EncodeSettings) -> Strides:
+    """The strides of the codec that the settings name; raises as `autoencoders.read` does."""
+    if settings.codec_folder is None:
+        return STRIDES[settings.codec]
+    return autoencoders.read(settings.codec_folder).latents.strides
+
+
+def check_lengths(settings: EncodeSettings) -> None:
+    """Raises Mistake unless all frame counts and buckets are whole latent frames of the codec."""
+    stride = strides_of(settings).time
+    try:
+        check_frame_counts(settings.frame_counts, stride)
+    except ValueError as error:
+        raise Mistake(f"encode.frame_counts: {error}; {settings.codec_folder} sets the stride") from None
+    try:
+        check_buckets(settings.buckets or (), stride)
+    except ValueError as error:
+        raise Mistake(f"encode.buckets: {error}; {settings.codec_folder} sets the stride") from None
