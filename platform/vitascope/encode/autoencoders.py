@@ -24,7 +24,6 @@ _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 REMEDY = "copy the folder again from where diffusers wrote it, or set encode.codec_folder to another"
 
 Config = Mapping[str, Any]
-Stream = Callable[[Any, Iterable["Tensor"]], Iterator["Tensor"]]
 
 
 @dataclass(frozen=True)
@@ -41,16 +40,16 @@ class Family:
     """The autoencoders of one class of diffusers.
 
     latents: from the config; raises KeyError, TypeError or ValueError for a wrong one.
-    encode: (network, groups of pixels float (1, 3, f, H, W) in [-1, 1]) -> for each group its latent frame
-        (1, C, 1, h, w), the mode of the distribution. A group is the first frame, or `strides.time` frames.
-    decode: (network, latent frames) -> the groups.
+    encode: (network, groups of pixels (1, 3, f, H, W) in [-1, 1]) -> mode of the latents (1, C, T, h, w). The
+        first group is one frame, every other one `strides.time` frames.
+    decode: (network, latents) -> the groups, for each latent frame one.
 
-    Both keep only what the next group needs, and so take the same memory for videos of any length.
+    Both give what one call for the whole video gives, bit by bit, and hold the features of one group only.
     """
 
     latents: Callable[[Config], Latents]
-    encode: Stream
-    decode: Stream
+    encode: Callable[[Any, Iterable["Tensor"]], "Tensor"]
+    decode: Callable[[Any, "Tensor"], Iterator["Tensor"]]
 
 
 def _wan_latents(config: Config) -> Latents:
@@ -67,23 +66,23 @@ def _wan_latents(config: Config) -> Latents:
     return Latents(strides, mean, std)
 
 
-def _wan_encode(network: Any, groups: Iterable["Tensor"]) -> Iterator["Tensor"]:
+def _wan_encode(network: Any, groups: Iterable["Tensor"]) -> "Tensor":
+    import torch
     from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
 
     cache: defaultdict[int, Any] = defaultdict(lambda: None)  # of each convolution, its last frames
-    for group in groups:
-        pixels = patchify(group, network.config.patch_size or 1)
-        moments = network.quant_conv(network.encoder(pixels, feat_cache=cache, feat_idx=[0]))
-        yield moments.chunk(2, dim=1)[0]
+    patches = (patchify(group, network.config.patch_size or 1) for group in groups)
+    coded = torch.cat([network.encoder(x, feat_cache=cache, feat_idx=[0]) for x in patches], dim=2)
+    # At some sizes a frame alone would differ in the last bit.
+    return network.quant_conv(coded).chunk(2, dim=1)[0]
 
 
-def _wan_decode(network: Any, latents: Iterable["Tensor"]) -> Iterator["Tensor"]:
+def _wan_decode(network: Any, latents: "Tensor") -> Iterator["Tensor"]:
     from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
     cache: defaultdict[int, Any] = defaultdict(lambda: None)
-    for i, latent in enumerate(latents):
-        own = network.post_quant_conv(latent)
-        pixels = network.decoder(own, feat_cache=cache, feat_idx=[0], first_chunk=i == 0)
+    for i, latent in enumerate(network.post_quant_conv(latents).split(1, dim=2)):
+        pixels = network.decoder(latent, feat_cache=cache, feat_idx=[0], first_chunk=i == 0)
         yield unpatchify(pixels, network.config.patch_size or 1).clamp(-1, 1)
 
 

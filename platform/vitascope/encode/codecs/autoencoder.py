@@ -28,9 +28,8 @@ class Autoencoder:
     """A pretrained autoencoder of one of `autoencoders.FAMILIES`, from `settings.codec_folder`.
 
     A latent is the mode of the encoder's distribution, normalised with the mean and std of each channel from
-    the config. Frames are coded a group at a time, as the network itself does within one call; the latents
-    and frames are those of a single call, bit by bit, and the memory needed in addition to them does not grow
-    with the video. Weights are loaded by the first `encode` or `decode`.
+    the config. Frames are coded a group at a time: a longer video takes more memory for its latents, a few
+    times over, and for its uint8 frames if they are kept. Weights are loaded by the first `encode` or `decode`.
 
     Raises:
         Mistake: the folder holds no such autoencoder, or its weights are not whole.
@@ -57,14 +56,10 @@ class Autoencoder:
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8 (1 + k * time, H, W, 3) -> float32 (1 + k, H / space, W / space, C)."""
         check_frames(frames, self.strides)
-        time, space = self.strides
-        shape = (1 + len(frames) // time, frames.shape[1] // space, frames.shape[2] // space, self.channels)
-        latents = torch.empty(shape, device=self._device)
         network, dtype = self._network
-        pixels = (self._pixels(group).to(dtype) for group in groups(frames, time))
-        for latent, mode in zip(latents, self._folder.family.encode(network, pixels), strict=True):
-            latent.copy_((mode[0, :, 0].movedim(0, -1).float() - self._mean) / self._std)
-        return latents
+        pixels = (self._pixels(group).to(dtype) for group in groups(frames, self.strides.time))
+        mode = self._folder.family.encode(network, pixels)[0].movedim(0, -1)
+        return mode.contiguous().float().sub_(self._mean).div_(self._std)
 
     def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """Float (1 + k, h, w, C) -> the video as groups uint8 (f, space * h, space * w, 3)."""
@@ -79,9 +74,8 @@ class Autoencoder:
     def _pixel_groups(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """The decoded video as groups (1, 3, f, H, W) of pixels in [-1, 1]."""
         network, dtype = self._network
-        scaled = (latent.to(self._device).float() * self._std + self._mean for latent in latents)
-        frames = (latent.movedim(-1, 0)[None, :, None].contiguous().to(dtype) for latent in scaled)
-        return self._folder.family.decode(network, frames)
+        modes = latents.to(self._device).float() * self._std + self._mean
+        return self._folder.family.decode(network, modes.movedim(-1, 0)[None].to(dtype).contiguous())
 
     def _pixels(self, group: torch.Tensor) -> torch.Tensor:
         """uint8 (f, H, W, 3) -> float32 (1, 3, f, H, W) in [-1, 1]."""
