@@ -152,7 +152,7 @@ def read(place: str) -> Folder:
         latents = FAMILIES[kind].latents(config)
     except (KeyError, TypeError, ValueError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise Mistake(f"{location} does not describe a {kind}: {what}; {REMEDY}") from None
+        raise Mistake(f"{location} does not describe an {kind}: {what}; {REMEDY}") from None
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     return Folder(uri, kind, own, latents)
 

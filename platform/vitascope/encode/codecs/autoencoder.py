@@ -28,8 +28,8 @@ class Autoencoder:
     """A pretrained autoencoder of one of `autoencoders.FAMILIES`, from `settings.codec_folder`.
 
     A latent is the mode of the encoder's distribution, normalised with the mean and std of each channel from
-    the config. Frames are coded a group at a time: a longer video takes more memory for its latents, a few
-    times over, and for its uint8 frames if they are kept. Weights are loaded by the first `encode` or `decode`.
+    the config. Frames are coded a group at a time: a longer video takes more memory only for its latents, a
+    few times over, and its uint8 frames. Weights are loaded by the first `encode` or `decode`.
 
     Raises:
         Mistake: the folder holds no such autoencoder, or its weights are not whole.
