@@ -89,8 +89,8 @@ class EncodeSettings(Section):
     shard_tokens: int = Field(
         131_072,
         ge=1,
-        description="Approximate patches per latent shard. A shard is decoded as a whole: with patches of 2, "
-        "3 KiB of pixels each.",
+        description="Approximate patches per latent shard. A shard is decoded as a whole: with codec dct "
+        "and patches of 2, 3 KiB of pixels each.",
     )
     gpus: Execution[float] = Field(
         0.0,

@@ -1,8 +1,16 @@
 """A codec's strides, without loading the codec."""
 
+from collections.abc import Callable
+from typing import Any
+
 from vitascope.encode import autoencoders
 from vitascope.encode.settings import STRIDES, EncodeSettings, Strides, check_buckets, check_frame_counts
 from vitascope.errors import Mistake
+
+_CHECKS: dict[str, Callable[[Any, int], None]] = {
+    "frame_counts": check_frame_counts,
+    "buckets": check_buckets,
+}
 
 
 def strides_of(settings: EncodeSettings) -> Strides:
@@ -15,11 +23,8 @@ def strides_of(settings: EncodeSettings) -> Strides:
 def check_lengths(settings: EncodeSettings) -> None:
     """Raises Mistake unless all frame counts and buckets are whole latent frames of the codec."""
     stride = strides_of(settings).time
-    try:
-        check_frame_counts(settings.frame_counts, stride)
-    except ValueError as error:
-        raise Mistake(f"encode.frame_counts: {error}; {settings.codec_folder} sets the stride") from None
-    try:
-        check_buckets(settings.buckets or (), stride)
-    except ValueError as error:
-        raise Mistake(f"encode.buckets: {error}; {settings.codec_folder} sets the stride") from None
+    for key, check in _CHECKS.items():
+        try:
+            check(getattr(settings, key) or (), stride)
+        except ValueError as error:
+            raise Mistake(f"encode.{key}: {error}; {settings.codec_folder} sets the stride") from None

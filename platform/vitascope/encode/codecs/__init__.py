@@ -1,9 +1,5 @@
 """Video codecs: frames to latents and back.
 
-    groups       frames as codecs take them
-    dct          a fixed transform
-    autoencoder  pretrained autoencoders of diffusers
-
 A codec is one file with one class and a line in `CODECS`.
 """
 
