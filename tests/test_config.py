@@ -250,12 +250,15 @@ def location_keys() -> list[str]:
 def test_every_setting_that_names_files_is_a_location() -> None:
     assert set(location_keys()) == {
         *("run.folder", "clips.input", "clips.captions", "clips.catalog", "clips.duplicates_model"),
-        *("caption.folder", "encode.text_folder", "model.start_from"),
+        *("caption.folder", "encode.codec_folder", "encode.text_folder", "model.start_from"),
         *("generate.requests", "generate.media_from", "generate.model"),
     }
 
 
-GO_WITH = {"encode.text_folder": ["encode.text_encoder=hf"]}
+GO_WITH = {
+    "encode.codec_folder": ["encode.codec=diffusers"],
+    "encode.text_folder": ["encode.text_encoder=hf"],
+}
 """What else is set with a location."""
 
 

@@ -32,10 +32,11 @@ import numpy as np
 from vitascope.encode import bucket_facts
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.strides import strides_of
 from vitascope.encode.suggest import Clips, Limits, clips_of, count_sizes, propose
 from vitascope.records import VideoSize
 
-PATCHING = Patching(EncodeSettings().strides, patch=2)
+PATCHING = Patching(strides_of(EncodeSettings()), patch=2)
 SIZES = [  # fraction of the clips; width, height and weight of each size
     (0.30, [(720, 1280, 5), (1080, 1920, 4), (576, 1024, 3), (2160, 3840, 1)]),
     (0.40, [(426, 240, 1), (640, 360, 2), (854, 480, 2), (1280, 720, 6), (1920, 1080, 6), (2560, 1440, 1),

@@ -9,7 +9,7 @@ The ground, which everything may import:
     config      compose the stages' settings from one TOML file (section: their base)
     records     values that pass between stages, and table schemas (of clips: `clips.table`)
     storage     one way to read, list and commit files on s3://, gs:// and local paths (stores: their clients)
-    ledger      the outcome of every item, and why (checksum: files that prove they are whole)
+    ledger      the outcome of every item, and why (checksum, weights: files that prove they are whole)
     metrics     every metric, declared once and published through Ray
     stages      every stage, declared once; which are finished; the flow
     precision   bf16 or float32, by what the processor does
@@ -45,7 +45,8 @@ To add
                 `clips.analysis.series` and its value in `clips.analysis.features` (of frames at 256 px) or
                 `clips.analysis.scan` (at their own size, like combing). Files are then scanned again.
     a codec     a class in a file of encode/codecs, its line in `CODECS`, its name and strides in
-                `encode.settings`. It works on the device of its input.
+                `encode.settings`; for another class of diffusers' autoencoders only a line in
+                `encode.autoencoders.FAMILIES`, with the functions that stream frames through it
     a stage     a room with settings.py and stage.py, whose `run(settings)` uses `stages.running`; an entry in
                 `stages.registry`, also in what `report` needs; its section in `config`; jobs/<name>.py; for
                 nodes of its own, cluster/kuberay/rayjob-<name>.yaml; its room in tests/test_layout.py

@@ -13,7 +13,7 @@ _PART_BYTES = 8 * 2**20
 
 def seal(uri: str) -> None:
     """Commits the checksum of a file next to it."""
-    storage.put(_beside(uri), f"{_digest(uri)}  {uri.rpartition('/')[2]}\n".encode())
+    storage.put(_beside(uri), f"{digest(uri)}  {uri.rpartition('/')[2]}\n".encode())
 
 
 def recorded(uri: str) -> str:
@@ -36,7 +36,7 @@ def check(uri: str) -> None:
     Raises:
         Mistake: the file differs from the one that was written, or has no checksum.
     """
-    _compare(uri, _digest(uri))
+    _compare(uri, digest(uri))
 
 
 def read(uri: str) -> bytes:
@@ -52,12 +52,13 @@ def _compare(uri: str, digest: str) -> None:
         raise Mistake(f"{uri} is damaged or was changed: its SHA-256 is {digest}, expected {expected}")
 
 
-def _digest(uri: str) -> str:
-    digest = hashlib.sha256()
+def digest(uri: str) -> str:
+    """The SHA-256 of a file, which is read a part at a time."""
+    sha256 = hashlib.sha256()
     with storage.open_file(uri) as file:
         while part := file.read(_PART_BYTES):
-            digest.update(part)
-    return digest.hexdigest()
+            sha256.update(part)
+    return sha256.hexdigest()
 
 
 def _beside(uri: str) -> str:

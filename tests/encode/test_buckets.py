@@ -7,8 +7,9 @@ import pytest
 
 from vitascope.config import SettingsError, load
 from vitascope.encode.buckets import Limits, Patching, check_table, choose, cropped_share, kept, sizes_of
-from vitascope.encode.codecs import CODECS
+from vitascope.encode.codecs import make_codec
 from vitascope.encode.settings import STRIDES, EncodeSettings, Strides
+from vitascope.encode.strides import strides_of
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
 
@@ -204,8 +205,8 @@ def test_strides_are_the_codecs() -> None:
     assert other.covering(VideoSize(10, 90, 161)) == VideoSize(17, 96, 176)
     with pytest.raises(ValueError, match="1 \\+ 8k and sides multiples of 16 px"):
         other.latent_shape(VideoSize(5, 96, 160))
-    for name, codec in CODECS.items():
-        assert codec(EncodeSettings()).strides == EncodeSettings().strides == STRIDES[name]
+    settings = EncodeSettings()
+    assert make_codec(settings).strides == strides_of(settings) == STRIDES[settings.codec]
 
 
 def test_a_size_that_no_pack_holds_is_rejected_and_the_others_stay() -> None:

@@ -1,11 +1,12 @@
 """The dct codec: faithful on real frames, orthonormal, causal at the first frame, whitened."""
 
+import math
 import statistics
 
 import pytest
 import torch
 
-from vitascope.encode.codecs import dct, make_codec, psnr_db
+from vitascope.encode.codecs import Codec, dct, make_codec, psnr_db
 from vitascope.encode.codecs.dct import COEFFICIENTS, LAW, WHITENING, _kept
 from vitascope.encode.settings import EncodeSettings
 
@@ -18,6 +19,11 @@ def unwhiten(latents: torch.Tensor, settings: EncodeSettings) -> torch.Tensor:
     variances = [LAW(t, y, x, c) for t in range(4) for y in range(8) for x in range(8) for c in range(3)]
     kept = torch.tensor(sorted(variances, reverse=True)[: settings.dct_channels])
     return latents * kept ** (WHITENING / 2) * (kept ** (1 - WHITENING)).mean().sqrt()
+
+
+def video(codec: Codec, latents: torch.Tensor) -> torch.Tensor:
+    """All decoded frames (F, H, W, 3)."""
+    return torch.cat(list(codec.decode(latents)))
 
 
 def test_real_frames_come_back_at_30_db(
@@ -33,14 +39,15 @@ def test_shapes_follow_the_strides() -> None:
     latents = codec.encode(torch.zeros(9, 16, 40, 3, dtype=torch.uint8))
     assert latents.shape == (3, 2, 5, codec.channels)
     assert latents.dtype == torch.float32
-    assert codec.decode(latents).shape == (9, 16, 40, 3)
-    assert codec.decode(latents).dtype == torch.uint8
+    groups = list(codec.decode(latents))
+    assert [group.shape for group in groups] == [(1, 16, 40, 3), (4, 16, 40, 3), (4, 16, 40, 3)]
+    assert {group.dtype for group in groups} == {torch.uint8}
 
 
 def test_all_coefficients_give_every_pixel_back(videos: dict[str, torch.Tensor]) -> None:
     codec = make_codec(EVERYTHING)
     frames = videos["bikes"][:9]
-    assert torch.equal(codec.decode(codec.encode(frames)), frames)
+    assert torch.equal(video(codec, codec.encode(frames)), frames)
 
 
 def test_the_transform_keeps_energy(videos: dict[str, torch.Tensor]) -> None:
@@ -58,7 +65,7 @@ def test_what_is_dropped_is_the_error(videos: dict[str, torch.Tensor]) -> None:
     kept = unwhiten(make_codec(DEFAULT).encode(frames), DEFAULT)[1:]
     pixels = frames[1:].double() / 127.5 - 1
     codec = make_codec(DEFAULT)
-    error = (codec.decode(codec.encode(frames))[1:].double() - frames[1:].double()) / 127.5
+    error = (video(codec, codec.encode(frames))[1:].double() - frames[1:].double()) / 127.5
     missing = pixels.square().sum() - kept.double().square().sum()
     torch.testing.assert_close(error.square().sum(), missing, rtol=0.03, atol=0)  # rounding to uint8
 
@@ -69,8 +76,8 @@ def test_the_first_frame_is_coded_alone(videos: dict[str, torch.Tensor]) -> None
     latents = codec.encode(frames)
     torch.testing.assert_close(latents[:1], codec.encode(frames[:1]), rtol=0, atol=1e-5)
     torch.testing.assert_close(latents[:2], codec.encode(frames[:5]), rtol=0, atol=1e-5)
-    assert torch.equal(codec.decode(latents)[:1], codec.decode(latents[:1]))
-    assert torch.equal(codec.decode(latents)[:5], codec.decode(latents[:2]))
+    assert torch.equal(video(codec, latents)[:1], video(codec, latents[:1]))
+    assert torch.equal(video(codec, latents)[:5], video(codec, latents[:2]))
 
 
 def test_a_still_video_is_its_image_in_every_latent(images: dict[str, torch.Tensor]) -> None:
@@ -98,8 +105,8 @@ def test_latents_out_of_range_decode_to_clamped_pixels() -> None:
     codec = make_codec(DEFAULT)
     bright = torch.zeros(2, 2, 2, codec.channels)
     bright[..., 0] = 100.0  # far above white
-    assert codec.decode(bright).unique().tolist() == [255]
-    assert codec.decode(-bright).unique().tolist() == [0]
+    assert video(codec, bright).unique().tolist() == [255]
+    assert video(codec, -bright).unique().tolist() == [0]
 
 
 def test_bfloat16_latents_lose_next_to_nothing(videos: dict[str, torch.Tensor]) -> None:
@@ -135,8 +142,12 @@ def test_latents_of_another_codec_are_refused() -> None:
 
 def test_psnr() -> None:
     black = torch.zeros(1, 8, 8, 3, dtype=torch.uint8)
-    assert psnr_db(black, black) == 100.0
-    assert psnr_db(black, black + 255) == 0.0
+    assert psnr_db(black, [black]) == 100.0
+    assert psnr_db(black, [black + 255]) == 0.0
+    three, groups = black.repeat(3, 1, 1, 1), [black, (black + 255).repeat(2, 1, 1, 1)]
+    assert psnr_db(three, groups) == pytest.approx(10 * math.log10(3 / 2))
+    with pytest.raises(ValueError, match="shorter"):
+        psnr_db(black.repeat(2, 1, 1, 1), [black])
 
 
 def test_large_frames_are_coded_band_by_band_to_the_same(
@@ -144,7 +155,7 @@ def test_large_frames_are_coded_band_by_band_to_the_same(
 ) -> None:
     codec, frames = make_codec(DEFAULT), videos["bigbuckbunny"][:9]
     latents = codec.encode(frames)
-    decoded = codec.decode(latents)
+    decoded = video(codec, latents)
     rows: list[int] = []
     to_blocks = dct._to_blocks
 
@@ -158,4 +169,4 @@ def test_large_frames_are_coded_band_by_band_to_the_same(
         rows.clear()
         torch.testing.assert_close(codec.encode(frames), latents, rtol=0, atol=1e-5)
         assert max(rows) == most
-        assert (codec.decode(latents).int() - decoded.int()).abs().max() <= 1
+        assert (video(codec, latents).int() - decoded.int()).abs().max() <= 1

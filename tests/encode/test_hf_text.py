@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from vitascope.encode.text import TextEncoder, make_text_encoder
 from vitascope.encode.text.hf import cleaned
 from vitascope.errors import Missing, Mistake
 from vitascope.feed.plan import Position
-from vitascope.feed.source import load_pack
+from vitascope.feed.source import load_pack, planned
 from vitascope.train.stage import plan_job
 
 CAPTIONS = [WORDS[0], "", "  Tom &amp;amp; Jerry\n\tÃ©tude ", WORDS[1] * 40]
@@ -178,8 +179,10 @@ def test_a_dropped_caption_is_trained_as_no_caption(
     stage.run(settings)
     job = plan_job(settings)
     source = job.source("train", job.draws)
-    pack = load_pack(source, Position(), 0)
+    planner = planned(source).planner
+    steps = planner.walk(Position())
+    packs = [load_pack(source, at, 0) for at, _ in islice(steps, planner.steps_in_epoch(0))]
     told, none = (encoder_of(folder).encode([caption])[0].bfloat16() for caption in (WORDS[0], ""))
-    states = pack.text.split(pack.text_lengths.tolist())
+    states = [each for pack in packs for each in pack.text.split(pack.text_lengths.tolist())]
     assert {len(each) for each in states} == {len(told), 1}
     assert all(torch.equal(each, none if len(each) == 1 else told) for each in states)

@@ -137,7 +137,7 @@ def test_clips_become_samples_and_bad_ones_drops(
     assert temple["n_text"] == 4
     assert by_caption[""]["n_text"] == 0
     sample = read_samples(folder, [(temple["shard"], temple["row"])])[0]
-    picture = make_codec(settings.encode).decode(sample.latent)
+    (picture,) = make_codec(settings.encode).decode(sample.latent)
     assert picture.shape == (1, 64, 96, 3)
     assert picture.float().std() > 20
 

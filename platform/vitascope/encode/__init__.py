@@ -15,7 +15,9 @@ In the order the data flows:
     suggest         a table of buckets that keeps the most (`bucket_facts`: what it keeps)
     plan            tasks, and the shard each goes to, all shards of about equal work
     fingerprint     the folder's name
-    codecs          frames to latents and back (`dct`)
+    strides         a codec's strides, which planning needs without the codec
+    autoencoders    pretrained ones: their folders, and how frames stream through them
+    codecs          frames to latents and back (`dct`, `diffusers`)
     text            captions to token states (`minilm`; `hf`: T5 and UMT5)
     frames          one shard's clips, decoded once for all their sizes
     samples         an encoded clip: as training takes it, as a shard holds it

@@ -10,6 +10,7 @@ from vitascope.clips.table import clip_table
 from vitascope.config import Settings
 from vitascope.encode.buckets import MAX_UPSCALE, Floats, Ints, Kept, Patching, kept, near_native
 from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.strides import strides_of
 from vitascope.encode.suggest import Clips, Limits, clips_of, propose, usable
 from vitascope.records import VideoSize
 
@@ -126,7 +127,7 @@ def suggest(settings: Settings, *, max_tokens: int | None = None, count: int = 1
     limits = Limits(
         max_tokens=settings.feed.token_budget if max_tokens is None else max_tokens,
         count=count,
-        patching=Patching(settings.encode.strides, settings.model.patch),
+        patching=Patching(strides_of(settings.encode), settings.model.patch),
         max_crop=settings.encode.max_crop,
     )
     # With captions from a model, clips that lacked only a caption are usable.

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from vitascope.config import Settings
 from vitascope.encode.settings import EncodeSettings, Strides
+from vitascope.encode.strides import check_lengths, strides_of
 from vitascope.errors import Mistake
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
@@ -61,8 +62,13 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        """Those of the settings."""
-        patching = Patching(settings.encode.strides, settings.model.patch)
+        """Those of the settings.
+
+        Raises:
+            Mistake: the codec's folder is wrong, or a clip length is no whole number of latent frames.
+        """
+        check_lengths(settings.encode)
+        patching = Patching(strides_of(settings.encode), settings.model.patch)
         return cls(patching, settings.feed.token_budget)
 
 

@@ -29,7 +29,7 @@ class ShardEncoder:
         if settings.gpus and not torch.cuda.is_available():
             raise Mistake(f"encode.gpus is {settings.gpus:g}, and CUDA is not to be had here; set it to 0")
         self._device = torch.device("cuda" if settings.gpus else "cpu")
-        self._codec = make_codec(settings)
+        self._codec = make_codec(settings, self._device)
         self._text = TextStates(make_text_encoder(settings, self._device))
         self._latents = latents
 

@@ -4,6 +4,7 @@ from vitascope import storage
 from vitascope.config import Settings
 from vitascope.encode.buckets import MAX_UPSCALE
 from vitascope.encode.codecs import make_codec
+from vitascope.encode.strides import strides_of
 from vitascope.encode.text import make_text_encoder
 from vitascope.media.geometry import CROP_RULE
 from vitascope.records import stable_id
@@ -12,8 +13,8 @@ from vitascope.records import stable_id
 def fingerprint(settings: Settings) -> str:
     """16 characters that change with everything that shapes a latent, and with nothing else.
 
-    That is: the codec and its constants, the text encoder and its weights, the bucket table, the multiple
-    that its sides snap to, the crop rule and the rate at which frames are picked.
+    That is: the codec with its constants or weights, the text encoder and its weights, the bucket table, the
+    multiple that its sides snap to, the crop rule and the rate at which frames are picked.
     """
     encode = settings.encode
     near_native = (encode.max_pixels, encode.frame_counts)
@@ -22,7 +23,7 @@ def fingerprint(settings: Settings) -> str:
         make_codec(encode).fingerprint,
         make_text_encoder(encode).fingerprint,
         *table,
-        encode.strides.space * settings.model.patch,
+        strides_of(encode).space * settings.model.patch,
         CROP_RULE,
         settings.clips.fps,
     )

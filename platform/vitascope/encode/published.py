@@ -2,14 +2,13 @@
 
 import atexit
 import functools
-import hashlib
 import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from vitascope import storage
+from vitascope import checksum, storage
 from vitascope.errors import Missing, Mistake
 
 _CHUNK = 8 << 20
@@ -61,11 +60,7 @@ def content_hash(file: str) -> str:
 
 @functools.cache
 def _content_hash(file: str, version: str) -> str:  # noqa: ARG001 - another version is hashed again
-    digest = hashlib.blake2b()
-    with storage.open_file(file) as content:
-        while chunk := content.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return checksum.digest(file)
 
 
 @functools.cache

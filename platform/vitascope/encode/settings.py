@@ -17,20 +17,47 @@ class Strides(NamedTuple):
 
 
 STRIDES = {"dct": Strides(time=4, space=8)}
-"""Of each codec, which takes its own from here: planning needs them without loading any network."""
+"""Of each codec that needs no folder; `encode.strides` has those of the others."""
+
+
+def check_frame_counts(counts: tuple[int, ...], stride: int) -> None:
+    """Raises ValueError for a clip length that is no whole number of latent frames."""
+    if any(n < 1 or n % stride != 1 for n in counts):
+        some = ", ".join(str(1 + k * stride) for k in range(4))
+        raise ValueError(f"each frame count is 1 + {stride}k ({some}, …), got {list(counts)}")
+
+
+def check_buckets(buckets: Buckets, stride: int) -> None:
+    """Raises ValueError for a bucket that is no size of whole latent frames."""
+    if any(n < 1 or n % stride != 1 or min(h, w) < 1 for n, h, w in buckets):
+        raise ValueError(f"a bucket is [frames, height, width] of 1 + {stride}k frames and sides above 0")
 
 
 class EncodeSettings(Section):
     """Buckets, codec and text encoder."""
 
-    codec: Literal["dct"] = Field("dct", description="Video compression network.")
+    codec: Literal["dct", "diffusers"] = Field(
+        "dct",
+        description="Video codec: dct, a fixed transform; or diffusers, the autoencoder in codec_folder.",
+    )
+    codec_folder: Location | None = Field(
+        None,
+        description="With codec diffusers, a folder that diffusers wrote: an autoencoder's, or a pipeline's "
+        "with one in vae; local, s3:// or gs://.",
+    )
+    codec_precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="With codec diffusers, the number format it computes in; bf16 is faster on GPUs and less "
+        "exact, and a device that is slow in bf16 computes in float32 all the same.",
+    )
     max_pixels: int = Field(
         720 * 1280, ge=256, description="Largest frame area in pixels; larger frames are scaled down to it."
     )
     frame_counts: tuple[int, ...] = Field(
         (1, 9, 17, 33, 65, 129),
         min_length=1,
-        description="Clip lengths of the buckets, each 1 + 4k frames with codec dct.",
+        description="Clip lengths of the buckets, each a whole number of latent frames: 1 + 4k frames with "
+        "codec dct.",
     )
     buckets: Buckets | None = Field(
         None,
@@ -72,8 +99,8 @@ class EncodeSettings(Section):
     shard_tokens: int = Field(
         131_072,
         ge=1,
-        description="Approximate patches per latent shard. A shard is decoded as a whole: with patches of 2, "
-        "3 KiB of pixels each.",
+        description="Approximate patches per latent shard. A shard is decoded as a whole: with codec dct "
+        "and patches of 2, 3 KiB of pixels each.",
     )
     gpus: Execution[float] = Field(
         0.0,
@@ -97,18 +124,28 @@ class EncodeSettings(Section):
             )
         return self
 
-    @property
-    def strides(self) -> Strides:
-        """The codec's."""
-        return STRIDES[self.codec]
+    @field_validator("codec_folder")
+    @classmethod
+    def _of_its_codec(cls, folder: str | None, info: ValidationInfo) -> str | None:
+        codec = info.data.get("codec")
+        if codec == "diffusers" and folder is None:
+            raise ValueError("codec diffusers reads an autoencoder from a folder; name one")
+        if codec in STRIDES and folder is not None:
+            raise ValueError(f"codec {codec} reads no folder; leave it out, or set encode.codec to diffusers")
+        return folder
+
+    @field_validator("codec_precision")
+    @classmethod
+    def _that_its_codec_has(cls, precision: str, info: ValidationInfo) -> str:
+        if info.data.get("codec") == "dct" and precision != "float32":
+            raise ValueError("codec dct computes in float32; leave it out")
+        return precision
 
     @field_validator("frame_counts")
     @classmethod
     def _whole_latents_in_order(cls, counts: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        stride = STRIDES[info.data.get("codec", "dct")].time
-        if any(n < 1 or n % stride != 1 for n in counts):
-            some = ", ".join(str(1 + k * stride) for k in range(4))
-            raise ValueError(f"each frame count is 1 + {stride}k ({some}, …), got {list(counts)}")
+        if strides := STRIDES.get(info.data.get("codec", "")):
+            check_frame_counts(counts, strides.time)
         if list(counts) != sorted(set(counts)):
             raise ValueError(
                 f"frame counts rise without repeats, got {list(counts)}; use {sorted(set(counts))}"
@@ -118,9 +155,8 @@ class EncodeSettings(Section):
     @field_validator("buckets")
     @classmethod
     def _each_a_size_once(cls, buckets: Buckets | None, info: ValidationInfo) -> Buckets | None:
-        stride = STRIDES[info.data.get("codec", "dct")].time
-        if any(n < 1 or n % stride != 1 or min(h, w) < 1 for n, h, w in buckets or ()):
-            raise ValueError(f"a bucket is [frames, height, width] of 1 + {stride}k frames and sides above 0")
+        if strides := STRIDES.get(info.data.get("codec", "")):
+            check_buckets(buckets or (), strides.time)
         if buckets and len(set(buckets)) < len(buckets):
             raise ValueError("each bucket is given once")
         return buckets

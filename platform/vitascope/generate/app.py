@@ -155,19 +155,20 @@ class DecodeWrite:
         return canvas.latent.numpy(), canvas.given.numpy(), conditioning(request, place, frames)
 
     def write(self, request: Request, denoised: Denoised, canvas: Any, target: Target) -> dict[str, object]:
-        """Decodes and commits the output, then creates the sidecar and returns it.
+        """Decodes, encodes and commits the output, then creates the sidecar and returns it.
 
         The sidecar marks the request as finished. If attempts race, one creates it, and all return that one.
         """
         started = time.monotonic()
-        frames = self._codec.decode(torch.tensor(denoised.latent)).numpy()
-        decoded = time.monotonic()
-        content, suffix = mp4.media_bytes(conditions.crop(frames, request), request.fps)
+        decoded = _Timed(self._codec.decode(torch.tensor(denoised.latent)))
+        made = self._patching.covering(request.size)
+        frames = (frame for group in decoded for frame in group.cpu().numpy())
+        content, suffix = mp4.media_bytes(conditions.crop(frames, request, made.n_frames), request.fps)
         storage.put(target.location + suffix, content)
         timings = {
             "denoise": round(denoised.seconds, 3),
-            "decode": round(decoded - started, 3),
-            "write": round(time.monotonic() - decoded, 3),
+            "decode": round(decoded.seconds, 3),
+            "write": round(time.monotonic() - started - decoded.seconds, 3),
         }
         about = {
             "changes": changes(request, self._patching, denoised.n_text, self._most_text),
@@ -177,6 +178,22 @@ class DecodeWrite:
         if storage.create(target.location + ".json", storage.json_bytes(document)):
             return document
         return storage.read_json(target.location + ".json")
+
+
+class _Timed:
+    """Iterates over `items`; `seconds` is the time they have taken so far."""
+
+    def __init__(self, items: Iterator[torch.Tensor]) -> None:
+        self._items, self.seconds = items, 0.0
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        while True:
+            started = time.monotonic()
+            item = next(self._items, None)
+            self.seconds += time.monotonic() - started
+            if item is None:
+                return
+            yield item
 
 
 class Generate:

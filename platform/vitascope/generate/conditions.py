@@ -1,6 +1,8 @@
 """Turns media into conditioning latents."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -79,9 +81,8 @@ def canvas(place: Layout, frames: np.ndarray, codec: Codec) -> Canvas:
     rows = np.minimum(np.arange(place.made.height), frames.shape[1] - 1)
     columns = np.minimum(np.arange(place.made.width), frames.shape[2] - 1)
     pixels = np.ascontiguousarray(timeline[:, rows][:, :, columns])
-    return Canvas(
-        codec.encode(torch.from_numpy(pixels)), torch.from_numpy(latent_given(given, codec.strides.time))
-    )
+    latent = codec.encode(torch.from_numpy(pixels)).cpu()
+    return Canvas(latent, torch.from_numpy(latent_given(given, codec.strides.time)))
 
 
 def blank(request: Request, patching: Patching, channels: int) -> Canvas:
@@ -90,15 +91,16 @@ def blank(request: Request, patching: Patching, channels: int) -> Canvas:
     return Canvas(torch.zeros(*shape, channels), torch.zeros(shape[0], dtype=torch.bool))
 
 
-def crop(frames: np.ndarray, request: Request) -> np.ndarray:
-    """The output (F, H, W, 3), the top left of the generated frames, which holds the conditions.
+def crop(frames: Iterable[np.ndarray], request: Request, n_made: int) -> Iterator[np.ndarray]:
+    """The output's frames (H, W, 3), the top left of the `n_made` generated ones, which holds the conditions.
 
     Spare frames are cut from the end, so that conditioning frames at the start stay whole and at least one
     frame of a joined end stays; when extending backwards from the start, so that those at the end stay whole.
     """
     size = request.size
-    start = len(frames) - size.n_frames if request.mode is Mode.EXTEND_BACKWARD else 0
-    return frames[start : start + size.n_frames, : size.height, : size.width]
+    start = n_made - size.n_frames if request.mode is Mode.EXTEND_BACKWARD else 0
+    for frame in islice(frames, start, start + size.n_frames):
+        yield frame[: size.height, : size.width]
 
 
 def _beginning(available: int, most_latent: int, time_stride: int) -> int:

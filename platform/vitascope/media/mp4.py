@@ -2,7 +2,9 @@
 
 import io
 import tempfile
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +38,27 @@ def encoder() -> str:
     return next(name for name in _ENCODERS if name in av.codecs_available)
 
 
-def mp4_bytes(frames: np.ndarray, fps: float) -> bytes:
-    """An mp4 of exactly these frames, uint8 (F, H, W, 3) with even H and W, at exactly `fps`.
+def mp4_bytes(frames: Iterable[np.ndarray], fps: float) -> bytes:
+    """An mp4 of exactly these frames, each uint8 (H, W, 3) with even H and W, at exactly `fps`.
 
-    The index comes first, so that the file plays while it loads. The same frames give the same bytes.
+    They are encoded one by one, and so need not be in memory together. The index comes first, so that the
+    file plays while it loads. The same frames give the same bytes.
+
+    Raises:
+        ValueError: there is no frame, or one of another type or size.
     """
-    _check(frames)
+    frames = iter(frames)
+    if (first := next(frames, None)) is None:
+        raise ValueError("a video has at least one frame, got none")
+    _check(first, first.shape)
     rate = Fraction(fps).limit_denominator(1001)
     # Moving the index to the front reads the file back, which libav can do with a real file only.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"
         with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-            stream = _stream(container, frames.shape[1:3], rate)
-            for index, pixels in enumerate(frames):
+            stream = _stream(container, first.shape[:2], rate)
+            for index, pixels in enumerate(chain([first], frames)):
+                _check(pixels, first.shape)
                 frame = yuv(pixels)
                 frame.pts, frame.time_base = index, 1 / rate
                 container.mux(stream.encode(frame))
@@ -86,9 +96,13 @@ def jpeg_bytes(frame: np.ndarray, max_side_px: int) -> bytes:
     return sink.getvalue()
 
 
-def media_bytes(frames: np.ndarray, fps: float) -> tuple[bytes, str]:
-    """The bytes and the suffix of a file of frames (F, H, W, 3): a png of one frame, else an mp4."""
-    return (png_bytes(frames[0]), ".png") if len(frames) == 1 else (mp4_bytes(frames, fps), ".mp4")
+def media_bytes(frames: Iterable[np.ndarray], fps: float) -> tuple[bytes, str]:
+    """The bytes and the suffix of a file of frames (H, W, 3): a png of a single one, else an mp4."""
+    rest = iter(frames)
+    beginning = list(islice(rest, 2))
+    if len(beginning) == 1:
+        return png_bytes(beginning[0]), ".png"
+    return mp4_bytes(chain(beginning, rest), fps), ".mp4"
 
 
 def _stream(container: Any, height_width: tuple[int, ...], rate: Fraction) -> Any:
@@ -102,8 +116,10 @@ def _stream(container: Any, height_width: tuple[int, ...], rate: Fraction) -> An
     return stream
 
 
-def _check(frames: np.ndarray) -> None:
-    even = frames.ndim == 4 and frames.shape[1] % 2 == 0 and frames.shape[2] % 2 == 0
-    if frames.dtype != np.uint8 or not even or frames.shape[-1] != 3:
-        expected = "uint8 frames (F, H, W, 3) with even H and W"
-        raise ValueError(f"expected {expected}, got {frames.dtype} {frames.shape}")
+def _check(pixels: np.ndarray, shape: tuple[int, ...]) -> None:
+    even = pixels.ndim == 3 and pixels.shape[0] % 2 == 0 and pixels.shape[1] % 2 == 0
+    if pixels.dtype != np.uint8 or not even or pixels.shape[-1] != 3:
+        expected = "uint8 frames (H, W, 3) with even H and W"
+        raise ValueError(f"expected {expected}, got {pixels.dtype} {pixels.shape}")
+    if pixels.shape != shape:
+        raise ValueError(f"expected frames of one size, got {pixels.shape} after {shape}")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from vitascope import checksum, storage
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import EncodeSettings
+from vitascope.encode.strides import strides_of
 from vitascope.errors import Missing, Mistake
 from vitascope.model.network import Network
 from vitascope.model.networks import build
@@ -42,7 +43,7 @@ class ModelCard(Section):
     @property
     def patching(self) -> Patching:
         """How videos become the model's patches."""
-        return Patching(self.encode.strides, self.model.patch)
+        return Patching(strides_of(self.encode), self.model.patch)
 
     def build(self) -> Network:
         """A model of this shape with fresh weights."""

@@ -6,7 +6,7 @@ from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Missing, Mistake
 from vitascope.model.card import WEIGHTS, ModelCard
 from vitascope.model.networks import shapes_of
-from vitascope.model.stored import differences, read_header
+from vitascope.weights import differences, stored_shapes
 
 _REMEDY = "copy the folder again from where the model was trained, or set generate.model"
 
@@ -21,8 +21,7 @@ def check_model(folder: str, card: ModelCard) -> None:
     if not storage.exists(uri):
         raise Missing(f"{folder} has a card and no {WEIGHTS}; {_REMEDY}")
     _check_card(folder, card)
-    stored = {name: tensor.shape for name, tensor in read_header(uri, _REMEDY).items()}
-    if wrong := differences(stored, shapes_of(card.model, card.channels, card.text_dim)):
+    if wrong := differences(stored_shapes(uri, _REMEDY), shapes_of(card.model, card.channels, card.text_dim)):
         raise Mistake(f"{uri} does not fit the model.json next to it: {wrong}; {_REMEDY}")
     checksum.check(uri)
 

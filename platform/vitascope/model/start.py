@@ -6,10 +6,11 @@ from vitascope import storage
 from vitascope.errors import Mistake
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.settings import ModelSettings
-from vitascope.model.stored import Weights, read_header
+from vitascope.model.stored import Weights
 from vitascope.model.wan_published import Published, of_shapes, our_name
 from vitascope.model.weights import open_weights, read_config
 from vitascope.records import stable_id
+from vitascope.weights import read_header, stored_shapes
 
 _SAMPLED_BYTES = 1 << 20
 _AGAIN = "copy it again, or correct model.start_from"
@@ -50,8 +51,8 @@ def open_start(location: str) -> Start:
 
 def _of_file(location: str) -> Published:
     """The sizes of weights in a file, as ComfyUI reads them, which has no configuration."""
-    header = read_header(location, _AGAIN)
-    return of_shapes({our_name(name): stored.shape for name, stored in header.items()}, location)
+    shapes = stored_shapes(location, _AGAIN)
+    return of_shapes({our_name(name): shape for name, shape in shapes.items()}, location)
 
 
 def resolved(settings: ModelSettings, of: Published) -> ModelSettings:

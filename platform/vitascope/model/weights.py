@@ -15,7 +15,7 @@ from torch import Tensor
 from vitascope import storage
 from vitascope.errors import Missing, Mistake
 from vitascope.model.networks import shapes_of
-from vitascope.model.stored import Stored, Weights, differences, read_header
+from vitascope.model.stored import Weights
 from vitascope.model.wan_published import (
     DIFFUSERS,
     OFFICIAL,
@@ -26,6 +26,7 @@ from vitascope.model.wan_published import (
     parse,
 )
 from vitascope.section import shown
+from vitascope.weights import Stored, differences, read_header
 
 Format = Literal["diffusers", "wan", "comfyui"]
 MOST_BYTES = 10 * 10**9

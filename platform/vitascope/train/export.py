@@ -11,17 +11,18 @@ from vitascope import checksum, storage
 from vitascope.errors import Missing
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.start import Start, open_start
-from vitascope.model.stored import Weights, read_header
+from vitascope.model.stored import DTYPES, Weights
 from vitascope.model.wan_published import Published
 from vitascope.model.weights import Format, export_weights
 from vitascope.train.job import State
 from vitascope.train.shards import file_name
+from vitascope.weights import read_header
 
 Kind = Literal["ema", "raw"]
 _PIPELINE = "model_index.json"
 _TRANSFORMER = "transformer"
 _AGAIN = "copy the folder again from where the model was trained"
-_DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+_FORMATS = {"float32": "F32", "bf16": "BF16"}
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ class _InFormat(Mapping[str, torch.Tensor]):
     precision: str | None
 
     def __getitem__(self, name: str) -> torch.Tensor:
+        format = self.start.weights.tensors[name].format if self.start else "F32"
         if self.precision:
-            return self.weights[name].to(_DTYPES[self.precision])
-        dtype = self.start.weights.tensors[name].dtype if self.start else torch.float32
-        return self.weights[name].to(dtype)
+            format = _FORMATS[self.precision]
+        return self.weights[name].to(DTYPES[format])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.weights)

@@ -26,8 +26,8 @@ def spans(
 
     Shots are given by their first and last frame on the grid of `fps`, and spans lie on that grid. If the
     next duration does not fit, the longest one that fits is taken; a shot shorter than all durations is one
-    span. A span of d seconds has floor(d * fps) + 1 frames, both ends included, so that 1 s at 8 fps has the
-    1 + 4k frames of a codec; the last frame of a span is the first of the next. With `every_s` a span begins
+    span. A span of d seconds has floor(d * fps) + 1 frames, both ends included, as codecs take 1 + k * stride
+    frames; the last frame of a span is the first of the next. With `every_s` a span begins
     at that interval, and spans overlap. A remainder shorter than every duration is not used.
     """
     lengths = [steps(length_s, fps) for length_s in durations_s]

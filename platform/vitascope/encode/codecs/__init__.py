@@ -4,11 +4,12 @@ A codec is one file with one class and a line in `CODECS`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import torch
 
+from vitascope.encode.codecs.autoencoder import Autoencoder
 from vitascope.encode.codecs.dct import DctCodec
 from vitascope.encode.settings import EncodeSettings, Strides
 
@@ -16,32 +17,47 @@ from vitascope.encode.settings import EncodeSettings, Strides
 class Codec(Protocol):
     """Turns frames into latents and back; an image is a video of one frame.
 
-    Of 1 + k latent frames the first is of the first frame, each other one of `strides.time` frames.
+    Of 1 + k latent frames the first is of the first frame, each other one of `strides.time` frames. Frames
+    and latents may be on any device; results are on the codec's.
     """
 
     channels: int
     strides: Strides
-    fingerprint: str  # changes with everything that shapes a latent
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with everything that shapes a latent."""
+        ...
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8 (F, H, W, 3) -> float32 (T, h, w, channels), of standard deviation about 1."""
         ...
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Float (T, h, w, channels) -> uint8 (F, H, W, 3)."""
+    def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Float (T, h, w, channels) -> for each latent frame its frames, uint8 (f, H, W, 3).
+
+        They are decoded as they are asked for: a whole video need not fit into memory.
+        """
         ...
 
 
-CODECS: dict[str, Callable[[EncodeSettings], Codec]] = {"dct": DctCodec}
+CODECS: dict[str, Callable[[EncodeSettings, torch.device], Codec]] = {
+    "dct": DctCodec,
+    "diffusers": Autoencoder,
+}
 
 
-def make_codec(settings: EncodeSettings) -> Codec:
-    """The codec named by `settings.codec`."""
-    return CODECS[settings.codec](settings)
+def make_codec(settings: EncodeSettings, device: torch.device | None = None) -> Codec:
+    """The codec named by `settings.codec`, by default on the CPU."""
+    return CODECS[settings.codec](settings, device or torch.device("cpu"))
 
 
-def psnr_db(frames: torch.Tensor, decoded: torch.Tensor) -> float:
-    """Peak signal-to-noise ratio of uint8 frames in dB, over pixels and colours; 100 if equal."""
-    pairs = zip(frames, decoded, strict=True)  # a frame at a time: floats take four times the room
+def psnr_db(frames: torch.Tensor, decoded: Iterable[torch.Tensor]) -> float:
+    """Peak signal-to-noise ratio in dB of a video, uint8 (F, H, W, 3), decoded in groups (f, H, W, 3).
+
+    The mean is over pixels and colours; 100 if equal.
+    """
+    pairs = zip(frames, (frame for group in decoded for frame in group), strict=True)
+    # A frame at a time: floats take four times the room.
     error = sum((a.float() - b.float()).square().mean().item() for a, b in pairs) / len(frames)
     return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0

@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass
 
 import torch
 
+from vitascope.encode.codecs.groups import check_frames, check_latents, groups
 from vitascope.encode.settings import STRIDES, EncodeSettings
 from vitascope.records import stable_id
 
@@ -76,59 +77,47 @@ class DctCodec:
 
     strides = STRIDES["dct"]
 
-    def __init__(self, settings: EncodeSettings) -> None:
+    def __init__(self, settings: EncodeSettings, device: torch.device) -> None:
+        self._device = device
         self.channels = settings.dct_channels
         self.fingerprint = stable_id("dct", "lapped 4x8x8", astuple(LAW), WHITENING, self.channels)
         kept = _kept(self.channels)
         variance = torch.tensor([LAW(*index) for index in kept])
         scale = variance ** (WHITENING / 2) * (variance ** (1 - WHITENING)).mean().sqrt()
         basis = _block_basis(kept)  # 4 192 C
-        self._analysis = basis / scale
-        self._synthesis = basis * scale
+        self._analysis = (basis / scale).to(device)
+        self._synthesis = (basis * scale).to(device)
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8 (1 + 4k, H, W, 3) -> float32 (1 + k, H / 8, W / 8, C). Sides are multiples of 8."""
-        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            raise ValueError(
-                f"frames are uint8 (F, H, W, 3), got {frames.dtype} of shape {tuple(frames.shape)}"
-            )
-        if frames.shape[0] % 4 != 1 or frames.shape[1] % 8 or frames.shape[2] % 8:
-            raise ValueError(
-                f"frames are 1 + 4k with sides in multiples of 8 px, got {tuple(frames.shape[:3])}"
-            )
-        analysis = self._analysis.to(frames.device)
-        groups = _groups(frames)
-        shape = (len(groups), frames.shape[1] // 8, frames.shape[2] // 8, self.channels)
-        latents = torch.empty(shape, device=frames.device)
-        for latent, group in zip(latents, groups, strict=True):
-            weights = analysis if len(group) == 4 else analysis.sum(0, keepdim=True)
+        check_frames(frames, self.strides)
+        shape = (1 + len(frames) // 4, frames.shape[1] // 8, frames.shape[2] // 8, self.channels)
+        latents = torch.empty(shape, device=self._device)
+        for latent, group in zip(latents, groups(frames.to(self._device), 4), strict=True):
+            weights = self._analysis if len(group) == 4 else self._analysis.sum(0, keepdim=True)
             for near, own, rows in _bands(*shape[1:3]):
                 blocks = _to_blocks(group[:, 8 * near.start : 8 * near.stop])[:, own]
                 latent[rows] = torch.einsum("thwn,tnc->hwc", blocks, weights)
         return latents
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Float (1 + k, h, w, C) -> uint8 (1 + 4k, 8 h, 8 w, 3), values outside the range clamped.
+    def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Float (1 + k, h, w, C) -> groups uint8 (1 or 4, 8 h, 8 w, 3), values outside the range clamped.
 
         A first latent's time-varying channels, 0 from `encode`, are without effect.
         """
-        if latents.ndim != 4 or latents.shape[-1] != self.channels:
-            raise ValueError(f"latents are (T, h, w, {self.channels}), got {tuple(latents.shape)}")
-        synthesis = self._synthesis.to(latents.device)
-        count, height, width, _ = latents.shape
-        shape = (4 * count - 3, 8 * height, 8 * width, 3)
-        frames = torch.empty(shape, dtype=torch.uint8, device=latents.device)
-        for latent, group in zip(latents, _groups(frames), strict=True):
-            weights = synthesis if len(group) == 4 else synthesis.mean(0, keepdim=True)
-            for near, own, rows in _bands(height, width):
-                pixels = _from_blocks(torch.einsum("hwc,tnc->thwn", latent[near].float(), weights))
-                group[:, 8 * rows.start : 8 * rows.stop] = pixels[:, 8 * own.start : 8 * own.stop]
-        return frames
+        check_latents(latents, self.channels)
+        first, others = self._synthesis.mean(0, keepdim=True), self._synthesis
+        return (self._group(latent, others if i else first) for i, latent in enumerate(latents))
 
-
-def _groups(frames: torch.Tensor) -> list[torch.Tensor]:
-    """The first of 1 + 4k frames, and the k groups of four."""
-    return [frames[:1], *(frames[i : i + 4] for i in range(1, len(frames), 4))]
+    def _group(self, latent: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """The frames (F, 8 h, 8 w, 3) of a latent frame (h, w, C); weights: synthesis of F frames."""
+        height, width, _ = latent.shape
+        shape = (len(weights), 8 * height, 8 * width, 3)
+        group, latent = torch.empty(shape, dtype=torch.uint8, device=self._device), latent.to(self._device)
+        for near, own, rows in _bands(height, width):
+            pixels = _from_blocks(torch.einsum("hwc,tnc->thwn", latent[near].float(), weights))
+            group[:, 8 * rows.start : 8 * rows.stop] = pixels[:, 8 * own.start : 8 * own.stop]
+        return group
 
 
 def _bands(height: int, width: int) -> Iterator[tuple[slice, slice, slice]]:

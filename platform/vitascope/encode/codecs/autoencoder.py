@@ -1,0 +1,127 @@
+"""The `diffusers` codec: a pretrained video autoencoder."""
+
+import functools
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from vitascope import storage
+from vitascope.encode import autoencoders
+from vitascope.encode.autoencoders import Folder
+from vitascope.encode.codecs.groups import check_frames, check_latents, groups
+from vitascope.encode.settings import EncodeSettings
+from vitascope.errors import Mistake
+from vitascope.precision import DTYPES, fastest
+from vitascope.records import stable_id
+from vitascope.weights import differences
+
+_PART_BYTES = 8 * 2**20
+
+
+class Autoencoder:
+    """A pretrained autoencoder of one of `autoencoders.FAMILIES`, from `settings.codec_folder`.
+
+    A latent is the mode of the encoder's distribution, normalised with the mean and std of each channel from
+    the config. Frames are coded a group at a time: a longer video takes more memory only for its latents, a
+    few times over, and its uint8 frames. Weights are loaded by the first `encode` or `decode`.
+
+    Raises:
+        Mistake: the folder holds no such autoencoder, or its weights are not whole.
+    """
+
+    def __init__(self, settings: EncodeSettings, device: torch.device) -> None:
+        assert settings.codec_folder is not None, "the settings refuse codec diffusers without a folder"
+        self._folder = autoencoders.read(settings.codec_folder)
+        self._folder.shapes()  # raises for missing or truncated weights
+        self._device, self._precision = device, settings.codec_precision
+        self._mean = torch.tensor(self._folder.latents.mean, device=device)
+        self._std = torch.tensor(self._folder.latents.std, device=device)
+        self.strides = self._folder.latents.strides
+        self.channels = len(self._folder.latents.mean)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hash of the class, the config, the weights and the precision."""
+        folder = self._folder
+        config = json.dumps(folder.config, sort_keys=True)
+        return stable_id("diffusers", folder.kind, config, folder.weights_hash(), self._precision)
+
+    @torch.no_grad()
+    def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        """uint8 (1 + k * time, H, W, 3) -> float32 (1 + k, H / space, W / space, C)."""
+        check_frames(frames, self.strides)
+        network, dtype = self._network
+        pixels = (self._pixels(group).to(dtype) for group in groups(frames, self.strides.time))
+        mode = self._folder.family.encode(network, pixels)[0].movedim(0, -1)
+        return mode.contiguous().float().sub_(self._mean).div_(self._std)
+
+    def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Float (1 + k, h, w, C) -> the video as groups uint8 (f, space * h, space * w, 3)."""
+        check_latents(latents, self.channels)
+        return self._decoded(latents)
+
+    @torch.no_grad()
+    def _decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        for group in self._pixel_groups(latents):
+            yield ((group[0].movedim(0, -1).float() + 1) * 127.5).round().to(torch.uint8).contiguous()
+
+    def _pixel_groups(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The decoded video as groups (1, 3, f, H, W) of pixels in [-1, 1]."""
+        network, dtype = self._network
+        modes = latents.to(self._device).float() * self._std + self._mean
+        return self._folder.family.decode(network, modes.movedim(-1, 0)[None].to(dtype).contiguous())
+
+    def _pixels(self, group: torch.Tensor) -> torch.Tensor:
+        """uint8 (f, H, W, 3) -> float32 (1, 3, f, H, W) in [-1, 1]."""
+        return (group.to(self._device).float() / 127.5 - 1).movedim(-1, 0)[None].contiguous()
+
+    @functools.cached_property
+    def _network(self) -> tuple[Any, torch.dtype]:
+        dtype = fastest(self._device, DTYPES[self._precision])
+        return _loaded(self._folder, dtype).to(self._device), dtype
+
+
+def _loaded(folder: Folder, dtype: torch.dtype) -> torch.nn.Module:
+    """The network in evaluation mode, on the CPU. Raises Mistake if weights and config do not fit."""
+    network = _without_weights(folder)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if wrong := differences(folder.shapes(), expected):
+        config = f"the {autoencoders.CONFIG} next to it"
+        raise Mistake(f"{folder.weights} does not fit {config}: {wrong}; {autoencoders.REMEDY}")
+    with _on_disk(folder.weights) as path:
+        stored = safetensors.torch.load_file(path)
+        network.load_state_dict({name: stored[name].to(dtype) for name in stored}, assign=True)
+    return network.eval().requires_grad_(False)
+
+
+def _without_weights(folder: Folder) -> torch.nn.Module:
+    """The network that the config describes; its weights have shapes only."""
+    import diffusers  # takes seconds
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of keys of the config that are without effect
+    try:
+        with torch.device("meta"):
+            return getattr(diffusers, folder.kind).from_config(dict(folder.config))
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextmanager
+def _on_disk(uri: str) -> Iterator[str]:
+    """A local path of a file; one on a store is copied, and the copy is deleted at the end."""
+    if not storage.is_remote(uri):
+        yield storage.absolute(uri)
+        return
+    with tempfile.NamedTemporaryFile(suffix=".safetensors") as copy:
+        with storage.open_file(uri) as content:
+            shutil.copyfileobj(content, copy, _PART_BYTES)
+        copy.flush()
+        yield copy.name

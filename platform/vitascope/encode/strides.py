@@ -1,0 +1,30 @@
+"""A codec's strides, without loading the codec."""
+
+from collections.abc import Callable
+from typing import Any
+
+from vitascope.encode import autoencoders
+from vitascope.encode.settings import STRIDES, EncodeSettings, Strides, check_buckets, check_frame_counts
+from vitascope.errors import Mistake
+
+_CHECKS: dict[str, Callable[[Any, int], None]] = {
+    "frame_counts": check_frame_counts,
+    "buckets": check_buckets,
+}
+
+
+def strides_of(settings: EncodeSettings) -> Strides:
+    """The strides of the codec that the settings name; raises as `autoencoders.read` does."""
+    if settings.codec_folder is None:
+        return STRIDES[settings.codec]
+    return autoencoders.read(settings.codec_folder).latents.strides
+
+
+def check_lengths(settings: EncodeSettings) -> None:
+    """Raises Mistake unless all frame counts and buckets are whole latent frames of the codec."""
+    stride = strides_of(settings).time
+    for key, check in _CHECKS.items():
+        try:
+            check(getattr(settings, key) or (), stride)
+        except ValueError as error:
+            raise Mistake(f"encode.{key}: {error}; {settings.codec_folder} sets the stride") from None
