@@ -1,0 +1,109 @@
+"""A published pipeline goes in, is trained on files of several sizes, and diffusers runs what comes out."""
+
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flow import sources
+from flow.wan_folders import write_pipeline
+from vitascope import cli, config, storage
+from vitascope.config import Settings
+from vitascope.model.card import load_model
+
+STEPS = 4
+SETTINGS = f"""
+[run]
+folder = "HERE/run"
+[clips]
+input = "HERE/in"
+captions = "HERE/in/captions.csv"
+val_share = 0.0
+[encode]
+codec = "diffusers"
+codec_folder = "HERE/pipeline"
+text_encoder = "hf"
+text_folder = "HERE/pipeline"
+max_pixels = 2304
+frame_counts = [1, 5]
+[feed]
+token_budget = 256
+packs_per_step = 2
+[model]
+start_from = "HERE/pipeline"
+[train]
+steps = {STEPS}
+lr = 1e-3
+warmup_steps = 1
+checkpoint_every = 2
+text_dropout = 0.3
+"""
+WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> tuple[Path, Settings]:  # noqa: ARG001
+    """The folder with the pipeline and the run, and the run's settings."""
+    here = tmp_path_factory.mktemp("wan")
+    write_pipeline(here)
+    (here / "in").mkdir()
+    sources.make(here / "in")
+    (here / "settings.toml").write_text(SETTINGS.replace("HERE", str(here)))
+    for stage in ("clips", "encode", "train"):
+        assert cli.main([stage, str(here / "settings.toml")]) == 0
+    return here, config.load(str(here / "settings.toml"))
+
+
+def test_all_sizes_are_trained_from_the_published_weights(trained: tuple[Path, Settings]) -> None:
+    here, settings = trained
+    summary = storage.read_json(settings.path("summaries", "train.json"))
+    assert (summary["steps"], summary["ranks"]) == (STEPS, 2)
+    assert len(storage.read_json(settings.path("summaries", "encode.json"))["sizes"]) > 3
+    model, card = load_model(settings.path("model"))
+    assert (card.model.network, card.model.depth, card.channels) == ("wan", 2, 16)
+    before = load_file(here / "pipeline" / WEIGHTS)
+    moved = [name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])]
+    assert len(moved) > len(before) / 2
+    assert all((model.state_dict()[name] - before[name]).abs().max() < 0.05 for name in moved)
+
+
+def test_diffusers_runs_the_exported_pipeline(trained: tuple[Path, Settings]) -> None:
+    here, settings = trained
+    assert cli.main(["export", settings.run.folder, "--to", str(here / "out")]) == 0
+    parts = {path.name for path in (here / "out").iterdir()}
+    assert parts >= {"model_index.json", "vae", "text_encoder", "tokenizer", "scheduler", "transformer"}
+    pipeline = diffusers.WanPipeline.from_pretrained(here / "out")
+    pipeline.set_progress_bar_config(disable=True)
+    model, _ = load_model(settings.path("model"))
+    ours = model.state_dict()
+    theirs = pipeline.transformer.state_dict()
+    assert theirs.keys() == ours.keys()
+    assert all(torch.equal(weight, ours[name]) for name, weight in theirs.items())
+    latents = pipeline(
+        "a rabbit", height=32, width=48, num_frames=5, num_inference_steps=2, output_type="latent"
+    ).frames
+    assert latents.shape == (1, 16, 2, 4, 6)
+    assert latents.isfinite().all()
+
+
+def test_a_checkpoint_and_its_raw_weights_can_be_exported(trained: tuple[Path, Settings]) -> None:
+    here, settings = trained
+    words = ["export", settings.run.folder, "--step", str(STEPS), "--format", "comfyui"]
+    for kind in ("raw", "ema"):
+        assert cli.main([*words, "--weights", kind, "--to", str(here / kind)]) == 0
+    raw, ema = (load_file(here / kind / "diffusion_model.safetensors") for kind in ("raw", "ema"))
+    assert raw.keys() == ema.keys()
+    assert "blocks.0.self_attn.q.weight" in raw
+    assert any(not torch.equal(raw[name], ema[name]) for name in raw)
+    model, _ = load_model(settings.path("model"))
+    assert torch.equal(ema["blocks.0.self_attn.q.weight"], model.state_dict()["blocks.0.attn1.to_q.weight"])
+
+
+def test_a_step_without_a_checkpoint_is_named(
+    trained: tuple[Path, Settings], capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, settings = trained
+    assert cli.main(["export", settings.run.folder, "--step", "3", "--to", str(here / "none")]) == 2
+    assert "has no checkpoint after step 3; it has them after 2, 4" in capsys.readouterr().err
