@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 REMEDY = "copy the folder again from where diffusers wrote it, or set encode.codec_folder to another"
-
 Config = Mapping[str, Any]
 
 
@@ -102,11 +101,6 @@ class Folder:
     kind: str
     config: Config
     latents: Latents
-
-    @property
-    def family(self) -> Family:
-        """That of its class."""
-        return FAMILIES[self.kind]
 
     @property
     def weights(self) -> str:

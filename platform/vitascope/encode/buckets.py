@@ -62,11 +62,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> "Limits":
-        """Those of the settings.
-
-        Raises:
-            Mistake: the codec's folder is wrong, or a clip length is no whole number of latent frames.
-        """
+        """Those of the settings; raises as `strides.check_lengths` does."""
         check_lengths(settings.encode)
         patching = Patching(strides_of(settings.encode), settings.model.patch)
         return cls(patching, settings.feed.token_budget)

@@ -7,10 +7,8 @@ from vitascope.encode import autoencoders
 from vitascope.encode.settings import STRIDES, EncodeSettings, Strides, check_buckets, check_frame_counts
 from vitascope.errors import Mistake
 
-_CHECKS: dict[str, Callable[[Any, int], None]] = {
-    "frame_counts": check_frame_counts,
-    "buckets": check_buckets,
-}
+_Check = Callable[[Any, int], None]
+_CHECKS: dict[str, _Check] = {"frame_counts": check_frame_counts, "buckets": check_buckets}
 
 
 def strides_of(settings: EncodeSettings) -> Strides:

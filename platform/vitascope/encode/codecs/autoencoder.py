@@ -21,15 +21,14 @@ from vitascope.precision import DTYPES, fastest
 from vitascope.records import stable_id
 from vitascope.weights import differences
 
-_PART_BYTES = 8 * 2**20
-
 
 class Autoencoder:
     """A pretrained autoencoder of one of `autoencoders.FAMILIES`, from `settings.codec_folder`.
 
     A latent is the mode of the encoder's distribution, normalised with the mean and std of each channel from
     the config. Frames are coded a group at a time: a longer video takes more memory only for its latents, a
-    few times over, and its uint8 frames. Weights are loaded by the first `encode` or `decode`.
+    few times over, and its uint8 frames. Weights are loaded by the first `encode` or `decode`. On NVIDIA GPUs
+    torch computes float32 convolutions in TF32.
 
     Raises:
         Mistake: the folder holds no such autoencoder, or its weights are not whole.
@@ -39,6 +38,7 @@ class Autoencoder:
         assert settings.codec_folder is not None, "the settings refuse codec diffusers without a folder"
         self._folder = autoencoders.read(settings.codec_folder)
         self._folder.shapes()  # raises for missing or truncated weights
+        self._family = autoencoders.FAMILIES[self._folder.kind]
         self._device, self._precision = device, settings.codec_precision
         self._mean = torch.tensor(self._folder.latents.mean, device=device)
         self._std = torch.tensor(self._folder.latents.std, device=device)
@@ -58,7 +58,7 @@ class Autoencoder:
         check_frames(frames, self.strides)
         network, dtype = self._network
         pixels = (self._pixels(group).to(dtype) for group in groups(frames, self.strides.time))
-        mode = self._folder.family.encode(network, pixels)[0].movedim(0, -1)
+        mode = self._family.encode(network, pixels)[0].movedim(0, -1)
         return mode.contiguous().float().sub_(self._mean).div_(self._std)
 
     def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -75,7 +75,7 @@ class Autoencoder:
         """The decoded video as groups (1, 3, f, H, W) of pixels in [-1, 1]."""
         network, dtype = self._network
         modes = latents.to(self._device).float() * self._std + self._mean
-        return self._folder.family.decode(network, modes.movedim(-1, 0)[None].to(dtype).contiguous())
+        return self._family.decode(network, modes.movedim(-1, 0)[None].to(dtype).contiguous())
 
     def _pixels(self, group: torch.Tensor) -> torch.Tensor:
         """uint8 (f, H, W, 3) -> float32 (1, 3, f, H, W) in [-1, 1]."""
@@ -122,6 +122,6 @@ def _on_disk(uri: str) -> Iterator[str]:
         return
     with tempfile.NamedTemporaryFile(suffix=".safetensors") as copy:
         with storage.open_file(uri) as content:
-            shutil.copyfileobj(content, copy, _PART_BYTES)
+            shutil.copyfileobj(content, copy)
         copy.flush()
         yield copy.name
