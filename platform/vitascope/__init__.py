@@ -47,6 +47,10 @@ To add
     a codec     a class in a file of encode/codecs, its line in `CODECS`, its name and strides in
                 `encode.settings`; for another class of diffusers' autoencoders only a line in
                 `encode.autoencoders.FAMILIES`, with the functions that stream frames through it
+    a network   a subclass of `model.network.Network` in a file of model, its line in `model.networks`, its
+                name in `model.settings`
+    a text      a class in a file of encode/text, its line in `TEXT_ENCODERS`, its name in `encode.settings`
+    encoder
     a stage     a room with settings.py and stage.py, whose `run(settings)` uses `stages.running`; an entry in
                 `stages.registry`, also in what `report` needs; its section in `config`; jobs/<name>.py; for
                 nodes of its own, cluster/kuberay/rayjob-<name>.yaml; its room in tests/test_layout.py
