@@ -15,7 +15,7 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.feed.plan import Position
 from vitascope.feed.source import Source, load_pack, planned
 from vitascope.feed.stream import Feed
-from vitascope.model.flow import Draws
+from vitascope.model.flow import Draws, Shift
 from vitascope.model.networks import cost_of
 
 
@@ -29,7 +29,7 @@ def make_source(settings: Settings, split: str = "train") -> Source:
         packs_per_step=settings.feed.packs_per_step,
         window_samples=settings.feed.window_samples,
         cost=cost_of(settings.model, 8, 32).of,
-        draws=Draws(5, 0.3, 1.0),
+        draws=Draws(5, 0.3, Shift(1.0)),
     )
 
 

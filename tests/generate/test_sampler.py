@@ -13,6 +13,7 @@ from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, advance, begin, schedule, segments
 from vitascope.model.card import ModelCard
 from vitascope.model.dit import SMALLEST_TIMESTEP, velocity
+from vitascope.model.flow import Shift
 
 Make = Callable[..., Request]
 
@@ -78,8 +79,8 @@ def test_noise_depends_on_the_seed_alone(work_of: Callable[..., Work]) -> None:
 
 
 def test_longer_samples_stay_longer_in_the_noise() -> None:
-    assert schedule(4, 1024, 1.0, smallest=SMALLEST_TIMESTEP) == (1.0, 0.75, 0.5, 0.25, 0.0)
-    long = schedule(4, 4096, 1.0, smallest=SMALLEST_TIMESTEP)
+    assert schedule(4, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP) == (1.0, 0.75, 0.5, 0.25, 0.0)
+    long = schedule(4, 4096, Shift(1.0), smallest=SMALLEST_TIMESTEP)
     assert (long[0], long[-1]) == (1.0, 0.0)
     assert all(a > b for a, b in zip(long[1:-1], (0.75, 0.5, 0.25), strict=True))
 
@@ -89,7 +90,9 @@ def test_fine_detail_is_kept_down_to_the_floor_that_is_documented(
     work_of: Callable[..., Work], std: float, least: float
 ) -> None:
     """The ideal model of Gaussian data predicts x s² (1 - t) / ((1 - t)² s² + t²) from x at level t."""
-    work = dataclasses.replace(work_of(), schedule=schedule(1000, 1024, 1.0, smallest=SMALLEST_TIMESTEP))
+    work = dataclasses.replace(
+        work_of(), schedule=schedule(1000, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP)
+    )
     eps = work.tokens
 
     def ideal(now: Work) -> torch.Tensor:
@@ -107,7 +110,7 @@ def test_fine_detail_is_kept_down_to_the_floor_that_is_documented(
 @pytest.mark.parametrize("steps", [1, 2, 30, 300])
 def test_a_perfect_model_leaves_no_noise(work_of: Callable[..., Work], steps: int) -> None:
     work = work_of(steps=steps)
-    work = dataclasses.replace(work, schedule=schedule(steps, 1024, 1.0, smallest=SMALLEST_TIMESTEP))
+    work = dataclasses.replace(work, schedule=schedule(steps, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP))
     assert len(work.schedule) == steps + 1
     target = torch.randn_like(work.tokens)
 

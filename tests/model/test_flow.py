@@ -7,7 +7,7 @@ import torch
 from vitascope.feed.packs import Pack, Segment, collate, idle
 from vitascope.model import flow
 
-DRAWS = flow.Draws(seed=3, text_dropout=0.2, timestep_shift=1.0)
+DRAWS = flow.Draws(seed=3, text_dropout=0.2, shift=flow.Shift(1.0))
 GRID = (5, 4, 4)
 
 
@@ -15,12 +15,15 @@ def test_a_draw_follows_from_seed_epoch_and_sample() -> None:
     first, again = DRAWS(7, 2, GRID), DRAWS(7, 2, GRID)
     assert (first.noise_key, first.drop_text) == (again.noise_key, again.drop_text)
     assert np.array_equal(first.timesteps, again.timesteps)
-    others = [DRAWS(8, 2, GRID), DRAWS(7, 3, GRID), flow.Draws(4, 0.2, 1.0)(7, 2, GRID)]
+    others = [DRAWS(8, 2, GRID), DRAWS(7, 3, GRID), flow.Draws(4, 0.2, DRAWS.shift)(7, 2, GRID)]
     assert len({first.noise_key, *(other.noise_key for other in others)}) == 4
 
 
 def test_captions_are_dropped_as_often_as_asked() -> None:
-    shares = [np.mean([flow.Draws(0, p, 1.0)(i, 0, GRID).drop_text for i in range(3000)]) for p in (0.0, 0.2)]
+    shares = [
+        np.mean([flow.Draws(0, p, DRAWS.shift)(i, 0, GRID).drop_text for i in range(3000)])
+        for p in (0.0, 0.2)
+    ]
     assert shares[0] == 0
     assert shares[1] == pytest.approx(0.2, abs=0.03)
 
@@ -53,10 +56,19 @@ def test_longer_samples_are_trained_at_more_noise() -> None:
 @pytest.mark.parametrize("n_tokens", [16, 1024, 100_000])
 def test_shifting_keeps_the_ends_and_the_order(n_tokens: int) -> None:
     levels = np.linspace(0, 1, 11)
-    shifted = flow.shift_timestep(levels, n_tokens, 3.0)
+    shifted = flow.Shift(3.0).apply(levels, n_tokens)
     assert shifted[0] == 0
     assert shifted[-1] == pytest.approx(1)
     assert (np.diff(shifted) > 0).all()
+    assert flow.Shift(3.0).undo(shifted, n_tokens) == pytest.approx(levels)
+
+
+def test_a_shift_that_does_not_grow_is_that_of_wan_at_every_size() -> None:
+    levels = np.linspace(0, 1, 11)
+    expected = 5 * levels / (1 + 4 * levels)
+    for n_tokens in (16, 1024, 75_600):
+        assert flow.Shift(5.0, grows=False).apply(levels, n_tokens) == pytest.approx(expected)
+    assert not np.allclose(flow.Shift(5.0).apply(levels, 16), expected)
 
 
 def make_pack(timesteps: list[list[float]]) -> Pack:

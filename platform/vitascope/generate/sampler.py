@@ -15,7 +15,7 @@ from vitascope.generate.conditions import Canvas
 from vitascope.generate.request import Request
 from vitascope.generate.scheduler import Load
 from vitascope.model.card import ModelCard
-from vitascope.model.flow import noise, shift_timestep, unshift_timestep
+from vitascope.model.flow import Shift, noise
 from vitascope.model.networks import NETWORKS
 from vitascope.records import stable_int
 
@@ -76,7 +76,7 @@ def begin(
         schedule=schedule(
             request.steps,
             prod(grid),
-            card.timestep_shift,
+            card.shift,
             smallest=NETWORKS[card.model.network].smallest_timestep,
         ),
         guidance=request.guidance,
@@ -85,14 +85,14 @@ def begin(
     )
 
 
-def schedule(steps: int, n_tokens: int, shift: float, *, smallest: float) -> tuple[float, ...]:
-    """Noise levels from 1 to 0, equally spaced and then shifted by the number of tokens as in training.
+def schedule(steps: int, n_tokens: int, shift: Shift, *, smallest: float) -> tuple[float, ...]:
+    """Noise levels from 1 to 0, equally spaced and then shifted as in training.
 
     The last step starts no lower than `smallest`, below which the network's velocity does not reach clean.
     """
-    last = max(1 / steps, float(unshift_timestep(smallest, n_tokens, shift)))
+    last = max(1 / steps, float(shift.undo(smallest, n_tokens)))
     spaced = np.linspace(1.0, last, steps)
-    return (*shift_timestep(spaced, n_tokens, shift).tolist(), 0.0)
+    return (*shift.apply(spaced, n_tokens).tolist(), 0.0)
 
 
 def segments(work: Work) -> list[Segment]:

@@ -15,8 +15,9 @@ from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.strides import strides_of
 from vitascope.errors import Missing, Mistake
+from vitascope.model.flow import Shift
 from vitascope.model.network import Network
-from vitascope.model.networks import build
+from vitascope.model.networks import NETWORKS, build
 from vitascope.model.settings import ModelSettings
 from vitascope.precision import Precision, fastest
 from vitascope.section import Section
@@ -44,6 +45,11 @@ class ModelCard(Section):
     def patching(self) -> Patching:
         """How videos become the model's patches."""
         return Patching(strides_of(self.encode), self.model.patch)
+
+    @property
+    def shift(self) -> Shift:
+        """The shift of timesteps in training and sampling."""
+        return Shift(self.timestep_shift, NETWORKS[self.model.network].shift_grows)
 
     def build(self) -> Network:
         """A model of this shape with fresh weights."""

@@ -16,27 +16,32 @@ from vitascope.feed.patches import Grid
 from vitascope.records import stable_int
 
 REFERENCE_TOKENS = 1024
-"""The sample length at which `timestep_shift` applies unchanged."""
+"""The sample length at which the strength of a shift that grows applies unchanged."""
 
 
-def shift_timestep(timestep: Any, n_tokens: int, shift: float) -> Any:
-    """Moves timesteps (a float, an array or a tensor in 0…1) towards noise, the more the longer the sample.
+@dataclass(frozen=True)
+class Shift:
+    """Moves timesteps, a float, an array or a tensor in 0…1, towards noise: t' = s t / (1 + (s - 1) t).
 
-    t' = s t / (1 + (s - 1) t) with s = shift · √(n_tokens / 1024): more tokens are more redundant,
-    so the same damage needs more noise (Esser et al. 2024, section 5.3.2).
+    If it grows, s = strength · √(n_tokens / 1024): more tokens are more redundant, so the same damage needs
+    more noise (Esser et al. 2024, section 5.3.2). Otherwise s is the strength for samples of any size.
     """
-    s = _strength(n_tokens, shift)
-    return s * timestep / (1 + (s - 1) * timestep)
 
+    strength: float
+    grows: bool = True
 
-def unshift_timestep(timestep: Any, n_tokens: int, shift: float) -> Any:
-    """The timestep that `shift_timestep` moves to `timestep`."""
-    s = _strength(n_tokens, shift)
-    return timestep / (s - (s - 1) * timestep)
+    def apply(self, timestep: Any, n_tokens: int) -> Any:
+        """The timestep after the shift, for a sample of `n_tokens`."""
+        s = self._of(n_tokens)
+        return s * timestep / (1 + (s - 1) * timestep)
 
+    def undo(self, timestep: Any, n_tokens: int) -> Any:
+        """The timestep that `apply` moves to `timestep`."""
+        s = self._of(n_tokens)
+        return timestep / (s - (s - 1) * timestep)
 
-def _strength(n_tokens: int, shift: float) -> float:
-    return shift * (n_tokens / REFERENCE_TOKENS) ** 0.5
+    def _of(self, n_tokens: int) -> float:
+        return self.strength * (n_tokens / REFERENCE_TOKENS) ** 0.5 if self.grows else self.strength
 
 
 Pattern = Callable[[np.random.Generator, int], np.ndarray]
@@ -79,14 +84,14 @@ class Draws:
 
     seed: int
     text_dropout: float
-    timestep_shift: float
+    shift: Shift
 
     def __call__(self, sample_id: int, epoch: int, grid: Grid) -> Draw:
         """The draw for a sample of patch grid (T, H, W)."""
         key = stable_int("draw", self.seed, epoch, sample_id)
         rng = np.random.Generator(np.random.Philox(key))
         level = 1 / (1 + np.exp(-rng.standard_normal()))  # logit-normal
-        level = shift_timestep(level, grid[0] * grid[1] * grid[2], self.timestep_shift)
+        level = self.shift.apply(level, grid[0] * grid[1] * grid[2])
         timesteps = np.where(_to_make(rng, grid[0]), level, 0.0).astype(np.float32)
         return Draw(timesteps, bool(rng.random() < self.text_dropout), key)
 

@@ -20,12 +20,14 @@ class Network(nn.Module, ABC):
 
     leaves: classes of submodules that ZeRO-3 gathers whole. One of a leaf's arguments is a tensor that
         requires a gradient: otherwise DeepSpeed reduces the leaf's gradients before they are computed.
+    shift_grows: whether timesteps of longer samples are shifted further towards noise (`flow.Shift`).
     smallest_timestep: the sampler's last jump, to the clean patch, starts no lower.
     blocks: the transformer blocks.
     activation_checkpointing: whether training recomputes each block in the backward pass.
     """
 
     leaves: ClassVar[tuple[type[nn.Module], ...]]
+    shift_grows: ClassVar[bool] = True
     smallest_timestep: ClassVar[float] = 0.0
     blocks: nn.ModuleList
 

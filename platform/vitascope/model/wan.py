@@ -201,6 +201,7 @@ class Wan(Network):
     """
 
     leaves: ClassVar = (Block,)
+    shift_grows: ClassVar = False
 
     def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
         super().__init__(settings, channels, text_dim)

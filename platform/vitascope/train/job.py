@@ -54,7 +54,7 @@ class Job:
     def draws(self) -> flow.Draws:
         """How samples are trained."""
         train = self.settings.train
-        return flow.Draws(self.settings.run.seed, train.text_dropout, train.timestep_shift)
+        return flow.Draws(self.settings.run.seed, train.text_dropout, self.card.shift)
 
     @property
     def probe(self) -> flow.Probe:
