@@ -12,11 +12,13 @@ from model.wan_reference import layout
 from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import cli
 from vitascope.errors import Missing, Mistake
+from vitascope.feed.plan import Position
 from vitascope.model.card import save_model
 from vitascope.model.start import open_start
 from vitascope.model.wan_published import official_name
 from vitascope.train.engine import Ranks
 from vitascope.train.stage import plan_job
+from vitascope.train.step import take_step
 
 OF = layout(CHANNELS, TEXT_DIM, depth=2, width=256, heads=2, ffn=96)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -114,3 +116,18 @@ def test_a_network_for_other_latents_is_refused(tmp_path: Path) -> None:
     settings = make_run(str(tmp_path / "run"), starting(tmp_path / "in"))
     with pytest.raises(Mistake, match=r"take channels = 16, and the codec dct of the latents gives 8"):
         plan_job(settings)
+
+
+def test_a_run_that_is_resumed_takes_the_same_steps(published: Path, tmp_path: Path, alone: Ranks) -> None:
+    settings = make_run(str(tmp_path / "run"), starting(published))
+    engine, feed = begin(settings, alone)
+    losses = []
+    for step in feed.steps(Position(), 4):
+        losses.append(take_step(engine, alone, step).row["loss"])
+        if len(losses) == 2:
+            shards, position = engine.save(tmp_path), step.after
+    again, feed = begin(settings, alone)
+    again.load(tmp_path, shards)
+    resumed = [take_step(again, alone, step).row["loss"] for step in feed.steps(position, 2)]
+    assert resumed == losses[2:]
+    assert len(set(losses)) == 4

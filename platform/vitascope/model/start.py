@@ -55,6 +55,11 @@ def _of_file(location: str) -> Published:
     return of_shapes({our_name(name): shape for name, shape in shapes.items()}, location)
 
 
+def sized(settings: ModelSettings) -> ModelSettings:
+    """`settings` with the sizes of the network, which may follow from the weights it starts from."""
+    return resolved(settings, open_start(settings.start_from).of) if settings.start_from else settings
+
+
 def resolved(settings: ModelSettings, of: Published) -> ModelSettings:
     """`settings` with the sizes of the weights.
 

@@ -12,6 +12,7 @@ from vitascope import storage
 from vitascope.clips.filters import Filter, beyond
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.model.networks import cost_of
+from vitascope.model.start import sized
 from vitascope.report import words
 from vitascope.report.dataset import Bools, Dataset, Floats, counts, is_in, numbers
 from vitascope.report.fill import Packing, Samples, packing
@@ -191,5 +192,5 @@ def packs(data: Dataset) -> Packing | None:
     if not is_in(data.samples, "split", "train").any():
         return None
     facts = storage.read_json(storage.join(latents_folder(data.settings), "encode.json"))
-    model = data.settings.model
+    model = sized(data.settings.model)
     return packing(data.settings, model.patch, cost_of(model, facts["channels"], facts["text_dim"]))
