@@ -31,6 +31,7 @@ lint: .venv/.done
 bench: .venv/.done
 	$(BIN)/python jobs/bench/plan.py
 	$(BIN)/python jobs/bench/train_step.py
+	$(BIN)/python jobs/bench/wan_forward.py
 	$(BIN)/python jobs/bench/buckets.py
 	$(BIN)/python jobs/bench/incremental.py
 
