@@ -46,9 +46,9 @@ def read_header(uri: str, remedy: str) -> dict[str, Stored]:
         end = max((about["data_offsets"][1] for about in header.values()), default=0)
         tensors = {name: _stored(uri, about, 8 + n_bytes) for name, about in header.items()}
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        raise Mistake(f"{uri} is no safetensors file, or its beginning is damaged; {remedy}") from None
+        raise Mistake(f"{uri} is not a safetensors file, or its beginning is damaged; {remedy}") from None
     if 8 + n_bytes + end != size:
-        raise Mistake(f"{uri} has {size:,} bytes, and its header speaks of {8 + n_bytes + end:,}; {remedy}")
+        raise Mistake(f"{uri} has {size:,} bytes, and its header describes {8 + n_bytes + end:,}; {remedy}")
     return tensors
 
 
@@ -74,7 +74,7 @@ def differences(found: Shapes, expected: Shapes) -> str:
     if missing:
         parts.append(f"{len(missing)} weights are missing ({missing[0]})")
     if extra:
-        parts.append(f"{len(extra)} are of no such model ({short(extra[0], 80)})")
+        parts.append(f"{len(extra)} do not belong to this model ({short(extra[0], 80)})")
     if other:
         name = other[0]
         parts.append(f"{len(other)} have another shape ({name}: {found[name]}, expected {expected[name]})")

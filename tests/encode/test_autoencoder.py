@@ -323,7 +323,7 @@ def empty(folder: Path) -> None:
             pickled,
             r"copy/diffusion_pytorch_model.bin is a pickle, which could run code, and is not read; save",
         ),
-        (truncated, r"safetensors has [\d,]+ bytes, and its header speaks of [\d,]+; copy the folder again"),
+        (truncated, r"safetensors has [\d,]+ bytes, and its header describes [\d,]+; copy the folder again"),
         (not_json, "copy/config.json is no JSON document; copy the folder again"),
         (empty, "no config.json in .*copy or in its vae folder; set encode.codec_folder"),
     ],

@@ -261,7 +261,7 @@ def test_a_damaged_model_is_named_before_anything_is_started(model_folder: Path,
     weights.write_bytes(weights.read_bytes()[:-9])
     settings = write_inputs(str(tmp_path), good_requests(), str(tmp_path / "model"))
     started = time.monotonic()
-    with pytest.raises(Mistake, match="bytes, and its header speaks of"):
+    with pytest.raises(Mistake, match="bytes, and its header describes"):
         stage.run(settings)
     assert time.monotonic() - started < 5
 

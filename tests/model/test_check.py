@@ -72,15 +72,15 @@ def other(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path
 
 
 DAMAGE = {
-    "truncated": (truncate, "and its header speaks of"),
-    "empty": (empty, "is no safetensors file"),
+    "truncated": (truncate, "and its header describes"),
+    "empty": (empty, "is not a safetensors file"),
     "flipped bytes": (flip, "is damaged or was changed: its SHA-256"),
-    "flipped header": (flip_header, "is no safetensors file"),
-    "huge header": (huge_header, "is no safetensors file"),
-    "odd header": (odd_header, "is no safetensors file"),
-    "a pickle": (pickled, "is no safetensors file"),
+    "flipped header": (flip_header, "is not a safetensors file"),
+    "huge header": (huge_header, "is not a safetensors file"),
+    "odd header": (odd_header, "is not a safetensors file"),
+    "a pickle": (pickled, "is not a safetensors file"),
     "missing keys": (other(lambda s: s.pop("out.weight")), "1 weights are missing (out.weight)"),
-    "other keys": (other(lambda s: s.update(x=torch.zeros(1))), "1 are of no such model (x)"),
+    "other keys": (other(lambda s: s.update(x=torch.zeros(1))), "1 do not belong to this model (x)"),
     "other shapes": (
         other(lambda s: s.update({"no_text": torch.zeros(1, 3)})),
         "no_text: (1, 3), expected (1, 64)",

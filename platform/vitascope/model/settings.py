@@ -27,7 +27,7 @@ class ModelSettings(Section):
     start_from: Location | None = Field(
         None,
         description="Weights to start from: a folder or a safetensors file as published, or the model folder "
-        "of another run; depth, width, heads and ffn follow from it. By default fresh weights.",
+        "of another run; network, depth, width, heads and ffn follow from it. By default fresh weights.",
     )
     patch: int = Field(2, ge=1, le=8, description="Side of a spatial patch in latent pixels.")
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from vitascope import storage
+from vitascope.encode.published import content_hash
 from vitascope.errors import Mistake
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.settings import ModelSettings
@@ -12,7 +13,6 @@ from vitascope.model.weights import open_weights, read_config
 from vitascope.records import stable_id
 from vitascope.weights import read_header, stored_shapes
 
-_SAMPLED_BYTES = 1 << 20
 _AGAIN = "copy it again, or correct model.start_from"
 
 
@@ -25,14 +25,9 @@ class Start:
 
     @property
     def identity(self) -> str:
-        """Hash of the names, shapes and formats of all weights, and of both ends of every file."""
-        about = [(name, w.format, w.shape) for name, w in sorted(self.weights.tensors.items())]
-        ends = []
-        for uri in sorted({stored.uri for stored in self.weights.tensors.values()}):
-            size = storage.size_bytes(uri)
-            sampled = min(_SAMPLED_BYTES, size)
-            ends += [storage.read_bytes(uri, 0, sampled), storage.read_bytes(uri, size - sampled, size)]
-        return stable_id("start", about, *ends)
+        """A hash of the weights' files, as `published.content_hash` gives it."""
+        files = sorted({stored.uri for stored in self.weights.tensors.values()})
+        return stable_id("start", *map(content_hash, files))
 
 
 def open_start(location: str) -> Start:

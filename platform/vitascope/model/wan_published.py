@@ -136,7 +136,7 @@ def parse(config: Config, uri: str) -> Published:
     family = config.get("_class_name")
     if not isinstance(family, str) or family not in _FIXED:
         raise Mistake(
-            f"{uri} is of a {shown(family)}; expected {DIFFUSERS} or {OFFICIAL}, the transformer of Wan "
+            f"{uri} describes a {shown(family)}; expected {DIFFUSERS} or {OFFICIAL}, the transformer of Wan "
             "2.1 or 2.2; name the folder of one"
         )
     for key, fixed in _FIXED[family].items():

@@ -16,6 +16,7 @@ from vitascope.records import stable_id
 from vitascope.section import decides
 from vitascope.stages.registry import FLOW, STAGES, upstream
 
+_MAY_MOVE = ("run.folder", "encode.codec_folder", "encode.text_folder", "model.start_from")
 Values = dict[str, object]
 """Settings by their names, `section.key`."""
 
@@ -135,9 +136,9 @@ def changed_before(settings: Settings, stage: str, marks: Mapping[str, Mark]) ->
 
 
 def values_before(settings: Settings, stage: str) -> Values:
-    """The settings that decide what `stage` reads, except the run's folder."""
+    """The settings that decide what `stage` reads, except places that may move with their content."""
     made_with = [deciding(settings, earlier).items() for earlier in upstream(stage)]
-    return {name: value for values in made_with for name, value in values if name != "run.folder"}
+    return {name: value for values in made_with for name, value in values if name not in _MAY_MOVE}
 
 
 def plan_lines(settings: Settings, todo: Iterable[str], marks: Mapping[str, Mark]) -> list[str]:

@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from vitascope.errors import Mistake
 from vitascope.feed.plan import ranks_advice
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.model.card import ModelCard, load_card, save_model
+from vitascope.model.networks import shapes_of
 from vitascope.model.start import started_from
 from vitascope.progress import Stopped, say, track
 from vitascope.stages import resources
@@ -71,7 +73,7 @@ def _trained(settings: Settings) -> Summary:
         "ranks": settings.train.ranks,
         "zero_stage": ZERO_STAGE,
         "precision": card.precision,
-        "n_parameters": sum(p.numel() for p in card.build().parameters()),
+        "n_parameters": sum(map(prod, shapes_of(card.model, card.channels, card.text_dim).values())),
     }
 
 

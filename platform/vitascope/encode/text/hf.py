@@ -55,7 +55,7 @@ class HfText:
         return stable_id("hf", *rules, *map(published.content_hash, self._files))
 
     def encode(self, captions: list[str]) -> list[torch.Tensor]:
-        """Per caption float32 (n_tokens, dim), the same bits in any company: one caption at a time."""
+        """Per caption float32 (n_tokens, dim), bit-identical whatever else is in the batch: one at a time."""
         return [
             self._states([*self._tokens(caption)[: self._max_tokens - 1], self._end]) for caption in captions
         ]
@@ -66,35 +66,38 @@ class HfText:
 
     def _tokens(self, caption: str) -> list[int]:
         """Of the cleaned caption, without the end token."""
-        tokenizer, _ = self._tokenizer_and_model
-        ids = tokenizer(cleaned(caption), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self._tokenizer(cleaned(caption), add_special_tokens=False, verbose=False)["input_ids"]
         return list(ids)
 
     @property
     def _end(self) -> int:
-        return int(self._tokenizer_and_model[0].eos_token_id)
+        return int(self._tokenizer.eos_token_id)
 
     @torch.no_grad()
     def _states(self, tokens: list[int]) -> torch.Tensor:
-        _, model = self._tokenizer_and_model
-        states: torch.Tensor = model(torch.tensor([tokens], device=self._device)).last_hidden_state[0]
+        states: torch.Tensor = self._model(torch.tensor([tokens], device=self._device)).last_hidden_state[0]
         return states.float().cpu()
 
     @functools.cached_property
-    def _tokenizer_and_model(self) -> tuple[Any, Any]:
+    def _tokenizer(self) -> Any:
+        with quiet_transformers():
+            from transformers import AutoTokenizer
+
+            folder = str(published.local_copy(self._tokenizer_folder))
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+    @functools.cached_property
+    def _model(self) -> Any:
         with quiet_transformers():
             import transformers
 
-            tokenizer = transformers.AutoTokenizer.from_pretrained(
-                str(published.local_copy(self._tokenizer_folder)), local_files_only=True
-            )
             model = getattr(transformers, MODELS[self._model_type]).from_pretrained(
                 str(published.local_copy(self._model_folder)),
                 local_files_only=True,
                 use_safetensors=True,
                 dtype=DTYPES[self._precision],
             )
-        return tokenizer, model.eval().to(self._device)
+        return model.eval().to(self._device)
 
 
 def cleaned(caption: str) -> str:
