@@ -102,6 +102,17 @@ def test_a_checkpoint_and_its_raw_weights_can_be_exported(trained: tuple[Path, S
     assert torch.equal(ema["blocks.0.self_attn.q.weight"], model.state_dict()["blocks.0.attn1.to_q.weight"])
 
 
+@pytest.mark.parametrize("to", ["pipeline", "pipeline/transformer", ".", "run/model", "run"])
+def test_what_is_read_is_not_overwritten(
+    trained: tuple[Path, Settings], to: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, settings = trained
+    files = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    assert cli.main(["export", settings.run.folder, "--to", str(here / to)]) == 2
+    assert "which is read, overlap; export to another folder" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == files
+
+
 def test_a_step_without_a_checkpoint_is_named(
     trained: tuple[Path, Settings], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -254,9 +254,8 @@ def described(settings: Settings) -> tuple[ModelCard, app.Maker]:
     folder = storage.absolute(settings.generate.model or settings.path("model"))
     card = load_card(folder)
     check_model(folder, card)
-    identity = stable_id(
-        card.model_dump_json(exclude_unset=True), checksum.recorded(storage.join(folder, WEIGHTS))
-    )
+    recorded = card.model_dump_json(exclude_unset=True)  # later releases know more fields
+    identity = stable_id(recorded, checksum.recorded(storage.join(folder, WEIGHTS)))
     return card, app.Maker(folder, identity, card.step, card.fingerprint)
 
 

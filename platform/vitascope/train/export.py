@@ -1,14 +1,14 @@
 """Weights of a run or a model, written as others read them."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from vitascope import checksum, storage
-from vitascope.errors import Missing
+from vitascope.errors import Missing, Mistake
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.start import Start, open_start
 from vitascope.model.stored import DTYPES, Weights
@@ -27,7 +27,10 @@ _FORMATS = {"float32": "F32", "bf16": "BF16"}
 
 @dataclass(frozen=True)
 class Chosen:
-    """What is exported: the newest checkpoint unless `step` names another; EMA or raw weights."""
+    """What is exported: the published model, or a checkpoint if raw weights or a step are asked for.
+
+    step: of the checkpoint; None for the newest one.
+    """
 
     kind: Kind = "ema"
     step: int | None = None
@@ -46,6 +49,7 @@ def export(source: str, to: str, format: Format, chosen: Chosen) -> list[str]:
     """
     weights, card = _opened(source, chosen)
     start = open_start(card.model.start_from) if card.model.start_from else None
+    _refuse_overwriting(to, [source, card.model.start_from or source])
     of = start.of if start else Published(card.model, card.channels, card.text_dim)
     pipeline, inside = card.model.start_from or "", to
     if start and format == "diffusers" and storage.exists(storage.join(pipeline, _PIPELINE)):
@@ -53,6 +57,16 @@ def export(source: str, to: str, format: Format, chosen: Chosen) -> list[str]:
         inside = storage.join(to, _TRANSFORMER)
     export_weights(inside, _InFormat(weights, start, chosen.precision), of, format=format)
     return [f"{chosen.kind} weights after step {card.step}, as {format}: {inside}"]
+
+
+def _refuse_overwriting(to: str, read: Sequence[str]) -> None:
+    """Refuses a folder that is read from, and one that holds another pipeline or model."""
+    for place in read:
+        if to == place or storage.is_within(to, place) or storage.is_within(place, to):
+            raise Mistake(f"{to} and {place}, which is read, overlap; export to another folder")
+    for name in (_PIPELINE, CARD):
+        if storage.exists(storage.join(to, name)):
+            raise Mistake(f"{to} already holds {name}; export to another folder, or delete that one first")
 
 
 def _opened(source: str, chosen: Chosen) -> tuple[Mapping[str, torch.Tensor], ModelCard]:

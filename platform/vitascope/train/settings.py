@@ -52,8 +52,8 @@ class TrainSettings(Section):
     timestep_shift: float = Field(
         1.0,
         gt=0,
-        description="Shift of the timesteps. For dit, the shift at 1,024 tokens; it grows with the square root "
-        "of the number of tokens. For wan, the same for every size.",
+        description="Shift of the timesteps. For dit, the shift at 1,024 tokens; it grows with the root of "
+        "the number of tokens. For wan, the same for every size.",
     )
     val_every: int = Field(200, ge=1, description="Steps between held-out losses.")
     checkpoint_every: Execution[int] = Field(200, ge=1, description="Steps between checkpoints.")
