@@ -87,7 +87,7 @@ def test_decord_failing_falls_back_to_pyav(tmp_path: Path) -> None:
     path = corners_video(tmp_path / "a.mp4", size=(48, 64))
     what: dict[str, Any] = {"start_s": 0.0, "fps": 5, "n_frames": 3}
     assert read_clip(str(path), decoder="decord", **what).shape == (3, 64, 48, 3)
-    with pytest.raises(Rejected, match="frames end before"):  # PyAV's word, too
+    with pytest.raises(Rejected, match="frames end at"):  # PyAV's word, too
         read_clip(str(path), decoder="decord", **(what | {"start_s": 9.0}))
 
 
@@ -104,8 +104,18 @@ def test_a_truncated_video_keeps_its_beginning(tmp_path: Path, share: float) -> 
 @pytest.mark.parametrize("decoder", ["decord", "pyav"])
 def test_a_clip_beyond_the_end_is_refused(tmp_path: Path, decoder: str) -> None:
     path = corners_video(tmp_path / "a.mp4", seconds=1)
-    with pytest.raises(Rejected, match="frames end before"):
+    with pytest.raises(Rejected, match="frames end at"):
         read_clip(str(path), start_s=1.0, fps=8, n_frames=9, decoder=decoder)
+
+
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+@pytest.mark.parametrize("n", [1, 2, None])
+def test_a_clip_beyond_the_end_says_when_both_end(tmp_path: Path, decoder: str, n: int | None) -> None:
+    """Of a clip too, of which a still alone was asked for."""
+    path = corners_video(tmp_path / "a.mp4", seconds=1)
+    clip = Clip(str(path), decoder, fps=8, n_frames=49)
+    with pytest.raises(Rejected, match=r"frames end at 1\.00 s, the clip goes on to 6\.00 s"):
+        clip.frames(n)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.report import accounting
 from vitascope.report import stage as report
 from vitascope.report.dataset import read
+from vitascope.stages import runner
 
 N_VIDEOS = sum(asked["seconds"] > 0 for asked in REQUESTS.values())
 N_WITH_MEDIA = sum("mode" in asked for asked in REQUESTS.values())
@@ -174,8 +175,8 @@ def test_any_file_of_the_run_may_be_broken(settings: Settings, how: str) -> None
         "outputs/batch/manifest.parquet": "manifest.parquet",
         "model/model.json": "model",
         "train/metrics/00000000.jsonl": "metrics",
+        "train/metrics/00000002.jsonl": "metrics",
     } | {f"{latents_folder(settings)}/{name}": name for name in ("index.parquet", "drops.parquet")}
-    logged_later(settings).unlink()
     for name, said in tables.items():
         path = Path(settings.path(name))
         whole = path.read_bytes()
@@ -187,6 +188,46 @@ def test_any_file_of_the_run_may_be_broken(settings: Settings, how: str) -> None
         assert page.count("<section") == 6
         path.write_bytes(whole)
     assert "missing" not in report.run(settings)
+
+
+def logged(settings: Settings, steps: Iterable[int]) -> str | None:
+    """What the report says of a log of these steps, of a run whose summary has 4."""
+    rows = [{"step": step, "loss": 1.0, "tokens_per_s": 8000.0} for step in steps]
+    logged_later(settings).unlink(missing_ok=True)
+    storage.put(settings.path("train", "metrics", "00000000.jsonl"), storage.json_lines(rows))
+    return read(settings).missing.get(settings.path("train", "metrics"))
+
+
+def test_steps_that_the_log_has_lost_are_named(settings: Settings) -> None:
+    assert logged(settings, range(4)) is None
+    assert logged(settings, [*range(3), *range(4)]) is None
+    assert logged(settings, range(2)) == "lacks steps 2 to 3"
+    assert logged(settings, [0, 2, 3]) == "lacks step 1"
+    assert logged(settings, [*range(3), 4]) == "lacks step 3"
+    assert logged(settings, [2, 5]) == "lacks steps 0 to 1, 3 to 4"
+
+
+def test_a_log_of_held_out_losses_alone_has_lost_every_step(settings: Settings) -> None:
+    logged_later(settings).unlink()
+    first = settings.path("train", "metrics", "00000000.jsonl")
+    storage.put(first, storage.json_lines([{"step": 0, "val_loss": 1.0}]))
+    assert read(settings).missing == {settings.path("train", "metrics"): "lacks steps 0 to 3"}
+
+
+def test_a_log_that_still_grows_has_lost_nothing(settings: Settings) -> None:
+    """Of a run that goes on, and of one that begins anew while its earlier summary is still there."""
+    assert logged(settings, range(6)) is None
+
+    def training(_: str) -> bool:
+        assert logged(settings, range(2)) is None
+        assert logged(settings, [0, 2]) == "lacks step 1"
+        return True
+
+    runner.perform(settings, "train", lambda _: True)
+    runner.perform(settings, "train", training)
+    assert logged(settings, range(2)) == "lacks steps 2 to 3"
+    storage.delete(settings.path("summaries", "train.json"))
+    assert logged(settings, range(2)) is None
 
 
 @pytest.mark.parametrize("content", [b"[]", b"{}", b"null", b'{"timesteps": 3, "by_size": [{}]}'])
@@ -297,7 +338,13 @@ def test_what_is_lost_is_told_in_the_page_before_the_command_fails(settings: Set
 
 def test_a_file_without_a_clip_says_why(html: str) -> None:
     assert "no clip is kept: no_caption 1" in html
-    assert html.count(">ok<") == len(KEPT)
+    assert "no sample came of it: no_bucket 1" in html
+    assert html.count(">ok<") == sum(any(why is None for _, why in cut) for cut in sources.CLIPS.values())
+
+
+def test_a_file_is_ok_while_its_samples_are_not_known(settings: Settings) -> None:
+    storage.delete(f"{latents_folder(settings)}/index.parquet")
+    assert shown(settings).count(">ok<") == len(KEPT)
 
 
 def lengthened(row: dict[str, Any], path: str, detail: str) -> dict[str, Any]:

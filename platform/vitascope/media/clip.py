@@ -100,7 +100,7 @@ class Clip:
         clip = self if n is None else self.sampled(n)
         height_width, long_side = (None, size) if isinstance(size, int) else (size, None)
         view = View(clip.n_frames, height_width, self.crop, long_side)
-        return clip.views([view], timeout_s=timeout_s)[0]
+        return clip._views([view], timeout_s, self.end_s)[0]
 
     def views(self, views: Sequence[View], *, timeout_s: float = 60.0) -> list[np.ndarray]:
         """The clip's first frames as each of `views` has them: uint8 (F, H, W, 3). They are decoded once.
@@ -113,12 +113,16 @@ class Clip:
             NoDevice: nvdec, and no GPU.
             Unavailable: the store does not answer.
         """
+        return self._views(views, timeout_s, self.end_s)
+
+    def _views(self, views: Sequence[View], timeout_s: float, until_s: float) -> list[np.ndarray]:
+        """`views`; `until_s` is the end of the clip of which this one is a sample."""
         order = sorted(range(len(views)), key=lambda i: -views[i].n_frames)
         longest_first = [views[i] for i in order]
         for decoder in ("decord", "pyav") if self.decoder == "decord" else (self.decoder,):
             try:
                 clip = replace(self, decoder=decoder)
-                frames = isolated(_read, timeout_s=timeout_s, clip=clip, views=longest_first)
+                frames = isolated(_read, timeout_s=timeout_s, clip=clip, views=longest_first, until_s=until_s)
                 return [frames[order.index(i)] for i in range(len(views))]
             except ChildDied as death:
                 cause = str(death)
@@ -139,22 +143,22 @@ class Clip:
         yield from _pictures(clip, times_s, [View(n_frames, long_side=long_side)])
 
 
-def _read(*, clip: Clip, views: list[View]) -> list[np.ndarray]:
+def _read(*, clip: Clip, views: list[View], until_s: float) -> list[np.ndarray]:
     """The frames of all views, of which the longest come first. Runs in the child."""
     times_s = clip.start_s + np.arange(views[0].n_frames) / clip.fps
     if clip.decoder == "decord":
         if all(view.is_plain for view in views):
             with contextlib.suppress(Exception):  # PyAV decides whether the clip is bad, and says why
-                return _stacked(_pictures(clip, times_s, views), times_s, views)
+                return _stacked(_pictures(clip, times_s, views, until_s), times_s, views)
         clip = replace(clip, decoder="pyav")
-    return _stacked(_pictures(clip, times_s, views), times_s, views)
+    return _stacked(_pictures(clip, times_s, views, until_s), times_s, views)
 
 
 def _stacked(pictures: Iterator[Seen | None], times_s: np.ndarray, views: list[View]) -> list[np.ndarray]:
-    """Each view's frames (F H W 3); Rejected if one is missing."""
+    """Each view's frames (F H W 3); Rejected if one is damaged, or has another size."""
     frames: list[np.ndarray] = []
-    n_good, size = 0, None
-    for seen in pictures:
+    size = None
+    for n_good, seen in enumerate(pictures):
         if seen is None:
             raise Rejected(Reason.DECODE_FAILED, f"its frame at {times_s[n_good]:.2f} s is damaged")
         size = size or seen.size
@@ -168,20 +172,24 @@ def _stacked(pictures: Iterator[Seen | None], times_s: np.ndarray, views: list[V
         for view_frames, picture in zip(frames, seen.views, strict=False):
             if n_good < len(view_frames):
                 view_frames[n_good] = picture
-        n_good += 1
-    if n_good < len(times_s):
-        missing = f"frames end before {times_s[n_good]:.2f} s, the clip goes on to {times_s[-1]:.2f} s"
-        raise Rejected(Reason.DECODE_FAILED, missing)
     return frames
 
 
-def _pictures(clip: Clip, times_s: np.ndarray, views: list[View]) -> Iterator[Seen | None]:
-    """The reader's pictures; all failures that are the file's become Rejected."""
-    uri, version = clip.uri, clip.version
+def _pictures(
+    clip: Clip, times_s: np.ndarray, views: list[View], until_s: float | None = None
+) -> Iterator[Seen | None]:
+    """The reader's pictures; all failures that are the file's become Rejected.
+
+    So does an end before the last of these times, unless `until_s`, the clip's own end, is None.
+    """
+    uri, version, n_read = clip.uri, clip.version, 0
     try:
         # s3fs reads on in the version that it opened, or not at all; others may be written over.
         known = version if version and uri.startswith("s3://") else _same(uri, version)
-        yield from _reader(uri, clip.decoder, known).pictures(times_s, views)
+        reader = _reader(uri, clip.decoder, known)
+        for seen in reader.pictures(times_s, views):
+            n_read += 1
+            yield seen
     except Exception as error:
         _reader.cache_clear()  # its state is not known any more
         if isinstance(error, Rejected | NoDevice | Unavailable):
@@ -189,6 +197,9 @@ def _pictures(clip: Clip, times_s: np.ndarray, views: list[View]) -> Iterator[Se
         with contextlib.suppress(FileNotFoundError):
             _same(uri, version)
         raise Rejected(Reason.DECODE_FAILED, words(error)) from None
+    if until_s is not None and n_read < len(times_s):
+        missing = f"frames end at {reader.end_s:.2f} s, the clip goes on to {until_s:.2f} s"
+        raise Rejected(Reason.DECODE_FAILED, missing)
 
 
 @functools.lru_cache(maxsize=1)

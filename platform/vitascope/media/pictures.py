@@ -229,12 +229,12 @@ class PillowReader:
             raise Rejected(Reason.DECODE_FAILED, "it is no picture any more")
         self._picture = picture
         ends_s = np.cumsum(picture.durations_s or [np.inf])
-        self._starts_s, self._end_s = np.concatenate([[0.0], ends_s[:-1]]), ends_s[-1]
+        self._starts_s, self.end_s = np.concatenate([[0.0], ends_s[:-1]]), float(ends_s[-1])
         self._damaged_from = len(ends_s)
 
     def pictures(self, times_s: np.ndarray, views: Sequence[View]) -> Iterator[Seen | None]:
         last, seen = -1, None  # type: int, Seen | None
-        for time_s in times_s[times_s <= self._end_s + HOLD_S]:
+        for time_s in times_s[times_s <= self.end_s + HOLD_S]:
             number = int(np.searchsorted(self._starts_s, time_s + TIME_TOLERANCE_S, side="right")) - 1
             if number != last:
                 last, image, seen = number, self._frame(number), None

@@ -63,6 +63,10 @@ class Reader(Protocol):
         """
         ...
 
+    @property
+    def end_s(self) -> float:
+        """When the last frame ends, once `pictures` has come to the end of the source."""
+
 
 class DecordReader:
     """A source open in decord, which reads local files in place and remote ones whole; for plain views only.
@@ -166,6 +170,10 @@ class PyavReader:
                 seen = self._seen(shown, [view for view in views if view.n_frames > i])
             last = shown.frame
             yield seen
+
+    @property
+    def end_s(self) -> float:
+        return self._shown.until_s - self._first_s
 
     def _seen(self, shown: _Shown, views: Sequence[View]) -> Seen:
         frame, turn = over_white(self._uncombed(shown)), turn_of(shown.frame)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from vitascope.encode.stage import DROPS_FILE
 from vitascope.errors import Missing
 from vitascope.ledger import Status
 from vitascope.model.card import ModelCard, load_card
+from vitascope.stages import runner
 from vitascope.stages.registry import STAGES
 from vitascope.stages.running import summary_location
 from vitascope.train import log
@@ -47,7 +49,7 @@ class Dataset:
     captions of the caption stage. answers: table.CAPTIONS about them. encoded: whether these settings'
     samples could be read. steps, held_out: training's log, STEPS and HELD_OUT. losses: evaluation's document.
     card: of the model that generates. summaries: by stage, of those that have ended. missing: by file, why
-    something that such a stage wrote cannot be read.
+    something that such a stage wrote cannot be read; by folder, which steps its log lacks.
     """
 
     settings: Settings
@@ -148,6 +150,9 @@ def read(settings: Settings, *, data_only: bool = False) -> Dataset:
         samples = reader.part("encode", index, lambda _: read_index(latents), None)
         drops = reader.part("encode", drops_file, read_table, drops)
     rows: list[Any] = reader.part("train", path("train", "metrics"), _log, [])
+    steps = pa.Table.from_pylist([row for row in rows if "loss" in row], STEPS)
+    if lost := rows and _gaps(steps["step"].drop_null().to_pylist(), reader.trained(settings)):
+        reader.missing[path("train", "metrics")] = short(f"lacks {lost}", _MOST_OF_ERROR)
     return Dataset(
         settings=settings,
         videos=videos,
@@ -156,7 +161,7 @@ def read(settings: Settings, *, data_only: bool = False) -> Dataset:
         samples=records.SAMPLES.empty_table() if samples is None else samples,
         drops=drops,
         encoded=samples is not None,
-        steps=pa.Table.from_pylist([row for row in rows if "loss" in row], STEPS),
+        steps=steps,
         held_out=pa.Table.from_pylist([r for r in rows if r.get("val_loss") is not None], HELD_OUT),
         losses=reader.part("evaluate", path("evaluate", "losses.json"), storage.read_json, {}),
         manifest=reader.part("generate", outputs, read_table, records.MANIFEST.empty_table()),
@@ -200,12 +205,28 @@ class _Reader:
             self.missing[location] = short(why, _MOST_OF_ERROR)
         return nothing
 
+    def trained(self, settings: Settings) -> int:
+        """How many steps training's log must have; 0 if training has not ended since it last began."""
+        none = dict[str, runner.Mark]()
+        marks = self.part("train", settings.path("flow"), lambda _: runner.read_marks(settings), none)
+        has_begun_again = "train" in marks and marks["train"].digest is None
+        return 0 if has_begun_again else self.summaries.get("train", {}).get("steps", 0)
+
 
 def _log(folder: str) -> list[log.Row]:
     rows = log.read(folder)
     if not rows:
         raise FileNotFoundError(f"no step in {folder}")
     return rows
+
+
+def _gaps(steps: list[int], n: int) -> str:
+    """The steps that are not among these, of the first `n` and before their last: `steps 2 to 5, 9`."""
+    end = max([n, *(step + 1 for step in steps)])
+    gaps = [(a + 1, b - 1) for a, b in pairwise(sorted({-1, *steps, end})) if b - a > 1]
+    listed = ", ".join(f"{first} to {last}" if first < last else str(first) for first, last in gaps)
+    one = len(gaps) == 1 and gaps[0][0] == gaps[0][1]
+    return f"step{'' if one else 's'} {listed}" if gaps else ""
 
 
 def _answers_of(clips: pa.Table, rows: list[dict[str, Any]]) -> pa.Table:

@@ -1,9 +1,9 @@
 """One HTML file that shows what a run did."""
 
 import posixpath
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -150,23 +150,49 @@ def _went_in(run: Dataset) -> tuple[object, ...]:
     return run, list(_files(run)), first_sizes, list(_sources(run)), data.FILE if page_exists else None
 
 
+@dataclass
+class _Fate:
+    """The clips of a file: how many are kept, how many have samples, and why others were dropped."""
+
+    kept: int = 0
+    encoded: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def status(self, *, encoded: bool) -> str | Bad:
+        """Ok, or that nothing came of the file, and why; `encoded`: whether the samples are known."""
+        if self.encoded or (self.kept and not encoded):
+            return str(Status.OK)
+        nothing = "no sample came of it" if self.kept else "no clip is kept"
+        why = ", ".join(f"{reason} {n}" for reason, n in self.reasons.most_common())
+        return Bad(f"{nothing}: {why}" if why else nothing)
+
+
+def _fates(run: Dataset) -> defaultdict[str, _Fate]:
+    """What became of the clips of each file, by video_id."""
+    encoded, refused = set(run.samples["clip_id"].to_pylist()), defaultdict[str, set[str]](set)
+    for clip_id, reason in _columns(run.drops, "clip_id", "reason"):
+        refused[clip_id].add(reason)
+    fates = defaultdict[str, _Fate](_Fate)
+    for video_id, clip_id, reason in _columns(run.clips, "video_id", "clip_id", "reason"):
+        fate = fates[video_id]
+        fate.kept += reason is None
+        fate.encoded += clip_id in encoded
+        fate.reasons.update([reason] if reason else refused.get(clip_id, ()))
+    return fates
+
+
+def _columns(table: pa.Table, *names: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[name].to_pylist() for name in names), strict=True)
+
+
 def _files(run: Dataset) -> Iterator[tuple[object, ...]]:
-    columns = (run.clips[name].to_pylist() for name in ("video_id", "reason"))
-    reasons: dict[str, Counter[str | None]] = {}
-    for video_id, reason in zip(*columns, strict=True):
-        reasons.setdefault(video_id, Counter())[reason] += 1
+    fates = _fates(run)
     for row in run.videos.slice(0, MOST_ROWS).to_pylist():
-        clips = reasons.get(row["video_id"], Counter())
-        kept = clips.pop(None, 0)
-        why = ", ".join(f"{reason} {n}" for reason, n in clips.most_common())
-        status = row["status"]
-        if status != Status.OK:
-            status = Bad(row["reason"])
-        elif not kept:
-            status = Bad(f"no clip is kept: {why}" if why else "no clip is kept")
+        fate = fates[row["video_id"]]
+        status = Bad(row["reason"]) if row["status"] != Status.OK else fate.status(encoded=run.encoded)
         size = f"{row['width']}×{row['height']}" if row["width"] else ""
         length = f"{row['duration_s']:.1f} s" if row["duration_s"] else ""
-        yield row["name"], size, length, row["codec"], kept, status
+        yield row["name"], size, length, row["codec"], fate.kept, status
 
 
 def _sources(run: Dataset) -> Iterator[tuple[Row, Medium]]:
