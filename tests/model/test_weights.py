@@ -197,7 +197,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         changed(_class_name="CogVideoXTransformer3DModel"),
         "expected WanTransformer3DModel or",
     ),
-    "no class": (changed(_class_name=None), "is of a None; expected"),
+    "no class": (changed(_class_name=None), "describes a None; expected"),
     "an odd class": (changed(_class_name=["a"]), "expected WanTransformer3DModel"),
     "an image branch": (
         changed(image_dim=1280),
