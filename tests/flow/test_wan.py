@@ -1,5 +1,6 @@
 """A published pipeline goes in, is trained on files of several sizes, and diffusers runs what comes out."""
 
+import shutil
 from pathlib import Path
 
 import diffusers
@@ -11,7 +12,7 @@ from flow import sources
 from flow.wan_folders import write_pipeline
 from vitascope import cli, config, storage
 from vitascope.config import Settings
-from vitascope.model.card import load_model
+from vitascope.model.card import load_card, load_model, save_model
 
 STEPS = 4
 SETTINGS = f"""
@@ -111,6 +112,42 @@ def test_what_is_read_is_not_overwritten(
     assert cli.main(["export", settings.run.folder, "--to", str(here / to)]) == 2
     assert "which is read, overlap; export to another folder" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == files
+
+
+def test_a_checkpoint_that_lacks_a_ranks_part_is_passed_over(
+    trained: tuple[Path, Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, settings = trained
+    run = Path(shutil.copytree(settings.run.folder, tmp_path / "run"))
+    (run / f"train/checkpoints/step-{STEPS:08d}/state-00001-of-00002.safetensors").unlink()
+    words = ["export", str(run), "--weights", "raw", "--format", "wan", "--to", str(tmp_path / "out")]
+    assert cli.main(words) == 0
+    assert "raw weights after step 2, as wan" in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_from_a_model_keeps_pipeline_and_format(
+    trained: tuple[Path, Settings], tmp_path: Path
+) -> None:
+    here, settings = trained
+    weights, card = load_file(here / "run/model/model.safetensors"), load_card(settings.path("model"))
+    shape = card.model.model_copy(update={"start_from": settings.path("model")})
+    save_model(str(tmp_path / "second"), weights, card.model_copy(update={"model": shape}))
+    assert cli.main(["export", str(tmp_path / "second"), "--to", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "model_index.json").exists()
+    assert (tmp_path / "out" / WEIGHTS).exists()
+
+
+def test_weights_are_exported_though_those_they_started_from_are_gone(
+    trained: tuple[Path, Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, settings = trained
+    weights, card = load_file(here / "run/model/model.safetensors"), load_card(settings.path("model"))
+    shape = card.model.model_copy(update={"start_from": str(tmp_path / "gone")})
+    save_model(str(tmp_path / "model"), weights, card.model_copy(update={"model": shape}))
+    assert cli.main(["export", str(tmp_path / "model"), "--to", str(tmp_path / "out")]) == 0
+    assert "gone, from which training started" in capsys.readouterr().out
+    found = load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(found[name], weight) for name, weight in weights.items())
 
 
 def test_a_step_without_a_checkpoint_is_named(

@@ -1,7 +1,7 @@
 """Weights of a run or a model, written as others read them."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,15 +48,27 @@ def export(source: str, to: str, format: Format, chosen: Chosen) -> list[str]:
         Missing, Mistake: there are no such weights, they are damaged, or their network has no such format.
     """
     weights, card = _opened(source, chosen)
-    start = open_start(card.model.start_from) if card.model.start_from else None
-    _refuse_overwriting(to, [source, card.model.start_from or source])
+    origin, said = _origin(card), []
+    _refuse_overwriting(to, [source, origin or source])
+    try:
+        start = open_start(origin) if origin else None
+    except Missing:
+        start, said = None, [f"{origin} is gone, from which training started: its format and parts are lost"]
     of = start.of if start else Published(card.model, card.channels, card.text_dim)
-    pipeline, inside = card.model.start_from or "", to
-    if start and format == "diffusers" and storage.exists(storage.join(pipeline, _PIPELINE)):
-        _copy_around(pipeline, to)
+    inside = to
+    if start and origin and format == "diffusers" and storage.exists(storage.join(origin, _PIPELINE)):
+        _copy_around(origin, to)
         inside = storage.join(to, _TRANSFORMER)
     export_weights(inside, _InFormat(weights, start, chosen.precision), of, format=format)
-    return [f"{chosen.kind} weights after step {card.step}, as {format}: {inside}"]
+    return [*said, f"{chosen.kind} weights after step {card.step}, as {format}: {inside}"]
+
+
+def _origin(card: ModelCard) -> str | None:
+    """The published weights that the first of a chain of runs started from; None if it had fresh ones."""
+    place = card.model.start_from
+    while place and storage.exists(storage.join(place, CARD)):
+        place = load_card(place).model.start_from
+    return place
 
 
 def _refuse_overwriting(to: str, read: Sequence[str]) -> None:
@@ -87,14 +99,20 @@ def _has_card(folder: str) -> bool:
 def _checkpoint(run: str, step: int | None) -> str:
     """The folder of a run's newest checkpoint, or of the one after `step`."""
     files = storage.list_files(storage.join(run, "train", "checkpoints"))
-    whole = [file.removesuffix("/state.json") for file in files if file.endswith("/state.json")]
-    folders = {int(folder.rpartition("-")[2]): folder for folder in whole}
+    begun = [file.removesuffix("/state.json") for file in files if file.endswith("/state.json")]
+    folders = {int(folder.rpartition("-")[2]): folder for folder in begun if _is_whole(folder, set(files))}
     if not folders:
         raise Missing(f"no model and no checkpoint in {run}; name the folder of a run or of a model")
     if step is not None and step not in folders:
         has = ", ".join(map(str, sorted(folders)))
         raise Missing(f"{run} has no checkpoint after step {step}; it has them after {has}")
     return folders[max(folders) if step is None else step]
+
+
+def _is_whole(folder: str, files: Container[str]) -> bool:
+    """Whether every rank has left its part of a checkpoint."""
+    ranks = State.model_validate_json(storage.read_bytes(storage.join(folder, "state.json"))).ranks
+    return all(storage.join(folder, file_name(rank, ranks)) in files for rank in range(ranks))
 
 
 class _OfCheckpoint(Mapping[str, torch.Tensor]):
