@@ -17,6 +17,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Of a number in each format that weights have; others are of quantised ones."""
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""Suffixes of weights that could run code when they are loaded."""
+
 _MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 

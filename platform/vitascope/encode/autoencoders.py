@@ -15,13 +15,12 @@ from vitascope.encode import published
 from vitascope.encode.settings import Strides
 from vitascope.errors import Missing, Mistake
 from vitascope.section import shown
-from vitascope.weights import Shapes, stored_shapes
+from vitascope.weights import PICKLES, Shapes, stored_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 REMEDY = "copy the folder again from where diffusers wrote it, or set encode.codec_folder to another"
 Config = Mapping[str, Any]
 
@@ -115,7 +114,7 @@ class Folder:
         """
         if not storage.exists(self.weights):
             files = [file.uri for file in storage.level(self.uri).files]
-            if pickled := [uri for uri in files if uri.endswith(_PICKLED)]:
+            if pickled := [uri for uri in files if uri.endswith(PICKLES)]:
                 raise Mistake(
                     f"{pickled[0]} is a pickle, which could run code, and is not read; save the autoencoder "
                     f"as {WEIGHTS}, with save_pretrained of diffusers"

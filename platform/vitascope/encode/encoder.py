@@ -30,8 +30,7 @@ class ShardEncoder:
             raise Mistake(f"encode.gpus is {settings.gpus:g}, and CUDA is not to be had here; set it to 0")
         self._device = torch.device("cuda" if settings.gpus else "cpu")
         self._codec = make_codec(settings, self._device)
-        self._text = TextStates(make_text_encoder(settings, self._device))
-        self._latents = latents
+        self._settings, self._latents = settings, latents
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Commits the shard of the one row that `decode_shard` made, and gives the outcome of its tasks.
@@ -63,10 +62,16 @@ class ShardEncoder:
         columns = {"shard": decoded["shard"], "samples": [len(samples)], "facts": facts, "drops": reasons}
         return pa.table(columns)
 
+    @functools.cached_property
+    def _text(self) -> TextStates:
+        """The text encoder, once the states that stand for no caption are committed."""
+        states = TextStates(make_text_encoder(self._settings, self._device))
+        put_no_caption(self._latents, states.encode([""])[0])
+        return states
+
     def _encoded(self, decoded: pa.Table) -> tuple[pa.Table, ShardNote]:
         """The shard's records.LATENTS, and the note about them."""
         tasks = tasks_of(decoded)
-        put_no_caption(self._latents, self._text.encode([""])[0])
         texts = self._text.encode([tasks[number].caption for number in decoded["decoded"][0].as_py()])
         encoded: list[Encoded] = []
         moments = Moments.none(self._codec.channels)

@@ -12,6 +12,7 @@ from typing import Any
 from vitascope import checksum, storage
 from vitascope.errors import Missing, Mistake
 from vitascope.records import stable_id
+from vitascope.weights import PICKLES
 
 _CHUNK = 8 << 20
 _PARTS, _PART_BYTES = 64, 1 << 20
@@ -51,7 +52,7 @@ def weight_files(folder: str, setting: str) -> list[str]:
     files = storage.list_files(folder)
     if found := [file for file in files if file.endswith(".safetensors")]:
         return found
-    pickles = [file for file in files if file.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    pickles = [file for file in files if file.endswith(PICKLES)]
     has = f"only {pickles[0].rpartition('/')[2]}, a pickle, which can run code" if pickles else "no weights"
     raise Missing(f"{folder} holds {has}; {setting} names a folder with safetensors files")
 

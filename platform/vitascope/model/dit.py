@@ -1,6 +1,5 @@
 """The diffusion transformer, for packs of mixed sizes."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import Cost
-from vitascope.model.network import Network
+from vitascope.model.network import Network, Surroundings
 from vitascope.model.rope import Axes, angles, rotate
 from vitascope.model.settings import ModelSettings
 
@@ -47,22 +46,6 @@ class Condition(nn.Module):
             caption
         )
         return embedding, self.modulation(F.silu(embedding)).unflatten(1, (6, -1))
-
-
-@dataclass(frozen=True, eq=False)
-class Surroundings:
-    """The inputs of every block of a pass in addition to the tokens.
-
-    shared: (F, 6, width) modulation. frame: (N,) each token's frame. rope: cos and sin, (N, 1, head_dim / 2).
-    text: (M, width) token states. tokens, words: the segments' boundaries in the tokens and in the text.
-    """
-
-    shared: Tensor
-    frame: Tensor
-    rope: tuple[Tensor, Tensor]
-    tokens: Boundaries
-    text: Tensor
-    words: Boundaries
 
 
 class Block(nn.Module):

@@ -1,14 +1,33 @@
 """What every network is."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vitascope.feed.packs import Pack
+from vitascope.model.attention import Boundaries
 from vitascope.model.cost import Cost
 from vitascope.model.settings import ModelSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """The inputs of every block of a pass in addition to the tokens.
+
+    shared: (F, 6, width) modulation. frame: (N,) each token's frame. rope: cos and sin, (N, 1, head_dim / 2).
+    text: (M, width) token states, with those that the network adds to each segment's. tokens, words: the
+    segments' boundaries in the tokens and in the text.
+    """
+
+    shared: Tensor
+    frame: Tensor
+    rope: tuple[Tensor, Tensor]
+    tokens: Boundaries
+    text: Tensor
+    words: Boundaries
 
 
 class Network(nn.Module, ABC):
@@ -45,7 +64,7 @@ class Network(nn.Module, ABC):
     def cost(settings: ModelSettings, channels: int, text_dim: int) -> Cost:
         """The FLOPs of a network of this size, counting only matrix products (2 a multiply-add)."""
 
-    def through_blocks(self, x: Tensor, around: object) -> Tensor:
+    def through_blocks(self, x: Tensor, around: Surroundings) -> Tensor:
         """The tokens (N, width) after all blocks; `around` is the second argument of each."""
         for block in self.blocks:
             if self.activation_checkpointing and self.training:

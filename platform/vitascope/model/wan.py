@@ -2,7 +2,6 @@
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import Cost
-from vitascope.model.network import Network
+from vitascope.model.network import Network, Surroundings
 from vitascope.model.rope import Axes, angles, rotate_neighbours
 from vitascope.model.settings import ModelSettings
 
@@ -104,23 +103,6 @@ class PatchEmbedding(nn.Module):
         """(N, width) of tokens (N, p p C): the weight has the channels first."""
         first = tokens.to(self.weight.dtype).unflatten(1, (-1, self.channels)).transpose(1, 2)  # N C pp
         return F.linear(first.flatten(1), self.weight.flatten(1), self.bias)
-
-
-@dataclass(frozen=True, eq=False)
-class Surroundings:
-    """The inputs of every block of a pass in addition to the tokens.
-
-    shared: (F, 6, width) modulation. frame: (N,) each token's frame. rope: cos and sin, (N, 1, head_dim / 2)
-    float32. text: (M + S, width) token states, each segment's followed by the state of a pad. tokens, words:
-    the segments' boundaries in the tokens and in the text.
-    """
-
-    shared: Tensor
-    frame: Tensor
-    rope: tuple[Tensor, Tensor]
-    tokens: Boundaries
-    text: Tensor
-    words: Boundaries
 
 
 class Attention(nn.Module):

@@ -26,7 +26,7 @@ from vitascope.model.wan_published import (
     parse,
 )
 from vitascope.section import shown
-from vitascope.weights import Stored, differences, read_header
+from vitascope.weights import PICKLES, Stored, differences, read_header
 
 Format = Literal["diffusers", "wan", "comfyui"]
 MOST_BYTES = 10 * 10**9
@@ -34,7 +34,6 @@ MOST_BYTES = 10 * 10**9
 
 _CONFIG, _SUBFOLDER = "config.json", "transformer"
 _SUFFIX, _INDEX = ".safetensors", ".safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _COMFYUI = "diffusion_model.safetensors"
 _PATTERN = "diffusion_pytorch_model{suffix}.safetensors"
 _AGAIN = "copy it again from its publisher"
@@ -58,7 +57,7 @@ def open_weights(location: str, of: Published) -> Weights:
         Missing: the folder has no weights.
         Mistake: they are of a format that could run code, damaged, ambiguous, or do not fit the sizes.
     """
-    files = _files(location if location.endswith((_SUFFIX, *_PICKLES)) else _transformer(location))
+    files = _files(location if location.endswith((_SUFFIX, *PICKLES)) else _transformer(location))
     tensors: dict[str, Stored] = {}
     for uri, names in files.items():
         held = read_header(uri, _AGAIN)
@@ -94,13 +93,13 @@ def _json(uri: str) -> dict[str, Any]:
 
 def _files(location: str) -> dict[str, set[str] | None]:
     """The files of weights, and the names that an index expects in each; None without an index."""
-    if location.endswith((_SUFFIX, *_PICKLES)):
+    if location.endswith((_SUFFIX, *PICKLES)):
         held = [location]
     else:
         held = [file.uri for file in storage.level(location).files]
     indices, singles = ([uri for uri in held if uri.endswith(suffix)] for suffix in (_INDEX, _SUFFIX))
     found = indices or singles
-    if not found and (pickles := [uri for uri in held if uri.endswith(_PICKLES)]):
+    if not found and (pickles := [uri for uri in held if uri.endswith(PICKLES)]):
         raise Mistake(
             f"{pickles[0]} is a pickle, and loading it could run any code; if you trust it, convert it to "
             "safetensors, or name a folder that has weights as safetensors"
@@ -186,7 +185,7 @@ def _divided(sizes: Mapping[str, int], format: Format, most_bytes: int) -> Mappi
 def _refuse_others(folder: str, names: set[str]) -> None:
     """Refuses to write `names` into a folder that would then hold two sets of weights."""
     held = {file.uri.rpartition("/")[2] for file in storage.level(folder).files}
-    if others := sorted(name for name in held - names if name.endswith((_SUFFIX, _INDEX, *_PICKLES))):
+    if others := sorted(name for name in held - names if name.endswith((_SUFFIX, _INDEX, *PICKLES))):
         raise Mistake(f"{folder} holds other weights ({others[0]}); export to another folder, or delete them")
 
 

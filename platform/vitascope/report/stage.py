@@ -168,7 +168,7 @@ class _Fate:
 
 
 def _fates(run: Dataset) -> defaultdict[str, _Fate]:
-    """What became of the clips of each file, by video_id."""
+    """The outcome of each file's clips, by video_id."""
     encoded, refused = set(run.samples["clip_id"].to_pylist()), defaultdict[str, set[str]](set)
     for clip_id, reason in _columns(run.drops, "clip_id", "reason"):
         refused[clip_id].add(reason)

@@ -7,13 +7,14 @@ from typing import Literal
 
 import torch
 
-from vitascope import checksum, storage
+from vitascope import checksum, precision, storage
 from vitascope.errors import Missing, Mistake
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.start import Start, open_start
 from vitascope.model.stored import DTYPES, Weights
 from vitascope.model.wan_published import Published
 from vitascope.model.weights import Format, export_weights
+from vitascope.precision import Precision
 from vitascope.train.job import State
 from vitascope.train.shards import file_name
 from vitascope.weights import read_header
@@ -21,8 +22,7 @@ from vitascope.weights import read_header
 Kind = Literal["ema", "raw"]
 _PIPELINE = "model_index.json"
 _TRANSFORMER = "transformer"
-_AGAIN = "copy the folder again from where the model was trained"
-_FORMATS = {"float32": "F32", "bf16": "BF16"}
+_AGAIN = "copy the folder again"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Chosen:
 
     kind: Kind = "ema"
     step: int | None = None
-    precision: Literal["float32", "bf16"] | None = None
+    precision: Precision | None = None
 
 
 def export(source: str, to: str, format: Format, chosen: Chosen) -> list[str]:
@@ -83,7 +83,7 @@ def _refuse_overwriting(to: str, read: Sequence[str]) -> None:
 
 def _opened(source: str, chosen: Chosen) -> tuple[Mapping[str, torch.Tensor], ModelCard]:
     published = [folder for folder in (source, storage.join(source, "model")) if _has_card(folder)]
-    if published and chosen == Chosen(precision=chosen.precision):
+    if published and chosen.kind == "ema" and chosen.step is None:
         uri = storage.join(published[0], WEIGHTS)
         checksum.check(uri)
         return Weights(read_header(uri, _AGAIN)), load_card(published[0])
@@ -142,13 +142,11 @@ class _InFormat(Mapping[str, torch.Tensor]):
 
     weights: Mapping[str, torch.Tensor]
     start: Start | None
-    precision: str | None
+    precision: Precision | None
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        format = self.start.weights.tensors[name].format if self.start else "F32"
-        if self.precision:
-            format = _FORMATS[self.precision]
-        return self.weights[name].to(DTYPES[format])
+        before = self.start.weights.tensors[name].format if self.start else "F32"
+        return self.weights[name].to(precision.DTYPES[self.precision] if self.precision else DTYPES[before])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.weights)

@@ -10,8 +10,9 @@ import torch
 from vitascope import storage
 from vitascope.encode import published
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.text.loading import DTYPES, quiet_transformers
+from vitascope.encode.text.loading import quiet_transformers
 from vitascope.errors import Missing, Mistake
+from vitascope.precision import DTYPES
 from vitascope.records import stable_id
 
 MODELS = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel"}

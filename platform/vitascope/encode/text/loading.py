@@ -1,11 +1,7 @@
-"""Loading a transformers encoder: its precision, and no output of its own."""
+"""Loading a transformers model without its output."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
-
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.text.loading import DTYPES, quiet_transformers
+from vitascope.encode.text.loading import quiet_transformers
 from vitascope.errors import Mistake
+from vitascope.precision import DTYPES
 from vitascope.records import stable_id
 
 BATCH = 32
