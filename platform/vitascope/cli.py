@@ -248,7 +248,7 @@ def _shards(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> None:
     from vitascope.train import export
 
-    chosen = export.Chosen(options.weights, options.step, options.precision)
+    chosen = export.Chosen(options.weights, options.step, options.precision, options.merge)
     source, to = map(storage.absolute, (options.source, options.to))
     print("\n".join(export.export(source, to, options.format, chosen)))
 
@@ -300,7 +300,8 @@ def _parser() -> argparse.ArgumentParser:
     command = add("export", "write trained weights for diffusers, Wan's own code or ComfyUI", _export)
     command.add_argument("source", type=_place, help="a run's folder, or a model's")
     command.add_argument("--to", metavar="FOLDER", type=_place, required=True)
-    command.add_argument("--format", choices=["diffusers", "wan", "comfyui"], default="diffusers")
+    command.add_argument("--format", choices=["diffusers", "wan", "comfyui", "kohya"], default="diffusers")
+    command.add_argument("--merge", action="store_true", help="write adapters into the weights they adapt")
     command.add_argument("--weights", choices=["ema", "raw"], default="ema", help="averaged, or as trained")
     command.add_argument("--step", type=int, help="of a checkpoint; by default the model, or the newest one")
     command.add_argument("--precision", choices=["float32", "bf16"], help="by default that of the start")

@@ -69,6 +69,15 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _weights_for_adapters(self) -> "Settings":
+        if self.model.lora and not self.model.start_from:
+            raise ValueError(
+                "model.lora adapts weights, and model.start_from names none; set it to a folder with "
+                "weights, or leave model.lora out"
+            )
+        return self
+
     def path(self, *parts: str) -> str:
         """A location inside the run's folder, absolute if it is local."""
         return storage.join(storage.absolute(self.run.folder), *parts)

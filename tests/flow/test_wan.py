@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from flow import sources
-from flow.wan_folders import write_pipeline
+from flow.wan_folders import TEXT_DIM, write_pipeline
 from vitascope import cli, config, storage
 from vitascope.config import Settings
-from vitascope.model.card import load_card, load_model, save_model
+from vitascope.model.card import load_card, save_model
+from vitascope.model.load import load_model
 
 STEPS = 4
 SETTINGS = f"""
@@ -101,6 +102,59 @@ def test_a_checkpoint_and_its_raw_weights_can_be_exported(trained: tuple[Path, S
     assert any(not torch.equal(raw[name], ema[name]) for name in raw)
     model, _ = load_model(settings.path("model"))
     assert torch.equal(ema["blocks.0.self_attn.q.weight"], model.state_dict()["blocks.0.attn1.to_q.weight"])
+
+
+@pytest.fixture(scope="module")
+def adapted(trained: tuple[Path, Settings]) -> tuple[Path, Settings]:
+    """The folder with the pipeline, and a run that trained adapters on the same latents."""
+    here, _ = trained
+    shutil.copytree(
+        here / "run", here / "adapted", ignore=shutil.ignore_patterns("train", "model", "train.json")
+    )
+    changes = [f"run.folder={here / 'adapted'}", "model.lora.rank=4", "model.lora.alpha=8.0", "train.lr=0.02"]
+    words = [word for change in changes for word in ("--set", change)]
+    assert cli.main(["train", str(here / "settings.toml"), *words]) == 0
+    return here, config.load(str(here / "settings.toml"), changes)
+
+
+@pytest.mark.parametrize("format", ["diffusers", "comfyui", "kohya"])
+def test_diffusers_loads_trained_adapters_and_gives_our_output(
+    adapted: tuple[Path, Settings], format: str, tmp_path: Path
+) -> None:
+    here, settings = adapted
+    words = ["export", settings.run.folder, "--format", format, "--to"]
+    assert cli.main([*words, str(tmp_path / "alone")]) == 0
+    (file,) = (tmp_path / "alone").iterdir()
+    pipeline = diffusers.WanPipeline.from_pretrained(here / "pipeline")
+    pipeline.load_lora_weights(str(tmp_path / "alone"), weight_name=file.name)
+    latent, text = torch.randn(1, 16, 2, 4, 6), torch.randn(1, 512, TEXT_DIM)
+    velocities = []
+    for transformer in (pipeline.transformer, merged_transformer(settings), unchanged(here)):
+        with torch.no_grad():
+            velocities.append(transformer(latent, torch.tensor([500.0]), text, return_dict=False)[0])
+    with_adapters, merged, before = velocities
+    assert (with_adapters - merged).abs().max() < 1e-5 * merged.abs().max()
+    assert (before - merged).abs().max() > 1e-3 * merged.abs().max()
+
+
+def unchanged(here: Path) -> diffusers.WanTransformer3DModel:
+    return diffusers.WanTransformer3DModel.from_pretrained(here / "pipeline" / "transformer")
+
+
+def merged_transformer(settings: Settings) -> diffusers.WanTransformer3DModel:
+    """Diffusers' network with the weights of our model, in which the adapters are merged."""
+    model, card = load_model(settings.path("model"))
+    theirs = unchanged(Path(card.model.start_from or "").parent)
+    theirs.load_state_dict(model.state_dict())
+    return theirs
+
+
+def test_merged_adapters_are_exported_as_a_whole_pipeline(adapted: tuple[Path, Settings]) -> None:
+    here, settings = adapted
+    assert cli.main(["export", settings.run.folder, "--merge", "--to", str(here / "merged")]) == 0
+    pipeline = diffusers.WanPipeline.from_pretrained(here / "merged")
+    ours = load_model(settings.path("model"))[0].state_dict()
+    assert all(torch.equal(weight, ours[name]) for name, weight in pipeline.transformer.state_dict().items())
 
 
 @pytest.mark.parametrize("to", ["pipeline", "pipeline/transformer", ".", "run/model", "run"])

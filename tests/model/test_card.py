@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from vitascope.encode.settings import EncodeSettings
 from vitascope.errors import Mistake
 from vitascope.feed.packs import Segment, collate
-from vitascope.model.card import ModelCard, load_model, save_model
+from vitascope.model.card import ModelCard, save_model
+from vitascope.model.load import load_model
 from vitascope.model.settings import ModelSettings
 
 CARD = ModelCard(

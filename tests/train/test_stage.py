@@ -14,16 +14,21 @@ import psutil
 import pytest
 import torch
 from ray.train import TrainingFailedError
+from safetensors.torch import load_file
 
-from alone import held_out_losses
+from alone import begin, held_out_losses
+from model.wan_reference import layout
 from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.errors import Mistake
-from vitascope.model.card import load_model
+from vitascope.feed.plan import Position
+from vitascope.model.load import load_model
 from vitascope.precision import inspect
 from vitascope.train import log, stage
+from vitascope.train.engine import Ranks
 from vitascope.train.stage import plan_job
+from vitascope.train.step import take_step
 
 STEPS = 30
 """Ray fetches a checkpoint from its workers every second here and lets one more wait: the one at 10 is
@@ -168,6 +173,34 @@ def test_a_killed_worker_changes_no_loss_to_the_last_bit(
         stage.run(settings)
     assert FIRST_RESUMED <= went_on_at(settings, killer) < STEPS
     assert losses(settings) == losses(undisturbed[0])
+
+
+def test_adapters_with_a_killed_worker_take_the_steps_of_one_process(
+    ray_cluster: None,  # noqa: ARG001
+    tmp_path: Path,
+    alone: Ranks,
+) -> None:
+    layout(CHANNELS, TEXT_DIM, depth=2, width=64, heads=4, ffn=80).theirs().save_pretrained(
+        tmp_path / "start"
+    )
+    adapters = [
+        *("model.depth=12", "model.width=768", "model.heads=12", "model.lora.rank=4"),
+        *(f"model.start_from={tmp_path / 'start'}", "train.activation_checkpointing=true"),
+    ]
+    settings = make_run(str(tmp_path / "killed"), [*OVERRIDES, *adapters, "train.max_failures=1"])
+    with Killer([partial(wait_for_checkpoint, settings)]) as killer:
+        summary = stage.run(settings)
+    assert FIRST_RESUMED <= went_on_at(settings, killer) < STEPS
+    engine, feed = begin(make_run(str(tmp_path / "alone"), [*OVERRIDES, *adapters]), alone)
+    expected = [take_step(engine, alone, step).row["loss"] for step in feed.steps(Position(), STEPS)]
+    assert losses(settings) == pytest.approx(expected, rel=RANKS_TOLERANCE)
+    assert summary["n_trained_parameters"] < summary["n_parameters"] / 4
+    held = load_file(Path(settings.path("model", "model.safetensors")))
+    assert sum(tensor.numel() for tensor in held.values()) == summary["n_trained_parameters"]
+    model, _ = load_model(settings.path("model"))
+    start = load_file(tmp_path / "start" / "diffusion_pytorch_model.safetensors")
+    moved = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, start[name])}
+    assert moved == {name.replace(".lora.A", ".weight") for name in held if name.endswith("A")}
 
 
 @pytest.mark.nightly

@@ -42,6 +42,7 @@ def test_the_sizes_follow_from_the_weights(published: Path, tmp_path: Path) -> N
 def test_one_rank_starts_with_the_weights_themselves(published: Path, tmp_path: Path, alone: Ranks) -> None:
     settings = make_run(str(tmp_path), starting(published))
     engine, _ = begin(settings, alone)
+    assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.float32}
     shards = engine.save(tmp_path)
     stored = load_file(tmp_path / "state-00000-of-00001.safetensors")
     for name, tensor in load_file(published / WEIGHTS).items():

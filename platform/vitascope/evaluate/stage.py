@@ -14,7 +14,7 @@ from vitascope.errors import Mistake
 from vitascope.feed.packs import Pack, collate
 from vitascope.feed.source import segment_of
 from vitascope.model import flow
-from vitascope.model.card import load_model
+from vitascope.model.load import load_model
 from vitascope.model.network import Network
 from vitascope.progress import track
 from vitascope.records import VideoSize

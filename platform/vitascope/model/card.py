@@ -19,7 +19,7 @@ from vitascope.model.flow import Shift
 from vitascope.model.network import Network
 from vitascope.model.networks import NETWORKS, build
 from vitascope.model.settings import ModelSettings
-from vitascope.precision import Precision, fastest
+from vitascope.precision import Precision
 from vitascope.section import Section
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
@@ -97,16 +97,3 @@ def load_card(folder: str) -> ModelCard:
             f"{location} is no card of a model of this release: {where}: {wrong['msg']}; "
             "train the model again, or set generate.model"
         ) from None
-
-
-def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[Network, ModelCard]:
-    """The model of a folder in evaluation mode: float32 on a CPU, bfloat16 on a GPU that has it.
-
-    ValueError if the weights are damaged.
-    """
-    card = load_card(folder)
-    model = card.build()
-    model.load_state_dict(safetensors.torch.load(checksum.read(storage.join(folder, WEIGHTS))))
-    on_gpu = torch.device(device).type == "cuda"
-    dtype = fastest(torch.device(device), torch.bfloat16) if on_gpu else torch.float32
-    return model.to(device=device, dtype=dtype).eval(), card

@@ -5,7 +5,7 @@ from vitascope.encode.codecs import make_codec
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Missing, Mistake
 from vitascope.model.card import WEIGHTS, ModelCard
-from vitascope.model.networks import shapes_of
+from vitascope.model.networks import trained_shapes
 from vitascope.weights import differences, stored_shapes
 
 _REMEDY = "copy the folder again from where the model was trained, or set generate.model"
@@ -21,7 +21,8 @@ def check_model(folder: str, card: ModelCard) -> None:
     if not storage.exists(uri):
         raise Missing(f"{folder} has a card and no {WEIGHTS}; {_REMEDY}")
     _check_card(folder, card)
-    if wrong := differences(stored_shapes(uri, _REMEDY), shapes_of(card.model, card.channels, card.text_dim)):
+    expected = trained_shapes(card.model, card.channels, card.text_dim)
+    if wrong := differences(stored_shapes(uri, _REMEDY), expected):
         raise Mistake(f"{uri} does not fit the model.json next to it: {wrong}; {_REMEDY}")
     checksum.check(uri)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import Cost
-from vitascope.model.network import Network, Surroundings
+from vitascope.model.network import Network, Rows, Surroundings, into_leaf
 from vitascope.model.rope import Axes, angles, rotate
 from vitascope.model.settings import ModelSettings
 
@@ -109,6 +109,13 @@ class DiT(Network):
 
     leaves: ClassVar = (Block, Condition)
     smallest_timestep: ClassVar = SMALLEST_TIMESTEP
+    adapted: ClassVar = ("qkv", "attention_out", "text_q", "text_kv", "text_out", "mlp.0", "mlp.2")
+    other_rows: ClassVar = {
+        "text": Rows.TEXT,
+        "text_kv": Rows.TEXT_AND_ONE,
+        "condition": Rows.FRAMES,
+        "copied": Rows.FRAMES,
+    }
 
     def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
         super().__init__(settings, channels, text_dim)
@@ -138,7 +145,7 @@ class DiT(Network):
         x = self.embed(tokens) + self.given(given) + self.place(places)  # N width
         text, text_boundaries = self._text_states(pack)  # M + S width
         caption = _pool(text, text_boundaries)[pack.segment_of_frame]  # F width
-        condition, shared = self.condition(pack.timesteps, caption)  # F width, F 6 width
+        condition, shared = self.condition(pack.timesteps, into_leaf(caption))  # F width, F 6 width
         theta = angles(pack.positions, axis_channels(self.head_dim))[:, None]  # N 1 head_dim/2
         around = Surroundings(
             shared=shared,

@@ -2,8 +2,10 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -11,6 +13,14 @@ from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries
 from vitascope.model.cost import Cost
 from vitascope.model.settings import ModelSettings
+
+
+class Rows(Enum):
+    """What the rows of a layer's input are; TEXT_AND_ONE has one more for each segment, after its text or
+    before it.
+    """
+
+    TOKENS, FRAMES, TEXT, TEXT_AND_ONE = "tokens", "frames", "text", "text and one"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +51,8 @@ class Network(nn.Module, ABC):
         requires a gradient: otherwise DeepSpeed reduces the leaf's gradients before they are computed.
     shift_grows: whether timesteps of longer samples are shifted further towards noise (`flow.Shift`).
     smallest_timestep: the sampler's last jump, to the clean patch, starts no lower.
+    adapted: the linear layers that get an adapter by default, by the end of their names.
+    other_rows: the layers whose input's rows are not tokens, by parts of their names; the first match counts.
     blocks: the transformer blocks.
     activation_checkpointing: whether training recomputes each block in the backward pass.
     """
@@ -48,6 +60,8 @@ class Network(nn.Module, ABC):
     leaves: ClassVar[tuple[type[nn.Module], ...]]
     shift_grows: ClassVar[bool] = True
     smallest_timestep: ClassVar[float] = 0.0
+    adapted: ClassVar[tuple[str, ...]]
+    other_rows: ClassVar[dict[str, Rows]]
     blocks: nn.ModuleList
 
     @abstractmethod
@@ -66,9 +80,22 @@ class Network(nn.Module, ABC):
 
     def through_blocks(self, x: Tensor, around: Surroundings) -> Tensor:
         """The tokens (N, width) after all blocks; `around` is the second argument of each."""
+        x = into_leaf(x)
         for block in self.blocks:
             if self.activation_checkpointing and self.training:
                 x = checkpoint(block, x, around, use_reentrant=False)
             else:
                 x = block(x, around)
         return x
+
+    @classmethod
+    def rows(cls, layer: str) -> Rows:
+        """What the rows of the input of the linear layer of this name are."""
+        return next(
+            (rows for part, rows in cls.other_rows.items() if f".{part}." in f".{layer}."), Rows.TOKENS
+        )
+
+
+def into_leaf(x: Tensor) -> Tensor:
+    """x, which requires a gradient if others do: see `Network.leaves`. It would not behind frozen layers."""
+    return x if x.requires_grad or not torch.is_grad_enabled() else x.requires_grad_()

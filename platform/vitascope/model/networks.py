@@ -2,6 +2,7 @@
 
 import torch
 
+from vitascope.model import lora
 from vitascope.model.cost import Cost
 from vitascope.model.dit import DiT
 from vitascope.model.network import Network
@@ -13,15 +14,24 @@ NETWORKS: dict[str, type[Network]] = {"dit": DiT, "wan": Wan}
 
 
 def build(settings: ModelSettings, channels: int, text_dim: int) -> Network:
-    """A network with fresh weights."""
-    return NETWORKS[settings.network](settings, channels, text_dim)
+    """A network with fresh weights, and adapters if the settings have them."""
+    network = NETWORKS[settings.network](settings, channels, text_dim)
+    if settings.lora:
+        lora.attach(network, settings.lora)
+    return network
 
 
 def shapes_of(settings: ModelSettings, channels: int, text_dim: int) -> dict[str, tuple[int, ...]]:
-    """The shape of every weight, by name, in the network's order."""
+    """The shape of every weight, by name, in the network's order, including adapters."""
     with torch.device("meta"):  # only shapes
         weights = build(settings, channels, text_dim).state_dict()
     return {name: tuple(tensor.shape) for name, tensor in weights.items()}
+
+
+def trained_shapes(settings: ModelSettings, channels: int, text_dim: int) -> dict[str, tuple[int, ...]]:
+    """The shape of every weight that training changes: of all, or of the adapters alone."""
+    shapes = shapes_of(settings, channels, text_dim)
+    return {name: shape for name, shape in shapes.items() if not settings.lora or lora.is_adapter(name)}
 
 
 def cost_of(settings: ModelSettings, channels: int, text_dim: int) -> Cost:

@@ -7,6 +7,24 @@ from pydantic import Field, model_validator
 from vitascope.section import Location, Section
 
 
+class LoraSettings(Section):
+    """Low-rank adapters, trained in place of the network's own weights."""
+
+    rank: int = Field(16, ge=1, le=4096, description="Rank of each adapter.")
+    alpha: float = Field(16.0, gt=0, description="An adapter's output is multiplied by alpha / rank.")
+    targets: tuple[str, ...] = Field(
+        (),
+        description="Linear layers that get an adapter, by the end of their names, such as to_q or "
+        "attn1.to_q; by default those of attention and MLP in every block.",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout of the adapters' inputs in training.")
+
+    @property
+    def scale(self) -> float:
+        """The factor of an adapter's output."""
+        return self.alpha / self.rank
+
+
 class ModelSettings(Section):
     """Size of the diffusion transformer."""
 
@@ -28,6 +46,11 @@ class ModelSettings(Section):
         None,
         description="Weights to start from: a folder or a safetensors file as published, or the model folder "
         "of another run; network, depth, width, heads and ffn follow from it. By default fresh weights.",
+    )
+    lora: LoraSettings | None = Field(
+        None,
+        description="Train adapters of the weights in start_from, which are left unchanged. By default all "
+        "weights are trained.",
     )
     patch: int = Field(2, ge=1, le=8, description="Side of a spatial patch in latent pixels.")
 

@@ -6,6 +6,7 @@ from vitascope import storage
 from vitascope.encode.published import content_hash
 from vitascope.errors import Mistake
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.networks import trained_shapes
 from vitascope.model.settings import ModelSettings
 from vitascope.model.stored import Weights
 from vitascope.model.wan_published import Published, of_shapes, our_name
@@ -38,6 +39,11 @@ def open_start(location: str) -> Start:
     """
     if storage.exists(storage.join(location, CARD)):
         card = load_card(location)
+        if card.model.lora:
+            raise Mistake(
+                f"{location} holds adapters alone; write them into the weights that they adapt with "
+                "`vitascope export --merge`, and set model.start_from to the result"
+            )
         weights = Weights(read_header(storage.join(location, WEIGHTS), _AGAIN))
         return Start(Published(card.model, card.channels, card.text_dim), weights)
     of = _of_file(location) if location.endswith(".safetensors") else read_config(location)
@@ -61,7 +67,7 @@ def resolved(settings: ModelSettings, of: Published) -> ModelSettings:
     Raises:
         Mistake: a size is set to another value; the patch, which latents are made for, is always compared.
     """
-    sizes = of.settings.model_dump(exclude={"start_from"})
+    sizes = of.settings.model_dump(exclude={"start_from", "lora"})
     default = {key: field.default for key, field in ModelSettings.model_fields.items()} | {"patch": None}
     values = settings.model_dump(include=set(sizes))
     given = {key: value for key, value in values.items() if value != default[key]}
@@ -71,14 +77,14 @@ def resolved(settings: ModelSettings, of: Published) -> ModelSettings:
             f"the settings say {', '.join(wrong)}, and the weights in {settings.start_from} have {have}; "
             "leave sizes out that follow from the weights, or correct model.start_from"
         )
-    return of.settings.model_copy(update={"start_from": settings.start_from})
+    return of.settings.model_copy(update={"start_from": settings.start_from, "lora": settings.lora})
 
 
 def started_from(card: ModelCard, location: str) -> ModelCard:
     """The card of a model that starts from weights, with their sizes and identity.
 
     Raises:
-        Mistake: the network takes other latents or text states than the card's.
+        Mistake: the network takes other latents or text states than the card's, or lacks layers to adapt.
     """
     start = open_start(location)
     for name, got in {"channels": start.of.channels, "text_dim": start.of.text_dim}.items():
@@ -92,4 +98,6 @@ def started_from(card: ModelCard, location: str) -> ModelCard:
                 f"{getattr(card, name)}; encode with what these weights were trained with, or correct "
                 "model.start_from"
             )
-    return card.model_copy(update={"model": resolved(card.model, start.of), "start": start.identity})
+    model = resolved(card.model, start.of)
+    trained_shapes(model, card.channels, card.text_dim)  # refuses adapters of layers that it has not
+    return card.model_copy(update={"model": model, "start": start.identity})

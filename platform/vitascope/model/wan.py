@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import Cost
-from vitascope.model.network import Network, Surroundings
+from vitascope.model.network import Network, Rows, Surroundings
 from vitascope.model.rope import Axes, angles, rotate_neighbours
 from vitascope.model.settings import ModelSettings
 
@@ -184,6 +184,13 @@ class Wan(Network):
 
     leaves: ClassVar = (Block,)
     shift_grows: ClassVar = False
+    adapted: ClassVar = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+    other_rows: ClassVar = {
+        "attn2.to_k": Rows.TEXT_AND_ONE,
+        "attn2.to_v": Rows.TEXT_AND_ONE,
+        "text_embedder": Rows.TEXT_AND_ONE,
+        "condition_embedder": Rows.FRAMES,
+    }
 
     def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
         super().__init__(settings, channels, text_dim)

@@ -64,7 +64,7 @@ class Engine:
     ) -> None:
         self._settings, self._ranks, self.passes = settings, ranks, passes
         optimizer = torch.optim.AdamW(
-            model.parameters(),
+            [parameter for parameter in model.parameters() if parameter.requires_grad],
             lr=settings.lr,
             betas=(0.9, 0.99),
             weight_decay=settings.weight_decay,
@@ -80,6 +80,11 @@ class Engine:
         self._zero = self._engine.optimizer
         self._ema = [flat.detach().clone() for flat in self._masters]
         self.step_number = self.updates = 0
+
+    @property
+    def adapts(self) -> bool:
+        """Whether adapters are trained, of weights that are frozen."""
+        return not all(parameter.requires_grad for parameter in self._engine.module.parameters())
 
     @property
     def model(self) -> nn.Module:
@@ -138,8 +143,7 @@ class Engine:
             for kind, part in parts.items():
                 tensors[f"{kind}/{name}"] = part[: own.stop - own.start]
         write_shard(folder, tensors, rank, size)
-        named = self._engine.module.named_parameters()
-        shapes = {name: tuple(parameter.ds_shape) for name, parameter in named}
+        shapes = {name: tuple(parameter.ds_shape) for name, parameter in self._trained()}
         return Shards(step=self.step_number, updates=self.updates, ranks=size, shapes=shapes)
 
     def load(self, folder: str | Path, shards: Shards) -> None:
@@ -155,19 +159,30 @@ class Engine:
         self._publish_masters()
 
     def begin_with(self, weights: Weights) -> None:
-        """Loads published weights, of which this rank reads only its parts, as master weights and EMA."""
+        """Loads published weights, of which this rank reads only its parts: as master weights and EMA, or as
+        the frozen weights of adapters, which keep theirs.
+        """
         self._create_optimizer_state()
-        for name, parameter, parts in self._parts():
+        trained = {name: parts for name, _, parts in self._parts()}
+        for name, parameter in self._engine.module.named_parameters():
+            if name not in weights:
+                continue
             own = part_of(parameter.ds_numel, self._ranks.size, self._ranks.rank)
             values = weights.read_part(name, own.start, own.stop)
-            for kind in ("master", "ema"):
-                parts[kind].zero_()
-                parts[kind][: len(values)].copy_(values)
+            parts = trained.get(name)
+            for part in (parts["master"], parts["ema"]) if parts else (parameter.ds_tensor.data,):
+                part.zero_()
+                part[: len(values)].copy_(values)
         self._publish_masters()
 
+    def _trained(self) -> Iterator[tuple[str, Any]]:
+        """The parameters that training changes, by name."""
+        named = self._engine.module.named_parameters()
+        return ((name, parameter) for name, parameter in named if parameter.requires_grad)
+
     def _parts(self) -> Iterator[tuple[str, Any, dict[str, Tensor]]]:
-        """Views of this rank's part of every parameter, one of each kind, including padding."""
-        for name, parameter in self._engine.module.named_parameters():
+        """Views of this rank's part of every trained parameter, one of each kind, including padding."""
+        for name, parameter in self._trained():
             group, offset, numel = self._zero.grad_position[self._zero.get_param_id(parameter)]
             master = self._masters[group]
             state = self._zero.optimizer.state[master]
@@ -204,10 +219,10 @@ def engine_of(
     If the model is to start from published weights, no rank ever holds all of it: it is divided over the
     ranks module by module while it is built. Otherwise every rank draws the same fresh weights.
     """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     config = _config(settings, passes, precision)
     divided = card.model.start_from is not None
-    with deepspeed.zero.Init(config_dict_or_path=config, dtype=dtype, enabled=divided):
+    # The number format follows from `config`: on a CPU without float16, DeepSpeed ignores a given dtype.
+    with deepspeed.zero.Init(config_dict_or_path=config, enabled=divided):
         model = card.build()
     model.activation_checkpointing = settings.activation_checkpointing
     return Engine(model.to(ranks.device), settings, ranks, passes=passes, precision=precision)

@@ -3,13 +3,16 @@
 import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 
 from vitascope import checksum, precision, storage
 from vitascope.errors import Missing, Mistake
+from vitascope.model.adapters import AdapterFormat, write_adapter
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.load import base_of
+from vitascope.model.lora import Merged, pairs_of
 from vitascope.model.start import Start, open_start
 from vitascope.model.stored import DTYPES, Weights
 from vitascope.model.wan_published import Published
@@ -29,27 +32,38 @@ _AGAIN = "copy the folder again"
 class Chosen:
     """What is exported: the published model, or a checkpoint if raw weights or a step are asked for.
 
-    step: of the checkpoint; None for the newest one.
+    step: of the checkpoint; None for the newest one. merge: write adapters into the weights that they adapt.
     """
 
     kind: Kind = "ema"
     step: int | None = None
     precision: Precision | None = None
+    merge: bool = False
 
 
-def export(source: str, to: str, format: Format, chosen: Chosen) -> list[str]:
+def export(source: str, to: str, format: Format | AdapterFormat, chosen: Chosen) -> list[str]:
     """Writes the weights of a run's folder or of a model's folder to the folder `to`; says what it wrote.
 
     Numbers have the format of the weights that training started from, unless a precision is chosen; float32
     if it started from fresh ones. If it started from a whole pipeline, diffusers' format is that pipeline
-    with the new weights in it.
+    with the new weights in it. Adapters are written alone, in float32 unless a precision is chosen, or are
+    merged.
 
     Raises:
-        Missing, Mistake: there are no such weights, they are damaged, or their network has no such format.
+        Missing, Mistake: there are no such weights, they are damaged, or there is no such format of them.
     """
     weights, card = _opened(source, chosen)
     origin, said = _origin(card), []
     _refuse_overwriting(to, [source, origin or source])
+    alone = bool(card.model.lora) and not chosen.merge
+    _check_format(format, chosen, card)
+    if card.model.lora:
+        pairs = pairs_of(weights, card.model.lora)
+        if alone:
+            dtype = precision.DTYPES[chosen.precision or "float32"]
+            uri = write_adapter(to, pairs, cast(AdapterFormat, format), dtype)
+            return [f"adapter, {chosen.kind} weights after step {card.step}, as {format}: {uri}"]
+        weights = Merged(base_of(card).weights, pairs)
     try:
         start = open_start(origin) if origin else None
     except Missing:
@@ -59,8 +73,22 @@ def export(source: str, to: str, format: Format, chosen: Chosen) -> list[str]:
     if start and origin and format == "diffusers" and storage.exists(storage.join(origin, _PIPELINE)):
         _copy_around(origin, to)
         inside = storage.join(to, _TRANSFORMER)
-    export_weights(inside, _InFormat(weights, start, chosen.precision), of, format=format)
+    tensors = _InFormat(weights, start, chosen.precision)
+    export_weights(inside, tensors, of, format=cast(Format, format))
     return [*said, f"{chosen.kind} weights after step {card.step}, as {format}: {inside}"]
+
+
+def _check_format(format: str, chosen: Chosen, card: ModelCard) -> None:
+    """Refuses a format that does not exist of what is exported: adapters alone, or all weights."""
+    if chosen.merge and not card.model.lora:
+        raise Mistake("--merge is for adapters, and this model has none; leave it out")
+    if card.model.network != "wan":
+        raise Mistake(f"model.network = {card.model.network} has no published format; expected wan")
+    alone = bool(card.model.lora) and not chosen.merge
+    known = get_args(AdapterFormat if alone else Format)
+    if format not in known:
+        what = "adapters; add --merge for all weights" if alone else "weights of a whole model"
+        raise Mistake(f"--format is {format}; expected {', '.join(known)} for {what}")
 
 
 def _origin(card: ModelCard) -> str | None:

@@ -69,11 +69,12 @@ class Loop:
         self.engine = engine_of(
             self.job.card, train, self.ranks, passes=self.feed.passes, precision=self.precision
         )
+        model = self.job.card.model
+        if model.start_from and (model.lora or not state):
+            self.engine.begin_with(open_start(model.start_from).weights)
         if folder and state:
             self.engine.load(folder, state)
             self.position = state.position
-        elif start := self.job.card.model.start_from:
-            self.engine.begin_with(open_start(start).weights)
 
     def _feed(self, split: str, draws: flow.Draws | flow.Probe) -> Feed:
         return Feed(

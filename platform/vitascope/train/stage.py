@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from typing import Any
@@ -22,7 +22,7 @@ from vitascope.errors import Mistake
 from vitascope.feed.plan import ranks_advice
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.model.card import ModelCard, load_card, save_model
-from vitascope.model.networks import shapes_of
+from vitascope.model.networks import shapes_of, trained_shapes
 from vitascope.model.start import started_from
 from vitascope.progress import Stopped, say, track
 from vitascope.stages import resources
@@ -73,8 +73,13 @@ def _trained(settings: Settings) -> Summary:
         "ranks": settings.train.ranks,
         "zero_stage": ZERO_STAGE,
         "precision": card.precision,
-        "n_parameters": sum(map(prod, shapes_of(card.model, card.channels, card.text_dim).values())),
+        "n_parameters": _count(shapes_of(card.model, card.channels, card.text_dim)),
+        "n_trained_parameters": _count(trained_shapes(card.model, card.channels, card.text_dim)),
     }
+
+
+def _count(shapes: Mapping[str, Sequence[int]]) -> int:
+    return sum(map(prod, shapes.values()))
 
 
 def _is_trained(settings: Settings) -> bool:

@@ -16,6 +16,7 @@ from vitascope.train.engine import Engine, Ranks
 from vitascope.train.log import Row
 
 BACKWARD_AND_FORWARD = 3  # a backward pass costs about twice its forward pass
+WITHOUT_WEIGHTS = 2  # and as much as it if the weights are frozen, because their gradients are not computed
 
 PEAK_FLOPS_PER_S = {
     "B200": 2250e12,
@@ -79,7 +80,7 @@ def take_step(engine: Engine, ranks: Ranks, step: Step) -> Taken:
         "useful_token_share": step.useful_token_share,
         "cost_spread": step.cost_spread,
         "data_wait_share": wait_sum / ranks.size / seconds,
-        "flops_per_s": BACKWARD_AND_FORWARD * step.flops / seconds,
+        "flops_per_s": (WITHOUT_WEIGHTS if engine.adapts else BACKWARD_AND_FORWARD) * step.flops / seconds,
         "not_finite": float(skipped),
     }
     packs = zip(losses, ids, strict=True) if skipped else ()
