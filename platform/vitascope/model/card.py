@@ -17,18 +17,21 @@ from vitascope.encode.strides import strides_of
 from vitascope.errors import Missing, Mistake
 from vitascope.model.flow import Shift
 from vitascope.model.network import Network
-from vitascope.model.networks import NETWORKS, build
+from vitascope.model.networks import NETWORKS, build, filled
 from vitascope.model.settings import ModelSettings
-from vitascope.precision import Precision, fastest
+from vitascope.model.stored import read_sealed
+from vitascope.precision import Precision
 from vitascope.section import Section
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+AGAIN = "copy the folder again from where the model was trained, or set generate.model"
 
 
 class ModelCard(Section):
     """Everything needed to rebuild a model and to make latents and text states for it.
 
     precision: that of its training; None if not recorded. start: the identity of the weights it began with.
+    codec, text: the fingerprints of codec and text encoder; None if not recorded.
     """
 
     model: ModelSettings
@@ -40,6 +43,8 @@ class ModelCard(Section):
     step: int
     precision: Precision | None = None
     start: str | None = None
+    codec: str | None = None
+    text: str | None = None
 
     @property
     def patching(self) -> Patching:
@@ -105,8 +110,5 @@ def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[Network
     ValueError if the weights are damaged.
     """
     card = load_card(folder)
-    model = card.build()
-    model.load_state_dict(safetensors.torch.load(checksum.read(storage.join(folder, WEIGHTS))))
-    on_gpu = torch.device(device).type == "cuda"
-    dtype = fastest(torch.device(device), torch.bfloat16) if on_gpu else torch.float32
-    return model.to(device=device, dtype=dtype).eval(), card
+    tensors = read_sealed(storage.join(folder, WEIGHTS), AGAIN)
+    return filled(card.model, (card.channels, card.text_dim), tensors, torch.device(device)), card
