@@ -71,7 +71,7 @@ def test_a_solver_makes_their_steps(solver: str, steps: int, shift: float, n_tra
 
 def test_unipc_is_more_exact_than_euler_and_starts_at_pure_noise() -> None:
     """Of Gaussian data with a standard deviation of 1, the exact solution is known."""
-    levels = Schedule.of((1.0, 0.9, 0.75, 0.55, 0.35, 0.15, 0.03, 0.0)).levels
+    levels = Schedule.of((*torch.linspace(1, 0.02, 40).tolist(), 0.0)).levels
     std, eps = 1.0, torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None]
 
     def solve(solver: str) -> torch.Tensor:

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from vitascope import checksum, storage
 from vitascope.config import Settings
-from vitascope.errors import Mistake
+from vitascope.errors import Missing, Mistake
 from vitascope.generate.experts import Experts
 from vitascope.generate.sampling import Sampling, of_pipeline
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card, load_model
 from vitascope.model.check import check_model, check_parts, relocated
 from vitascope.model.networks import filled, shapes_of
-from vitascope.model.pipeline import EXPERTS, is_pipeline, open_expert, open_pipeline
+from vitascope.model.pipeline import EXPERTS, INDEX, is_pipeline, open_expert, open_pipeline
 from vitascope.records import stable_id
 
 
@@ -69,11 +69,19 @@ def opened(settings: Settings) -> Opened:
     The identity of one of ours is derived from card and checksum, that of a pipeline from its content.
 
     Raises:
-        Mistake: the model is missing, damaged, or inconsistent, or the settings ask for what it has not.
+        Missing, Mistake: there is none, or it is damaged or inconsistent, or the settings ask for what it has
+            not.
     """
     folder = storage.absolute(settings.generate.model or settings.path("model"))
-    own = storage.exists(storage.join(folder, CARD))
-    found = _pipeline(folder, settings) if not own and is_pipeline(folder) else _own(folder, settings)
+    if storage.exists(storage.join(folder, CARD)):
+        found = _own(folder, settings)
+    elif is_pipeline(folder):
+        found = _pipeline(folder, settings)
+    else:
+        raise Missing(
+            f"no model at {folder}: expected {CARD} of a trained one, or {INDEX} of a published pipeline; "
+            "train one first, or set generate.model"
+        )
     if settings.generate.guidance_2 is not None and found.sampling.boundary is None:
         raise Mistake(
             f"generate.guidance_2 is for models with two experts, and {folder} has one network for all noise "

@@ -65,7 +65,7 @@ def relocated(folder: str, card: ModelCard, encode: EncodeSettings) -> ModelCard
             continue
         gone = f"{own} is gone, which the model in {folder} needs"
         if other is None:
-            raise Missing(f"{gone}; set encode.{key} to where it is now")
+            raise Missing(f"{gone}; set encode.{key} to its new location")
         moved = card.encode.model_copy(update={key: storage.absolute(other)})
         if make(moved).fingerprint != getattr(card, part):
             why = "holds other content" if getattr(card, part) else "cannot be compared: the card has no hash"
