@@ -4,6 +4,7 @@
 """
 
 import hashlib
+from typing import IO
 
 from vitascope import storage
 from vitascope.errors import Mistake
@@ -44,6 +45,25 @@ def read(uri: str) -> bytes:
     content = storage.read_bytes(uri)
     _compare(uri, hashlib.sha256(content).hexdigest())
     return content
+
+
+class Hashed:
+    """A file that is read from its beginning to its end once, and compared with its checksum."""
+
+    def __init__(self, uri: str, file: IO[bytes]) -> None:
+        self._uri, self._file, self._sha256 = uri, file, hashlib.sha256()
+
+    def read(self, n_bytes: int) -> bytes:
+        """The next `n_bytes`."""
+        part = self._file.read(n_bytes)
+        self._sha256.update(part)
+        return part
+
+    def check(self) -> None:
+        """Reads what is left; raises as `checksum.check` does."""
+        while self.read(_PART_BYTES):
+            pass
+        _compare(self._uri, self._sha256.hexdigest())
 
 
 def _compare(uri: str, digest: str) -> None:

@@ -29,7 +29,8 @@ from vitascope.encode.shards import read_samples
 from vitascope.encode.strides import strides_of
 from vitascope.errors import Missing, Mistake
 from vitascope.generate import request as requests
-from vitascope.generate.app import DecodeWrite, Denoised, Maker, Target
+from vitascope.generate.app import DecodeWrite, Denoised, Target
+from vitascope.generate.opened import Maker
 from vitascope.generate.settings import GenerateSettings
 from vitascope.media import mp4
 from vitascope.model.card import ModelCard
@@ -485,7 +486,7 @@ def test_a_model_is_refused_if_its_codec_gives_other_latents(
 ) -> None:
     card = card_with(folders["2.2"]).model_copy(update={"channels": 16})
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(Mistake, match="says channels = 16, the codec diffusers gives 48"):
+    with pytest.raises(Mistake, match="takes channels = 16, the codec diffusers gives 48"):
         check_model(str(tmp_path), card)
     shutil.rmtree(tmp_path)
     with pytest.raises(Missing):

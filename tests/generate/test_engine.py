@@ -12,6 +12,7 @@ from vitascope.feed.packs import Pack
 from vitascope.generate.conditions import blank
 from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
+from vitascope.generate.experts import Experts
 from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, begin
 from vitascope.ledger import Reason, Rejected
@@ -54,7 +55,7 @@ def recorder() -> Recorder:
 
 @pytest.fixture
 def denoiser(recorder: Recorder) -> Iterator[Denoiser]:
-    denoiser = Denoiser(recorder, token_budget=200)
+    denoiser = Denoiser(Experts([recorder]), token_budget=200)
     yield denoiser
     denoiser.close()
 
@@ -70,9 +71,8 @@ def test_a_result_is_the_same_alone_and_among_others(
         {"seed": 4, "steps": 4, "height": 80, "text": 1},
     ]
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
-    denoiser = Denoiser(
-        copy.deepcopy(model).to(device=device, dtype=dtype), token_budget=10_000, device=device
-    )
+    network = copy.deepcopy(model).to(device=device, dtype=dtype)
+    denoiser = Denoiser(Experts([network], device), token_budget=10_000)
     alone = [denoiser.submit(work_of(device=device, **fields)).result(60) for fields in requests]
     futures = [denoiser.submit(work_of(device=device, **fields)) for fields in requests]
     mixed = [future.result(60) for future in futures]
@@ -158,10 +158,10 @@ def test_others_get_what_they_would_have_got_beside_one_that_fails(
         return torch.where(bad, torch.nan, model(pack))
 
     requests = [{"seed": i, "steps": 2 + i % 3, "text": 1 + i, "guidance": 1 + i % 2} for i in range(4)]
-    denoiser = Denoiser(model, token_budget=10_000)
+    denoiser = Denoiser(Experts([model]), token_budget=10_000)
     alone = [denoiser.submit(work_of(**fields)).result(60) for fields in requests]
     denoiser.close()
-    denoiser = Denoiser(network, token_budget=10_000)
+    denoiser = Denoiser(Experts([network]), token_budget=10_000)
     picture = denoiser.submit(work_of(seed=9, seconds=0, steps=3))
     futures = [denoiser.submit(work_of(**fields)) for fields in requests]
     for future, expected in zip(futures, alone, strict=True):
@@ -205,7 +205,7 @@ def test_of_forty_at_eight_a_pass_nobody_is_lost_for_another(
         return torch.zeros_like(pack.tokens)
 
     recorder.velocity = velocity
-    denoiser = Denoiser(recorder, token_budget=8 * 12)
+    denoiser = Denoiser(Experts([recorder]), token_budget=8 * 12)
     small = {"steps": 3, "guidance": 1, "height": 16}  # 12 patches
     futures = [denoiser.submit(work_of(**small, seconds=0 if i == 20 else 9 / 8)) for i in range(40)]
     failed = [i for i, future in enumerate(futures) if future.exception(30)]
@@ -263,7 +263,7 @@ def test_when_the_device_is_lost_nobody_waits_in_vain(
 
 
 def test_closing_tells_those_who_wait(recorder: Recorder, work_of: Callable[..., Work]) -> None:
-    denoiser = Denoiser(recorder, token_budget=80)
+    denoiser = Denoiser(Experts([recorder]), token_budget=80)
     futures = [denoiser.submit(work_of(steps=1000)) for _ in range(2)]
     denoiser.close()
     for future in futures:

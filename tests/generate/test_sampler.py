@@ -10,7 +10,8 @@ from vitascope.feed.packs import collate
 from vitascope.feed.patches import unpatchify
 from vitascope.generate.conditions import Canvas, blank
 from vitascope.generate.request import Request
-from vitascope.generate.sampler import Work, advance, begin, schedule, segments
+from vitascope.generate.sampler import Work, advance, begin, segments
+from vitascope.generate.schedule import Schedule, spaced
 from vitascope.model.card import ModelCard
 from vitascope.model.dit import SMALLEST_TIMESTEP, velocity
 from vitascope.model.flow import Shift
@@ -67,7 +68,7 @@ def test_without_guidance_there_is_no_second_segment(work_of: Callable[..., Work
 
 
 def test_guidance_extrapolates_from_the_second_segment(work_of: Callable[..., Work]) -> None:
-    work = dataclasses.replace(work_of(guidance=3), schedule=(1.0, 0.5))
+    work = dataclasses.replace(work_of(guidance=3), schedule=Schedule.of((1.0, 0.5)))
     one = torch.ones_like(work.tokens)
     stepped = advance(work, [2 * one, one])
     torch.testing.assert_close(stepped.tokens, work.tokens - 0.5 * (1 + 3 * (2 - 1)))
@@ -79,8 +80,8 @@ def test_noise_depends_on_the_seed_alone(work_of: Callable[..., Work]) -> None:
 
 
 def test_longer_samples_stay_longer_in_the_noise() -> None:
-    assert schedule(4, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP) == (1.0, 0.75, 0.5, 0.25, 0.0)
-    long = schedule(4, 4096, Shift(1.0), smallest=SMALLEST_TIMESTEP)
+    assert spaced(4, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP).levels == (1.0, 0.75, 0.5, 0.25, 0.0)
+    long = spaced(4, 4096, Shift(1.0), smallest=SMALLEST_TIMESTEP).levels
     assert (long[0], long[-1]) == (1.0, 0.0)
     assert all(a > b for a, b in zip(long[1:-1], (0.75, 0.5, 0.25), strict=True))
 
@@ -90,13 +91,11 @@ def test_fine_detail_is_kept_down_to_the_floor_that_is_documented(
     work_of: Callable[..., Work], std: float, least: float
 ) -> None:
     """The ideal model of Gaussian data predicts x s² (1 - t) / ((1 - t)² s² + t²) from x at level t."""
-    work = dataclasses.replace(
-        work_of(), schedule=schedule(1000, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP)
-    )
+    work = dataclasses.replace(work_of(), schedule=spaced(1000, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP))
     eps = work.tokens
 
     def ideal(now: Work) -> torch.Tensor:
-        t = now.schedule[now.step]
+        t = now.schedule.levels[now.step]
         expected = now.tokens * std**2 * (1 - t) / ((1 - t) ** 2 * std**2 + t**2)
         return velocity(collate(segments(now)[:1]), expected)
 
@@ -110,8 +109,8 @@ def test_fine_detail_is_kept_down_to_the_floor_that_is_documented(
 @pytest.mark.parametrize("steps", [1, 2, 30, 300])
 def test_a_perfect_model_leaves_no_noise(work_of: Callable[..., Work], steps: int) -> None:
     work = work_of(steps=steps)
-    work = dataclasses.replace(work, schedule=schedule(steps, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP))
-    assert len(work.schedule) == steps + 1
+    work = dataclasses.replace(work, schedule=spaced(steps, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP))
+    assert work.schedule.n_steps == steps
     target = torch.randn_like(work.tokens)
 
     def of_the_model(now: Work) -> torch.Tensor:

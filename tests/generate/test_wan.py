@@ -13,6 +13,7 @@ from synthetic import tiny_card
 from vitascope.feed.patches import grid_of, unpatchify
 from vitascope.generate.conditions import Canvas
 from vitascope.generate.engine import Denoiser
+from vitascope.generate.experts import Experts
 from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, begin
 from vitascope.model.card import ModelCard
@@ -46,7 +47,7 @@ def work_of(card: ModelCard, request: Request, size: tuple[int, int, int], given
 def by_diffusers(work: Work, model: Any, patch: int) -> torch.Tensor:
     """The final latent (T, h, w, C) of diffusers' network and Euler scheduler, branch by branch."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)  # the levels are shifted already
-    scheduler.set_timesteps(sigmas=list(work.schedule[:-1]))
+    scheduler.set_timesteps(sigmas=list(work.schedule.timesteps))
     latent = unpatchify(work.tokens, work.grid, patch)
     clean = latent.clone()
     for t in scheduler.timesteps:
@@ -55,7 +56,7 @@ def by_diffusers(work: Work, model: Any, patch: int) -> torch.Tensor:
             unpatchify(Sample(latent, level, text, patch).through(model), work.grid, patch)
             for text in (work.text, work.negative)
         )
-        velocity = untold + work.guidance * (told - untold) if work.guidance != 1 else told
+        velocity = untold + work.scale * (told - untold) if work.scale != 1 else told
         latent = scheduler.step(velocity, t, latent).prev_sample
         latent[work.given] = clean[work.given]
     return latent
@@ -72,7 +73,7 @@ def test_a_mixed_pack_gives_what_diffusers_gives_one_by_one(
         work_of(card, request_of(steps=steps, guidance=guidance, seed=steps), size, given * (size[0] > 1))
         for steps, size in zip((4, 6, 5), SIZES.values(), strict=True)
     ]
-    denoiser = Denoiser(ours.eval(), token_budget=4096)
+    denoiser = Denoiser(Experts([ours.eval()]), token_budget=4096)
     try:
         done = [future.result(60) for future in [denoiser.submit(work) for work in works]]
     finally:
@@ -90,4 +91,4 @@ def test_levels_are_those_of_wan_whatever_the_size(request_of: Callable[..., Req
     expected = [SHIFT * s / (1 + (SHIFT - 1) * s) for s in (1, 0.75, 0.5, 0.25, 0)]
     for size in SIZES.values():
         work = work_of(card, request_of(steps=4), size, 0)
-        assert work.schedule == pytest.approx(expected)
+        assert work.schedule.levels == pytest.approx(expected)

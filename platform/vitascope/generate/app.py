@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import ray
@@ -28,6 +28,7 @@ from vitascope.generate.changes import changes
 from vitascope.generate.conditions import Canvas
 from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
+from vitascope.generate.opened import Maker, Opened
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS, GenerateSettings
 from vitascope.generate.sidecar import Conditioning, conditioning, put_conditioning, sidecar
@@ -36,7 +37,6 @@ from vitascope.ledger import Rejected
 from vitascope.media import mp4
 from vitascope.metrics import Publisher
 from vitascope.model.card import ModelCard
-from vitascope.model.load import load_model
 
 # A video takes minutes; Ray Serve's default of 20 s would kill requests in flight when a replica is removed.
 _GRACEFUL_SHUTDOWN_S = 900.0
@@ -48,15 +48,6 @@ _GROW_AFTER_S = 5.0
 _STARTS = 2  # of a replica whose constructor fails, before the app fails
 _NAMESPACE = "serve"  # Ray Serve's actors
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
-
-
-class Maker(NamedTuple):
-    """The model that makes an output: its folder, what tells it from another, its step, and its latents."""
-
-    folder: str
-    identity: str
-    step: int
-    latents: str
 
 
 @dataclass(frozen=True)
@@ -107,13 +98,12 @@ class TextEncode:
 class Denoise:
     """Noise to latents; all requests of a replica share its passes."""
 
-    def __init__(self, folder: str, settings: GenerateSettings, run: str) -> None:
+    def __init__(self, model: Opened, settings: GenerateSettings, run: str) -> None:
+        self._model, self._card = model, model.card
         self._device = "cuda" if settings.use_gpu else "cpu"
         with starting("the model"):
-            model, self._card = load_model(folder, self._device)
-            self._denoiser = Denoiser(
-                model, token_budget=settings.token_budget, device=self._device, publisher=Publisher(run)
-            )
+            experts = model.load(self._device)
+            self._denoiser = Denoiser(experts, token_budget=settings.token_budget, publisher=Publisher(run))
 
     async def __call__(
         self, request: Request, text: Text, canvas: tuple[np.ndarray, np.ndarray, Any] | None
@@ -138,15 +128,16 @@ class Denoise:
         else:
             start = Canvas(*(torch.tensor(part) for part in canvas[:2]))
         states = (torch.tensor(text.prompt), torch.tensor(text.negative))
-        return sampler.begin(request, start, states, card=self._card, device=self._device)
+        sampling = self._model.sampling
+        return sampler.begin(request, start, states, card=self._card, sampling=sampling, device=self._device)
 
 
 class DecodeWrite:
     """Media to conditioning latents, and latents to committed files: the work that needs the codec."""
 
-    def __init__(self, card: ModelCard) -> None:
+    def __init__(self, card: ModelCard, gpus: float = 0) -> None:
         with starting("the codec"):
-            self._codec = make_codec(card.encode)
+            self._codec = make_codec(card.encode, torch.device("cuda" if gpus else "cpu"))
         self._patching, self._most_text = card.patching, card.encode.max_text_tokens
 
     def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray, list[Conditioning]]:
@@ -217,19 +208,21 @@ class Generate:
             raise
 
 
-def build(folder: str, card: ModelCard, settings: Settings) -> serve.Application:
-    """The app that generates with the model in `folder`.
+def build(model: Opened, settings: Settings) -> serve.Application:
+    """The app that generates with a model.
 
     Each deployment scales with its load, up to its number of replicas, and to zero when idle, so that an app
     whose job was killed does not hold its nodes.
     """
-    own, ongoing = settings.generate, settings.generate.max_in_flight
+    own, ongoing, card = settings.generate, settings.generate.max_in_flight, model.card
     text = deployed(TextEncode, own.text_replicas, settings, cpus=TEXT_CPUS).bind(card.encode)
-    codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=DECODE_CPUS).bind(card)
+    codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=DECODE_CPUS, gpus=own.decode_gpus).bind(
+        card, own.decode_gpus
+    )
     gpu = {"cpus": own.denoise_cpus, "gpus": int(own.use_gpu)}
     denoise = deployed(Denoise, own.denoise_replicas, settings, ongoing=ongoing, **gpu)
     generate = deployed(Generate, 1, settings, cpus=INGRESS_CPUS, ongoing=ongoing)
-    return generate.bind(text, denoise.bind(folder, own, settings.run.folder), codec)
+    return generate.bind(text, denoise.bind(model, own, settings.run.folder), codec)
 
 
 @contextmanager
@@ -295,7 +288,7 @@ def _worth_reading(record: logging.LogRecord) -> bool:
 
 
 def deployed(
-    cls: type, most: int, settings: Settings, *, cpus: float, gpus: int = 0, ongoing: int = 1
+    cls: type, most: int, settings: Settings, *, cpus: float, gpus: float = 0, ongoing: int = 1
 ) -> Any:
     """A deployment of up to `most` replicas on the generate nodes.
 

@@ -4,16 +4,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from vitascope.feed.packs import Pack, collate
 from vitascope.generate import divide, sampler, scheduler
 from vitascope.generate.divide import Broken, Failure
+from vitascope.generate.experts import Experts
 from vitascope.generate.sampler import Work
 from vitascope.ledger import Reason, Rejected
 from vitascope.metrics import Publisher
@@ -30,7 +29,9 @@ class _Entry:
 
 
 class Denoiser:
-    """Continuous batching: a pass holds every running request, each at its own step.
+    """Continuous batching: in a round every running request advances by one step, each at its own.
+
+    A round is one pass, unless requests need different experts of the model: then it is one for each expert.
 
     A finished request leaves and waiting ones join at the next pass, as `scheduler.admit` decides. A failing
     pass is divided until the request that causes the failure is alone (`divide.each`); the others get the
@@ -40,16 +41,14 @@ class Denoiser:
 
     def __init__(
         self,
-        model: Callable[[Pack], Tensor],
+        model: Experts,
         *,
         token_budget: int,
-        device: str = "cpu",
         publisher: Publisher | None = None,
     ) -> None:
         """Publishes its queue and its passes through `publisher`, if given."""
         self._model = model
         self._budget = self._room = token_budget
-        self._device = device
         self._publisher = publisher
         self._waiting: deque[_Entry] = deque()
         self._running: list[_Entry] = []
@@ -121,16 +120,17 @@ class Denoiser:
         self._running = [entry for entry in self._running if not entry.future.done()]
 
     def _packs(self) -> list[list[_Entry]]:
-        """The running requests in passes of at most `_room` tokens: one, unless memory was short."""
+        """The running requests in passes of one expert, and of at most `_room` tokens if memory was short."""
         packs: list[list[_Entry]] = []
-        free = 0
-        for entry in self._running:
-            n_tokens = entry.work.load.n_tokens
-            if not packs or n_tokens > free:
-                packs.append([])
-                free = self._room
-            packs[-1].append(entry)
-            free -= n_tokens
+        for expert in sorted({entry.work.expert for entry in self._running}):
+            free = 0
+            for entry in (entry for entry in self._running if entry.work.expert == expert):
+                n_tokens = entry.work.load.n_tokens
+                if n_tokens > free:
+                    packs.append([])
+                    free = self._room
+                packs[-1].append(entry)
+                free -= n_tokens
         return packs
 
     def _settle(self, entry: _Entry, outcome: Work | Failure, *, alone: bool) -> None:
@@ -163,20 +163,15 @@ class Denoiser:
 
     @torch.inference_mode()
     def _computed(self, works: Sequence[Work]) -> list[Work]:
-        groups = [sampler.segments(work) for work in works]
-        pack = collate([segment for group in groups for segment in group]).to(self._device)
-        velocities = iter(pack.split(self._model(pack)))
-        return [
-            sampler.advance(work, [next(velocities) for _ in group])
-            for work, group in zip(works, groups, strict=True)
-        ]
+        velocities = self._model.velocities(works)
+        return [sampler.advance(work, parts) for work, parts in zip(works, velocities, strict=True)]
 
     def _is_lost(self) -> bool:
         """Whether the GPU's context is lost: after some errors all later work fails too."""
-        if torch.device(self._device).type != "cuda":
+        if torch.device(self._model.device).type != "cuda":
             return False
         try:
-            torch.ones(1, device=self._device).item()
+            torch.ones(1, device=self._model.device).item()
         except Exception as error:
             return not divide.is_out_of_memory(error)
         return False

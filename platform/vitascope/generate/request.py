@@ -5,12 +5,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
 from vitascope import storage
 from vitascope.encode.buckets import Patching
+from vitascope.generate.sampling import OURS, Sampling
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize, stable_id, stable_int
@@ -68,6 +69,18 @@ class Request(Section):
     guidance: float = Field(
         ge=1, le=1000, description="Guidance scale, 1 for none; by default generate.guidance."
     )
+    guidance_2: float | None = Field(
+        None, ge=1, le=1000, description="The same for the second expert of a model that has two."
+    )
+    solver: Literal["euler", "unipc"] = Field(
+        "euler", description="How a step is computed; by default generate.solver."
+    )
+    shift: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description="Shifts the noise levels of the steps towards noise; by default generate.shift.",
+    )
     image: str | None = Field(
         None, max_length=_MAX_URI_CHARS, description="For image_to_video: the first frame."
     )
@@ -78,7 +91,10 @@ class Request(Section):
         None, max_length=_MAX_URI_CHARS, description="For join: the video that follows the output."
     )
 
-    @field_validator("width", "height", "seconds", "fps", "seed", "steps", "guidance", mode="before")
+    @field_validator(
+        *("width", "height", "seconds", "fps", "seed", "steps", "guidance", "guidance_2", "shift"),
+        mode="before",
+    )
     @classmethod
     def _is_no_truth_value(cls, value: Any) -> Any:
         if isinstance(value, bool):  # pydantic would take true for 1
@@ -98,6 +114,16 @@ class Request(Section):
         return VideoSize(max(1, round(self.seconds * self.fps)), self.height, self.width)
 
     @property
+    def scales(self) -> tuple[float, float]:
+        """The guidance of each expert of a model."""
+        return self.guidance, self.guidance if self.guidance_2 is None else self.guidance_2
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether any pass is guided."""
+        return self.scales != (1, 1)
+
+    @property
     def kind(self) -> str:
         """The mode as counted and reported: a text_to_video of one frame is an `image`."""
         return "image" if self.mode is Mode.TEXT_TO_VIDEO and self.size.n_frames == 1 else str(self.mode)
@@ -114,11 +140,12 @@ class Request(Section):
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits for requests; relative media are in `folder`."""
+    """The limits for requests, and the defaults of their model; relative media are in `folder`."""
 
     settings: GenerateSettings
     patching: Patching
     folder: str
+    sampling: Sampling = OURS
 
 
 def parse(line: bytes | str, limits: Limits) -> Request:
@@ -141,6 +168,7 @@ def parse(line: bytes | str, limits: Limits) -> Request:
 
 def _checked(document: dict[str, object], limits: Limits) -> Request:
     request = _validated(document, limits)
+    _check_model(request, limits.sampling)
     _check_media(request)
     _check_size(request, limits)
     _check_guidance(request)
@@ -151,7 +179,7 @@ def _checked(document: dict[str, object], limits: Limits) -> Request:
 def n_tokens(request: Request, patching: Patching) -> int:
     """Patches of the request in each forward pass; twice as many if it is guided."""
     n = patching.n_tokens(patching.covering(request.size))
-    return n if request.guidance == 1 else 2 * n
+    return 2 * n if request.is_guided else n
 
 
 def document_of(line: bytes | str) -> dict[str, object]:
@@ -209,8 +237,10 @@ def _reason(error: Exception) -> str:
 
 
 def _validated(document: dict[str, object], limits: Limits) -> Request:
-    settings = limits.settings
-    defaults: dict[str, object] = {"steps": settings.steps, "guidance": settings.guidance}
+    defaults: dict[str, object] = {}
+    for field in ("steps", "guidance", "guidance_2", "solver", "shift"):
+        chosen = getattr(limits.settings, field)
+        defaults[field] = getattr(limits.sampling, field) if chosen is None else chosen
     if isinstance(custom_id := document.get("custom_id"), str):
         defaults["seed"] = stable_int("seed", custom_id)
     for field in ("image", "video", "video_after"):
@@ -238,6 +268,16 @@ def _located(uri: str, limits: Limits) -> str:
             "generate.media_from"
         )
     return storage.absolute(uri)
+
+
+def _check_model(request: Request, sampling: Sampling) -> None:
+    if sampling.modes and request.mode not in sampling.modes:
+        raise _invalid(
+            f"this model was published for {' and '.join(sampling.modes)}, got mode {request.mode}; choose "
+            "another mode, or train the model on your videos, which trains all modes"
+        )
+    if request.guidance_2 is not None and sampling.boundary is None:
+        raise _invalid("guidance_2 is for models with two experts, and this one has one; leave it out")
 
 
 def _check_media(request: Request) -> None:
@@ -288,7 +328,7 @@ def _least_frames(mode: Mode, time_stride: int) -> int:
 
 
 def _check_guidance(request: Request) -> None:
-    if request.negative_prompt and request.guidance == 1:
+    if request.negative_prompt and not request.is_guided:
         raise _invalid("negative_prompt has no effect at guidance 1; raise the guidance or leave it out")
 
 

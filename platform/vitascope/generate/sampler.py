@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,10 +12,12 @@ from vitascope.feed.packs import Segment
 from vitascope.feed.patches import Grid, grid_of, patchify, unpatchify
 from vitascope.generate.conditions import Canvas
 from vitascope.generate.request import Request
+from vitascope.generate.sampling import OURS, Sampling
+from vitascope.generate.schedule import Schedule
 from vitascope.generate.scheduler import Load
+from vitascope.generate.solvers import SOLVERS, Past
 from vitascope.model.card import ModelCard
-from vitascope.model.flow import Shift, noise
-from vitascope.model.networks import NETWORKS
+from vitascope.model.flow import noise
 from vitascope.records import stable_int
 
 
@@ -24,26 +25,40 @@ from vitascope.records import stable_int
 class Work:
     """A request between noise and latent, after `step` of its steps; `advance` returns the next.
 
-    tokens: (n, D) float32, the conditioning frames clean, the others at noise level `schedule[step]`.
+    tokens: (n, D) float32, the conditioning frames clean, the others at the noise level of `step`.
     given: (T,) bool, the mask of conditioning latent frames, which do not change.
-    schedule: noise levels from 1 to 0, one more than the number of steps.
+    guidance: of each expert of the model.
     text, negative: (m, text_dim) token states of prompt and negative prompt; no rows without text.
+    past: what the solver remembers.
     """
 
     tokens: Tensor
     grid: Grid
     given: Tensor
-    schedule: tuple[float, ...]
-    guidance: float
+    schedule: Schedule
+    guidance: tuple[float, ...]
     text: Tensor
     negative: Tensor
+    solver: str = "euler"
     step: int = 0
+    past: Past | None = None
+
+    @property
+    def expert(self) -> int:
+        """The index of the network that the next pass needs."""
+        return self.schedule.experts[self.step]
+
+    @property
+    def scale(self) -> float:
+        """The guidance of the next pass."""
+        return self.guidance[self.expert]
 
     @property
     def load(self) -> Load:
-        """The remaining work."""
-        n_segments = 1 if self.guidance == 1 else 2
-        return Load(n_segments * prod(self.grid), len(self.schedule) - 1 - self.step)
+        """The remaining work; a request that is guided in some passes takes the room for that in all."""
+        remaining = self.schedule.experts[self.step :]
+        n_segments = 2 if any(self.guidance[expert] != 1 for expert in remaining) else 1
+        return Load(n_segments * prod(self.grid), len(remaining))
 
     def latent(self, patch: int) -> Tensor:
         """The current latent (T, h, w, C)."""
@@ -55,13 +70,20 @@ class Work:
 
 
 def begin(
-    request: Request, canvas: Canvas, text: tuple[Tensor, Tensor], *, card: ModelCard, device: str = "cpu"
+    request: Request,
+    canvas: Canvas,
+    text: tuple[Tensor, Tensor],
+    *,
+    card: ModelCard,
+    sampling: Sampling = OURS,
+    device: str = "cpu",
 ) -> Work:
     """The work before its first step: conditioning frames clean, the others noise from the seed alone.
 
     Args:
         canvas: the conditioning latent.
         text: token states (m, text_dim) of the prompt and of the negative prompt.
+        sampling: how the model of `card` is sampled.
     """
     t, h, w, _ = canvas.latent.shape
     grid = grid_of((t, h, w), card.model.patch)
@@ -73,47 +95,32 @@ def begin(
         tokens=torch.where(_of_tokens(given, grid), clean, eps),
         grid=grid,
         given=given,
-        schedule=schedule(
-            request.steps,
-            prod(grid),
-            card.shift,
-            smallest=NETWORKS[card.model.network].smallest_timestep,
-        ),
-        guidance=request.guidance,
+        schedule=sampling.schedule(request, prod(grid), card),
+        guidance=request.scales,
         text=prompt,
         negative=negative,
+        solver=request.solver,
     )
-
-
-def schedule(steps: int, n_tokens: int, shift: Shift, *, smallest: float) -> tuple[float, ...]:
-    """Noise levels from 1 to 0, equally spaced and then shifted as in training.
-
-    The last step starts no lower than `smallest`, below which the network's velocity does not reach clean.
-    """
-    last = max(1 / steps, float(shift.undo(smallest, n_tokens)))
-    spaced = np.linspace(1.0, last, steps)
-    return (*shift.apply(spaced, n_tokens).tolist(), 0.0)
 
 
 def segments(work: Work) -> list[Segment]:
     """The segments of the next pass: the conditional branch and, if guided, the unconditional one."""
-    level = work.schedule[work.step]
-    timesteps = torch.where(work.given, 0.0, level).float()
-    texts = [work.text] if work.guidance == 1 else [work.text, work.negative]
+    timesteps = torch.where(work.given, 0.0, work.schedule.timesteps[work.step]).float()
+    texts = [work.text] if work.scale == 1 else [work.text, work.negative]
     return [Segment(work.tokens, work.grid, timesteps, text) for text in texts]
 
 
 def advance(work: Work, velocities: Sequence[Tensor]) -> Work:
-    """The work one Euler step later, given the velocity (n, D) of each of its segments.
+    """The work one step later, given the velocity (n, D) of each of its segments.
 
     Guidance extrapolates from the unconditional to the conditional velocity (Ho & Salimans 2022).
     """
     conditional, *rest = (v.float() for v in velocities)
-    velocity = rest[0] + work.guidance * (conditional - rest[0]) if rest else conditional
-    stride = work.schedule[work.step + 1] - work.schedule[work.step]
-    stepped = work.tokens + stride * velocity
+    velocity = rest[0] + work.scale * (conditional - rest[0]) if rest else conditional
+    at = (work.schedule.levels, work.step)
+    stepped, past = SOLVERS[work.solver](work.tokens, velocity, at, work.past)
     tokens = torch.where(_of_tokens(work.given, work.grid), work.tokens, stepped)
-    return dataclasses.replace(work, tokens=tokens, step=work.step + 1)
+    return dataclasses.replace(work, tokens=tokens, step=work.step + 1, past=past)
 
 
 def _of_tokens(per_frame: Tensor, grid: Grid) -> Tensor:

@@ -20,9 +20,9 @@ from vitascope import config, storage
 from vitascope.cluster import ray_private
 from vitascope.config import Settings
 from vitascope.errors import Mistake
-from vitascope.generate.app import Maker, Target, build, deployed
+from vitascope.generate.app import Target, build, deployed
+from vitascope.generate.opened import Maker, opened
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, parse
-from vitascope.generate.stage import described
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Rejected, Status
 from vitascope.metrics import Publisher
@@ -47,11 +47,10 @@ def app(arguments: Arguments) -> serve.Application:
             f"generate.traces = {settings.generate.traces!r} is for batches; a service is traced as its "
             f"Serve configuration says: leave it out, and next to `applications` put tracing_config: {trace}"
         )
-    card, maker = described(settings)
-    limits = Limits(settings.generate, card.patching, settings.path("media"))
+    model = opened(settings)
+    limits = Limits(settings.generate, model.card.patching, settings.path("media"), model.sampling)
     service = deployed(Service, 1, settings, cpus=0.1, ongoing=settings.generate.max_in_flight)
-    generate = build(maker.folder, card, settings)
-    return service.bind(generate, limits, maker, settings)
+    return service.bind(build(model, settings), limits, model.maker, settings)
 
 
 class Service:

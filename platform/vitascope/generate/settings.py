@@ -25,7 +25,9 @@ class GenerateSettings(Section):
         "outputs go to outputs/<batch>/.",
     )
     model: Location | None = Field(
-        None, description="Folder with model.safetensors; by default the run's own."
+        None,
+        description="Folder of a model: one of a run, with model.safetensors, or a whole pipeline of Wan as "
+        "Diffusers publishes it; by default the run's own.",
     )
     token_budget: int = Field(16_384, ge=64, description="Most patches in one forward pass.")
     max_in_flight: Execution[int] = Field(
@@ -40,6 +42,11 @@ class GenerateSettings(Section):
     decode_replicas: Execution[int] = Field(
         1, ge=1, description="Most replicas that read media, decode and write."
     )
+    decode_gpus: Execution[float] = Field(
+        0.0,
+        ge=0,
+        description="GPUs per decode replica, for the video codec; 0.5 puts two on one GPU, 0 uses CPUs.",
+    )
     idle_s: Execution[float] = Field(300, gt=0, description="Seconds after which an idle replica is removed.")
     traces: Execution[Literal["off", "files", "otlp"]] = Field(
         "off",
@@ -50,7 +57,36 @@ class GenerateSettings(Section):
     traced_share: Execution[float] = Field(
         1.0, gt=0, le=1, description="Fraction of the requests that are traced."
     )
-    steps: int = Field(30, ge=1, le=1000, description="Default number of sampling steps.")
-    guidance: float = Field(4.0, ge=1, le=1000, description="Default guidance scale; 1 turns guidance off.")
+    steps: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Default number of sampling steps; if not set, 30, or 50 for a published pipeline.",
+    )
+    guidance: float | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Default guidance scale; 1 turns guidance off. If not set, 4, or 5 for a published "
+        "pipeline.",
+    )
+    guidance_2: float | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Default guidance scale of the second expert, for a model that has two; if not set, that "
+        "of the first.",
+    )
+    solver: Literal["euler", "unipc"] | None = Field(
+        None,
+        description="Default solver; if not set, that of a published pipeline's scheduler, or euler.",
+    )
+    shift: float | None = Field(
+        None,
+        ge=0.01,
+        le=100,
+        description="Default shift of noise levels towards noise; if not set, that of the model's training "
+        "or of a published pipeline's scheduler.",
+    )
     max_pixels: int = Field(1280 * 720, ge=256, description="Largest frame area a request may ask for.")
     max_frames: int = Field(129, ge=1, description="Most frames a request may ask for.")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import RayServeException
 
-from vitascope import checksum, storage
+from vitascope import storage
 from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
 from vitascope.errors import Failed, Missing, Mistake, in_a_line
@@ -19,12 +19,11 @@ from vitascope.generate import app, lines
 from vitascope.generate.changes import Change
 from vitascope.generate.lines import Line
 from vitascope.generate.manifest import Manifest, Outcome
+from vitascope.generate.opened import Opened, opened
 from vitascope.generate.request import Limits, Request
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.metrics import Publisher
-from vitascope.model.card import WEIGHTS, ModelCard, load_card
-from vitascope.model.check import check_model
 from vitascope.progress import say, track
 from vitascope.records import stable_id
 from vitascope.stages import resources
@@ -44,8 +43,7 @@ class Batch:
     run: str
     requests: str
     folder: str
-    card: ModelCard
-    maker: app.Maker
+    model: Opened
     limits: Limits
 
     @classmethod
@@ -63,10 +61,11 @@ class Batch:
         requests = storage.absolute(settings.generate.requests)
         if not storage.exists(requests):
             raise Missing(f"no request file at {requests}; set generate.requests")
-        card, maker = described(settings)
-        limits = Limits(settings.generate, card.patching, requests.rpartition("/")[0])
+        model = opened(settings)
+        media = requests.rpartition("/")[0]
+        limits = Limits(settings.generate, model.card.patching, media, model.sampling)
         outputs = settings.path("outputs", settings.generate.batch)
-        return cls(settings.run.folder, requests, outputs, card, maker, limits)
+        return cls(settings.run.folder, requests, outputs, model, limits)
 
     def lines(self) -> Iterator[Line]:
         """The lines of the request file."""
@@ -74,7 +73,9 @@ class Batch:
 
     def target(self, request: Request) -> app.Target:
         """The location of the request's output."""
-        return app.Target(storage.join(self.folder, request.name(self.maker.identity)), self.maker)
+        return app.Target(
+            storage.join(self.folder, request.name(self.model.maker.identity)), self.model.maker
+        )
 
     def finished(self) -> set[str]:
         """The locations that have an output and its sidecar: their requests are finished."""
@@ -103,7 +104,8 @@ def _generated(settings: Settings) -> Summary:
         connect(settings.cluster)
         takes = resources.of_generation(settings)
         check_room(settings.cluster, f"generate's {takes.processes}", cpus=takes.cpus, gpus=takes.gpus)
-        built = app.build(batch.maker.folder, batch.card, settings)
+        _say_size(batch.model, settings)
+        built = app.build(batch.model, settings)
         serving = app.serving(built, *_app_name(batch, settings), tracing(settings.generate))
     with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
         stream = _stream(batch, handle, finished, advance, pending=pending)
@@ -114,6 +116,13 @@ def _generated(settings: Settings) -> Summary:
     for sentence in manifest.account(batch.folder, location):
         say("generate", sentence)
     return manifest.summary()
+
+
+def _say_size(model: Opened, settings: Settings) -> None:
+    """Names the memory that two experts take: all noise levels are in work at once, so both stay in it."""
+    if model.n_experts > 1:
+        gb = model.n_parameters * (2 if settings.generate.use_gpu else 4) / 1e9
+        say("generate", f"each denoise replica keeps {model.n_experts} networks in memory, {gb:.3g} GB")
 
 
 def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
@@ -243,26 +252,10 @@ def _note(manifest: Manifest) -> str:
     return f"{failed} failed" if failed else ""
 
 
-def described(settings: Settings) -> tuple[ModelCard, app.Maker]:
-    """The card of the model that the settings name, and its description in a sidecar.
-
-    The identity is derived from card and checksum.
-
-    Raises:
-        Mistake: the model is missing, damaged, or inconsistent.
-    """
-    folder = storage.absolute(settings.generate.model or settings.path("model"))
-    card = load_card(folder)
-    check_model(folder, card)
-    recorded = card.model_dump_json(exclude_unset=True)  # later releases know more fields
-    identity = stable_id(recorded, checksum.recorded(storage.join(folder, WEIGHTS)))
-    return card, app.Maker(folder, identity, card.step, card.fingerprint)
-
-
 def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
     """The batch's name, and that of its app: a repeated job takes over the app that a killed one left.
 
     Another model or other settings need another app, and the old one would be in the way.
     """
     name = f"vitascope-{stable_id(batch.folder)}-"
-    return name, name + stable_id(batch.maker.identity, settings.generate.model_dump_json())
+    return name, name + stable_id(batch.model.maker.identity, settings.generate.model_dump_json())

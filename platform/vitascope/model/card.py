@@ -23,12 +23,14 @@ from vitascope.precision import Precision
 from vitascope.section import Section
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+AGAIN = "copy the folder again from where the model was trained, or set generate.model"
 
 
 class ModelCard(Section):
     """Everything needed to rebuild a model and to make latents and text states for it.
 
     precision: that of its training; None if not recorded. start: the identity of the weights it began with.
+    codec, text: the fingerprints of codec and text encoder; None if not recorded.
     """
 
     model: ModelSettings
@@ -40,6 +42,8 @@ class ModelCard(Section):
     step: int
     precision: Precision | None = None
     start: str | None = None
+    codec: str | None = None
+    text: str | None = None
 
     @property
     def patching(self) -> Patching:

@@ -1,19 +1,18 @@
 """Loads a trained model."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
-from vitascope import checksum, storage
+from vitascope import storage
 from vitascope.errors import Mistake
-from vitascope.model.card import WEIGHTS, ModelCard, load_card
+from vitascope.model.card import AGAIN, WEIGHTS, ModelCard, load_card
 from vitascope.model.lora import Merged, pairs_of
 from vitascope.model.network import Network
-from vitascope.model.networks import build
+from vitascope.model.networks import filled
 from vitascope.model.start import Start, open_start
-from vitascope.precision import fastest
+from vitascope.model.stored import read_sealed
 
 
 def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[Network, ModelCard]:
@@ -26,15 +25,11 @@ def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[Network
         ValueError: the weights are damaged.
     """
     card = load_card(folder)
-    weights: Mapping[str, Tensor]
-    weights = safetensors.torch.load(checksum.read(storage.join(folder, WEIGHTS)))
+    tensors: Iterable[tuple[str, Tensor]] = read_sealed(storage.join(folder, WEIGHTS), AGAIN)
     if card.model.lora:
-        weights = Merged(base_of(card).weights, pairs_of(weights, card.model.lora))
-    model = build(card.model.model_copy(update={"lora": None}), card.channels, card.text_dim)
-    model.load_state_dict(dict(weights))
-    on_gpu = torch.device(device).type == "cuda"
-    dtype = fastest(torch.device(device), torch.bfloat16) if on_gpu else torch.float32
-    return model.to(device=device, dtype=dtype).eval(), card
+        tensors = Merged(base_of(card).weights, pairs_of(dict(tensors), card.model.lora)).items()
+    whole = card.model.model_copy(update={"lora": None})
+    return filled(whole, (card.channels, card.text_dim), tensors, torch.device(device)), card
 
 
 def base_of(card: ModelCard) -> Start:

@@ -1,5 +1,7 @@
 """Every network, declared once."""
 
+from collections.abc import Iterable
+
 import torch
 
 from vitascope.model import lora
@@ -8,6 +10,7 @@ from vitascope.model.dit import DiT
 from vitascope.model.network import Network
 from vitascope.model.settings import ModelSettings
 from vitascope.model.wan import Wan
+from vitascope.precision import fastest
 
 NETWORKS: dict[str, type[Network]] = {"dit": DiT, "wan": Wan}
 """By their name in `model.network`."""
@@ -19,6 +22,27 @@ def build(settings: ModelSettings, channels: int, text_dim: int) -> Network:
     if settings.lora:
         lora.attach(network, settings.lora)
     return network
+
+
+def filled(
+    settings: ModelSettings,
+    dims: tuple[int, int],
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    device: torch.device,
+) -> Network:
+    """A network with the given weights, in evaluation mode: float32 on a CPU, bfloat16 on a GPU that has it.
+
+    If `tensors` reads each weight when it is asked for, memory holds the weights once.
+
+    Args:
+        dims: channels of a latent and dimension of text states.
+    """
+    with torch.device("meta"):
+        network = build(settings, *dims)
+    dtype = fastest(device, torch.bfloat16) if device.type == "cuda" else torch.float32
+    weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors}
+    network.load_state_dict(weights, assign=True)
+    return network.eval()
 
 
 def shapes_of(settings: ModelSettings, channels: int, text_dim: int) -> dict[str, tuple[int, ...]]:

@@ -6,9 +6,9 @@ from math import prod
 
 import torch
 
-from vitascope import storage
+from vitascope import checksum, storage
 from vitascope.errors import Mistake
-from vitascope.weights import Stored
+from vitascope.weights import Stored, read_header
 from vitascope.wording import short
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -57,3 +57,21 @@ class Weights(Mapping[str, torch.Tensor]):
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+
+def read_sealed(uri: str, remedy: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor of a file with a checksum, one at a time; the file is fetched once.
+
+    Raises:
+        Mistake: it is no safetensors file, or, after the last tensor, it is not the one that was written.
+    """
+    tensors = Weights(read_header(uri, remedy)).tensors
+    with storage.open_file(uri) as file:
+        hashed, position = checksum.Hashed(uri, file), 0
+        for name, stored in sorted(tensors.items(), key=lambda item: item[1].start):
+            hashed.read(stored.start - position)
+            dtype = DTYPES[stored.format]
+            content = hashed.read(prod(stored.shape) * dtype.itemsize)
+            position = stored.start + len(content)
+            yield name, torch.frombuffer(bytearray(content), dtype=dtype).reshape(stored.shape)
+        hashed.check()

@@ -47,7 +47,7 @@ def read_config(folder: str) -> Published:
         Mistake: it is of another model, or damaged.
     """
     uri = storage.join(_transformer(folder), _CONFIG)
-    return parse(_json(uri), uri)
+    return parse(read_document(uri), uri)
 
 
 def open_weights(location: str, of: Published) -> Weights:
@@ -81,9 +81,17 @@ def _transformer(folder: str) -> str:
     )
 
 
-def _json(uri: str) -> dict[str, Any]:
+def read_document(uri: str) -> dict[str, Any]:
+    """A JSON object of a published folder.
+
+    Raises:
+        Missing: the file does not exist.
+        Mistake: it holds something else.
+    """
     try:
         document = storage.read_json(uri)
+    except FileNotFoundError:
+        raise Missing(f"no {uri.rpartition('/')[2]} in {uri.rpartition('/')[0]}; {_AGAIN}") from None
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
@@ -116,7 +124,7 @@ def _files(location: str) -> dict[str, set[str] | None]:
 
 def _indexed(uri: str) -> dict[str, set[str] | None]:
     """The files that an index names, which are next to it."""
-    by_name = _json(uri).get("weight_map")
+    by_name = read_document(uri).get("weight_map")
     if not isinstance(by_name, dict) or not all(isinstance(file, str) for file in by_name.values()):
         raise Mistake(f"{uri} has no weight_map; {_AGAIN}")
     files: dict[str, set[str] | None] = {}

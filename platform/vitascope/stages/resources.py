@@ -13,7 +13,7 @@ class Resources:
 
     processes: str
     cpus: float
-    gpus: int
+    gpus: float
     lower: str
 
 
@@ -28,5 +28,6 @@ def of_generation(settings: Settings) -> Resources:
     own = settings.generate
     cpus = own.text_replicas * TEXT_CPUS + own.decode_replicas * DECODE_CPUS + INGRESS_CPUS
     cpus += own.denoise_replicas * own.denoise_cpus
-    lower = "generate.denoise_replicas or generate.denoise_cpus"
-    return Resources("replicas", cpus, own.denoise_replicas * own.use_gpu, lower)
+    gpus = own.denoise_replicas * own.use_gpu + own.decode_replicas * own.decode_gpus
+    lower = "generate.denoise_replicas, generate.denoise_cpus or generate.decode_gpus"
+    return Resources("replicas", cpus, gpus, lower)

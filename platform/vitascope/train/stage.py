@@ -17,7 +17,9 @@ from vitascope import checksum, storage
 from vitascope.cluster.local import check_room, connect
 from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
+from vitascope.encode.codecs import make_codec
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Mistake
 from vitascope.feed.plan import ranks_advice
 from vitascope.feed.source import has_samples, planned, samples_digest
@@ -98,6 +100,8 @@ def plan_job(settings: Settings) -> Job:
         model=settings.model,
         timestep_shift=settings.train.timestep_shift,
         step=0,
+        codec=make_codec(settings.encode).fingerprint,
+        text=make_text_encoder(settings.encode).fingerprint,
         **{key: encoded[key] for key in ("encode", "channels", "text_dim", "fingerprint")},
     )
     if location := settings.model.start_from:

@@ -1,0 +1,109 @@
+"""The model that generates: one of our own, or a published pipeline."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vitascope import checksum, storage
+from vitascope.config import Settings
+from vitascope.errors import Missing, Mistake
+from vitascope.generate.experts import Experts
+from vitascope.generate.sampling import Sampling, of_pipeline
+from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.check import check_model, check_parts, relocated
+from vitascope.model.load import load_model
+from vitascope.model.networks import filled, shapes_of
+from vitascope.model.pipeline import EXPERTS, INDEX, is_pipeline, open_expert, open_pipeline
+from vitascope.records import stable_id
+
+
+class Maker(NamedTuple):
+    """The model that makes an output: its folder, what tells it from another, its step, and its latents."""
+
+    folder: str
+    identity: str
+    step: int
+    latents: str
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model whose files have been checked; its weights are not loaded."""
+
+    card: ModelCard
+    maker: Maker
+    sampling: Sampling
+
+    @property
+    def n_experts(self) -> int:
+        """The number of its networks, all of one size."""
+        return 1 if self.sampling.boundary is None else len(EXPERTS)
+
+    @property
+    def n_parameters(self) -> int:
+        """Those of all networks."""
+        card = self.card
+        return self.n_experts * sum(map(prod, shapes_of(card.model, card.channels, card.text_dim).values()))
+
+    def load(self, device: str) -> Experts:
+        """Its networks on a device: float32 on a CPU, bfloat16 on a GPU that has it."""
+        if self.sampling.n_train is None:
+            return Experts([load_model(self.maker.folder, device)[0]], device)
+        card, dims = self.card, (self.card.channels, self.card.text_dim)
+        networks = [
+            filled(card.model, dims, self._weights(name), torch.device(device))
+            for name in EXPERTS[: self.n_experts]
+        ]
+        return Experts(networks, device)
+
+    def _weights(self, name: str) -> Iterator[tuple[str, Tensor]]:
+        yield from open_expert(self.maker.folder, name).weights.items()
+
+
+def opened(settings: Settings) -> Opened:
+    """The model that the settings name.
+
+    The identity of one of ours is derived from card and checksum, that of a pipeline from its content.
+
+    Raises:
+        Missing, Mistake: there is none, or it is damaged or inconsistent, or the settings ask for what it has
+            not.
+    """
+    folder = storage.absolute(settings.generate.model or settings.path("model"))
+    if storage.exists(storage.join(folder, CARD)):
+        found = _own(folder, settings)
+    elif is_pipeline(folder):
+        found = _pipeline(folder, settings)
+    else:
+        raise Missing(
+            f"no model at {folder}: expected {CARD} of a trained one, or {INDEX} of a published pipeline; "
+            "train one first, or set generate.model"
+        )
+    if settings.generate.guidance_2 is not None and found.sampling.boundary is None:
+        raise Mistake(
+            f"generate.guidance_2 is for models with two experts, and {folder} has one network for all noise "
+            "levels; leave it out"
+        )
+    return found
+
+
+def _pipeline(folder: str, settings: Settings) -> Opened:
+    pipeline = open_pipeline(folder, settings.encode)
+    sampling = of_pipeline(pipeline, settings.generate)
+    check_parts(folder, pipeline.card)
+    card = pipeline.card.model_copy(update={"timestep_shift": sampling.shift})
+    return Opened(card, Maker(folder, pipeline.identity, card.step, card.fingerprint), sampling)
+
+
+def _own(folder: str, settings: Settings) -> Opened:
+    card = load_card(folder)
+    recorded = card.model_dump_json(exclude_unset=True)  # later releases know more fields
+    card = relocated(folder, card, settings.encode)
+    check_model(folder, card)
+    identity = stable_id(recorded, checksum.recorded(storage.join(folder, WEIGHTS)))
+    sampling = Sampling(shift=card.timestep_shift)
+    return Opened(card, Maker(folder, identity, card.step, card.fingerprint), sampling)

@@ -1,0 +1,143 @@
+"""How a model is sampled unless a request says otherwise."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vitascope.errors import Mistake
+from vitascope.generate.schedule import NETWORK_TIMESTEPS, Schedule, as_published, spaced
+from vitascope.generate.settings import GenerateSettings
+from vitascope.model.card import ModelCard
+from vitascope.model.flow import Shift
+from vitascope.model.networks import NETWORKS
+from vitascope.model.pipeline import Pipeline
+from vitascope.section import shown
+
+if TYPE_CHECKING:
+    from vitascope.generate.request import Request
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The defaults of a model's requests, and what its noise levels follow from; by default, a model of ours.
+
+    shift: None for the one that the model was trained with.
+    n_train: the number of timesteps of a published scheduler, whose noise levels are made; None for ours.
+    boundary: the noise level below which the second expert begins; None if there is one network.
+    modes: those that the model was trained for; None for all.
+    """
+
+    solver: str = "euler"
+    steps: int = 30
+    guidance: float = 4.0
+    guidance_2: float | None = None
+    shift: float | None = None
+    n_train: int | None = None
+    boundary: float | None = None
+    modes: tuple[str, ...] | None = None
+
+    def schedule(self, request: "Request", n_tokens: int, card: ModelCard) -> Schedule:
+        """The noise levels of a request of `n_tokens` patches."""
+        network = NETWORKS[card.model.network]
+        strength = card.timestep_shift if request.shift is None else request.shift
+        if self.n_train is None:
+            shift = Shift(strength, network.shift_grows)
+            return spaced(request.steps, n_tokens, shift, smallest=network.smallest_timestep)
+        return as_published(
+            request.solver, request.steps, strength, n_train=self.n_train, boundary=self.boundary
+        )
+
+
+OURS = Sampling()
+
+
+def of_pipeline(pipeline: Pipeline, settings: GenerateSettings) -> Sampling:
+    """As Diffusers samples a published pipeline: solver and shift of its scheduler, 50 steps, guidance 5.
+
+    Raises:
+        Mistake: its scheduler is not known, and the settings do not choose solver and shift instead.
+    """
+    modes = ("text_to_video", "image_to_video") if pipeline.expand_timesteps else ("text_to_video",)
+    solver, shift, n_train = _scheduler(pipeline, settings)
+    return Sampling(
+        solver=solver,
+        steps=50,
+        guidance=5.0,
+        shift=shift,
+        n_train=n_train,
+        boundary=pipeline.boundary,
+        modes=modes,
+    )
+
+
+_COMMON: dict[str, Any] = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_dynamic_shifting": False,
+    "shift_terminal": None,
+}
+_KNOWN: dict[str, tuple[str, str, dict[str, tuple[Any, Any]]]] = {
+    "UniPCMultistepScheduler": (
+        "unipc",
+        "flow_shift",
+        {
+            "prediction_type": ("epsilon", "flow_prediction"),
+            "use_flow_sigmas": (False, True),
+            "solver_order": (2, 2),
+            "solver_type": ("bh2", "bh2"),
+            "solver_p": (None, None),
+            "predict_x0": (True, True),
+            "lower_order_final": (True, True),
+            "final_sigmas_type": ("zero", "zero"),
+            "thresholding": (False, False),
+            "disable_corrector": ([], []),
+        },
+    ),
+    "FlowMatchEulerDiscreteScheduler": (
+        "euler",
+        "shift",
+        {"invert_sigmas": (False, False), "stochastic_sampling": (False, False)},
+    ),
+}
+"""By class in Diffusers: the solver, the key of the shift, and what else decides the result: the class's own
+default, and the only value that is known here."""
+
+
+def _scheduler(pipeline: Pipeline, settings: GenerateSettings) -> tuple[str, float, int]:
+    """Solver, shift and number of timesteps of a pipeline's scheduler."""
+    config, kind = pipeline.scheduler, pipeline.scheduler.get("_class_name")
+    if settings.solver and settings.shift:
+        return settings.solver, settings.shift, NETWORK_TIMESTEPS
+    instead = "; to sample with another one, set generate.solver and generate.shift"
+    if kind not in _KNOWN:
+        raise Mistake(
+            f"{pipeline.scheduler_uri} describes a {shown(kind)}; the known schedulers are "
+            f"{' and '.join(_KNOWN)}{instead}"
+        )
+    solver, shift_key, rest = _KNOWN[kind]
+    wanted = rest | {key: (value, value) for key, value in _COMMON.items()}
+    for key, (default, known) in wanted.items():
+        if (value := config.get(key, default)) != known:
+            raise Mistake(
+                f"{pipeline.scheduler_uri} says {key} = {shown(value)}, and {solver} is known here with "
+                f"{shown(known)} only{instead}"
+            )
+    return solver, _shift(config, shift_key, pipeline), _n_train(config, pipeline)
+
+
+def _shift(config: Mapping[str, Any], key: str, pipeline: Pipeline) -> float:
+    value = config.get(key, 1.0)
+    if type(value) not in (int, float) or not value > 0:
+        raise Mistake(f"{pipeline.scheduler_uri} says {key} = {shown(value)}; expected a number above 0")
+    return float(value)
+
+
+def _n_train(config: Mapping[str, Any], pipeline: Pipeline) -> int:
+    value = config.get("num_train_timesteps", NETWORK_TIMESTEPS)
+    if type(value) is not int or not 1 <= value <= NETWORK_TIMESTEPS:
+        raise Mistake(
+            f"{pipeline.scheduler_uri} says num_train_timesteps = {shown(value)}; expected 1 to "
+            f"{NETWORK_TIMESTEPS}, the timesteps that Wan's networks know"
+        )
+    return value
