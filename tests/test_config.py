@@ -251,7 +251,7 @@ def test_every_setting_that_names_files_is_a_location() -> None:
     assert set(location_keys()) == {
         *("run.folder", "clips.input", "clips.captions", "clips.catalog", "clips.duplicates_model"),
         *("caption.folder", "encode.codec_folder", "encode.text_folder", "model.start_from"),
-        *("generate.requests", "generate.media_from", "generate.model"),
+        *("generate.requests", "generate.media_from", "generate.model", "generate.adapters"),
     }
 
 
@@ -260,6 +260,11 @@ GO_WITH = {
     "encode.text_folder": ["encode.text_encoder=hf"],
 }
 """What else is set with a location."""
+WRITTEN = {
+    "generate.media_from": '{key}=["{given}"]',
+    "generate.adapters": '{key}.film=["a", "{given}"]',
+}
+"""Settings that are not one location."""
 
 
 @pytest.mark.parametrize("key", location_keys())
@@ -278,7 +283,7 @@ def test_home_and_variables_are_replaced_as_a_shell_does(
         "a/~/x.parquet": f"{tmp_path}/a/~/x.parquet",
         "a $5 b.parquet": f"{tmp_path}/a $5 b.parquet",
     }.items():
-        override = f'{key}=["{given}"]' if key.endswith("media_from") else f'{key}="{given}"'
+        override = WRITTEN.get(key, '{key}="{given}"').format(key=key, given=given)
         settings = config.absolute(config.load(None, [override, *GO_WITH.get(key, [])]))
         assert meant in config.locations(settings).values()
         again = config.load(write(tmp_path, config.to_toml(settings)))

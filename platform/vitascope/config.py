@@ -206,12 +206,27 @@ def locations(settings: Settings) -> dict[str, str]:
     """The files, folders and addresses that the settings name, by their keys."""
     named = {"caption.endpoint": settings.caption.endpoint}
     for section, key in location_keys():
-        name, value = f"{section}.{key}", getattr(getattr(settings, section), key)
-        if isinstance(value, tuple):
-            named |= {f"{name}[{i}]": one for i, one in enumerate(value)}
-        elif value:
-            named[name] = value
+        named |= _named(f"{section}.{key}", getattr(getattr(settings, section), key))
     return named
+
+
+def _named(name: str, value: Any) -> dict[str, str]:
+    """The locations in a setting, which is one, none, several, or several under names of their own."""
+    if isinstance(value, tuple):
+        return {f"{name}[{i}]": one for i, one in enumerate(value)}
+    if isinstance(value, dict):
+        inner = (_named(f"{name}.{key}", one) for key, one in value.items())
+        return {key: place for part in inner for key, place in part.items()}
+    return {name: value} if value else {}
+
+
+def _absolute(value: Any) -> Any:
+    """The same setting with absolute locations."""
+    if isinstance(value, tuple):
+        return tuple(map(storage.absolute, value))
+    if isinstance(value, dict):
+        return {key: _absolute(one) for key, one in value.items()}
+    return value and storage.absolute(value)
 
 
 _INSTEAD = {
@@ -246,10 +261,7 @@ def absolute(settings: Settings) -> Settings:
     changed: dict[str, Section] = {}
     for section, key in location_keys():
         own = changed.get(section, getattr(settings, section))
-        value = getattr(own, key)
-        many = isinstance(value, tuple)
-        value = tuple(map(storage.absolute, value)) if many else value and storage.absolute(value)
-        changed[section] = own.model_copy(update={key: value})
+        changed[section] = own.model_copy(update={key: _absolute(getattr(own, key))})
     return settings.model_copy(update=changed)
 
 

@@ -47,7 +47,8 @@ def request_of() -> Callable[..., Request]:
     """Makes a checked request: a small video, except for the given fields."""
 
     def make(**fields: Any) -> Request:
-        anywhere = GenerateSettings(media_from=("/",))
+        adapters = {name: (f"/{name}",) for name in ("one", "two")}
+        anywhere = GenerateSettings(media_from=("/",), adapters=adapters)
         document = {"custom_id": "a", "prompt": "a cat", "width": 64, "height": 48, "seconds": 9 / 8} | fields
         return parse(json.dumps(document), Limits(anywhere, patching=PATCHING, folder="/media"))
 

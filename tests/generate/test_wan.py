@@ -1,6 +1,7 @@
 """Our engine makes from Wan's weights what a loop over diffusers makes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -16,7 +17,9 @@ from vitascope.generate.engine import Denoiser
 from vitascope.generate.experts import Experts
 from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, begin
+from vitascope.model.adapters import layer_shapes
 from vitascope.model.card import ModelCard
+from vitascope.model.lora import Merged, Pair, PerSegment
 
 LAYOUTS = {
     "2.1": layout(depth=2, width=36, heads=3, ffn=80),
@@ -92,3 +95,49 @@ def test_levels_are_those_of_wan_whatever_the_size(request_of: Callable[..., Req
     for size in SIZES.values():
         work = work_of(card, request_of(steps=4), size, 0)
         assert work.schedule.levels == pytest.approx(expected)
+
+
+def test_requests_with_different_adapters_share_a_pass(request_of: Callable[..., Request]) -> None:
+    """Each result is that of a model with the request's adapter merged, alone."""
+    of = LAYOUTS["2.1"]
+    ours, theirs = of.pair()
+    card, base = card_of(of), {name: weight.clone() for name, weight in theirs.state_dict().items()}
+    adapters = {name: adapter_of(of, seed) for seed, name in enumerate(("one", "two"))}
+    asked = [("one", 1.0), (None, 1.0), ("two", -0.5)]
+    works = [
+        work_of(card, request_of(steps=3, seed=n, adapter=name, adapter_weight=weight), size, 0)
+        for n, ((name, weight), size) in enumerate(zip(asked, SIZES.values(), strict=True))
+    ]
+    experts = Experts([ours.eval()], adapters=[PerSegment(ours, adapters)])
+    denoiser = Denoiser(experts, token_budget=4096)
+    try:
+        done = [future.result(60) for future in [denoiser.submit(work) for work in works]]
+    finally:
+        denoiser.close()
+    for work, found, (name, weight) in zip(works, done, asked, strict=True):
+        pairs = {
+            layer: replace(pair, scale=pair.scale * weight) for layer, pair in adapters.get(name, {}).items()
+        }
+        theirs.load_state_dict(dict(Merged(base, pairs)))
+        patch = of.settings.patch
+        with torch.no_grad():
+            expected = by_diffusers(work, theirs, patch)
+        assert relative(unpatchify(found.tokens, found.grid, patch), expected) < 1e-4
+        if name:
+            theirs.load_state_dict(base)
+            with torch.no_grad():
+                assert relative(by_diffusers(work, theirs, patch), expected) > 1e-2
+
+
+def adapter_of(of: Layout, seed: int) -> dict[str, Pair]:
+    generator = torch.Generator().manual_seed(seed)
+    layers = layer_shapes(of.settings, of.channels, of.text_dim)
+    return {
+        name: Pair(
+            torch.randn(2, n_in, generator=generator) / n_in**0.5,
+            torch.randn(n_out, 2, generator=generator) / 2**0.5,
+            scale=0.5,
+        )
+        for name, (n_out, n_in) in layers.items()
+        if name.startswith("blocks.")
+    }

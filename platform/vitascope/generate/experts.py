@@ -1,6 +1,7 @@
 """The networks of a model, and the pass that they compute."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -8,18 +9,26 @@ from torch import Tensor
 from vitascope.feed.packs import Pack, collate
 from vitascope.generate import sampler
 from vitascope.generate.sampler import Work
+from vitascope.model.lora import PerSegment
 
 
 @dataclass(frozen=True, eq=False)
 class Experts:
-    """A model: one network for all noise levels, or one for each range of them, all on `device`."""
+    """A model: one network for all noise levels, or one for each range of them, all on `device`.
+
+    adapters: of each network, if there are any.
+    """
 
     networks: Sequence[Callable[[Pack], Tensor]]
     device: str = "cpu"
+    adapters: Sequence[PerSegment] = ()
 
     def velocities(self, works: Sequence[Work]) -> list[list[Tensor]]:
         """One pass: the velocity (n, D) of each segment of each work. All works need the same expert."""
+        expert = works[0].expert
         groups = [sampler.segments(work) for work in works]
         pack = collate([segment for group in groups for segment in group]).to(self.device)
-        found = iter(pack.split(self.networks[works[0].expert](pack)))
+        uses = [work.adapter for work, group in zip(works, groups, strict=True) for _ in group]
+        with self.adapters[expert].using(pack, uses) if self.adapters else nullcontext():
+            found = iter(pack.split(self.networks[expert](pack)))
         return [[next(found) for _ in group] for group in groups]

@@ -1,7 +1,7 @@
 """The model that generates: one of our own, or a published pipeline."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import NamedTuple
 
@@ -12,10 +12,14 @@ from vitascope import checksum, storage
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
 from vitascope.generate.experts import Experts
+from vitascope.generate.request import Request
 from vitascope.generate.sampling import Sampling, of_pipeline
+from vitascope.model.adapters import identity, layer_shapes, read_adapter
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.check import check_model, check_parts, relocated
 from vitascope.model.load import load_model
+from vitascope.model.lora import Pair, PerSegment
+from vitascope.model.network import Network
 from vitascope.model.networks import filled, shapes_of
 from vitascope.model.pipeline import EXPERTS, INDEX, is_pipeline, open_expert, open_pipeline
 from vitascope.records import stable_id
@@ -32,11 +36,16 @@ class Maker(NamedTuple):
 
 @dataclass(frozen=True)
 class Opened:
-    """A model whose files have been checked; its weights are not loaded."""
+    """A model whose files have been checked; its weights are not loaded.
+
+    adapters: where they are. adapted: the identity of each, by its name.
+    """
 
     card: ModelCard
     maker: Maker
     sampling: Sampling
+    adapters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    adapted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_experts(self) -> int:
@@ -49,16 +58,48 @@ class Opened:
         card = self.card
         return self.n_experts * sum(map(prod, shapes_of(card.model, card.channels, card.text_dim).values()))
 
+    def maker_of(self, request: Request) -> Maker:
+        """What makes the output of a request: the model, with the adapter that it asks for."""
+        if request.adapter is None:
+            return self.maker
+        identity = stable_id(self.maker.identity, self.adapted[request.adapter])
+        return self.maker._replace(identity=identity)
+
     def load(self, device: str) -> Experts:
         """Its networks on a device: float32 on a CPU, bfloat16 on a GPU that has it."""
+        networks = self._networks(device)
+        if not self.adapters:
+            return Experts(networks, device)
+        read = {name: self.read_adapters(name) for name in self.adapters}
+        each = [{name: pairs[i] for name, pairs in read.items()} for i in range(self.n_experts)]
+        return Experts(networks, device, list(map(PerSegment, networks, each)))
+
+    def read_adapters(self, name: str) -> list[dict[str, Pair]]:
+        """The adapter of this name for each network.
+
+        Raises:
+            Missing, Mistake: there is none, it is damaged or made for another network, or there are too many.
+        """
+        places, layers = self.adapters[name], layer_shapes(self.card.model, *self._dims)
+        if len(places) not in (1, self.n_experts):
+            raise Mistake(
+                f"generate.adapters.{name} names {len(places)} places, and the model has {self.n_experts} "
+                f"network{'s' * (self.n_experts > 1)}; name one, or one for each"
+            )
+        pairs = [read_adapter(place, layers) for place in places]
+        return pairs if len(pairs) == self.n_experts else pairs * self.n_experts
+
+    @property
+    def _dims(self) -> tuple[int, int]:
+        return self.card.channels, self.card.text_dim
+
+    def _networks(self, device: str) -> list[Network]:
         if self.sampling.n_train is None:
-            return Experts([load_model(self.maker.folder, device)[0]], device)
-        card, dims = self.card, (self.card.channels, self.card.text_dim)
-        networks = [
-            filled(card.model, dims, self._weights(name), torch.device(device))
+            return [load_model(self.maker.folder, device)[0]]
+        return [
+            filled(self.card.model, self._dims, self._weights(name), torch.device(device))
             for name in EXPERTS[: self.n_experts]
         ]
-        return Experts(networks, device)
 
     def _weights(self, name: str) -> Iterator[tuple[str, Tensor]]:
         yield from open_expert(self.maker.folder, name).weights.items()
@@ -88,7 +129,8 @@ def opened(settings: Settings) -> Opened:
             f"generate.guidance_2 is for models with two experts, and {folder} has one network for all noise "
             "levels; leave it out"
         )
-    return found
+    found = replace(found, adapters=settings.generate.adapters)
+    return replace(found, adapted={name: identity(found.read_adapters(name)) for name in found.adapters})
 
 
 def _pipeline(folder: str, settings: Settings) -> Opened:
@@ -104,6 +146,6 @@ def _own(folder: str, settings: Settings) -> Opened:
     recorded = card.model_dump_json(exclude_unset=True)  # later releases know more fields
     card = relocated(folder, card, settings.encode)
     check_model(folder, card)
-    identity = stable_id(recorded, checksum.recorded(storage.join(folder, WEIGHTS)))
+    maker = stable_id(recorded, checksum.recorded(storage.join(folder, WEIGHTS)))
     sampling = Sampling(shift=card.timestep_shift)
-    return Opened(card, Maker(folder, identity, card.step, card.fingerprint), sampling)
+    return Opened(card, Maker(folder, maker, card.step, card.fingerprint), sampling)

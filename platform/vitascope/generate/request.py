@@ -81,6 +81,10 @@ class Request(Section):
         le=100,
         description="Shifts the noise levels of the steps towards noise; by default generate.shift.",
     )
+    adapter: str | None = Field(
+        None, max_length=64, description="Name of an adapter in generate.adapters; by default none."
+    )
+    adapter_weight: float = Field(1.0, ge=-10, le=10, description="Factor of the adapter's effect.")
     image: str | None = Field(
         None, max_length=_MAX_URI_CHARS, description="For image_to_video: the first frame."
     )
@@ -92,7 +96,18 @@ class Request(Section):
     )
 
     @field_validator(
-        *("width", "height", "seconds", "fps", "seed", "steps", "guidance", "guidance_2", "shift"),
+        *(
+            "width",
+            "height",
+            "seconds",
+            "fps",
+            "seed",
+            "steps",
+            "guidance",
+            "guidance_2",
+            "shift",
+            "adapter_weight",
+        ),
         mode="before",
     )
     @classmethod
@@ -135,7 +150,12 @@ class Request(Section):
         an edited request or a newer model.
         """
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", self.custom_id)[:40].strip("-")
-        return f"{readable or 'request'}-{stable_id(self.model_dump_json(), model)}"
+        later = {key for key, default in _LATER.items() if getattr(self, key) == default}
+        return f"{readable or 'request'}-{stable_id(self.model_dump_json(exclude=later), model)}"
+
+
+_LATER = {"guidance_2": None, "solver": "euler", "shift": None, "adapter": None, "adapter_weight": 1.0}
+"""Fields that earlier releases had not: at these values outputs have the names that they gave them."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +189,7 @@ def parse(line: bytes | str, limits: Limits) -> Request:
 def _checked(document: dict[str, object], limits: Limits) -> Request:
     request = _validated(document, limits)
     _check_model(request, limits.sampling)
+    _check_adapter(request, limits.settings)
     _check_media(request)
     _check_size(request, limits)
     _check_guidance(request)
@@ -278,6 +299,15 @@ def _check_model(request: Request, sampling: Sampling) -> None:
         )
     if request.guidance_2 is not None and sampling.boundary is None:
         raise _invalid("guidance_2 is for models with two experts, and this one has one; leave it out")
+
+
+def _check_adapter(request: Request, settings: GenerateSettings) -> None:
+    if request.adapter is None:
+        if request.adapter_weight != 1:
+            raise _invalid("adapter_weight has no effect without adapter; name one, or leave it out")
+    elif request.adapter not in settings.adapters:
+        known = ", ".join(settings.adapters) or "none"
+        raise _invalid(f"no adapter {shown(request.adapter)} in generate.adapters, which names {known}")
 
 
 def _check_media(request: Request) -> None:

@@ -18,6 +18,7 @@ from vitascope.generate.scheduler import Load
 from vitascope.generate.solvers import SOLVERS, Past
 from vitascope.model.card import ModelCard
 from vitascope.model.flow import noise
+from vitascope.model.lora import Use
 from vitascope.records import stable_int
 
 
@@ -29,7 +30,7 @@ class Work:
     given: (T,) bool, the mask of conditioning latent frames, which do not change.
     guidance: of each expert of the model.
     text, negative: (m, text_dim) token states of prompt and negative prompt; no rows without text.
-    past: what the solver remembers.
+    past: what the solver remembers. adapter: of the network, None for none.
     """
 
     tokens: Tensor
@@ -42,6 +43,7 @@ class Work:
     solver: str = "euler"
     step: int = 0
     past: Past | None = None
+    adapter: Use | None = None
 
     @property
     def expert(self) -> int:
@@ -100,6 +102,7 @@ def begin(
         text=prompt,
         negative=negative,
         solver=request.solver,
+        adapter=Use(request.adapter, request.adapter_weight) if request.adapter else None,
     )
 
 

@@ -21,7 +21,7 @@ from vitascope.cluster import ray_private
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.generate.app import Target, build, deployed
-from vitascope.generate.opened import Maker, opened
+from vitascope.generate.opened import Opened, opened
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, parse
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Rejected, Status
@@ -50,13 +50,13 @@ def app(arguments: Arguments) -> serve.Application:
     model = opened(settings)
     limits = Limits(settings.generate, model.card.patching, settings.path("media"), model.sampling)
     service = deployed(Service, 1, settings, cpus=0.1, ongoing=settings.generate.max_in_flight)
-    return service.bind(build(model, settings), limits, model.maker, settings)
+    return service.bind(build(model, settings), limits, model, settings)
 
 
 class Service:
     """Authenticates and checks requests, and forwards them."""
 
-    def __init__(self, generate: Any, limits: Limits, model: Maker, settings: Settings) -> None:
+    def __init__(self, generate: Any, limits: Limits, model: Opened, settings: Settings) -> None:
         self._generate, self._limits, self._model = generate, limits, model
         self._outputs = settings.path("outputs", settings.generate.batch)
         self._publisher = Publisher(run=settings.run.folder)
@@ -72,8 +72,9 @@ class Service:
         try:
             request = parse(await _body(http), self._limits)
             mode = request.mode
-            place = storage.join(self._outputs, request.name(self._model.identity))
-            outcome = await self._generate.remote(request, Target(place, self._model))
+            maker = self._model.maker_of(request)
+            place = storage.join(self._outputs, request.name(maker.identity))
+            outcome = await self._generate.remote(request, Target(place, maker))
         except Rejected as rejected:
             outcome = rejected
         refused = isinstance(outcome, Rejected)

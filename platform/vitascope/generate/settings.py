@@ -1,13 +1,16 @@
 """Settings of generation."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vitascope.section import Execution, Location, Section
 
 TEXT_CPUS, DECODE_CPUS, INGRESS_CPUS = 0.5, 1.0, 0.1
 """CPUs of a replica of the app, of each kind but the one that runs the model."""
+
+
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 
 
 class GenerateSettings(Section):
@@ -20,7 +23,7 @@ class GenerateSettings(Section):
     )
     batch: str = Field(
         "batch",
-        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
+        pattern=NAME,
         description="Name of the batch: letters, digits, `-`, `_` and, except as its first character, `.`; "
         "outputs go to outputs/<batch>/.",
     )
@@ -28,6 +31,12 @@ class GenerateSettings(Section):
         None,
         description="Folder of a model: one of a run, with model.safetensors, or a whole pipeline of Wan as "
         "Diffusers publishes it; by default the run's own.",
+    )
+    adapters: dict[Annotated[str, Field(pattern=NAME, max_length=64)], tuple[Location, ...]] = Field(
+        {},
+        description="Adapters (LoRA) that requests may use, by a name: a safetensors file, a folder with "
+        "one, or the run that trained it. A model with two experts may have a list of two, the first for "
+        "high noise; one alone is used by both.",
     )
     token_budget: int = Field(16_384, ge=64, description="Most patches in one forward pass.")
     max_in_flight: Execution[int] = Field(
@@ -90,3 +99,10 @@ class GenerateSettings(Section):
     )
     max_pixels: int = Field(1280 * 720, ge=256, description="Largest frame area a request may ask for.")
     max_frames: int = Field(129, ge=1, description="Most frames a request may ask for.")
+
+    @field_validator("adapters", mode="before")
+    @classmethod
+    def _may_be_one(cls, adapters: Any) -> Any:
+        if not isinstance(adapters, dict):
+            return adapters
+        return {name: (place,) if isinstance(place, str) else place for name, place in adapters.items()}

@@ -71,6 +71,8 @@ def sidecar(request: Request, uri: str, model: dict[str, Any], timings: dict[str
         "guidance_2": request.guidance_2,
         "solver": request.solver,
         "shift": request.shift,
+        "adapter": request.adapter,
+        "adapter_weight": request.adapter_weight,
         "n_frames": size.n_frames,
         "height": size.height,
         "width": size.width,

@@ -73,9 +73,8 @@ class Batch:
 
     def target(self, request: Request) -> app.Target:
         """The location of the request's output."""
-        return app.Target(
-            storage.join(self.folder, request.name(self.model.maker.identity)), self.model.maker
-        )
+        maker = self.model.maker_of(request)
+        return app.Target(storage.join(self.folder, request.name(maker.identity)), maker)
 
     def finished(self) -> set[str]:
         """The locations that have an output and its sidecar: their requests are finished."""
@@ -258,4 +257,5 @@ def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
     Another model or other settings need another app, and the old one would be in the way.
     """
     name = f"vitascope-{stable_id(batch.folder)}-"
-    return name, name + stable_id(batch.model.maker.identity, settings.generate.model_dump_json())
+    model = (batch.model.maker.identity, *batch.model.adapted.values())
+    return name, name + stable_id(*model, settings.generate.model_dump_json())

@@ -5,6 +5,7 @@ Three formats, each one safetensors file: Diffusers' (`transformer.…lora_A.wei
 scale as `alpha`).
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
@@ -95,6 +96,17 @@ def read_adapter(location: str, layers: Mapping[str, tuple[int, int]]) -> dict[s
         grouped.setdefault(by_name[name], {})[part] = weights[key]
     pairs = {layer: _pair(uri, layer, parts) for layer, parts in grouped.items()}
     return _checked(uri, pairs, layers)
+
+
+def identity(adapters: Iterable[Mapping[str, Pair]]) -> str:
+    """A hash of one adapter, or of those of several networks: of what they compute, whatever their files."""
+    found = hashlib.blake2b(digest_size=16)
+    for pairs in adapters:
+        for layer, pair in sorted(pairs.items()):
+            found.update(f"{layer} {pair.scale}".encode())
+            for tensor in (pair.down, pair.up):
+                found.update(tensor.float().numpy().tobytes())
+    return found.hexdigest()
 
 
 def _of_run(folder: str, layers: Mapping[str, tuple[int, int]]) -> dict[str, Pair]:
