@@ -2,18 +2,24 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from flow import sources
 from flow.wan_folders import TEXT_DIM, write_pipeline
 from vitascope import cli, config, storage
 from vitascope.config import Settings
+from vitascope.feed.patches import unpatchify
 from vitascope.model.card import load_card, save_model
+from vitascope.model.flow import noise
 from vitascope.model.load import load_model
+from vitascope.records import stable_int
 
 STEPS = 4
 SETTINGS = f"""
@@ -89,6 +95,56 @@ def test_diffusers_runs_the_exported_pipeline(trained: tuple[Path, Settings]) ->
     ).frames
     assert latents.shape == (1, 16, 2, 4, 6)
     assert latents.isfinite().all()
+
+
+def test_a_published_pipeline_generates_without_any_training(
+    tmp_path: Path,
+    ray_cluster: None,  # noqa: ARG001
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two experts; each output is what diffusers makes from the same noise, but for the mp4's losses."""
+    folder = write_pipeline(tmp_path, boundary=0.875)
+    small = {"prompt": "a large rabbit", "width": 64, "height": 48, "steps": 4}
+    lines: list[dict[str, Any]] = [
+        {"custom_id": "a", "seconds": 5 / 8, "guidance_2": 3},
+        {"custom_id": "b", "seconds": 9 / 8, "solver": "euler", "width": 48},
+        {"custom_id": "c", "seconds": 0},
+        {"custom_id": "d", "seconds": 2, "mode": "image_to_video", "image": "a.png"},
+    ]
+    storage.put(str(tmp_path / "requests.jsonl"), storage.json_lines(small | line for line in lines))
+    (tmp_path / "settings.toml").write_text(
+        f"[run]\nfolder = '{tmp_path}/run'\n[generate]\nmodel = '{folder}'\n"
+        f"requests = '{tmp_path}/requests.jsonl'\n"
+    )
+    assert cli.main(["generate", str(tmp_path / "settings.toml")]) == 0
+    assert "each denoise replica keeps 2 networks in memory" in capsys.readouterr().out
+    settings = config.load(str(tmp_path / "settings.toml"))
+    rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "dropped"]
+    assert "was published for text_to_video, got mode image_to_video" in rows[3]["detail"]
+    first, second, _ = (storage.read_json(row["uri"].rpartition(".")[0] + ".json") for row in rows[:3])
+    asked = ("steps", "guidance", "guidance_2", "solver", "shift")
+    assert [first[name] for name in asked] == [4, 5.0, 3.0, "unipc", 3.0]
+    assert [second[name] for name in asked] == [4, 5.0, None, "euler", 3.0]
+    assert first["model"]["folder"] == str(folder)
+    pipeline = diffusers.WanPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    for row, size in zip(rows, [(5, 48, 64), (9, 48, 48), (1, 48, 64)], strict=False):
+        assert (row["n_frames"], row["height"], row["width"]) == size
+    with Image.open(rows[2]["uri"]) as picture:
+        found = np.asarray(picture).astype(int)
+    eps = noise(stable_int("generate", stable_int("seed", "c")), (4 * 3, 64))
+    expected = pipeline(
+        "a large rabbit",
+        height=48,
+        width=64,
+        num_frames=1,
+        num_inference_steps=4,
+        latents=unpatchify(eps, (1, 3, 4), 2).permute(3, 0, 1, 2)[None],
+        output_type="np",
+    ).frames[0][0]
+    assert np.abs(found - 255 * expected).max() < 2
+    assert found.std() > 5
 
 
 def test_a_checkpoint_and_its_raw_weights_can_be_exported(trained: tuple[Path, Settings]) -> None:

@@ -11,12 +11,14 @@ from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
 from vitascope.generate.request import MEDIA, Limits, Mode, Request, parse
 from vitascope.generate.settings import GenerateSettings
+from vitascope.generate.solvers import SOLVERS
 
 PATCHING = Patching(STRIDES["dct"], patch=2)
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SECTION = README.partition("## Requests")[2].partition("\n## ")[0]
-FROM_SETTINGS = {"steps": "generate.steps", "guidance": "generate.guidance", "seed": "from `custom_id`"}
+DEFAULTS = ("steps", "guidance", "guidance_2", "solver", "shift")
+FROM_SETTINGS = {"seed": "from `custom_id`"} | {name: f"generate.{name}" for name in DEFAULTS}
 
 
 def row(name: str) -> str:
@@ -26,7 +28,8 @@ def row(name: str) -> str:
     low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
     length = getattr(bounds.get("MaxLen"), "max_length", None)
     values = f"{low:,} to {high:,}" if high else f"at most {length:,} characters" if length else ""
-    values = {"seed": "0 to 2⁶³ - 1", "mode": "a mode, below"}.get(name, values)
+    solvers = " or ".join(f"`{solver}`" for solver in SOLVERS)
+    values = {"seed": "0 to 2⁶³ - 1", "mode": "a mode, below", "solver": solvers}.get(name, values)
     default = "required" if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"
     default = FROM_SETTINGS.get(name, "" if field.default is None else default)
     default = f"`{default}`" if default.startswith("generate.") else default

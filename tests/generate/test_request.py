@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
 from vitascope.generate.request import Limits, Mode, Request, n_tokens, parse
+from vitascope.generate.sampling import OURS, Sampling
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize
@@ -33,6 +35,46 @@ def test_defaults_come_from_the_settings_and_the_seed_from_the_id() -> None:
     assert request.seed == parse(line(width=320), LIMITS).seed
     assert request.seed != parse(line(custom_id="cat/2"), LIMITS).seed
     assert parse(line(seed=5, steps=3), LIMITS).seed == 5
+
+
+TWO_EXPERTS = Sampling(
+    solver="unipc", steps=50, guidance=5.0, shift=3.0, boundary=0.9, modes=("text_to_video",)
+)
+
+
+def test_what_the_settings_leave_open_comes_from_the_model() -> None:
+    def of(settings: GenerateSettings, **fields: Any) -> tuple[Any, ...]:
+        request = parse(line(**fields), replace(LIMITS, settings=settings, sampling=TWO_EXPERTS))
+        return request.solver, request.steps, request.guidance, request.guidance_2, request.shift
+
+    assert of(GenerateSettings()) == ("unipc", 50, 5.0, None, 3.0)
+    chosen = GenerateSettings(solver="euler", steps=9, guidance=2.0, guidance_2=1.5, shift=4.0)
+    assert of(chosen) == ("euler", 9, 2.0, 1.5, 4.0)
+    assert of(chosen, solver="unipc", guidance_2=6, shift=0.5) == ("unipc", 9, 2.0, 6.0, 0.5)
+
+
+def test_each_expert_has_its_guidance_and_a_pass_has_room_for_the_guided_one() -> None:
+    limits = replace(LIMITS, settings=GenerateSettings(), sampling=TWO_EXPERTS)
+    request = parse(line(guidance=1, guidance_2=3, negative_prompt="rain"), limits)
+    assert request.scales == (1.0, 3.0)
+    assert parse(line(guidance=3), limits).scales == (3.0, 3.0)
+    unguided = parse(line(guidance=1), limits)
+    assert n_tokens(request, PATCHING) == 2 * n_tokens(unguided, PATCHING)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sampling", "said"),
+    [
+        ({"guidance_2": 3}, OURS, "guidance_2 is for models with two experts, and this one has one"),
+        ({"guidance_2": True}, TWO_EXPERTS, "guidance_2: expected a number"),
+        ({"mode": "image_to_video", "image": "a.png"}, TWO_EXPERTS, "was published for text_to_video, got"),
+        ({"solver": "heun"}, OURS, "solver: Input should be 'euler' or 'unipc', got 'heun'"),
+        ({"shift": 0}, OURS, "shift"),
+    ],
+)
+def test_what_a_model_has_not_is_refused(fields: dict[str, Any], sampling: Sampling, said: str) -> None:
+    with pytest.raises(Rejected, match=said):
+        parse(line(**fields), replace(LIMITS, settings=GenerateSettings(), sampling=sampling))
 
 
 @pytest.mark.parametrize(("seconds", "fps", "frames"), [(2, 8, 16), (0, 8, 1), (0.01, 8, 1), (1.3, 10, 13)])

@@ -123,7 +123,7 @@ def _gpus(settings: Settings, facts: Facts) -> Troubles:
         most = _could_have(settings, facts, stage, "gpus")
         if takes.gpus > most:
             yield Trouble(
-                f"{stage} takes {takes.gpus} GPUs at once, its nodes have at most {most:g}",
+                f"{stage} takes {takes.gpus:g} GPUs at once, its nodes have at most {most:g}",
                 f"lower {takes.lower}, or raise the number of GPU nodes; it would wait forever",
             )
         elif most and not takes.gpus:

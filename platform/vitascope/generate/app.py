@@ -82,9 +82,9 @@ class Denoised:
 class TextEncode:
     """Prompts to token states."""
 
-    def __init__(self, settings: EncodeSettings) -> None:
+    def __init__(self, settings: EncodeSettings, gpus: float = 0) -> None:
         with starting("the text encoder"):
-            self._encoder = make_text_encoder(settings)
+            self._encoder = make_text_encoder(settings, _device(gpus))
             self._encoder.count(["ready"])  # otherwise every request would fail on a missing part
 
     def __call__(self, request: Request) -> Text:
@@ -100,7 +100,7 @@ class Denoise:
 
     def __init__(self, model: Opened, settings: GenerateSettings, run: str) -> None:
         self._model, self._card = model, model.card
-        self._device = "cuda" if settings.use_gpu else "cpu"
+        self._device = str(_device(settings.use_gpu))
         with starting("the model"):
             experts = model.load(self._device)
             self._denoiser = Denoiser(experts, token_budget=settings.token_budget, publisher=Publisher(run))
@@ -137,7 +137,7 @@ class DecodeWrite:
 
     def __init__(self, card: ModelCard, gpus: float = 0) -> None:
         with starting("the codec"):
-            self._codec = make_codec(card.encode, torch.device("cuda" if gpus else "cpu"))
+            self._codec = make_codec(card.encode, _device(gpus))
         self._patching, self._most_text = card.patching, card.encode.max_text_tokens
 
     def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray, list[Conditioning]]:
@@ -170,6 +170,10 @@ class DecodeWrite:
         if storage.create(target.location + ".json", storage.json_bytes(document)):
             return document
         return storage.read_json(target.location + ".json")
+
+
+def _device(gpus: float) -> torch.device:
+    return torch.device("cuda" if gpus else "cpu")
 
 
 class _Timed:
@@ -215,14 +219,16 @@ def build(model: Opened, settings: Settings) -> serve.Application:
     whose job was killed does not hold its nodes.
     """
     own, ongoing, card = settings.generate, settings.generate.max_in_flight, model.card
-    text = deployed(TextEncode, own.text_replicas, settings, cpus=TEXT_CPUS).bind(card.encode)
-    codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=DECODE_CPUS, gpus=own.decode_gpus).bind(
-        card, own.decode_gpus
-    )
+    text = deployed(TextEncode, own.text_replicas, settings, cpus=TEXT_CPUS, gpus=own.text_gpus)
+    codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=DECODE_CPUS, gpus=own.decode_gpus)
     gpu = {"cpus": own.denoise_cpus, "gpus": int(own.use_gpu)}
     denoise = deployed(Denoise, own.denoise_replicas, settings, ongoing=ongoing, **gpu)
     generate = deployed(Generate, 1, settings, cpus=INGRESS_CPUS, ongoing=ongoing)
-    return generate.bind(text, denoise.bind(model, own, settings.run.folder), codec)
+    return generate.bind(
+        text.bind(card.encode, own.text_gpus),
+        denoise.bind(model, own, settings.run.folder),
+        codec.bind(card, own.decode_gpus),
+    )
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class Request(Section):
         None, ge=1, le=1000, description="The same for the second expert of a model that has two."
     )
     solver: Literal["euler", "unipc"] = Field(
-        "euler", description="How a step is computed; by default generate.solver."
+        "euler", description="How a step is computed; by default generate.solver, or the model's own."
     )
     shift: float | None = Field(
         None,

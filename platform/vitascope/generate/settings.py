@@ -51,10 +51,13 @@ class GenerateSettings(Section):
     decode_replicas: Execution[int] = Field(
         1, ge=1, description="Most replicas that read media, decode and write."
     )
+    text_gpus: Execution[float] = Field(
+        0.0, ge=0, description="GPUs per text replica; 0.5 puts two on one GPU, 0 uses CPUs."
+    )
     decode_gpus: Execution[float] = Field(
         0.0,
         ge=0,
-        description="GPUs per decode replica, for the video codec; 0.5 puts two on one GPU, 0 uses CPUs.",
+        description="GPUs per decode replica, for the video codec, as text_gpus.",
     )
     idle_s: Execution[float] = Field(300, gt=0, description="Seconds after which an idle replica is removed.")
     traces: Execution[Literal["off", "files", "otlp"]] = Field(

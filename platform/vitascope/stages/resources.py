@@ -28,6 +28,7 @@ def of_generation(settings: Settings) -> Resources:
     own = settings.generate
     cpus = own.text_replicas * TEXT_CPUS + own.decode_replicas * DECODE_CPUS + INGRESS_CPUS
     cpus += own.denoise_replicas * own.denoise_cpus
-    gpus = own.denoise_replicas * own.use_gpu + own.decode_replicas * own.decode_gpus
-    lower = "generate.denoise_replicas, generate.denoise_cpus or generate.decode_gpus"
+    gpus = own.text_replicas * own.text_gpus + own.decode_replicas * own.decode_gpus
+    gpus += own.denoise_replicas * own.use_gpu
+    lower = "generate.denoise_replicas or generate.denoise_cpus"
     return Resources("replicas", cpus, gpus, lower)
