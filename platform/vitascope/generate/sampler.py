@@ -77,7 +77,7 @@ def begin(
             request.steps,
             prod(grid),
             card.shift,
-            smallest=NETWORKS[card.model.network].smallest_timestep,
+            smallest=NETWORKS[card.model.network].objective.smallest_timestep,
         ),
         guidance=request.guidance,
         text=prompt,

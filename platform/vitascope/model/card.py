@@ -21,6 +21,7 @@ from vitascope.model.networks import NETWORKS, build
 from vitascope.model.settings import ModelSettings
 from vitascope.precision import Precision, fastest
 from vitascope.section import Section
+from vitascope.train.settings import ALL_LEVELS, Conditioning, NoiseRange
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
@@ -28,7 +29,10 @@ WEIGHTS, CARD = "model.safetensors", "model.json"
 class ModelCard(Section):
     """Everything needed to rebuild a model and to make latents and text states for it.
 
-    precision: that of its training; None if not recorded. start: the identity of the weights it began with.
+    timestep_shift, conditioning_frames, noise_range: those of its training; by default as in releases that
+    did not record them. expert: the noise levels that the network is for; all unless it is one of two
+    experts. precision: that of its training; None if not recorded. start: the identity of the weights it
+    began with.
     """
 
     model: ModelSettings
@@ -36,8 +40,11 @@ class ModelCard(Section):
     channels: int
     text_dim: int
     fingerprint: str
-    timestep_shift: float
     step: int
+    timestep_shift: float = 1.0
+    conditioning_frames: Conditioning = "all"
+    noise_range: NoiseRange = ALL_LEVELS
+    expert: NoiseRange = ALL_LEVELS
     precision: Precision | None = None
     start: str | None = None
 
@@ -49,7 +56,7 @@ class ModelCard(Section):
     @property
     def shift(self) -> Shift:
         """The shift of timesteps in training and sampling."""
-        return Shift(self.timestep_shift, NETWORKS[self.model.network].shift_grows)
+        return Shift(self.timestep_shift, NETWORKS[self.model.network].objective.shift_grows)
 
     def build(self) -> Network:
         """A model of this shape with fresh weights."""

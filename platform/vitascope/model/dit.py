@@ -10,6 +10,7 @@ from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import Cost
 from vitascope.model.network import Network, Surroundings
+from vitascope.model.objective import Objective
 from vitascope.model.rope import Axes, angles, rotate
 from vitascope.model.settings import ModelSettings
 
@@ -108,7 +109,9 @@ class DiT(Network):
     """
 
     leaves: ClassVar = (Block, Condition)
-    smallest_timestep: ClassVar = SMALLEST_TIMESTEP
+    objective: ClassVar = Objective(
+        shift=1.0, shift_grows=True, smallest_timestep=SMALLEST_TIMESTEP, conditioning="all"
+    )
 
     def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
         super().__init__(settings, channels, text_dim)

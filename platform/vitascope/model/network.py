@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries
 from vitascope.model.cost import Cost
+from vitascope.model.objective import Objective
 from vitascope.model.settings import ModelSettings
 
 
@@ -39,15 +40,13 @@ class Network(nn.Module, ABC):
 
     leaves: classes of submodules that ZeRO-3 gathers whole. One of a leaf's arguments is a tensor that
         requires a gradient: otherwise DeepSpeed reduces the leaf's gradients before they are computed.
-    shift_grows: whether timesteps of longer samples are shifted further towards noise (`flow.Shift`).
-    smallest_timestep: the sampler's last jump, to the clean patch, starts no lower.
+    objective: how networks of this family are trained and sampled.
     blocks: the transformer blocks.
     activation_checkpointing: whether training recomputes each block in the backward pass.
     """
 
     leaves: ClassVar[tuple[type[nn.Module], ...]]
-    shift_grows: ClassVar[bool] = True
-    smallest_timestep: ClassVar[float] = 0.0
+    objective: ClassVar[Objective]
     blocks: nn.ModuleList
 
     @abstractmethod

@@ -32,7 +32,10 @@ Format = Literal["diffusers", "wan", "comfyui"]
 MOST_BYTES = 10 * 10**9
 """Of a file of weights, by default; Diffusers' own limit."""
 
-_CONFIG, _SUBFOLDER = "config.json", "transformer"
+SUBFOLDER = "transformer"
+"""Of a pipeline, with the network."""
+
+_CONFIG = "config.json"
 _SUFFIX, _INDEX = ".safetensors", ".safetensors.index.json"
 _COMFYUI = "diffusion_model.safetensors"
 _PATTERN = "diffusion_pytorch_model{suffix}.safetensors"
@@ -47,7 +50,7 @@ def read_config(folder: str) -> Published:
         Mistake: it is of another model, or damaged.
     """
     uri = storage.join(_transformer(folder), _CONFIG)
-    return parse(_json(uri), uri)
+    return parse(read_object(uri), uri)
 
 
 def open_weights(location: str, of: Published) -> Weights:
@@ -72,7 +75,7 @@ def open_weights(location: str, of: Published) -> Weights:
 
 def _transformer(folder: str) -> str:
     """The folder with the configuration: the given one, or a pipeline's subfolder."""
-    candidates = [folder, storage.join(folder, _SUBFOLDER)]
+    candidates = [folder, storage.join(folder, SUBFOLDER)]
     for candidate in candidates:
         if storage.exists(storage.join(candidate, _CONFIG)):
             return candidate
@@ -81,7 +84,8 @@ def _transformer(folder: str) -> str:
     )
 
 
-def _json(uri: str) -> dict[str, Any]:
+def read_object(uri: str) -> dict[str, Any]:
+    """The object in a JSON file; Mistake if it holds none."""
     try:
         document = storage.read_json(uri)
     except (ValueError, RecursionError):
@@ -116,7 +120,7 @@ def _files(location: str) -> dict[str, set[str] | None]:
 
 def _indexed(uri: str) -> dict[str, set[str] | None]:
     """The files that an index names, which are next to it."""
-    by_name = _json(uri).get("weight_map")
+    by_name = read_object(uri).get("weight_map")
     if not isinstance(by_name, dict) or not all(isinstance(file, str) for file in by_name.values()):
         raise Mistake(f"{uri} has no weight_map; {_AGAIN}")
     files: dict[str, set[str] | None] = {}

@@ -10,6 +10,7 @@ import torch
 from vitascope import checksum, precision, storage
 from vitascope.errors import Missing, Mistake
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.pipelines import PIPELINE, Pipeline, pipeline_of
 from vitascope.model.start import Start, open_start
 from vitascope.model.stored import DTYPES, Weights
 from vitascope.model.wan_published import Published
@@ -20,8 +21,6 @@ from vitascope.train.shards import file_name
 from vitascope.weights import read_header
 
 Kind = Literal["ema", "raw"]
-_PIPELINE = "model_index.json"
-_TRANSFORMER = "transformer"
 _AGAIN = "copy the folder again"
 
 
@@ -41,24 +40,25 @@ def export(source: str, to: str, format: Format, chosen: Chosen) -> list[str]:
     """Writes the weights of a run's folder or of a model's folder to the folder `to`; says what it wrote.
 
     Numbers have the format of the weights that training started from, unless a precision is chosen; float32
-    if it started from fresh ones. If it started from a whole pipeline, diffusers' format is that pipeline
-    with the new weights in it.
+    if it started from fresh ones. If it started from a pipeline, or from one of its transformers, diffusers'
+    format is that pipeline with the new weights instead of those; the other expert's are copied.
 
     Raises:
         Missing, Mistake: there are no such weights, they are damaged, or their network has no such format.
     """
     weights, card = _opened(source, chosen)
     origin, said = _origin(card), []
-    _refuse_overwriting(to, [source, origin or source])
+    pipeline = pipeline_of(origin) if origin else None
+    _refuse_overwriting(to, [source, pipeline.folder if pipeline else origin or source])
     try:
         start = open_start(origin) if origin else None
     except Missing:
         start, said = None, [f"{origin} is gone, from which training started: its format and parts are lost"]
     of = start.of if start else Published(card.model, card.channels, card.text_dim)
     inside = to
-    if start and origin and format == "diffusers" and storage.exists(storage.join(origin, _PIPELINE)):
-        _copy_around(origin, to)
-        inside = storage.join(to, _TRANSFORMER)
+    if start and pipeline and format == "diffusers":
+        _copy_around(pipeline, to)
+        inside = storage.join(to, pipeline.part)
     export_weights(inside, _InFormat(weights, start, chosen.precision), of, format=format)
     return [*said, f"{chosen.kind} weights after step {card.step}, as {format}: {inside}"]
 
@@ -76,7 +76,7 @@ def _refuse_overwriting(to: str, read: Sequence[str]) -> None:
     for place in read:
         if to == place or storage.is_within(to, place) or storage.is_within(place, to):
             raise Mistake(f"{to} and {place}, which is read, overlap; export to another folder")
-    for name in (_PIPELINE, CARD):
+    for name in (PIPELINE, CARD):
         if storage.exists(storage.join(to, name)):
             raise Mistake(f"{to} already holds {name}; export to another folder, or delete that one first")
 
@@ -155,11 +155,11 @@ class _InFormat(Mapping[str, torch.Tensor]):
         return len(self.weights)
 
 
-def _copy_around(pipeline: str, to: str) -> None:
-    """Copies a pipeline's other parts: autoencoder, text encoder, tokenizer, scheduler."""
-    for uri in storage.list_files(pipeline):
-        name = uri.removeprefix(pipeline).lstrip("/")
-        if name.startswith(f"{_TRANSFORMER}/"):
+def _copy_around(pipeline: Pipeline, to: str) -> None:
+    """Copies a pipeline's other parts: autoencoder, text encoder, tokenizer, scheduler, another expert."""
+    for uri in storage.list_files(pipeline.folder):
+        name = uri.removeprefix(pipeline.folder).lstrip("/")
+        if name.startswith(f"{pipeline.part}/"):
             continue
         fs, path = storage.filesystem(storage.join(to, name))
         fs.makedirs(fs._parent(path), exist_ok=True)
