@@ -51,7 +51,7 @@ from vitascope.feed.source import Source, load_pack, planned
 from vitascope.feed.stream import Feed, PlannedPack
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
-from vitascope.model.pipelines import as_trained
+from vitascope.model.purpose import as_trained
 from vitascope.train import log
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.job import Job

@@ -11,16 +11,16 @@ from encode.t5_folders import write_umt5
 TEXT_DIM = 32
 
 
-def write_pipeline(folder: Path, *, two_experts: bool = False) -> Path:
-    """Transformer, or two as in Wan 2.2 A14B, and the other parts; about 2 MB."""
+def write_pipeline(folder: Path, *, boundary: float | None = None) -> Path:
+    """A whole pipeline of about 2 MB; with a boundary it has two experts, as A14B."""
     torch.manual_seed(0)
     write_umt5(folder / "text", dim=TEXT_DIM)
     pipeline = diffusers.WanPipeline(
         tokenizer=AutoTokenizer.from_pretrained(folder / "text" / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(folder / "text" / "text_encoder"),
         transformer=_transformer(),
-        transformer_2=_transformer() if two_experts else None,
-        boundary_ratio=0.875 if two_experts else None,
+        transformer_2=_transformer() if boundary else None,
+        boundary_ratio=boundary,
         vae=diffusers.AutoencoderKLWan(base_dim=8, num_res_blocks=1, z_dim=16),
         scheduler=diffusers.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0

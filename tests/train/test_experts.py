@@ -20,7 +20,7 @@ from vitascope.evaluate import stage as evaluate
 from vitascope.feed.plan import Position
 from vitascope.feed.source import load_pack, planned
 from vitascope.model.card import ModelCard, save_model
-from vitascope.model.pipelines import as_trained
+from vitascope.model.purpose import as_trained
 from vitascope.model.settings import ModelSettings
 from vitascope.model.start import open_start
 from vitascope.stages import runner
@@ -36,7 +36,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole pipeline with two experts."""
-    return write_pipeline(tmp_path_factory.mktemp("experts"), two_experts=True)
+    return write_pipeline(tmp_path_factory.mktemp("experts"), boundary=0.875)
 
 
 def runs(folder: Path, pipeline: Path) -> list[Settings]:

@@ -2,5 +2,5 @@
 
 rope and attention are the parts, dit and wan the networks, networks their list, cost their FLOPs, objective
 how a family is trained, flow its noise and loss. card holds our files; weights reads and writes those of
-others, pipelines says what they are for.
+others, purpose says what they are for.
 """

@@ -40,13 +40,13 @@ class ModelCard(Section):
     channels: int
     text_dim: int
     fingerprint: str
-    step: int
     timestep_shift: float = 1.0
+    step: int
+    precision: Precision | None = None
+    start: str | None = None
     conditioning_frames: Conditioning = "all"
     noise_range: NoiseRange = ALL_LEVELS
     expert: NoiseRange = ALL_LEVELS
-    precision: Precision | None = None
-    start: str | None = None
 
     @property
     def patching(self) -> Patching:

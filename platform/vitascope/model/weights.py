@@ -50,7 +50,7 @@ def read_config(folder: str) -> Published:
         Mistake: it is of another model, or damaged.
     """
     uri = storage.join(_transformer(folder), _CONFIG)
-    return parse(read_object(uri), uri)
+    return parse(read_document(uri), uri)
 
 
 def open_weights(location: str, of: Published) -> Weights:
@@ -84,10 +84,17 @@ def _transformer(folder: str) -> str:
     )
 
 
-def read_object(uri: str) -> dict[str, Any]:
-    """The object in a JSON file; Mistake if it holds none."""
+def read_document(uri: str) -> dict[str, Any]:
+    """A JSON object of a published folder.
+
+    Raises:
+        Missing: the file does not exist.
+        Mistake: it holds something else.
+    """
     try:
         document = storage.read_json(uri)
+    except FileNotFoundError:
+        raise Missing(f"no {uri.rpartition('/')[2]} in {uri.rpartition('/')[0]}; {_AGAIN}") from None
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
@@ -120,7 +127,7 @@ def _files(location: str) -> dict[str, set[str] | None]:
 
 def _indexed(uri: str) -> dict[str, set[str] | None]:
     """The files that an index names, which are next to it."""
-    by_name = read_object(uri).get("weight_map")
+    by_name = read_document(uri).get("weight_map")
     if not isinstance(by_name, dict) or not all(isinstance(file, str) for file in by_name.values()):
         raise Mistake(f"{uri} has no weight_map; {_AGAIN}")
     files: dict[str, set[str] | None] = {}

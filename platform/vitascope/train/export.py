@@ -10,7 +10,7 @@ import torch
 from vitascope import checksum, precision, storage
 from vitascope.errors import Missing, Mistake
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
-from vitascope.model.pipelines import PIPELINE, Pipeline, pipeline_of
+from vitascope.model.purpose import PIPELINE, Expert, expert_at
 from vitascope.model.start import Start, open_start
 from vitascope.model.stored import DTYPES, Weights
 from vitascope.model.wan_published import Published
@@ -48,17 +48,17 @@ def export(source: str, to: str, format: Format, chosen: Chosen) -> list[str]:
     """
     weights, card = _opened(source, chosen)
     origin, said = _origin(card), []
-    pipeline = pipeline_of(origin) if origin else None
-    _refuse_overwriting(to, [source, pipeline.folder if pipeline else origin or source])
+    expert = expert_at(origin) if origin else None
+    _refuse_overwriting(to, [source, expert.pipeline if expert else origin or source])
     try:
         start = open_start(origin) if origin else None
     except Missing:
         start, said = None, [f"{origin} is gone, from which training started: its format and parts are lost"]
     of = start.of if start else Published(card.model, card.channels, card.text_dim)
     inside = to
-    if start and pipeline and format == "diffusers":
-        _copy_around(pipeline, to)
-        inside = storage.join(to, pipeline.part)
+    if start and expert and format == "diffusers":
+        _copy_around(expert, to)
+        inside = storage.join(to, expert.part)
     export_weights(inside, _InFormat(weights, start, chosen.precision), of, format=format)
     return [*said, f"{chosen.kind} weights after step {card.step}, as {format}: {inside}"]
 
@@ -155,11 +155,11 @@ class _InFormat(Mapping[str, torch.Tensor]):
         return len(self.weights)
 
 
-def _copy_around(pipeline: Pipeline, to: str) -> None:
+def _copy_around(expert: Expert, to: str) -> None:
     """Copies a pipeline's other parts: autoencoder, text encoder, tokenizer, scheduler, another expert."""
-    for uri in storage.list_files(pipeline.folder):
-        name = uri.removeprefix(pipeline.folder).lstrip("/")
-        if name.startswith(f"{pipeline.part}/"):
+    for uri in storage.list_files(expert.pipeline):
+        name = uri.removeprefix(expert.pipeline).lstrip("/")
+        if name.startswith(f"{expert.part}/"):
             continue
         fs, path = storage.filesystem(storage.join(to, name))
         fs.makedirs(fs._parent(path), exist_ok=True)

@@ -15,7 +15,7 @@ from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
 from vitascope.model.networks import cost_of
-from vitascope.model.pipelines import check_noise_range
+from vitascope.model.purpose import check_noise_range
 from vitascope.model.settings import ModelSettings
 from vitascope.stages import runner
 from vitascope.train.settings import ALL_LEVELS

@@ -23,7 +23,7 @@ from vitascope.feed.plan import ranks_advice
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.model.card import ModelCard, load_card, save_model
 from vitascope.model.networks import shapes_of
-from vitascope.model.pipelines import as_trained
+from vitascope.model.purpose import as_trained
 from vitascope.model.start import started_from
 from vitascope.progress import Stopped, say, track
 from vitascope.stages import resources

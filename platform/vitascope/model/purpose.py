@@ -6,7 +6,7 @@ from vitascope import storage
 from vitascope.errors import Mistake
 from vitascope.model.card import CARD, ModelCard, load_card
 from vitascope.model.networks import NETWORKS
-from vitascope.model.weights import SUBFOLDER, read_object
+from vitascope.model.weights import SUBFOLDER, read_document
 from vitascope.section import shown
 from vitascope.train.settings import ALL_LEVELS, Conditioning, NoiseRange, TrainSettings
 
@@ -16,14 +16,14 @@ SECOND = "transformer_2"
 
 
 @dataclass(frozen=True)
-class Pipeline:
-    """A pipeline that Diffusers wrote, and which of its transformers is meant.
+class Expert:
+    """A transformer of a pipeline that Diffusers wrote; the only one, or one of two.
 
-    part: that transformer's subfolder. per_frame: whether it has a timestep for each latent frame.
-    boundary: the noise level at which the first of two experts hands over to the second, if there are two.
+    pipeline: its folder. part: the transformer's subfolder. per_frame: whether it has a timestep for each
+    latent frame. boundary: the noise level at which the first of two hands over to the second.
     """
 
-    folder: str
+    pipeline: str
     part: str
     per_frame: bool
     boundary: float | None
@@ -36,8 +36,8 @@ class Pipeline:
         return (0.0, self.boundary) if self.part == SECOND else (self.boundary, 1.0)
 
 
-def pipeline_of(location: str) -> Pipeline | None:
-    """The pipeline in a folder, or around one of its transformers; None if there is none.
+def expert_at(location: str) -> Expert | None:
+    """The transformer at `model.start_from`, a pipeline or a transformer's folder in one; None outside one.
 
     Raises:
         Mistake: its `model_index.json` is damaged.
@@ -48,14 +48,14 @@ def pipeline_of(location: str) -> Pipeline | None:
     uri = storage.join(folder, PIPELINE)
     if not storage.exists(uri):
         return None
-    index = read_object(uri)
+    index = read_document(uri)
     boundary = index.get("boundary_ratio")
     if boundary is not None and not (isinstance(boundary, float) and 0 < boundary < 1):
         raise Mistake(
             f"{uri} says boundary_ratio = {shown(boundary)}; expected a number between 0 and 1, as in the "
             "published file"
         )
-    return Pipeline(folder, part, index.get("expand_timesteps") is True, boundary)
+    return Expert(folder, part, index.get("expand_timesteps") is True, boundary)
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def _purpose_of(location: str) -> _Purpose:
     if storage.exists(storage.join(location, CARD)):
         card = load_card(location)
         return _Purpose(card.expert, conditioning=card.conditioning_frames)
-    pipeline = pipeline_of(location)
-    return _Purpose(pipeline.noise_range, pipeline.per_frame) if pipeline else _Purpose()
+    expert = expert_at(location)
+    return _Purpose(expert.noise_range, expert.per_frame) if expert else _Purpose()
 
 
 def check_noise_range(start_from: str, noise_range: NoiseRange) -> NoiseRange:

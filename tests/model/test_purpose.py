@@ -12,7 +12,7 @@ from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import config
 from vitascope.errors import Mistake
 from vitascope.model.card import ModelCard, save_model
-from vitascope.model.pipelines import Pipeline, pipeline_of
+from vitascope.model.purpose import Expert, expert_at
 from vitascope.train.job import State, check_identity, check_settings
 from vitascope.train.stage import plan_job
 
@@ -58,21 +58,21 @@ def card_of(folder: Path, start: object, *overrides: str) -> ModelCard:
 def test_an_expert_has_the_noise_levels_on_its_side_of_the_boundary(
     experts: Path, place: str, part: str, levels: tuple[float, float]
 ) -> None:
-    found = pipeline_of(f"{experts}{place}")
-    assert found == Pipeline(str(experts), part, per_frame=False, boundary=0.875)
+    found = expert_at(f"{experts}{place}")
+    assert found == Expert(str(experts), part, per_frame=False, boundary=0.875)
     assert found.noise_range == levels
 
 
 def test_weights_alone_have_no_pipeline(experts: Path) -> None:
-    assert pipeline_of(str(experts / "transformer" / WEIGHTS)) is None
-    assert pipeline_of(str(experts.parent)) is None
+    assert expert_at(str(experts / "transformer" / WEIGHTS)) is None
+    assert expert_at(str(experts.parent)) is None
 
 
 @pytest.mark.parametrize("index", ["[]", "{", '{"boundary_ratio": "high"}', '{"boundary_ratio": 1.5}'])
 def test_a_damaged_pipeline_is_refused(tmp_path: Path, index: str) -> None:
     (tmp_path / "model_index.json").write_text(index)
     with pytest.raises(Mistake, match=r"model_index\.json (is no JSON object|says boundary_ratio = )"):
-        pipeline_of(str(tmp_path))
+        expert_at(str(tmp_path))
 
 
 @pytest.mark.parametrize(
