@@ -45,6 +45,7 @@ def make_run(
     n_shards: int = 3,
     sizes: Sequence[tuple[int, int, int]] = SIZES,
     not_finite: Container[int] = (),
+    channels: int = CHANNELS,
 ) -> Settings:
     """A run folder with committed latents, and the settings of a tiny model to train on them.
 
@@ -65,15 +66,20 @@ def make_run(
     index = []
     for shard, numbers in enumerate(np.array_split(np.arange(n_samples), n_shards)):
         encoded = [
-            _encoded(int(number), sizes[number % len(sizes)], generator, spoil=int(number) in not_finite)
+            _encoded(
+                int(number),
+                (*sizes[number % len(sizes)], channels),
+                generator,
+                spoil=int(number) in not_finite,
+            )
             for number in numbers
         ]
         rows = shard_table(shard, encoded)
         samples = rows.select(records.SAMPLES.names)
-        note = ShardNote(str(shard), TEXT_DIM, len(rows), facts_hash(samples), [], Moments.none(CHANNELS))
+        note = ShardNote(str(shard), TEXT_DIM, len(rows), facts_hash(samples), [], Moments.none(channels))
         write_shard(shard_uri(latents, shard), rows, note)
         index.append(samples)
-    described = {"channels": CHANNELS, "text_dim": TEXT_DIM, "fingerprint": "synthetic", "patch": 2}
+    described = {"channels": channels, "text_dim": TEXT_DIM, "fingerprint": "synthetic", "patch": 2}
     storage.put_json(
         storage.join(latents, "encode.json"), described | {"encode": settings.encode.model_dump(mode="json")}
     )
@@ -81,10 +87,10 @@ def make_run(
     return settings
 
 
-def _encoded(number: int, size: tuple[int, int, int], generator: torch.Generator, *, spoil: bool) -> Encoded:
-    latent = torch.randn(*size, CHANNELS, generator=generator) * (torch.nan if spoil else 1)
+def _encoded(number: int, shape: tuple[int, ...], generator: torch.Generator, *, spoil: bool) -> Encoded:
+    latent = torch.randn(*shape, generator=generator) * (torch.nan if spoil else 1)
     text = torch.randn(5 + number % 7, TEXT_DIM, generator=generator)
-    frames, height, width = size
+    frames, height, width, _ = shape
     task = EncodeTask(
         sample_id=1000 + number,
         clip_id=f"clip-{number}",

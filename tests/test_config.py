@@ -251,6 +251,7 @@ def test_every_setting_that_names_files_is_a_location() -> None:
     assert set(location_keys()) == {
         *("run.folder", "clips.input", "clips.captions", "clips.catalog", "clips.duplicates_model"),
         *("caption.folder", "encode.codec_folder", "encode.text_folder", "model.start_from"),
+        "feed.latents",
         *("generate.requests", "generate.media_from", "generate.model", "generate.adapters"),
     }
 

@@ -51,6 +51,7 @@ from vitascope.feed.source import Source, load_pack, planned
 from vitascope.feed.stream import Feed, PlannedPack
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
+from vitascope.model.purpose import as_trained
 from vitascope.train import log
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.job import Job
@@ -380,7 +381,6 @@ def make_job(folder: str, args: argparse.Namespace, world_size: int) -> Job:
         channels=shapes.channels,
         text_dim=shapes.text_dim,
         fingerprint="random",
-        timestep_shift=settings.train.timestep_shift,
         step=0,
         precision=chosen,
     )
@@ -389,7 +389,7 @@ def make_job(folder: str, args: argparse.Namespace, world_size: int) -> Job:
         latents=f"{folder}/latents",
         metrics=f"{folder}/metrics",
         samples="random",
-        card=card,
+        card=as_trained(card, settings.train),
     )
 
 

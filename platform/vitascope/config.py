@@ -78,6 +78,16 @@ class Settings(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _levels_to_probe(self) -> "Settings":
+        low, high = self.train.noise_range
+        if not self.evaluate.timesteps_within((low, high)):
+            raise ValueError(
+                f"evaluate.timesteps has {', '.join(map(str, self.evaluate.timesteps))}, and none of them is "
+                f"within train.noise_range, {low:g} to {high:g}; add one, such as {(low + high) / 2:.3g}"
+            )
+        return self
+
     def path(self, *parts: str) -> str:
         """A location inside the run's folder, absolute if it is local."""
         return storage.join(storage.absolute(self.run.folder), *parts)

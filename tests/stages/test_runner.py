@@ -50,7 +50,7 @@ EXECUTION = {
     "clips.catalog",
     *(f"caption.{key}" for key in ("workers", "clips_per_part", "batch_size", "worker_cpus", "use_gpu")),
     "caption.in_flight",
-    *("encode.gpus", "encode.nvdec_gpus", "feed.prefetch_packs", "evaluate.cpus"),
+    *("encode.gpus", "encode.nvdec_gpus", "feed.latents", "feed.prefetch_packs", "evaluate.cpus"),
     *(f"train.{key}" for key in ("ranks", "use_gpu", "activation_checkpointing", "max_failures")),
     *("train.checkpoint_every", "train.checkpoints_kept"),
     *(f"generate.{key}" for key in ("max_in_flight", "denoise_replicas", "denoise_cpus", "use_gpu")),

@@ -31,4 +31,4 @@ def fingerprint(settings: Settings) -> str:
 
 def latents_folder(settings: Settings) -> str:
     """Where the run's latents are, or will be."""
-    return storage.join(settings.path("latents"), fingerprint(settings))
+    return storage.join(settings.feed.latents or settings.path("latents"), fingerprint(settings))

@@ -62,6 +62,11 @@ def run(settings: Settings) -> Summary:
 
 
 def _encoded(settings: Settings) -> Summary:
+    if settings.feed.latents:
+        raise Mistake(
+            f"feed.latents = {settings.feed.latents} names another run's latents, and this run encodes none; "
+            "run vitascope train, or leave it out"
+        )
     connect(settings.cluster)
     latents = latents_folder(settings)
     tasks, drops = make_tasks(clip_rows(settings), settings.encode, Limits.of(settings))

@@ -23,7 +23,7 @@ from vitascope.stages.running import running
 
 
 def run(settings: Settings) -> Summary:
-    """Measures the run's model on every held-out sample at each of `evaluate.timesteps`.
+    """Measures the run's model on every held-out sample at each of `evaluate.timesteps` that it is for.
 
     Writes evaluate/losses.json: `timesteps`, `by_size` (size, samples, loss at each timestep) and `loss`, the
     mean over the samples at each timestep. All frames are to be generated, the noise is the same in every
@@ -31,7 +31,7 @@ def run(settings: Settings) -> Summary:
 
     Raises:
         Missing: the latents or the model do not exist.
-        Mistake: the model was trained on other latents.
+        Mistake: the model was trained on other latents, or at none of these noise levels.
     """
     with running(settings, "evaluate") as summary:
         summary |= _measured(settings)
@@ -48,7 +48,12 @@ def _measured(settings: Settings) -> Summary:
             f"the model was trained on latents {card.fingerprint}, the settings' are {latents}; "
             "evaluate with the encode settings it was trained with"
         )
-    timesteps = settings.evaluate.timesteps
+    timesteps = settings.evaluate.timesteps_within(card.noise_range)
+    if not timesteps:
+        raise Mistake(
+            f"the model was trained at noise levels {card.noise_range[0]:g} to {card.noise_range[1]:g}, and "
+            "evaluate.timesteps has none of them; add one"
+        )
     losses: dict[str, list[list[float]]] = defaultdict(list)
     with track(len(rows), "evaluate") as advance:
         for row in rows:

@@ -38,11 +38,11 @@ class Sampling:
 
     def schedule(self, request: "Request", n_tokens: int, card: ModelCard) -> Schedule:
         """The noise levels of a request of `n_tokens` patches."""
-        network = NETWORKS[card.model.network]
+        objective = NETWORKS[card.model.network].objective
         strength = card.timestep_shift if request.shift is None else request.shift
         if self.n_train is None:
-            shift = Shift(strength, network.shift_grows)
-            return spaced(request.steps, n_tokens, shift, smallest=network.smallest_timestep)
+            shift = Shift(strength, objective.shift_grows)
+            return spaced(request.steps, n_tokens, shift, smallest=objective.smallest_timestep)
         return as_published(
             request.solver, request.steps, strength, n_train=self.n_train, boundary=self.boundary
         )

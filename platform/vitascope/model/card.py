@@ -21,6 +21,7 @@ from vitascope.model.networks import NETWORKS, build
 from vitascope.model.settings import ModelSettings
 from vitascope.precision import Precision
 from vitascope.section import Section
+from vitascope.train.settings import ALL_LEVELS, Conditioning, NoiseRange
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 AGAIN = "copy the folder again from where the model was trained, or set generate.model"
@@ -29,8 +30,10 @@ AGAIN = "copy the folder again from where the model was trained, or set generate
 class ModelCard(Section):
     """Everything needed to rebuild a model and to make latents and text states for it.
 
-    precision: that of its training; None if not recorded. start: the identity of the weights it began with.
-    codec, text: the fingerprints of codec and text encoder; None if not recorded.
+    timestep_shift, conditioning_frames, noise_range: those of its training; by default as in releases that
+    did not record them. expert: the noise levels that the network is for; all unless it is one of two
+    experts. precision: that of its training; None if not recorded. start: the identity of the weights it
+    began with. codec, text: the fingerprints of codec and text encoder; None if not recorded.
     """
 
     model: ModelSettings
@@ -38,12 +41,15 @@ class ModelCard(Section):
     channels: int
     text_dim: int
     fingerprint: str
-    timestep_shift: float
+    timestep_shift: float = 1.0
     step: int
     precision: Precision | None = None
     start: str | None = None
     codec: str | None = None
     text: str | None = None
+    conditioning_frames: Conditioning = "all"
+    noise_range: NoiseRange = ALL_LEVELS
+    expert: NoiseRange = ALL_LEVELS
 
     @property
     def patching(self) -> Patching:
@@ -53,7 +59,7 @@ class ModelCard(Section):
     @property
     def shift(self) -> Shift:
         """The shift of timesteps in training and sampling."""
-        return Shift(self.timestep_shift, NETWORKS[self.model.network].shift_grows)
+        return Shift(self.timestep_shift, NETWORKS[self.model.network].objective.shift_grows)
 
     def build(self) -> Network:
         """A model of this shape with fresh weights."""

@@ -10,6 +10,7 @@ from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import Cost
 from vitascope.model.network import Network, Rows, Surroundings, into_leaf
+from vitascope.model.objective import Objective
 from vitascope.model.rope import Axes, angles, rotate
 from vitascope.model.settings import ModelSettings
 
@@ -108,7 +109,9 @@ class DiT(Network):
     """
 
     leaves: ClassVar = (Block, Condition)
-    smallest_timestep: ClassVar = SMALLEST_TIMESTEP
+    objective: ClassVar = Objective(
+        shift=1.0, shift_grows=True, smallest_timestep=SMALLEST_TIMESTEP, conditioning="all"
+    )
     adapted: ClassVar = ("qkv", "attention_out", "text_q", "text_kv", "text_out", "mlp.0", "mlp.2")
     other_rows: ClassVar = {
         "text": Rows.TEXT,

@@ -6,6 +6,8 @@ A sample at noise level t is x_t = (1 - t) x_0 + t ε; the model predicts the ve
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import erfc, inf, log, sqrt
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,9 @@ import torch
 
 from vitascope.feed.packs import Draw, Pack
 from vitascope.feed.patches import Grid
+from vitascope.model.objective import PATTERNS
 from vitascope.records import stable_int
+from vitascope.train.settings import ALL_LEVELS, Conditioning, NoiseRange
 
 REFERENCE_TOKENS = 1024
 """The sample length at which the strength of a shift that grows applies unchanged."""
@@ -44,56 +48,67 @@ class Shift:
         return self.strength * (n_tokens / REFERENCE_TOKENS) ** 0.5 if self.grows else self.strength
 
 
-Pattern = Callable[[np.random.Generator, int], np.ndarray]
-
-
-def _first(rng: np.random.Generator, n_frames: int) -> np.ndarray:
-    # One conditioning frame (image-to-video) as often as all longer beginnings together.
-    given = 1 if rng.random() < 0.5 else int(rng.integers(1, n_frames))
-    return np.arange(n_frames) >= given
-
-
-def _last(rng: np.random.Generator, n_frames: int) -> np.ndarray:
-    return _first(rng, n_frames)[::-1]
-
-
-def _both_ends(rng: np.random.Generator, n_frames: int) -> np.ndarray:
-    return _first(rng, n_frames) & _last(rng, n_frames)
-
-
-def _any_frames(rng: np.random.Generator, n_frames: int) -> np.ndarray:
-    return rng.random(n_frames) < 0.5
-
-
-PATTERNS: dict[str, tuple[float, Pattern]] = {
-    "none_given": (0.5, lambda _, n_frames: np.ones(n_frames, bool)),
-    "beginning_given": (0.25, _first),
-    "end_given": (0.1, _last),
-    "both_ends_given": (0.1, _both_ends),
-    "any_given": (0.05, _any_frames),
-}
-"""How often training samples each pattern of frames to be generated; the rest are conditioning frames."""
-
-
 @dataclass(frozen=True)
 class Draws:
-    """Samples noise levels and caption dropout from (seed, epoch, sample id) alone.
+    """Samples noise levels, conditioning frames and caption dropout from (seed, epoch, sample id) alone.
 
-    They do not depend on the rank, the time or the rest of the pack.
+    They do not depend on the rank, the time or the rest of the pack. Levels are logit-normal (Esser et al.
+    2024, section 3.1), shifted, under the condition that they are within `noise_range`.
     """
 
     seed: int
     text_dropout: float
     shift: Shift
+    conditioning: Conditioning = "all"
+    noise_range: NoiseRange = ALL_LEVELS
 
     def __call__(self, sample_id: int, epoch: int, grid: Grid) -> Draw:
         """The draw for a sample of patch grid (T, H, W)."""
         key = stable_int("draw", self.seed, epoch, sample_id)
         rng = np.random.Generator(np.random.Philox(key))
-        level = 1 / (1 + np.exp(-rng.standard_normal()))  # logit-normal
-        level = self.shift.apply(level, grid[0] * grid[1] * grid[2])
-        timesteps = np.where(_to_make(rng, grid[0]), level, 0.0).astype(np.float32)
+        level = self._level(rng.standard_normal(), grid[0] * grid[1] * grid[2])
+        timesteps = np.where(self._to_make(rng, grid[0]), level, 0.0).astype(np.float32)
         return Draw(timesteps, bool(rng.random() < self.text_dropout), key)
+
+    def _level(self, normal: float, n_tokens: int) -> float:
+        """The level of a sample of `n_tokens` that a number with the standard normal distribution gives."""
+        if self.noise_range == ALL_LEVELS:
+            return float(self.shift.apply(1 / (1 + np.exp(-normal)), n_tokens))
+        low, high = self.noise_range
+        ends = (self.shift.undo(end, n_tokens) if 0 < end < 1 else end for end in self.noise_range)
+        logit = truncated(normal, *map(_logit, ends))
+        return min(max(float(self.shift.apply(1 / (1 + np.exp(-logit)), n_tokens)), low), high)
+
+    def _to_make(self, rng: np.random.Generator, n_frames: int) -> np.ndarray:
+        """Which latent frames are to be generated; at least one is."""
+        frequencies, patterns = zip(*PATTERNS[self.conditioning], strict=True)
+        pattern = patterns[int(rng.choice(len(frequencies), p=frequencies))]
+        mask = pattern(rng, n_frames) if n_frames > 1 else np.ones(1, bool)
+        return mask if mask.any() else np.ones(n_frames, bool)
+
+
+def _logit(level: float) -> float:
+    return log(level / (1 - level)) if 0 < level < 1 else -inf if level <= 0 else inf
+
+
+_BELOW_ONE = 1 - 2**-53
+
+
+def truncated(normal: float, low: float, high: float) -> float:
+    """A number between `low` and `high`: standard normal under this condition if `normal` is standard normal.
+
+    It grows with `normal`: both have the same quantile in their distributions.
+    """
+    if low > 0:  # in the upper tail, probabilities would round to 1
+        return -truncated(-normal, -high, -low)
+    below, above = _probability(low), _probability(high)
+    quantile = below + _probability(normal) * (above - below)
+    return NormalDist().inv_cdf(min(quantile, _BELOW_ONE))
+
+
+def _probability(normal: float) -> float:
+    """That of a smaller number; exact in the lower tail, where NormalDist's is 0."""
+    return 0.5 * erfc(-normal / sqrt(2))
 
 
 @dataclass(frozen=True)
@@ -110,14 +125,6 @@ class Probe:
         """The draw for a sample of patch grid (T, H, W)."""
         timesteps = np.full(grid[0], self.levels[epoch], np.float32)
         return Draw(timesteps, drop_text=False, noise_key=stable_int("evaluate", sample_id))
-
-
-def _to_make(rng: np.random.Generator, n_frames: int) -> np.ndarray:
-    """Which latent frames are to be generated; at least one is."""
-    shares = [share for share, _ in PATTERNS.values()]
-    pattern = list(PATTERNS.values())[int(rng.choice(len(shares), p=shares))][1]
-    mask = pattern(rng, n_frames) if n_frames > 1 else np.ones(1, bool)
-    return mask if mask.any() else np.ones(n_frames, bool)
 
 
 def noise(key: int, shape: tuple[int, int], device: torch.device | str = "cpu") -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries
 from vitascope.model.cost import Cost
+from vitascope.model.objective import Objective
 from vitascope.model.settings import ModelSettings
 
 
@@ -49,8 +50,7 @@ class Network(nn.Module, ABC):
 
     leaves: classes of submodules that ZeRO-3 gathers whole. One of a leaf's arguments is a tensor that
         requires a gradient: otherwise DeepSpeed reduces the leaf's gradients before they are computed.
-    shift_grows: whether timesteps of longer samples are shifted further towards noise (`flow.Shift`).
-    smallest_timestep: the sampler's last jump, to the clean patch, starts no lower.
+    objective: how networks of this family are trained and sampled.
     adapted: the linear layers that get an adapter by default, by the end of their names.
     other_rows: the layers whose input's rows are not tokens, by parts of their names; the first match counts.
     blocks: the transformer blocks.
@@ -58,8 +58,7 @@ class Network(nn.Module, ABC):
     """
 
     leaves: ClassVar[tuple[type[nn.Module], ...]]
-    shift_grows: ClassVar[bool] = True
-    smallest_timestep: ClassVar[float] = 0.0
+    objective: ClassVar[Objective]
     adapted: ClassVar[tuple[str, ...]]
     other_rows: ClassVar[dict[str, Rows]]
     blocks: nn.ModuleList

@@ -121,12 +121,27 @@ def open_expert(folder: str, name: str) -> Start:
     return Start(of, open_weights(place, of))
 
 
+def boundary_of(folder: str, index: Mapping[str, Any]) -> float | None:
+    """The fraction of the timesteps at which the first of two experts hands over; None without experts.
+
+    Raises:
+        Mistake: it is not between 0 and 1.
+    """
+    boundary = index.get("boundary_ratio")
+    if boundary is not None and not (isinstance(boundary, float) and 0 < boundary < 1):
+        raise Mistake(
+            f"{storage.join(folder, INDEX)} says boundary_ratio = {shown(boundary)}; expected a number "
+            "between 0 and 1, as in the published file"
+        )
+    return boundary
+
+
 def _boundary(folder: str, index: Mapping[str, Any], n_experts: int) -> float | None:
     """The boundary of two experts; refuses what does not belong together."""
-    uri, boundary = storage.join(folder, INDEX), index.get("boundary_ratio")
+    uri, boundary = storage.join(folder, INDEX), boundary_of(folder, index)
     if boundary is None and n_experts == 1 and _has(index, EXPERTS[0]):
         return None
-    if n_experts != len(EXPERTS) or type(boundary) is not float or not 0 < boundary < 1:
+    if n_experts != len(EXPERTS) or boundary is None:
         has = " and ".join(name for name in EXPERTS if _has(index, name)) or "no transformer"
         raise Mistake(
             f"{uri} has {has} and boundary_ratio = {shown(boundary)}; expected a transformer alone and no "

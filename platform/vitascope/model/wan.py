@@ -12,6 +12,7 @@ from vitascope.feed.packs import Pack
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import Cost
 from vitascope.model.network import Network, Rows, Surroundings
+from vitascope.model.objective import Objective
 from vitascope.model.rope import Axes, angles, rotate_neighbours
 from vitascope.model.settings import ModelSettings
 
@@ -183,7 +184,13 @@ class Wan(Network):
     """
 
     leaves: ClassVar = (Block,)
-    shift_grows: ClassVar = False
+    objective: ClassVar = Objective(
+        shift=5.0,
+        shift_grows=False,
+        smallest_timestep=0.0,
+        conditioning="first",  # as TI2V-5B was made: text to video, and a first frame
+        per_frame_channels=48,  # TI2V-5B's
+    )
     adapted: ClassVar = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
     other_rows: ClassVar = {
         "attn2.to_k": Rows.TEXT_AND_ONE,

@@ -32,7 +32,10 @@ Format = Literal["diffusers", "wan", "comfyui"]
 MOST_BYTES = 10 * 10**9
 """Of a file of weights, by default; Diffusers' own limit."""
 
-_CONFIG, _SUBFOLDER = "config.json", "transformer"
+SUBFOLDER = "transformer"
+"""Of a pipeline, with the network."""
+
+_CONFIG = "config.json"
 _SUFFIX, _INDEX = ".safetensors", ".safetensors.index.json"
 _COMFYUI = "diffusion_model.safetensors"
 _PATTERN = "diffusion_pytorch_model{suffix}.safetensors"
@@ -72,7 +75,7 @@ def open_weights(location: str, of: Published) -> Weights:
 
 def _transformer(folder: str) -> str:
     """The folder with the configuration: the given one, or a pipeline's subfolder."""
-    candidates = [folder, storage.join(folder, _SUBFOLDER)]
+    candidates = [folder, storage.join(folder, SUBFOLDER)]
     for candidate in candidates:
         if storage.exists(storage.join(candidate, _CONFIG)):
             return candidate

@@ -37,6 +37,7 @@ FROM_TRAIN = (
     "train_loss_last",
     "val_loss_first",
     "val_loss_last",
+    "val_levels",
     "tokens_per_s",
     "data_wait_share",
 )

@@ -123,7 +123,6 @@ def packing(settings: Settings, patch: int, cost: Cost, most_steps: int = 120) -
         Missing, Mistake: as `feed.source.planned` does, if no sample is to train on or one is too large.
     """
     feed, ranks = settings.feed, settings.train.ranks
-    shift = flow.Shift(settings.train.timestep_shift)
     source = Source(
         latents=latents_folder(settings),
         split="train",
@@ -133,7 +132,7 @@ def packing(settings: Settings, patch: int, cost: Cost, most_steps: int = 120) -
         packs_per_step=feed.packs_per_step,
         window_samples=feed.window_samples,
         cost=cost.of,
-        draws=flow.Draws(settings.run.seed, settings.train.text_dropout, shift),
+        draws=flow.Probe(settings.evaluate.timesteps),  # no plan depends on it
     )
     most = min(most_steps, settings.train.steps)
     steps = [plan for _, plan in islice(planned(source).planner.walk(), most)]

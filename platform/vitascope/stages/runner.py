@@ -46,8 +46,11 @@ def digest(settings: Settings, stage: str) -> str:
 
 
 def stages(settings: Settings) -> list[str]:
-    """The stages of a run with these settings."""
-    return [stage for stage in FLOW if stage != "caption" or settings.caption.source != "off"]
+    """The stages of a run with these settings: one on another run's latents makes no data of its own."""
+    left_out = {"caption"} if settings.caption.source == "off" else set()
+    if settings.feed.latents:
+        left_out = {"clips", "caption", "encode", "data"}
+    return [stage for stage in FLOW if stage not in left_out]
 
 
 def check_start(start: str | None) -> None:

@@ -13,6 +13,8 @@ from vitascope.model.adapters import AdapterFormat, write_adapter
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.load import base_of
 from vitascope.model.lora import Merged, pairs_of
+from vitascope.model.pipeline import INDEX
+from vitascope.model.purpose import Expert, expert_at
 from vitascope.model.start import Start, open_start
 from vitascope.model.stored import DTYPES, Weights
 from vitascope.model.wan_published import Published
@@ -23,8 +25,6 @@ from vitascope.train.shards import file_name
 from vitascope.weights import read_header
 
 Kind = Literal["ema", "raw"]
-_PIPELINE = "model_index.json"
-_TRANSFORMER = "transformer"
 _AGAIN = "copy the folder again"
 
 
@@ -45,16 +45,17 @@ def export(source: str, to: str, format: Format | AdapterFormat, chosen: Chosen)
     """Writes the weights of a run's folder or of a model's folder to the folder `to`; says what it wrote.
 
     Numbers have the format of the weights that training started from, unless a precision is chosen; float32
-    if it started from fresh ones. If it started from a whole pipeline, diffusers' format is that pipeline
-    with the new weights in it. Adapters are written alone, in float32 unless a precision is chosen, or are
-    merged.
+    if it started from fresh ones. If it started from a pipeline, or from one of its transformers, diffusers'
+    format is that pipeline with the new weights instead of those; the other expert's are copied. Adapters are
+    written alone, in float32 unless a precision is chosen, or are merged.
 
     Raises:
         Missing, Mistake: there are no such weights, they are damaged, or there is no such format of them.
     """
     weights, card = _opened(source, chosen)
     origin, said = _origin(card), []
-    _refuse_overwriting(to, [source, origin or source])
+    expert = expert_at(origin) if origin else None
+    _refuse_overwriting(to, [source, expert.pipeline if expert else origin or source])
     alone = bool(card.model.lora) and not chosen.merge
     _check_format(format, chosen, card)
     if card.model.lora:
@@ -70,9 +71,9 @@ def export(source: str, to: str, format: Format | AdapterFormat, chosen: Chosen)
         start, said = None, [f"{origin} is gone, from which training started: its format and parts are lost"]
     of = start.of if start else Published(card.model, card.channels, card.text_dim)
     inside = to
-    if start and origin and format == "diffusers" and storage.exists(storage.join(origin, _PIPELINE)):
-        _copy_around(origin, to)
-        inside = storage.join(to, _TRANSFORMER)
+    if start and expert and format == "diffusers":
+        _copy_around(expert, to)
+        inside = storage.join(to, expert.part)
     tensors = _InFormat(weights, start, chosen.precision)
     export_weights(inside, tensors, of, format=cast(Format, format))
     return [*said, f"{chosen.kind} weights after step {card.step}, as {format}: {inside}"]
@@ -104,7 +105,7 @@ def _refuse_overwriting(to: str, read: Sequence[str]) -> None:
     for place in read:
         if to == place or storage.is_within(to, place) or storage.is_within(place, to):
             raise Mistake(f"{to} and {place}, which is read, overlap; export to another folder")
-    for name in (_PIPELINE, CARD):
+    for name in (INDEX, CARD):
         if storage.exists(storage.join(to, name)):
             raise Mistake(f"{to} already holds {name}; export to another folder, or delete that one first")
 
@@ -183,11 +184,11 @@ class _InFormat(Mapping[str, torch.Tensor]):
         return len(self.weights)
 
 
-def _copy_around(pipeline: str, to: str) -> None:
-    """Copies a pipeline's other parts: autoencoder, text encoder, tokenizer, scheduler."""
-    for uri in storage.list_files(pipeline):
-        name = uri.removeprefix(pipeline).lstrip("/")
-        if name.startswith(f"{_TRANSFORMER}/"):
+def _copy_around(expert: Expert, to: str) -> None:
+    """Copies a pipeline's other parts: autoencoder, text encoder, tokenizer, scheduler, another expert."""
+    for uri in storage.list_files(expert.pipeline):
+        name = uri.removeprefix(expert.pipeline).lstrip("/")
+        if name.startswith(f"{expert.part}/"):
             continue
         fs, path = storage.filesystem(storage.join(to, name))
         fs.makedirs(fs._parent(path), exist_ok=True)

@@ -1,6 +1,7 @@
 """The inputs and settings of a training run."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,10 @@ from vitascope.feed.source import Source
 from vitascope.model import flow
 from vitascope.model.card import ModelCard
 from vitascope.model.networks import cost_of
+from vitascope.model.purpose import check_noise_range
 from vitascope.model.settings import ModelSettings
 from vitascope.stages import runner
+from vitascope.train.settings import ALL_LEVELS
 from vitascope.train.shards import Shards
 
 
@@ -29,8 +32,9 @@ class State(Shards):
     @field_validator("identity")
     @classmethod
     def _with_later_settings(cls, identity: dict[str, Any]) -> dict[str, Any]:
-        """Earlier releases recorded fewer settings of the model; their defaults are what those did."""
+        """Earlier releases recorded fewer settings; their defaults are what those releases did."""
         model = identity.get("model")
+        identity = {"conditioning_frames": "all", "noise_range": list(ALL_LEVELS)} | identity
         if not model:
             return identity
         return identity | {"model": ModelSettings.model_validate(model).model_dump(exclude={"start_from"})}
@@ -53,13 +57,19 @@ class Job:
     @property
     def draws(self) -> flow.Draws:
         """How samples are trained."""
-        train = self.settings.train
-        return flow.Draws(self.settings.run.seed, train.text_dropout, self.card.shift)
+        card = self.card
+        return flow.Draws(
+            self.settings.run.seed,
+            self.settings.train.text_dropout,
+            card.shift,
+            conditioning=card.conditioning_frames,
+            noise_range=card.noise_range,
+        )
 
     @property
     def probe(self) -> flow.Probe:
         """How held-out samples are measured."""
-        return flow.Probe(self.settings.evaluate.timesteps)
+        return flow.Probe(self.settings.evaluate.timesteps_within(self.card.noise_range))
 
     @property
     def start(self) -> str:
@@ -106,6 +116,8 @@ class Job:
             "window_samples": feed.window_samples,
             "model": self.card.model.model_dump(exclude={"start_from"}),
             "start": self.card.start,
+            "conditioning_frames": self.card.conditioning_frames,
+            "noise_range": list(self.card.noise_range),
         }
 
 
@@ -131,11 +143,15 @@ def check_identity(state: State, job: Job) -> None:
 
 
 def check_settings(settings: Settings) -> None:
-    """Refuses, before any work, settings with which training cannot continue from the run's checkpoints.
+    """Refuses, before any work, settings with which training cannot begin or continue.
 
     Raises:
-        Mistake: names the settings that have changed.
+        Mistake: the noise levels are not those of the weights to start from, or settings have changed since
+            the run's checkpoints were written.
     """
+    if start := settings.model.start_from:
+        with suppress(PermissionError):  # the nodes may have access that this process lacks
+            check_noise_range(start, settings.train.noise_range)
     for state in checkpoint_states(settings):
         if changed := changed_since(state, settings):
             raise _other_run(changed)

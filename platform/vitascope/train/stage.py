@@ -25,6 +25,7 @@ from vitascope.feed.plan import ranks_advice
 from vitascope.feed.source import has_samples, planned, samples_digest
 from vitascope.model.card import ModelCard, load_card, save_model
 from vitascope.model.networks import shapes_of, trained_shapes
+from vitascope.model.purpose import as_trained
 from vitascope.model.start import started_from
 from vitascope.progress import Stopped, say, track
 from vitascope.stages import resources
@@ -71,6 +72,7 @@ def _trained(settings: Settings) -> Summary:
     step_tokens = np.mean([row["tokens"] for row in rows if "tokens" in row])
     say("train", f"the model is in {settings.path('model')}, the log of its steps in {job.metrics}")
     return summarize(rows) | {
+        "val_levels": list(job.probe.levels),
         "pack_fill": float(step_tokens) / (feed.packs_per_step * feed.token_budget),
         "ranks": settings.train.ranks,
         "zero_stage": ZERO_STAGE,
@@ -93,12 +95,16 @@ def _is_trained(settings: Settings) -> bool:
 
 
 def plan_job(settings: Settings) -> Job:
-    """The job for the latents that the settings name; FileNotFoundError if they are not encoded yet."""
+    """The job for the latents that the settings name.
+
+    Raises:
+        Missing: they are not encoded yet.
+        Mistake: the weights to start from are damaged, or for other latents or noise levels.
+    """
     folder = latents_folder(settings)
     encoded = storage.read_json(storage.join(folder, "encode.json"))
     card = ModelCard(
         model=settings.model,
-        timestep_shift=settings.train.timestep_shift,
         step=0,
         codec=make_codec(settings.encode).fingerprint,
         text=make_text_encoder(settings.encode).fingerprint,
@@ -106,6 +112,7 @@ def plan_job(settings: Settings) -> Job:
     )
     if location := settings.model.start_from:
         card = started_from(card, location)
+    card = as_trained(card, settings.train)
     return Job(settings, folder, settings.path("train", "metrics"), samples_digest(folder), card)
 
 
