@@ -28,7 +28,7 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in plain]
 
 
-@pytest.mark.parametrize("text", toml_blocks(PAGES[0]), ids=["minimal", "Wan"])
+@pytest.mark.parametrize("text", toml_blocks(PAGES[0]), ids=["minimal"])
 def test_settings_are_settings_and_every_line_changes_something(text: str) -> None:
     chosen, usual = tomllib.loads(text), config.load(None).model_dump(mode="json")
     for section, values in chosen.items():
@@ -43,12 +43,6 @@ def test_the_minimal_settings_load(tmp_path: Path) -> None:
     settings = config.load(str(tmp_path / "settings.toml"))
     assert settings.clips.input == "/data/videos"
     assert settings.train.use_gpu
-
-
-def test_the_settings_for_wan_load(tmp_path: Path) -> None:
-    (tmp_path / "settings.toml").write_text(toml_blocks(PAGES[0])[1])
-    settings = config.load(str(tmp_path / "settings.toml"))
-    assert settings.model.start_from == settings.encode.codec_folder == settings.encode.text_folder
 
 
 @EACH_PAGE

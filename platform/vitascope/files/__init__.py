@@ -1,8 +1,8 @@
-"""Package data: manifests, dashboards, the demo's settings.
+"""Package data: manifests, dashboards, settings of demo and recipes.
 
     cluster/       base manifests of every cloud      the repository's cluster/
     dashboards/    Grafana's JSON                     the repository's dashboards/json/
-    configs/       the demo's settings and texts      the repository's jobs/configs/
+    configs/       settings of demo and recipes       the repository's jobs/configs/
 
 In the repository these are links to its top-level folders; in a wheel they are the files themselves.
 """
