@@ -50,7 +50,7 @@ def compiled(run: Run) -> None:
     """Compiles a block of each; how long that takes is part of the process's seconds, not of the rates."""
     bench, cases = prepared(run)
     in_its_precision(bench)
-    backend = "aot_eager" if run.toy else "inductor"
+    backend = "eager" if run.toy else "inductor"
     bench.theirs.compile_repeated_blocks(backend=backend)
     one_case(run, bench, cases, "mix", ending="_theirs_compiled")
     for block in bench.ours.blocks:
