@@ -211,22 +211,18 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def install(names: Sequence[str], wheels: Path, target: Path) -> list[str]:
     """Installs each package of which `wheels` has a wheel for this Python; returns the names of these."""
-    installed = []
-    for name in names:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-index",
-            "--no-deps",
-            "--no-compile",
-        ]
-        command += ["--find-links", str(wheels), "--target", str(target), "--no-cache-dir", name]
-        if subprocess.run(command, capture_output=True).returncode == 0:
-            installed.append(name)
-    return installed
+    files = {file.name.partition("-")[0].lower().replace("_", "-") for file in wheels.glob("*.whl")}
+    named = [name for name in names if name in files]
+    if not named or pip_install(named, wheels, target):
+        return named
+    return [name for name in named if pip_install([name], wheels, target)]
+
+
+def pip_install(names: Sequence[str], wheels: Path, target: Path) -> bool:
+    """Whether all of them are installed; no network is used, and nothing that they require is installed."""
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+    command += ["--no-cache-dir", "--find-links", str(wheels), "--target", str(target), *names]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def arguments() -> argparse.Namespace:

@@ -14,10 +14,12 @@ FLOPs are of the model (model/cost.py); what checkpointing computes again does n
 networks, the packs and the estimates of memory.
 """
 
+import gc
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,35 +127,43 @@ def attention_kernels(run: Run) -> dict[str, Callable[[], dict[str, Any]]]:
 
 def kernels(run: Run) -> None:
     """Raises AssertionError at the end if a result is not the CPU's."""
-    errors: dict[str, float] = {}
+    found: dict[str, agreement.Agreement] = {}
 
-    def keep(name: str, check: agreement.Agreement) -> dict[str, Any]:
-        errors[name] = check.error
-        if not check.holds:
-            wrong.append(name)
-        return {"largest_relative_error": check.error, "allowed": check.allowed, "holds": check.holds}
+    def compared(name: str) -> dict[str, Any]:
+        found[name] = agreement.CHECKS[name](run.device)
+        return shown(found[name])
 
-    wrong: list[str] = []
-    names = list(agreement.CHECKS)[: -1 if run.toy else None]
-    for name in names:
-        run.attempt(name, lambda name=name: keep(name, agreement.CHECKS[name](run.device)))
-    try:
-        need("diffusers")
-    except Exception as reason:
-        run.report("autoencoder", skipped=str(reason))
+    def coded(precision: str) -> dict[str, Any]:
+        checks = autoencoder_checks(run, precision)
+        found.update({f"{precision}_{name}": check for name, check in checks.items()})
+        return {name: shown(check) for name, check in checks.items()}
+
+    for name in list(agreement.CHECKS)[: -1 if run.toy else None]:
+        run.attempt(name, lambda name=name: compared(name))
+    if find_spec("diffusers"):
+        for precision in ("float32", "bf16")[: 1 if run.toy else 2]:
+            run.attempt(f"autoencoder_{precision}", lambda precision=precision: coded(precision))
     else:
-        import diffusers
-
-        with TemporaryDirectory() as folder:
-            torch.manual_seed(0)
-            diffusers.AutoencoderKLWan(base_dim=8, num_res_blocks=1).save_pretrained(folder)
-            for precision in ("float32", "bf16")[: 1 if run.toy else 2]:
-                found = agreement.autoencoder(run.device, Path(folder), precision, 16 if run.toy else 64)
-                for name, check in found.items():
-                    title = f"autoencoder_{precision}_{name}"
-                    run.report(title, **keep(title, check))
-    run.headline(kernels_largest_error=max(errors.values(), default=None))
+        run.report("autoencoder", skipped="diffusers is not installed")
+    errors = [found[name].error for name in agreement.CHECKS if name in found]
+    run.headline(kernels_largest_error=max(errors, default=None))
+    wrong = [name for name, check in found.items() if not check.holds]
     assert not wrong, f"not the CPU's results: {wrong}"
+
+
+def shown(check: agreement.Agreement) -> dict[str, Any]:
+    """A check for the report."""
+    return {"error": check.error, "allowed": check.allowed, "holds": check.holds}
+
+
+def autoencoder_checks(run: Run, precision: str) -> dict[str, agreement.Agreement]:
+    """Those of a small one with random weights."""
+    from diffusers import AutoencoderKLWan
+
+    with TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        AutoencoderKLWan(base_dim=8, num_res_blocks=1).save_pretrained(folder)
+        return agreement.autoencoder(run.device, Path(folder), precision, 16 if run.toy else 64)
 
 
 def forward_small(run: Run) -> None:
@@ -224,6 +234,7 @@ def train(
     run: Run, sizes: Sizes, model: Network, packs: dict[str, list[Grid]], *, checkpointing: bool = True
 ) -> Steps:
     """Reports a training step on every pack, in a plain loop with EMA."""
+    gc.collect()  # an earlier loop's optimizer
     model.train()
     model.activation_checkpointing = checkpointing
     loop = Bare(model, TrainSettings(), with_ema=True)
