@@ -114,26 +114,6 @@ def test_a_step_says_whether_its_loss_and_gradient_are_finite(
     assert steps.take_step(engine, ranks, step).row["not_finite"] == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "peak"),
-    [
-        ("NVIDIA H100 80GB HBM3", 989e12),
-        ("NVIDIA H100 PCIe", 756e12),
-        ("NVIDIA A100-SXM4-80GB", 312e12),
-        ("NVIDIA L40S", 362e12),
-        ("NVIDIA L4", 121e12),
-        ("Tesla T4", None),
-    ],
-)
-def test_the_peak_of_a_gpu_is_known_by_its_name(
-    monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
-    assert steps.peak_flops_per_s(torch.device("cuda"), precision="bf16") == peak
-    assert steps.peak_flops_per_s(torch.device("cuda"), precision="float32") is None
-    assert steps.peak_flops_per_s(torch.device("cpu"), precision="bf16") is None
-
-
 def test_the_memory_of_a_rank_is_what_it_has_held_at_most() -> None:
     peak, now = steps.peak_memory_bytes(torch.device("cpu")), psutil.Process().memory_info().rss
     assert 0.9 * now < peak < psutil.virtual_memory().total

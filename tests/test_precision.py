@@ -136,3 +136,23 @@ def test_a_run_says_what_it_computes_in_and_what_that_costs(
 def test_one_machine_without_bf16_decides_for_all() -> None:
     assert slowest([WITH, WITHOUT, WITH]) == WITHOUT
     assert slowest([WITH, Machine("bf16", "this processor has bf16 instructions", 0.9)]).bf16_time == 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("Tesla T4", None),
+    ],
+)
+def test_the_peak_of_a_gpu_is_known_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+    assert precision.peak_flops_per_s(torch.device("cuda"), precision="bf16") == peak
+    assert precision.peak_flops_per_s(torch.device("cuda"), precision="float32") is None
+    assert precision.peak_flops_per_s(CPU, precision="bf16") is None

@@ -16,10 +16,10 @@ from vitascope.clips.analysis.cut import steps
 from vitascope.config import Settings
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import Strides
+from vitascope.model.cost import BACKWARD_AND_FORWARD, WITHOUT_WEIGHTS
 from vitascope.model.networks import NETWORKS, cost_of, shapes_of, trained_shapes
 from vitascope.model.settings import ModelSettings
 from vitascope.records import VideoSize
-from vitascope.train.step import BACKWARD_AND_FORWARD, WITHOUT_WEIGHTS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "jobs" / "configs"
 TEXT_DIM = 4096

@@ -26,7 +26,6 @@ ours alone.
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,9 +37,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import torch.distributed as dist
+from loops import Bare, start_ranks
 from torch.nn import functional
 
-from vitascope import config, precision, records
+from vitascope import config, precision, records, storage
 from vitascope.config import Settings
 from vitascope.encode.plan import EncodeTask
 from vitascope.encode.samples import Encoded, Moments, shard_table
@@ -49,7 +49,6 @@ from vitascope.feed.packs import Pack
 from vitascope.feed.plan import NO_PACK, Position, ranks_share
 from vitascope.feed.source import Source, load_pack, planned
 from vitascope.feed.stream import Feed, PlannedPack
-from vitascope.model import flow
 from vitascope.model.card import ModelCard
 from vitascope.model.purpose import as_trained
 from vitascope.train import log
@@ -113,34 +112,7 @@ def make_latents(folder: str, shapes: Shapes) -> None:
     note = ShardNote("0", shapes.text_dim, len(rows), facts_hash(samples), [], none)
     write_shard(shard_uri(folder, 0), rows, note)
     write_index(folder, samples)
-
-
-class Bare:
-    """A plain mixed-precision loop; see the module's docstring."""
-
-    def __init__(self, job: Job, device: torch.device) -> None:
-        torch.manual_seed(job.settings.run.seed)
-        train = job.settings.train
-        self.model = job.card.build().to(device, dtype_of(job))
-        self.clip, self.device = train.grad_clip, device
-        self.weights: list[torch.Tensor] = list(self.model.parameters())
-        self.masters = [weight.detach().float() for weight in self.weights]
-        self.optimizer = torch.optim.AdamW(
-            self.masters, lr=train.lr, betas=(0.9, 0.99), weight_decay=train.weight_decay, fused=True
-        )
-
-    def step(self, packs: list[Pack]) -> None:
-        """One step on these packs."""
-        n_tokens = sum(pack.n_tokens for pack in packs)
-        for pack in packs:
-            (flow.loss(self.model, pack.to(self.device)) / n_tokens).backward()
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            assert weight.grad is not None, "every weight takes part in every pass"
-            master.grad, weight.grad = weight.grad.float(), None
-        torch.nn.utils.clip_grad_norm_(self.masters, self.clip)
-        self.optimizer.step()
-        with torch.no_grad():
-            torch._foreach_copy_(self.weights, self.masters)
+    storage.put_json(f"{folder}/encode.json", {"text_dim": shapes.text_dim})
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,11 +164,13 @@ class Bench:
 
     def bare(self) -> Iterator[None]:
         """Runs one step of the bare loop for every requested item."""
-        loop = Bare(self.job, self.ranks.device)
+        torch.manual_seed(self.job.settings.run.seed)
+        model = self.job.card.build().to(self.ranks.device, dtype_of(self.job))
+        loop = Bare(model, self.job.settings.train)
         for packs in self.packs:
             with plain_linear():
                 if packs:  # with few samples a rank may have none
-                    loop.step(list(packs.values()))
+                    loop.step([pack.to(self.ranks.device) for pack in packs.values()])
             yield
 
 
@@ -318,24 +292,6 @@ def summary(blocks: Blocks, matmul_flops: int, world_size: int) -> dict[str, obj
         "model_flops_per_s": round(rate(flops)),
         "matmul_flops_per_s": round(peak),
     }
-
-
-def start_ranks(kind: str) -> Ranks:
-    """This process as one of torchrun's, or alone."""
-    alone = {
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "0",
-    }
-    for name, value in alone.items():
-        os.environ.setdefault(name, value)
-    device = torch.device(kind, int(os.environ["LOCAL_RANK"])) if kind == "cuda" else torch.device(kind)
-    if kind == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size(), device)
 
 
 def start_ray(args: argparse.Namespace, world_size: int) -> bool:

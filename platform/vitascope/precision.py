@@ -21,6 +21,21 @@ _SIDE = 256
 _TRIES, _TRIED_S = 5, 0.05  # at least, each: on a busy machine most are interrupted
 _BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx_ne_convert")  # of x86, as torch names them
 
+PEAK_FLOPS_PER_S = {
+    "B200": 2250e12,
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+    "A10G": 70e12,
+}
+"""Dense bfloat16 peaks of GPUs from their data sheets; a name that contains others comes before them."""
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -72,6 +87,14 @@ def choose(wanted: str, recorded: Precision | None, machine: Machine) -> tuple[P
         times = machine.bf16_time if chosen == "bf16" else 1 / machine.bf16_time
         cost = f"a matrix product takes {times:.2g} times as long as in {machine.precision}"
     return chosen, f"computes in {chosen}, {because}, though {machine.reason}: {cost}"
+
+
+def peak_flops_per_s(device: torch.device, precision: Precision) -> float | None:
+    """The peak of a GPU; None for other devices, unlisted GPUs and other number formats."""
+    if device.type != "cuda" or precision != "bf16":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_FLOPS_PER_S.items() if part in name), None)
 
 
 def _gpu(device: torch.device) -> Machine:

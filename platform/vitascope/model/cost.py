@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+BACKWARD_AND_FORWARD = 3  # a backward pass costs about twice its forward pass
+WITHOUT_WEIGHTS = 2  # and as much as it if the weights are frozen, because their gradients are not computed
+
 
 @dataclass(frozen=True)
 class Cost:

@@ -28,7 +28,6 @@ from vitascope.train.shards import Shards
 from vitascope.train.step import (
     finite,
     gather_over_ranks,
-    peak_flops_per_s,
     peak_memory_bytes,
     sum_over_ranks,
     take_step,
@@ -184,5 +183,5 @@ class Loop:
         publisher.set("stage_items", train.steps, stage="train")
         publisher.set("stage_items_done", start, stage="train")
         publisher.set("stage_running", 1, stage="train")
-        if peak := peak_flops_per_s(self.ranks.device, self.precision):
+        if peak := precision.peak_flops_per_s(self.ranks.device, self.precision):
             publisher.set("train_peak_flops_per_s", peak * self.ranks.size)

@@ -11,27 +11,9 @@ import torch.distributed as dist
 
 from vitascope.feed.stream import Step
 from vitascope.model import flow
-from vitascope.precision import Precision
+from vitascope.model.cost import BACKWARD_AND_FORWARD, WITHOUT_WEIGHTS
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.log import Row
-
-BACKWARD_AND_FORWARD = 3  # a backward pass costs about twice its forward pass
-WITHOUT_WEIGHTS = 2  # and as much as it if the weights are frozen, because their gradients are not computed
-
-PEAK_FLOPS_PER_S = {
-    "B200": 2250e12,
-    "H200 NVL": 835e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "A10G": 70e12,
-}
-"""Dense bfloat16 peaks of GPUs from their data sheets; a name that contains others comes before them."""
 
 
 class SkippedPack(NamedTuple):
@@ -90,14 +72,6 @@ def take_step(engine: Engine, ranks: Ranks, step: Step) -> Taken:
 def finite(value: float) -> float | None:
     """The value, or None if it is not finite: JSON has no number for that."""
     return value if math.isfinite(value) else None
-
-
-def peak_flops_per_s(device: torch.device, precision: Precision) -> float | None:
-    """The peak of a GPU; None for other devices, unlisted GPUs and other number formats."""
-    if device.type != "cuda" or precision != "bf16":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS_PER_S.items() if part in name), None)
 
 
 def peak_memory_bytes(device: torch.device) -> int:
