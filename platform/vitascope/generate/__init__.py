@@ -20,8 +20,8 @@
     stage      the job: streams the request file through the app
     manifest   the outcome of every request
 
-In: JSON lines (fields: see `request.Request`) and the folder of a model, or of a published pipeline. Out, under
-outputs/<batch>/: for every request `<name>.mp4` (`.png` for one frame), jpegs of its conditioning frames and
-the sidecar `<name>.json`, whose creation makes the request finished; `manifest.parquet`, `records.MANIFEST`,
-with a row for every line of the request file.
+In: JSON lines (fields: see `request.Request`) and the folder of a model, or of a published pipeline. Out,
+under outputs/<batch>/: for every request `<name>.mp4` (`.png` for one frame), jpegs of its conditioning
+frames and the sidecar `<name>.json`, whose creation makes the request finished; `manifest.parquet`,
+`records.MANIFEST`, with a row for every line of the request file.
 """
