@@ -41,6 +41,8 @@ class Network(nn.Module, ABC):
         requires a gradient: otherwise DeepSpeed reduces the leaf's gradients before they are computed.
     shift_grows: whether timesteps of longer samples are shifted further towards noise (`flow.Shift`).
     smallest_timestep: the sampler's last jump, to the clean patch, starts no lower.
+    kept_in_float32: modules and parameters, by their own names, that stay in float32 when a trained network
+        is loaded in another format.
     blocks: the transformer blocks.
     activation_checkpointing: whether training recomputes each block in the backward pass.
     """
@@ -48,6 +50,7 @@ class Network(nn.Module, ABC):
     leaves: ClassVar[tuple[type[nn.Module], ...]]
     shift_grows: ClassVar[bool] = True
     smallest_timestep: ClassVar[float] = 0.0
+    kept_in_float32: ClassVar[frozenset[str]] = frozenset()
     blocks: nn.ModuleList
 
     @abstractmethod

@@ -71,7 +71,8 @@ class Conditions(nn.Module):
         Timesteps are never rounded: in bfloat16, 0.9984 would become 1.
         """
         dtype = self.time_proj.weight.dtype
-        embedding = self.time_embedder(time_features(timesteps).to(dtype))
+        features = time_features(timesteps).to(self.time_embedder.linear_1.weight.dtype)
+        embedding = self.time_embedder(features).to(dtype)
         modulation = self.time_proj(F.silu(embedding)).unflatten(1, (6, -1))
         return embedding, modulation, self.text_embedder(text.to(dtype))
 
@@ -184,6 +185,7 @@ class Wan(Network):
 
     leaves: ClassVar = (Block,)
     shift_grows: ClassVar = False
+    kept_in_float32: ClassVar = frozenset({"time_embedder", "scale_shift_table", "norm2"})
 
     def __init__(self, settings: ModelSettings, channels: int, text_dim: int) -> None:
         super().__init__(settings, channels, text_dim)
