@@ -286,7 +286,7 @@ def test_a_local_flow_does_what_is_unfinished(
     assert cli.main(["flow", *given, "--set", "generate.steps=3", "--set", "train.ranks=4"]) == 0
     assert noting[7:] == ["generate", "evaluate", "report"]
     assert "to be done again: generate, evaluate, report, because" in (said := capsys.readouterr().out)
-    assert "generate.steps: 30 before, 3 now" in said
+    assert "generate.steps: not set before, 3 now" in said
     assert "ranks" not in said
 
 

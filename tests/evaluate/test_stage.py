@@ -74,5 +74,5 @@ def test_a_model_of_other_latents_is_refused(settings: Settings) -> None:
 def test_a_published_pipeline_is_no_model_of_the_run(settings: Settings, tmp_path: Path) -> None:
     storage.put_json(str(tmp_path / "wan" / "model_index.json"), {"_class_name": "WanPipeline"})
     generate = settings.generate.model_copy(update={"model": str(tmp_path / "wan")})
-    with pytest.raises(Mistake, match="is a published pipeline; leave generate"):
+    with pytest.raises(Mistake, match="is a published pipeline, not a model"):
         stage.run(settings.model_copy(update={"generate": generate}))

@@ -45,10 +45,8 @@ def _measured(settings: Settings) -> Summary:
     device = "cuda" if settings.train.use_gpu else "cpu"
     folder = settings.generate.model or settings.path("model")
     if is_pipeline(folder):
-        raise Mistake(
-            f"evaluate measures models that were trained on the run's latents, and generate.model = {folder} "
-            "is a published pipeline; leave generate.model out"
-        )
+        why = "is a published pipeline, not a model that was trained on the run's latents"
+        raise Mistake(f"generate.model = {folder} {why}; leave generate.model out to evaluate")
     model, card = load_model(folder, device)
     if card.fingerprint != latents.rpartition("/")[2]:
         raise Mistake(

@@ -28,7 +28,7 @@ def filled(
     *,
     dtype: torch.dtype | None = None,
 ) -> Network:
-    """A network with the given weights, in evaluation mode, in `dtype` but for what it keeps in float32.
+    """A network with the given weights, in evaluation mode, in `dtype` except what it keeps in float32.
 
     If `tensors` reads each weight when it is asked for, memory holds the weights once.
 
