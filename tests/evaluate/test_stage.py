@@ -11,6 +11,7 @@ from vitascope import config, storage
 from vitascope.config import Settings
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.samples import Sample
+from vitascope.errors import Mistake
 from vitascope.evaluate import stage
 from vitascope.model.card import ModelCard, save_model
 
@@ -68,3 +69,10 @@ def test_a_model_of_other_latents_is_refused(settings: Settings) -> None:
     other = settings.model_copy(update={"encode": settings.encode.model_copy(update={"dct_channels": 32})})
     with pytest.raises(ValueError, match="the model was trained on latents"):
         stage.run(other)
+
+
+def test_a_published_pipeline_is_no_model_of_the_run(settings: Settings, tmp_path: Path) -> None:
+    storage.put_json(str(tmp_path / "wan" / "model_index.json"), {"_class_name": "WanPipeline"})
+    generate = settings.generate.model_copy(update={"model": str(tmp_path / "wan")})
+    with pytest.raises(Mistake, match="is a published pipeline, not a model"):
+        stage.run(settings.model_copy(update={"generate": generate}))

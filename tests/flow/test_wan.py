@@ -1,6 +1,7 @@
 """A published pipeline goes in, is trained on files of several sizes, and diffusers runs what comes out."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from flow import sources
-from flow.wan_folders import TEXT_DIM, write_pipeline
+from flow.wan_folders import TEXT_DIM, transformer, write_pipeline
 from vitascope import cli, config, storage
 from vitascope.config import Settings
 from vitascope.feed.patches import unpatchify
+from vitascope.model.adapters import write_adapter
 from vitascope.model.card import load_card, save_model
 from vitascope.model.flow import noise
 from vitascope.model.load import load_model
+from vitascope.model.lora import Merged, Pair, linears
 from vitascope.records import stable_int
 
-STEPS = 4
+STEPS, EVERY = 20, 10
 SETTINGS = f"""
 [run]
 folder = "HERE/run"
@@ -45,7 +48,7 @@ start_from = "HERE/pipeline"
 steps = {STEPS}
 lr = 1e-3
 warmup_steps = 1
-checkpoint_every = 2
+checkpoint_every = {EVERY}
 text_dropout = 0.3
 """
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
@@ -105,23 +108,26 @@ def test_a_published_pipeline_generates_without_any_training(
     """Two experts; each output is what diffusers makes from the same noise, but for the mp4's losses."""
     folder = write_pipeline(tmp_path, boundary=0.875)
     small = {"prompt": "a large rabbit", "width": 64, "height": 48, "steps": 4}
+    adapters = [adapter_at(tmp_path / name, seed) for seed, name in enumerate(("high", "low"))]
     lines: list[dict[str, Any]] = [
         {"custom_id": "a", "seconds": 5 / 8, "guidance_2": 3},
         {"custom_id": "b", "seconds": 9 / 8, "solver": "euler", "width": 48},
         {"custom_id": "c", "seconds": 0},
+        {"custom_id": "adapted", "seconds": 0, "adapter": "film", "adapter_weight": 0.8},
         {"custom_id": "d", "seconds": 2, "mode": "image_to_video", "image": "a.png"},
     ]
     storage.put(str(tmp_path / "requests.jsonl"), storage.json_lines(small | line for line in lines))
     (tmp_path / "settings.toml").write_text(
         f"[run]\nfolder = '{tmp_path}/run'\n[generate]\nmodel = '{folder}'\n"
         f"requests = '{tmp_path}/requests.jsonl'\n"
+        f"adapters.film = ['{tmp_path}/high', '{tmp_path}/low']\n"
     )
     assert cli.main(["generate", str(tmp_path / "settings.toml")]) == 0
     assert "each denoise replica keeps 2 networks in memory" in capsys.readouterr().out
     settings = config.load(str(tmp_path / "settings.toml"))
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
-    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "dropped"]
-    assert "was published for text_to_video, got mode image_to_video" in rows[3]["detail"]
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "ok", "dropped"]
+    assert "was published for text_to_video, got mode image_to_video" in rows[4]["detail"]
     first, second, _ = (storage.read_json(row["uri"].rpartition(".")[0] + ".json") for row in rows[:3])
     asked = ("steps", "guidance", "guidance_2", "solver", "shift")
     assert [first[name] for name in asked] == [4, 5.0, 3.0, "unipc", 3.0]
@@ -131,20 +137,41 @@ def test_a_published_pipeline_generates_without_any_training(
     pipeline.set_progress_bar_config(disable=True)
     for row, size in zip(rows, [(5, 48, 64), (9, 48, 48), (1, 48, 64)], strict=False):
         assert (row["n_frames"], row["height"], row["width"]) == size
-    with Image.open(rows[2]["uri"]) as picture:
-        found = np.asarray(picture).astype(int)
-    eps = noise(stable_int("generate", stable_int("seed", "c")), (4 * 3, 64))
-    expected = pipeline(
-        "a large rabbit",
-        height=48,
-        width=64,
-        num_frames=1,
-        num_inference_steps=4,
-        latents=unpatchify(eps, (1, 3, 4), 2).permute(3, 0, 1, 2)[None],
-        output_type="np",
-    ).frames[0][0]
-    assert np.abs(found - 255 * expected).max() < 2
-    assert found.std() > 5
+    for row, name in ((rows[2], "c"), (rows[3], "adapted")):
+        if name == "adapted":
+            for network, pairs in zip((pipeline.transformer, pipeline.transformer_2), adapters, strict=True):
+                scaled = {layer: replace(pair, scale=0.8 * pair.scale) for layer, pair in pairs.items()}
+                network.load_state_dict(dict(Merged(dict(network.state_dict()), scaled)))
+        with Image.open(row["uri"]) as picture:
+            found = np.asarray(picture).astype(int)
+        eps = noise(stable_int("generate", stable_int("seed", name)), (4 * 3, 64))
+        expected = pipeline(
+            "a large rabbit",
+            height=48,
+            width=64,
+            num_frames=1,
+            num_inference_steps=4,
+            latents=unpatchify(eps, (1, 3, 4), 2).permute(3, 0, 1, 2)[None],
+            output_type="np",
+        ).frames[0][0]
+        assert np.abs(found - 255 * expected).max() < 2
+        assert found.std() > 5
+
+
+def adapter_at(folder: Path, seed: int) -> dict[str, Pair]:
+    """A random adapter for the pipeline's network, which it writes as ComfyUI has them."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = [(name, layer) for name, layer in linears(transformer(16)) if name.startswith("blocks.")]
+    pairs = {
+        name: Pair(
+            torch.randn(4, layer.in_features, generator=generator) / layer.in_features**0.5,
+            torch.randn(layer.out_features, 4, generator=generator) / 2,
+            scale=0.5,
+        )
+        for name, layer in layers
+    }
+    write_adapter(str(folder), pairs, "comfyui", torch.float32)
+    return pairs
 
 
 def test_a_checkpoint_and_its_raw_weights_can_be_exported(trained: tuple[Path, Settings]) -> None:
@@ -185,9 +212,9 @@ def test_diffusers_loads_trained_adapters_and_gives_our_output(
     pipeline.load_lora_weights(str(tmp_path / "alone"), weight_name=file.name)
     latent, text = torch.randn(1, 16, 2, 4, 6), torch.randn(1, 512, TEXT_DIM)
     velocities = []
-    for transformer in (pipeline.transformer, merged_transformer(settings), unchanged(here)):
+    for network in (pipeline.transformer, merged_transformer(settings), unchanged(here)):
         with torch.no_grad():
-            velocities.append(transformer(latent, torch.tensor([500.0]), text, return_dict=False)[0])
+            velocities.append(network(latent, torch.tensor([500.0]), text, return_dict=False)[0])
     with_adapters, merged, before = velocities
     assert (with_adapters - merged).abs().max() < 1e-5 * merged.abs().max()
     assert (before - merged).abs().max() > 1e-3 * merged.abs().max()
@@ -232,7 +259,7 @@ def test_a_checkpoint_that_lacks_a_ranks_part_is_passed_over(
     (run / f"train/checkpoints/step-{STEPS:08d}/state-00001-of-00002.safetensors").unlink()
     words = ["export", str(run), "--weights", "raw", "--format", "wan", "--to", str(tmp_path / "out")]
     assert cli.main(words) == 0
-    assert "raw weights after step 2, as wan" in capsys.readouterr().out
+    assert f"raw weights after step {EVERY}, as wan" in capsys.readouterr().out
 
 
 def test_a_run_that_goes_on_from_a_model_keeps_pipeline_and_format(
@@ -265,4 +292,4 @@ def test_a_step_without_a_checkpoint_is_named(
 ) -> None:
     here, settings = trained
     assert cli.main(["export", settings.run.folder, "--step", "3", "--to", str(here / "none")]) == 2
-    assert "has no checkpoint after step 3; it has them after 2, 4" in capsys.readouterr().err
+    assert f"has no checkpoint after step 3; it has them after {EVERY}, {STEPS}" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Requests that share passes: same results, come and go, fail alone."""
 
 import copy
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
 from vitascope.generate.experts import Experts
 from vitascope.generate.request import Request
-from vitascope.generate.sampler import Work, begin
+from vitascope.generate.sampler import Work, begin, segments
 from vitascope.ledger import Reason, Rejected
 from vitascope.model.card import ModelCard
 from vitascope.model.dit import DiT
@@ -104,6 +105,40 @@ def test_what_no_pass_holds_is_refused(denoiser: Denoiser, work_of: Callable[...
     with pytest.raises(Rejected) as refused:
         denoiser.submit(work_of(seconds=4))
     assert refused.value.reason == Reason.TOO_MANY_TOKENS
+
+
+def test_a_pass_holds_requests_of_one_expert_only(work_of: Callable[..., Work]) -> None:
+    """Each at its own step; a round has a pass for each expert that one of the requests needs."""
+    high, low = Recorder(), Recorder()
+    high.gate.clear()
+    denoiser = Denoiser(Experts([high, low]), token_budget=10_000)
+    futures = []
+    for steps, n_high in ((4, 2), (3, 3), (4, 1), (2, 0)):
+        work = work_of(steps=steps, guidance=1)
+        experts = (0,) * n_high + (1,) * (steps - n_high)
+        schedule = dataclasses.replace(work.schedule, experts=experts)
+        futures.append(denoiser.submit(dataclasses.replace(work, schedule=schedule)))
+        while steps == 4 and not futures[0].running():
+            time.sleep(0.001)  # the first one is alone in its first pass
+    high.gate.set()
+    assert all(future.result(60).load.n_passes == 0 for future in futures)
+    denoiser.close()
+    # After the first pass: 0 and 1 and 2 high, 3 low; 1 high, 0 and 2 and 3 low; 1 high, 0 and 2 low; 2 low.
+    assert high.passes == [1, 3, 1, 1]
+    assert low.passes == [1, 3, 2, 1]
+
+
+def test_a_request_takes_the_room_of_its_guided_passes_from_the_beginning(
+    work_of: Callable[..., Work],
+) -> None:
+    work = work_of(steps=4, guidance=1)
+    schedule = dataclasses.replace(work.schedule, experts=(0, 0, 1, 1))
+    guided_later = dataclasses.replace(work, schedule=schedule, guidance=(1.0, 3.0))
+    assert guided_later.load.n_tokens == 2 * work.load.n_tokens
+    assert len(segments(guided_later)) == 1
+    assert len(segments(dataclasses.replace(guided_later, step=2))) == 2
+    guided_first = dataclasses.replace(work, schedule=schedule, guidance=(3.0, 1.0), step=2)
+    assert guided_first.load.n_tokens == work.load.n_tokens
 
 
 def only(pack: Pack, n_frames: int) -> torch.Tensor:

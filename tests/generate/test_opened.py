@@ -153,8 +153,11 @@ def test_what_is_wrong_is_said(name: str, folder: Path) -> None:
 
 def test_an_unknown_scheduler_is_replaced_if_the_settings_say_by_what(folder: Path) -> None:
     edit(folder / SCHEDULER, _class_name="DPMSolverMultistepScheduler")
-    sampling = open_it(folder, "generate.solver=euler", "generate.shift=8").sampling
-    assert (sampling.solver, sampling.shift) == ("euler", 8.0)
+    chosen = ("generate.solver=euler", "generate.shift=8")
+    sampling = open_it(folder, *chosen).sampling
+    assert (sampling.solver, sampling.shift, sampling.n_train) == ("euler", 8.0, 1000)
+    edit(folder / SCHEDULER, _class_name="UniPCMultistepScheduler", num_train_timesteps=500)
+    assert open_it(folder, *chosen).sampling.n_train == 500
 
 
 def test_a_transformer_alone_is_no_model(whole: Path) -> None:

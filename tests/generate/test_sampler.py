@@ -12,6 +12,7 @@ from vitascope.generate.conditions import Canvas, blank
 from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, advance, begin, segments
 from vitascope.generate.schedule import Schedule, spaced
+from vitascope.generate.solvers import SOLVERS
 from vitascope.model.card import ModelCard
 from vitascope.model.dit import SMALLEST_TIMESTEP, velocity
 from vitascope.model.flow import Shift
@@ -39,10 +40,11 @@ def solve(work: Work, velocity: Callable[[Work], torch.Tensor]) -> tuple[Work, i
 
 
 @pytest.mark.parametrize("steps", [1, 3, 20])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_a_straight_flow_is_solved_exactly_in_as_many_passes_as_steps(
-    work_of: Callable[..., Work], steps: int
+    work_of: Callable[..., Work], steps: int, solver: str
 ) -> None:
-    work = work_of(steps=steps)
+    work = work_of(steps=steps, solver=solver)
     target = torch.randn_like(work.tokens)
     eps = work.tokens
     done, passes = solve(work, lambda _: eps - target)
@@ -50,9 +52,12 @@ def test_a_straight_flow_is_solved_exactly_in_as_many_passes_as_steps(
     assert passes == steps
 
 
-def test_given_frames_stay_as_they_are_to_the_last_bit(card: ModelCard, work_of: Callable[..., Work]) -> None:
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_given_frames_stay_as_they_are_to_the_last_bit(
+    card: ModelCard, work_of: Callable[..., Work], solver: str
+) -> None:
     latent = torch.randn(3, 6, 8, card.channels)
-    work = work_of(canvas=Canvas(latent, torch.tensor([True, False, True])), steps=4)
+    work = work_of(canvas=Canvas(latent, torch.tensor([True, False, True])), steps=4, solver=solver)
     assert segments(work)[0].timesteps.tolist() == [0, 1, 0]
     done, _ = solve(work, lambda w: torch.randn_like(w.tokens))
     result = unpatchify(done.tokens, done.grid, 2)

@@ -1,6 +1,7 @@
 """A model folder is enough to use a model."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,27 @@ def test_a_model_that_is_not_finite_is_not_saved(tmp_path: Path, value: float) -
     with pytest.raises(Mistake, match=r"1 of \d+ weights .* the first is blocks\.1\.qkv\.weight"):
         save_model(str(tmp_path / "model"), model.state_dict(), CARD)
     assert not (tmp_path / "model").exists()
+
+
+MEASURED = """
+import sys
+from vitascope.model.card import load_model
+def most(key):
+    line = next(line for line in open("/proc/self/status") if line.startswith(key))
+    return int(line.split()[1])
+load_model(sys.argv[1])  # imports and caches
+before = most("VmRSS:")
+model, _ = load_model(sys.argv[2])
+print(most("VmHWM:") - before, sum(p.nbytes for p in model.parameters()) // 1024)
+"""
+
+
+def test_loading_takes_the_memory_of_the_weights_once(tmp_path: Path) -> None:
+    large = CARD.model_copy(update={"model": ModelSettings(depth=4, width=768, heads=6)})
+    folders = [str(tmp_path / name) for name in ("small", "large")]
+    for folder, card in zip(folders, (CARD, large), strict=True):
+        save_model(folder, card.build().state_dict(), card)
+    measured = subprocess.check_output([sys.executable, "-c", MEASURED, *folders], text=True)
+    taken, weights = map(int, measured.split())
+    assert weights > 100_000  # KiB
+    assert 0.9 * weights < taken < 1.3 * weights

@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 
 from model.wan_reference import LAYOUTS, PACKS, Example, Layout, layout, relative, samples
 from vitascope.feed.packs import Pack, Segment, collate, idle
 from vitascope.model.attention import Boundaries, attention, laid_out
-from vitascope.model.networks import build
+from vitascope.model.networks import build, filled
 from vitascope.model.settings import ModelSettings
 from vitascope.model.wan import Wan, axis_channels
 
@@ -84,6 +86,25 @@ def test_it_computes_in_bfloat16_what_diffusers_does(of: Layout) -> None:
     assert all(whole(p).isfinite().all() for p in ours.parameters())
     error, error_of_theirs = relative(found, exact), relative(expected, exact)
     assert error < max(1.5 * error_of_theirs, 0.02)
+
+
+@pytest.mark.parametrize("of", LAYOUTS.values(), ids=LAYOUTS)
+def test_loaded_in_bfloat16_it_is_as_exact_as_diffusers_is(of: Layout, tmp_path: Path) -> None:
+    """Diffusers keeps the same modules in float32."""
+    theirs = of.theirs()
+    drawn = samples(of, [example for examples in PACKS[:4] for example in examples])
+    exact = torch.cat([sample.through(theirs) for sample in drawn]).detach()
+    theirs.save_pretrained(tmp_path)
+    loaded = WanTransformer3DModel.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    sizes, weights = (of.settings, (of.channels, of.text_dim)), theirs.state_dict().items()
+    ours = filled(*sizes, weights, torch.device("cpu"), dtype=torch.bfloat16)
+    in_float32 = {name for name, weight in ours.named_parameters() if weight.dtype == torch.float32}
+    assert in_float32 == {n for n, weight in loaded.named_parameters() if weight.dtype == torch.float32}
+    with torch.no_grad():
+        found = ours(collate([sample.segment for sample in drawn]))
+        expected = torch.cat([sample.through(loaded) for sample in drawn])
+    error, error_of_theirs = ((x - exact).square().mean() for x in (found, expected))
+    assert error < 1.1 * error_of_theirs
 
 
 def test_a_timestep_next_to_noise_is_not_rounded_to_it_in_bfloat16() -> None:

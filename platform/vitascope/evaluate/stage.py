@@ -16,6 +16,7 @@ from vitascope.feed.source import segment_of
 from vitascope.model import flow
 from vitascope.model.load import load_model
 from vitascope.model.network import Network
+from vitascope.model.pipeline import is_pipeline
 from vitascope.progress import track
 from vitascope.records import VideoSize
 from vitascope.stages.registry import Summary
@@ -31,7 +32,8 @@ def run(settings: Settings) -> Summary:
 
     Raises:
         Missing: the latents or the model do not exist.
-        Mistake: the model was trained on other latents, or at none of these noise levels.
+        Mistake: the model was trained on other latents, or at none of these noise levels, or is a published
+            pipeline.
     """
     with running(settings, "evaluate") as summary:
         summary |= _measured(settings)
@@ -42,7 +44,11 @@ def _measured(settings: Settings) -> Summary:
     latents = latents_folder(settings)
     rows = [row for row in read_index(latents).to_pylist() if row["split"] == "val"]
     device = "cuda" if settings.train.use_gpu else "cpu"
-    model, card = load_model(settings.generate.model or settings.path("model"), device)
+    folder = settings.generate.model or settings.path("model")
+    if is_pipeline(folder):
+        why = "is a published pipeline, not a model that was trained on the run's latents"
+        raise Mistake(f"generate.model = {folder} {why}; leave generate.model out to evaluate")
+    model, card = load_model(folder, device)
     if card.fingerprint != latents.rpartition("/")[2]:
         raise Mistake(
             f"the model was trained on latents {card.fingerprint}, the settings' are {latents}; "

@@ -105,23 +105,29 @@ default, and the only value that is known here."""
 
 
 def _scheduler(pipeline: Pipeline, settings: GenerateSettings) -> tuple[str, float, int]:
-    """Solver, shift and number of timesteps of a pipeline's scheduler."""
+    """Solver, shift and number of timesteps of a pipeline's scheduler, or those that the settings choose."""
+    try:
+        return _known(pipeline)
+    except Mistake as unknown:
+        if settings.solver and settings.shift:
+            return settings.solver, settings.shift, NETWORK_TIMESTEPS
+        instead = "to sample with another one, set generate.solver and generate.shift"
+        raise Mistake(f"{unknown}; {instead}") from None
+
+
+def _known(pipeline: Pipeline) -> tuple[str, float, int]:
+    """Solver, shift and number of timesteps of a scheduler. Mistake if its samples would be others."""
     config, kind = pipeline.scheduler, pipeline.scheduler.get("_class_name")
-    if settings.solver and settings.shift:
-        return settings.solver, settings.shift, NETWORK_TIMESTEPS
-    instead = "; to sample with another one, set generate.solver and generate.shift"
     if kind not in _KNOWN:
-        raise Mistake(
-            f"{pipeline.scheduler_uri} describes a {shown(kind)}; the known schedulers are "
-            f"{' and '.join(_KNOWN)}{instead}"
-        )
+        known = " and ".join(_KNOWN)
+        raise Mistake(f"{pipeline.scheduler_uri} describes a {shown(kind)}; the known schedulers are {known}")
     solver, shift_key, rest = _KNOWN[kind]
     wanted = rest | {key: (value, value) for key, value in _COMMON.items()}
     for key, (default, known) in wanted.items():
         if (value := config.get(key, default)) != known:
             raise Mistake(
                 f"{pipeline.scheduler_uri} says {key} = {shown(value)}, and {solver} is known here with "
-                f"{shown(known)} only{instead}"
+                f"{shown(known)} only"
             )
     return solver, _shift(config, shift_key, pipeline), _n_train(config, pipeline)
 

@@ -24,7 +24,7 @@ from vitascope.section import Section
 from vitascope.train.settings import ALL_LEVELS, Conditioning, NoiseRange
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
-AGAIN = "copy the folder again from where the model was trained, or set generate.model"
+AGAIN = "copy the folder again, or set generate.model"
 
 
 class ModelCard(Section):

@@ -51,6 +51,8 @@ class Network(nn.Module, ABC):
     leaves: classes of submodules that ZeRO-3 gathers whole. One of a leaf's arguments is a tensor that
         requires a gradient: otherwise DeepSpeed reduces the leaf's gradients before they are computed.
     objective: how networks of this family are trained and sampled.
+    kept_in_float32: modules and parameters, by their own names, that stay in float32 when a trained network
+        is loaded in another format.
     adapted: the linear layers that get an adapter by default, by the end of their names.
     other_rows: the layers whose input's rows are not tokens, by parts of their names; the first match counts.
     blocks: the transformer blocks.
@@ -59,6 +61,7 @@ class Network(nn.Module, ABC):
 
     leaves: ClassVar[tuple[type[nn.Module], ...]]
     objective: ClassVar[Objective]
+    kept_in_float32: ClassVar[frozenset[str]] = frozenset()
     adapted: ClassVar[tuple[str, ...]]
     other_rows: ClassVar[dict[str, Rows]]
     blocks: nn.ModuleList

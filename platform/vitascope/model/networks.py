@@ -29,18 +29,25 @@ def filled(
     dims: tuple[int, int],
     tensors: Iterable[tuple[str, torch.Tensor]],
     device: torch.device,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Network:
-    """A network with the given weights, in evaluation mode: float32 on a CPU, bfloat16 on a GPU that has it.
+    """A network with the given weights, in evaluation mode, in `dtype` except what it keeps in float32.
 
     If `tensors` reads each weight when it is asked for, memory holds the weights once.
 
     Args:
         dims: channels of a latent and dimension of text states.
+        dtype: by default, float32 on a CPU and bfloat16 on a GPU that has it.
     """
     with torch.device("meta"):
         network = build(settings, *dims)
-    dtype = fastest(device, torch.bfloat16) if device.type == "cuda" else torch.float32
-    weights = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors}
+    if dtype is None:
+        dtype = fastest(device, torch.bfloat16) if device.type == "cuda" else torch.float32
+    weights = {
+        name: tensor.to(device, torch.float32 if network.kept_in_float32 & set(name.split(".")) else dtype)
+        for name, tensor in tensors
+    }
     network.load_state_dict(weights, assign=True)
     return network.eval()
 

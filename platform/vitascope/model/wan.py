@@ -72,7 +72,8 @@ class Conditions(nn.Module):
         Timesteps are never rounded: in bfloat16, 0.9984 would become 1.
         """
         dtype = self.time_proj.weight.dtype
-        embedding = self.time_embedder(time_features(timesteps).to(dtype))
+        features = time_features(timesteps).to(self.time_embedder.linear_1.weight.dtype)
+        embedding = self.time_embedder(features).to(dtype)
         modulation = self.time_proj(F.silu(embedding)).unflatten(1, (6, -1))
         return embedding, modulation, self.text_embedder(text.to(dtype))
 
@@ -191,6 +192,7 @@ class Wan(Network):
         conditioning="first",  # as TI2V-5B was made: text to video, and a first frame
         per_frame_channels=48,  # TI2V-5B's
     )
+    kept_in_float32: ClassVar = frozenset({"time_embedder", "scale_shift_table", "norm2"})
     adapted: ClassVar = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
     other_rows: ClassVar = {
         "attn2.to_k": Rows.TEXT_AND_ONE,
