@@ -93,7 +93,7 @@ MOST_LINES = {
     "demo": 300,
     "deploy": 1550,  # some 55 checks that schemas lack, with their messages; tables of machines are merged
     "doctor": 520,
-    "encode": 3200,  # old shards are read, too; pretrained autoencoders, streamed frame by frame
+    "encode": 3450,  # old shards are read, too; pretrained autoencoders, streamed; captions encoded once
     "evaluate": 120,
     "feed": 1560,  # the planner for every distribution of lengths: windows, costly ones, levelling
     "files": 30,

@@ -6,6 +6,7 @@ Out: the folder `latents/<fingerprint>/`, where the fingerprint names everything
     shard-*.parquet     records.LATENTS: samples' rows of the index, latents and text states as bf16 bytes
     drops.parquet       records.DROPS: clips without a sample, and why
     encode.json         the settings, mean and std of the latents' channels, the text states' width
+    texts/              while the stage runs: the states of captions that several shards need, a file each
     index.parquet       records.SAMPLES: all that planning needs; committed last, it makes the rest visible
 
 In the order the data flows:
@@ -19,6 +20,7 @@ In the order the data flows:
     autoencoders    pretrained ones: their folders, and how frames stream through them
     codecs          frames to latents and back (`dct`, `diffusers`)
     text            captions to token states (`minilm`; `hf`: T5 and UMT5)
+    captions        the states of captions, each computed once for all shards
     frames          one shard's clips, decoded once for all their sizes
     samples         an encoded clip: as training takes it, as a shard holds it
     encoder         one shard: frames and captions to a committed file
