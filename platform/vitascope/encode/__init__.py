@@ -17,8 +17,9 @@ In the order the data flows:
     plan            tasks, and the shard each goes to, all shards of about equal work
     fingerprint     the folder's name
     strides         a codec's strides, which planning needs without the codec
+    published       folders of weights, as diffusers and transformers write them (`machine`: copies of them)
     autoencoders    pretrained ones: their folders, and how frames stream through them
-    codecs          frames to latents and back (`dct`, `diffusers`)
+    codecs          frames to latents and back (`dct`, `diffusers`; `tiles`: of large frames)
     text            captions to token states (`minilm`; `hf`: T5 and UMT5)
     captions        the states of captions, each computed once for all shards
     frames          one shard's clips, decoded once for all their sizes

@@ -10,6 +10,7 @@ import torch
 
 from vitascope import storage
 from vitascope.encode import published
+from vitascope.encode.machine import local_copy
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text.loading import quiet_transformers
 from vitascope.errors import Missing, Mistake
@@ -97,7 +98,7 @@ class HfText:
         with quiet_transformers():
             from transformers import AutoTokenizer
 
-            folder = str(published.local_copy(self._tokenizer_folder))
+            folder = str(local_copy(self._tokenizer_folder))
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     @functools.cached_property
@@ -106,7 +107,7 @@ class HfText:
             import transformers
 
             model = getattr(transformers, MODELS[self._model_type]).from_pretrained(
-                str(published.local_copy(self._model_folder)),
+                str(local_copy(self._model_folder)),
                 local_files_only=True,
                 use_safetensors=True,
                 dtype=DTYPES[self._precision],
