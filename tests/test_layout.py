@@ -94,7 +94,7 @@ MOST_LINES = {
     "demo": 300,
     "deploy": 1550,  # some 55 checks that schemas lack, with their messages; tables of machines are merged
     "doctor": 520,
-    "encode": 3760,  # old shards are read, too; autoencoders, streamed, in tiles; captions encoded once
+    "encode": 3780,  # old shards are read, too; autoencoders, streamed or in tiles; captions encoded once
     "evaluate": 120,
     "feed": 1560,  # the planner for every distribution of lengths: windows, costly ones, levelling
     "files": 30,

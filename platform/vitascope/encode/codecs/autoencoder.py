@@ -71,6 +71,7 @@ class Autoencoder:
 
     @torch.no_grad()
     def _encoded(self, frames: torch.Tensor) -> torch.Tensor:
+        self._folder.check_at_once(len(frames), frames.shape[1] * frames.shape[2])
         network, dtype = self._network
         pixels = (self._pixels(group).to(dtype) for group in groups(frames, self.strides.time))
         mode = self._family.encode(network, pixels)[0].movedim(0, -1)
@@ -92,6 +93,9 @@ class Autoencoder:
 
     def _pixel_groups(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """The decoded video as groups (1, 3, f, H, W) of pixels in [-1, 1]."""
+        time, space = self.strides
+        n_frames, height, width = latents.shape[:3]
+        self._folder.check_at_once(1 + time * (n_frames - 1), height * width * space**2)
         network, dtype = self._network
         modes = latents.to(self._device).float() * self._std + self._mean
         return self._family.decode(network, modes.movedim(-1, 0)[None].to(dtype).contiguous())
