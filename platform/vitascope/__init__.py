@@ -8,7 +8,8 @@ The ground, which everything may import:
     signals     Ctrl-C, and requests to end
     config      compose the stages' settings from one TOML file (section: their base)
     records     values that pass between stages, and table schemas (of clips: `clips.table`)
-    storage     one way to read, list and commit files on s3://, gs:// and local paths (stores: their clients)
+    storage     one way to read, list and commit files on s3://, gs:// and local paths (stores: their clients;
+                copies: of files of any size)
     ledger      the outcome of every item, and why (checksum, weights: files that prove they are whole)
     metrics     every metric, declared once and published through Ray
     stages      every stage, declared once; which are finished; the flow

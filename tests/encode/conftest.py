@@ -66,6 +66,14 @@ def _put_clips(run: str, rows: list[dict[str, Any]]) -> None:
     storage.put_table(storage.join(run, "clips", "clips.parquet"), pa.Table.from_pylist(rows, schema=CLIPS))
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache folder: an empty one."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
 @pytest.fixture
 def media() -> type[Media]:
     """The files."""

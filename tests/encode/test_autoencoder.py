@@ -22,7 +22,7 @@ from vitascope import storage
 from vitascope.config import Settings, SettingsError, load
 from vitascope.encode import autoencoders, published, stage
 from vitascope.encode.buckets import Limits
-from vitascope.encode.codecs import autoencoder, make_codec
+from vitascope.encode.codecs import autoencoder, make_codec, psnr_db
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.settings import EncodeSettings, Strides
 from vitascope.encode.shards import read_samples
@@ -423,6 +423,9 @@ def test_clips_are_encoded_with_it(
     assert sample.latent.shape == (3, *(side // STRIDES[layout].space for side in size), codec.channels)
     latents = codec.encode(torch.from_numpy(frames)).bfloat16()
     torch.testing.assert_close(sample.latent.bfloat16(), latents, rtol=0, atol=0.05)
+    measured = psnr_db(torch.from_numpy(frames), codec.decode(sample.latent))
+    assert summary["codec_psnr_db"] == summary["codec_psnr_db_min"] == pytest.approx(measured, abs=0.02)
+    assert row["psnr_db"] == pytest.approx(measured, abs=0.02)
     facts = storage.read_json(storage.join(latents_folder(settings), "encode.json"))
     assert (facts["channels"], len(facts["channel_std"])) == (codec.channels, codec.channels)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.text import TextEncoder, TextStates, make_text_encoder, minilm
+from vitascope.encode.text import TextEncoder, make_text_encoder, minilm
 
 RABBIT = "a large grey rabbit stands in a sunny meadow"
 CITY = "traffic moves along a wide street of a city at dusk, seen from a bridge between tall buildings"
@@ -80,52 +80,3 @@ def test_loading_prints_nothing_and_needs_no_network() -> None:
     )
     assert done.stdout == "384\n"
     assert done.stderr == ""
-
-
-class Letters:
-    """Encodes a caption as the numbers of its letters, and keeps its requests."""
-
-    dim, fingerprint = 4, "letters"
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def encode(self, captions: list[str]) -> list[torch.Tensor]:
-        self.asked += captions
-        return [torch.tensor([[float(ord(x))] * self.dim for x in c]).reshape(-1, self.dim) for c in captions]
-
-
-N_BYTES = Letters.dim * 4
-"""Of the states of a letter."""
-
-
-def test_states_of_a_caption_are_computed_once() -> None:
-    letters = Letters()
-    states = TextStates(letters)
-    for batch in (["b", "a", "b", ""], ["c", "a"], ["b", ""], []):
-        for got, expected in zip(states.encode(batch), Letters().encode(batch), strict=True):
-            assert torch.equal(got, expected)
-    assert sorted(letters.asked) == ["", "a", "b", "c"]
-    assert states.dim == letters.dim
-
-
-def test_states_used_last_are_kept_and_others_go() -> None:
-    letters = Letters()
-    states = TextStates(letters, max_bytes=4 * N_BYTES)
-    for batch in (["aa"], ["bb"], ["aa"], ["cc"], ["aa"]):
-        states.encode(batch)
-    assert letters.asked == ["aa", "bb", "cc"]
-    states.encode(["bb"])
-    assert letters.asked == ["aa", "bb", "cc", "bb"]
-    states.encode(["cc"])  # which "bb" took the place of, as "aa" was used after it
-    assert letters.asked == ["aa", "bb", "cc", "bb", "cc"]
-
-
-def test_more_states_than_can_be_kept_are_right_and_not_kept() -> None:
-    letters = Letters()
-    states = TextStates(letters, max_bytes=4 * N_BYTES)
-    batch = ["long caption", "a", "bb", "ccc", "a"]
-    for _ in range(2):
-        for got, expected in zip(states.encode(batch), Letters().encode(batch), strict=True):
-            assert torch.equal(got, expected)
-    assert letters.asked.count("long caption") == 2

@@ -43,12 +43,14 @@ class Family:
         first group is one frame, every other one `strides.time` frames.
     decode: (network, latents) -> the groups, for each latent frame one.
 
-    Both give what one call for the whole video gives, bit by bit, and hold the features of one group only.
+    Both give what one call for the whole video gives, bit by bit, and hold the features of one group only,
+    unless `most_pixels` is set: the pixels of all frames of the largest video, which is coded at once.
     """
 
     latents: Callable[[Config], Latents]
     encode: Callable[[Any, Iterable["Tensor"]], "Tensor"]
     decode: Callable[[Any, "Tensor"], Iterator["Tensor"]]
+    most_pixels: int | None = None
 
 
 def _wan_latents(config: Config) -> Latents:
@@ -85,7 +87,59 @@ def _wan_decode(network: Any, latents: "Tensor") -> Iterator["Tensor"]:
         yield unpatchify(pixels, network.config.patch_size or 1).clamp(-1, 1)
 
 
-FAMILIES = {"AutoencoderKLWan": Family(_wan_latents, _wan_encode, _wan_decode)}
+def _scaled(config: Config, time: int, space: int) -> Latents:
+    """Latents that one factor normalises."""
+    channels, factor = int(config["latent_channels"]), float(config["scaling_factor"])
+    if not factor > 0:
+        raise ValueError(f"a scaling_factor of {factor}")
+    return Latents(Strides(time, space), (0.0,) * channels, (1 / factor,) * channels)
+
+
+def _hunyuan_latents(config: Config) -> Latents:
+    return _scaled(
+        config, int(config["temporal_compression_ratio"]), int(config["spatial_compression_ratio"])
+    )
+
+
+def _ltx_latents(config: Config) -> Latents:
+    if config.get("timestep_conditioning"):
+        raise ValueError("its decoder also removes noise, which Vitascope does not do")
+    halvings = sum(map(bool, config["spatio_temporal_scaling"]))
+    ratios = config.get("temporal_compression_ratio"), config.get("spatial_compression_ratio")
+    patches = config["patch_size_t"], config["patch_size"]
+    time, space = (int(r or patch * 2**halvings) for r, patch in zip(ratios, patches, strict=True))
+    return _scaled(config, time, space)
+
+
+def _whole_encode(network: Any, groups: Iterable["Tensor"]) -> "Tensor":
+    import torch
+
+    mode = network.encode(torch.cat(list(groups), dim=2)).latent_dist.mode()
+    return (mode - _buffer(network, "latents_mean", 0)) / _buffer(network, "latents_std", 1)
+
+
+def _whole_decode(network: Any, latents: "Tensor") -> Iterator["Tensor"]:
+    latents = latents * _buffer(network, "latents_std", 1) + _buffer(network, "latents_mean", 0)
+    pixels = network.decode(latents).sample.clamp(-1, 1)
+    yield pixels[:, :, :1]
+    if pixels.shape[2] > 1:
+        yield from pixels[:, :, 1:].split(network.temporal_compression_ratio, dim=2)
+
+
+def _buffer(network: Any, name: str, otherwise: float) -> Any:
+    """A statistic that the weights' file has, as (C, 1, 1, 1)."""
+    values = getattr(network, name, None)
+    return otherwise if values is None else values.view(-1, 1, 1, 1)
+
+
+AT_ONCE = 1 << 25
+"""Pixels of all frames of a video that is coded at once: 81 frames of 848 x 480."""
+
+FAMILIES = {
+    "AutoencoderKLWan": Family(_wan_latents, _wan_encode, _wan_decode),
+    "AutoencoderKLHunyuanVideo15": Family(_hunyuan_latents, _whole_encode, _whole_decode, AT_ONCE),
+    "AutoencoderKLLTXVideo": Family(_ltx_latents, _whole_encode, _whole_decode, AT_ONCE),
+}
 """By class in diffusers."""
 
 
@@ -100,6 +154,17 @@ class Folder:
     kind: str
     config: Config
     latents: Latents
+
+    def check_at_once(self, n_frames: int, area: int) -> None:
+        """Raises Mistake if a video of `area` pixels a frame is too large to be coded at once, as it must."""
+        most = FAMILIES[self.kind].most_pixels
+        if most and n_frames * area > most:
+            raise Mistake(
+                f"{self.kind} codes a video at once, of at most {most:,} pixels in all frames, and "
+                f"{n_frames} frames of {area:,} have {n_frames * area:,}; choose fewer frames "
+                "(encode.frame_counts, encode.buckets) or smaller ones (encode.max_pixels), or set "
+                "encode.tile_pixels"
+            )
 
     @property
     def weights(self) -> str:

@@ -7,30 +7,60 @@ import pyarrow as pa
 import torch
 
 from vitascope import storage
+from vitascope.encode.captions import CaptionStates
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.frames import frames_of
-from vitascope.encode.plan import Drop, tasks_of
+from vitascope.encode.plan import Drop, stored_in, tasks_of
 from vitascope.encode.samples import Encoded, Moments, shard_table
 from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.shards import ShardNote, facts_hash, put_no_caption, read_shard, shard_uri, write_shard
-from vitascope.encode.text import TextStates, make_text_encoder
+from vitascope.encode.shards import ShardNote, facts_hash, read_shard, shard_uri, write_shard
 from vitascope.errors import Failed, Mistake
 from vitascope.records import SAMPLES
 
 
+def device_of(settings: EncodeSettings) -> torch.device:
+    """Where an encoder process computes. Raises Mistake if it should have a GPU and has none."""
+    if settings.gpus and not torch.cuda.is_available():
+        raise Mistake(f"encode.gpus is {settings.gpus:g}, and CUDA is not to be had here; set it to 0")
+    return torch.device("cuda" if settings.gpus else "cpu")
+
+
+@functools.lru_cache(maxsize=1)
+def _captions(settings: EncodeSettings, latents: str) -> CaptionStates:
+    """The text encoder of this process."""
+    return CaptionStates(settings, latents, device_of(settings))
+
+
+class CaptionEncoder:
+    """Commits the states of captions that several shards need; an actor that keeps the text encoder."""
+
+    def __init__(self, settings: EncodeSettings, latents: str) -> None:
+        self._states = _captions(settings, latents)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        """Takes one row of `captions`; gives their number as `done`."""
+        captions = row["captions"][0].as_py()
+        self._states.commit(captions)
+        return pa.table({"done": [len(captions)]})
+
+
+def encode_captions(row: pa.Table, *, settings: EncodeSettings, latents: str) -> pa.Table:
+    """As `CaptionEncoder`, which `encode_shard` shares the text encoder with."""
+    return CaptionEncoder(settings, latents)(row)
+
+
 class ShardEncoder:
-    """Turns decoded shards into committed ones; an actor that keeps codec, text encoder and text states.
+    """Turns decoded shards into committed ones; an actor that keeps codec and text encoder.
 
     Raises:
         Mistake: `settings.gpus` is above 0, and this process has no GPU.
     """
 
     def __init__(self, settings: EncodeSettings, latents: str) -> None:
-        if settings.gpus and not torch.cuda.is_available():
-            raise Mistake(f"encode.gpus is {settings.gpus:g}, and CUDA is not to be had here; set it to 0")
-        self._device = torch.device("cuda" if settings.gpus else "cpu")
+        self._device = device_of(settings)
         self._codec = make_codec(settings, self._device)
-        self._settings, self._latents = settings, latents
+        self._text = _captions(settings, latents)
+        self._latents = latents
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Commits the shard of the one row that `decode_shard` made, and gives the outcome of its tasks.
@@ -62,17 +92,11 @@ class ShardEncoder:
         columns = {"shard": decoded["shard"], "samples": [len(samples)], "facts": facts, "drops": reasons}
         return pa.table(columns)
 
-    @functools.cached_property
-    def _text(self) -> TextStates:
-        """The text encoder, once the states that stand for no caption are committed."""
-        states = TextStates(make_text_encoder(self._settings, self._device))
-        put_no_caption(self._latents, states.encode([""])[0])
-        return states
-
     def _encoded(self, decoded: pa.Table) -> tuple[pa.Table, ShardNote]:
         """The shard's records.LATENTS, and the note about them."""
         tasks = tasks_of(decoded)
-        texts = self._text.encode([tasks[number].caption for number in decoded["decoded"][0].as_py()])
+        captions = [tasks[number].caption for number in decoded["decoded"][0].as_py()]
+        texts = self._text.of(captions, stored_in(decoded))
         encoded: list[Encoded] = []
         moments = Moments.none(self._codec.channels)
         for (task, frames), text in zip(frames_of(decoded, tasks), texts, strict=True):

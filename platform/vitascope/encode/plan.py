@@ -85,11 +85,22 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class StoredCaption:
+    """A caption whose text states are stored: with a sample, or without a shard in a file of its own."""
+
+    caption: str
+    latents: str
+    shard: int | None = None
+    row: int = 0
+
+
+@dataclass(frozen=True)
 class PlannedShard:
-    """A shard to write."""
+    """A shard to write. stored: those of its captions that need not be encoded."""
 
     number: int
     tasks: list[EncodeTask]
+    stored: Sequence[StoredCaption] = ()
 
     @cached_property
     def key(self) -> str:
@@ -102,14 +113,22 @@ class PlannedShard:
         return sum(task.n_bytes for task in self.tasks)
 
     def as_row(self) -> dict[str, Any]:
-        """The work to be done: `shard`, `key` and `tasks`, which `tasks_of` reads."""
-        tasks = pa.Table.from_pylist([asdict(task) for task in self.tasks])
-        return {"shard": self.number, "key": self.key, "tasks": storage.stream_bytes(tasks)}
+        """The work: `shard`, `key`, and `tasks` and `stored` for `tasks_of` and `stored_in`."""
+        tasks, stored = (
+            storage.stream_bytes(pa.Table.from_pylist(list(map(asdict, of))))
+            for of in (self.tasks, self.stored)
+        )
+        return {"shard": self.number, "key": self.key, "tasks": tasks, "stored": stored}
 
 
 def tasks_of(work: pa.Table) -> list[EncodeTask]:
     """The tasks in a table of one row, `PlannedShard.as_row`."""
     return [EncodeTask(**task) for task in storage.read_stream(work["tasks"][0].as_py()).to_pylist()]
+
+
+def stored_in(work: pa.Table) -> list[StoredCaption]:
+    """The stored captions of a table of one row, `PlannedShard.as_row`."""
+    return [StoredCaption(**one) for one in storage.read_stream(work["stored"][0].as_py()).to_pylist()]
 
 
 def make_tasks(

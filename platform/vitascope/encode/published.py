@@ -1,21 +1,17 @@
 """Folders of published weights, as diffusers and transformers write them, wherever they are."""
 
-import atexit
 import functools
-import hashlib
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from vitascope import checksum, storage
+from vitascope.encode import machine
 from vitascope.errors import Missing, Mistake
 from vitascope.records import stable_id
 from vitascope.weights import PICKLES
 
-_CHUNK = 8 << 20
-_PARTS, _PART_BYTES = 64, 1 << 20
+_LARGE_BYTES = 64 << 20
 
 
 def part(folder: str, name: str) -> str:
@@ -58,34 +54,16 @@ def weight_files(folder: str, setting: str) -> list[str]:
 
 
 def content_hash(file: str) -> str:
-    """A hash of a file's content, computed once by each process as long as the file stays the same.
-
-    Of a file above 64 MiB it is that of its size and of 64 parts of 1 MiB, spread evenly from its beginning
-    to its end: weights that are trained change in all of them.
-    """
-    return _content_hash(file, storage.version(file))
+    """The SHA-256 of a file's content; the machine remembers that of a large one until the file changes."""
+    version = storage.version(file)
+    if not storage.is_remote(file):  # a copy may keep the time of its original, and not that of its node
+        about = Path(storage.absolute(file)).stat()
+        version = f"{version}-{about.st_ctime_ns}-{about.st_ino}"
+    return _content_hash(file, version)
 
 
 @functools.cache
-def _content_hash(file: str, version: str) -> str:  # noqa: ARG001 - another version is hashed again
-    size = storage.size_bytes(file)
-    if size <= _PARTS * _PART_BYTES:
+def _content_hash(file: str, version: str) -> str:
+    if storage.size_bytes(file) < _LARGE_BYTES:
         return checksum.digest(file)
-    starts = [(size - _PART_BYTES) * n // (_PARTS - 1) for n in range(_PARTS)]
-    parts = (storage.read_bytes(file, start, start + _PART_BYTES) for start in starts)
-    return stable_id(size, *(hashlib.sha256(part).hexdigest() for part in parts))
-
-
-@functools.cache
-def local_copy(folder: str) -> Path:
-    """A local folder with the same files; a copy, kept as long as this process, if it is not local."""
-    if not storage.is_remote(folder):
-        return Path(folder)
-    copy = Path(tempfile.mkdtemp(prefix="vitascope-"))
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    for file in storage.list_files(folder):
-        target = copy / file.removeprefix(folder).lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with storage.open_file(file) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink, _CHUNK)
-    return copy
+    return machine.remembered(stable_id(file, version), lambda: checksum.digest(file))

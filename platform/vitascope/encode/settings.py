@@ -50,6 +50,12 @@ class EncodeSettings(Section):
         description="With codec diffusers, the number format it computes in; bf16 is faster on GPUs and less "
         "exact, and a device that is slow in bf16 computes in float32 all the same.",
     )
+    tile_pixels: int | None = Field(
+        None,
+        ge=4096,
+        description="With codec diffusers, the largest frame area in pixels that is coded at once, which "
+        "bounds memory: larger frames are coded as overlapping tiles. Unset, all are coded whole.",
+    )
     max_pixels: int = Field(
         720 * 1280, ge=256, description="Largest frame area in pixels; larger frames are scaled down to it."
     )
@@ -140,6 +146,13 @@ class EncodeSettings(Section):
         if info.data.get("codec") == "dct" and precision != "float32":
             raise ValueError("codec dct computes in float32; leave it out")
         return precision
+
+    @field_validator("tile_pixels")
+    @classmethod
+    def _of_a_codec_with_tiles(cls, tile_pixels: int | None, info: ValidationInfo) -> int | None:
+        if info.data.get("codec") == "dct" and tile_pixels is not None:
+            raise ValueError("codec dct codes frames of any size at once; leave it out")
+        return tile_pixels
 
     @field_validator("frame_counts")
     @classmethod

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -20,8 +20,9 @@ from vitascope.cluster.placement import node_labels, place
 from vitascope.config import Settings
 from vitascope.encode import notes_on
 from vitascope.encode.buckets import Limits
+from vitascope.encode.captions import find_stored, forget_waiting, plan_captions
 from vitascope.encode.codecs import make_codec
-from vitascope.encode.encoder import ShardEncoder, encode_shard
+from vitascope.encode.encoder import CaptionEncoder, ShardEncoder, encode_captions, encode_shard
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.frames import decode_shard
 from vitascope.encode.plan import Drop, EncodeTask, PlannedShard, make_tasks, plan_shards, still_to_do
@@ -41,7 +42,7 @@ from vitascope.encode.shards import (
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Failed, Mistake
 from vitascope.ledger import dropped_by_reason
-from vitascope.progress import say_dropped, say_notes
+from vitascope.progress import say, say_dropped, say_notes, track
 from vitascope.records import DROPS, SAMPLES
 from vitascope.stages.registry import Summary
 from vitascope.stages.running import items, running
@@ -75,12 +76,14 @@ def _encoded(settings: Settings) -> Summary:
     # What is visible is never rewritten, nor what was so once: thresholds come and go.
     earlier = _notes_so_far(latents, committed) if visible else []
     once_visible = _not_named(latents, committed, earlier)
-    todo, samples = still_to_do(tasks, pa.concat_tables([committed, *once_visible]))
-    notes, new = _encode(settings, latents, todo, first_shard=len(earlier))
+    so_far = pa.concat_tables([committed, *once_visible])
+    todo, samples = still_to_do(tasks, so_far)
+    notes, new = _encode(settings, todo, so_far, first_shard=len(earlier))
     # Shards taken over from a run that was killed may have been planned from an older clip table.
     samples = pa.concat_tables([samples, still_to_do(todo, new)[1]])
     drops += [drop for note in notes for drop in note.drops]
     _commit(settings, storage.in_order(samples, "shard", "row"), drops, [*earlier, *notes])
+    forget_waiting(latents)
     for number, note in enumerate(notes, len(earlier)):
         if not note.n_samples:  # it holds nothing: what failed is a drop, and the next run retries it
             storage.delete(shard_uri(latents, number))
@@ -100,9 +103,13 @@ def _encoded(settings: Settings) -> Summary:
 
 
 def _encode(
-    settings: Settings, latents: str, todo: list[EncodeTask], *, first_shard: int
+    settings: Settings, todo: list[EncodeTask], so_far: pa.Table, *, first_shard: int
 ) -> tuple[list[ShardNote], pa.Table]:
-    """Writes the shards of `todo` that are missing or damaged; gives the notes and records.SAMPLES of all."""
+    """Writes the shards of `todo` that are missing or damaged; gives the notes and records.SAMPLES of all.
+
+    so_far: records.SAMPLES of the other shards in the folder.
+    """
+    latents = latents_folder(settings)
     shards = plan_shards(todo, settings.encode.shard_tokens)
     plan = [PlannedShard(number, tasks) for number, tasks in enumerate(shards, first_shard)]
     keys = {shard.number: shard.key for shard in plan}
@@ -113,6 +120,7 @@ def _encode(
     of_each(latents, [number for number in written if number not in facts], storage.delete)
     missing = [shard for shard in plan if shard.number not in facts]
     there_already = len(todo) - sum(len(shard.tasks) for shard in missing)
+    missing = _with_captions(settings, missing, pa.concat_tables([so_far, *facts.values()]))
     with items(settings, "encode", len(todo), done=there_already, note_drops=True) as count_items:
         for done in _execute(settings, latents, missing):
             facts[done["shard"]] = storage.read_stream(done["facts"])
@@ -126,35 +134,83 @@ def _encode(
     return of_all, pa.concat_tables([SAMPLES.empty_table(), *(facts[number] for number in keys)])
 
 
+def _with_captions(settings: Settings, plan: list[PlannedShard], so_far: pa.Table) -> list[PlannedShard]:
+    """Encodes the captions that several shards of `plan` need, and gives the shards that know of them."""
+    if not plan:
+        return plan
+    latents = latents_folder(settings)
+    _check_room(settings, plan)
+    plan, first = plan_captions(plan, latents, find_stored(latents, settings.encode, so_far, plan))
+    if first:
+        with track(len(first), "captions") as advance:
+            for done in _execute_captions(settings, latents, first):
+                advance(done["done"])
+    return plan
+
+
+def _execute_captions(settings: Settings, latents: str, captions: list[str]) -> Iterator[dict[str, Any]]:
+    """Commits the states of captions on Ray; yields the numbers of those done."""
+    rows = [{"captions": captions[i : i + _CAPTIONS]} for i in range(0, len(captions), _CAPTIONS)]
+    dataset = place(ray.data.from_items(rows, override_num_blocks=len(rows)), settings, "encode")
+    how = _on_encoders(settings, latents, len(rows), function=encode_captions, actor=CaptionEncoder)
+    yield from dataset.map_batches(**how).iter_rows()
+
+
+_CAPTIONS = 256  # of a task: as many as are worth loading an encoder for
+
+
+def _on_encoders(
+    settings: Settings, latents: str, n: int, *, function: Callable[..., pa.Table], actor: type
+) -> dict[str, Any]:
+    """Arguments of `map_batches` for work of the codec and the text encoder on `n` rows."""
+    gpus = settings.encode.gpus
+    at_once, given = _at_once(settings, n), {"settings": settings.encode, "latents": latents}
+    what: dict[str, Any] = {"fn": function, "fn_kwargs": given, "compute": TaskPoolStrategy(size=at_once)}
+    if gpus:  # on CPUs, actors would leave none to decode again what a lost node had decoded
+        actors = ActorPoolStrategy(min_size=1, max_size=at_once)
+        what = {"fn": actor, "fn_constructor_kwargs": given, "compute": actors}
+    return what | {
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "num_cpus": 1,
+        "num_gpus": gpus or None,
+        "label_selector": node_labels(settings, "train") if gpus else None,
+        "memory": _own_bytes(settings) or None,
+    }
+
+
+def _own_bytes(settings: Settings) -> int:
+    """Of an encoder process on a CPU, for weights that it shares with no other."""
+    return 0 if settings.encode.gpus else make_text_encoder(settings.encode).own_bytes
+
+
+def _check_room(settings: Settings, plan: list[PlannedShard]) -> None:
+    """Refuses what would wait for ever; says which weights an encoder process holds for itself."""
+    needs = {"cpus": 2, "gpus": settings.encode.gpus + settings.encode.nvdec_gpus}
+    memory = _decoder_memory(plan)
+    check_room(settings.cluster, "decoding and encoding (encode.shard_tokens)", node_bytes=memory, **needs)
+    if own := _own_bytes(settings):
+        check_room(settings.cluster, "a text encoder (encode.text_precision)", node_bytes=own, **needs)
+        say(
+            "encode",
+            f"note: each encoder process holds {own / 2**30:.1f} GiB of the text encoder for itself, because "
+            f"encode.text_precision = {settings.encode.text_precision} is not the file's; in the file's they "
+            "would share one, and with encode.gpus they hold none; as many run at once as have the memory",
+        )
+
+
 def _execute(settings: Settings, latents: str, plan: list[PlannedShard]) -> Iterator[dict[str, Any]]:
     """Writes shards on Ray; yields what `ShardEncoder` says of each as it is committed."""
     if not plan:
         return
     # Two operators and not one: decoding needs processors, and the codec's machines have few.
-    gpus = settings.encode.gpus
-    at_once, given = _at_once(settings, len(plan)), {"settings": settings.encode, "latents": latents}
-    what: dict[str, Any] = {"fn": encode_shard, "fn_kwargs": given, "compute": TaskPoolStrategy(size=at_once)}
-    if gpus:  # on CPUs, actors would leave none to decode again what a lost node had decoded
-        actors = ActorPoolStrategy(min_size=1, max_size=at_once)
-        what = {"fn": ShardEncoder, "fn_constructor_kwargs": given, "compute": actors}
-    shards = decoded(plan, settings).map_batches(
-        **what,
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=1,
-        num_gpus=gpus or None,
-        label_selector=node_labels(settings, "train") if gpus else None,
-    )
-    yield from shards.iter_rows()
+    how = _on_encoders(settings, latents, len(plan), function=encode_shard, actor=ShardEncoder)
+    yield from decoded(plan, settings).map_batches(**how).iter_rows()
 
 
 def decoded(plan: list[PlannedShard], settings: Settings) -> ray.data.Dataset:
     """Shards with their clips' frames, as `decode_shard` gives them."""
     nvdec_gpus = settings.encode.nvdec_gpus
-    largest = max(shard.n_bytes for shard in plan)
-    memory = _DECODER_BYTES + 2 * largest  # the frames, and their copy on the way to the object store
-    needs = {"cpus": 2, "gpus": settings.encode.gpus + nvdec_gpus, "node_bytes": memory}
-    check_room(settings.cluster, "decoding and encoding (encode.shard_tokens)", **needs)
     rows = ray.data.from_items([shard.as_row() for shard in plan], override_num_blocks=len(plan))
     return place(rows, settings, "encode").map_batches(
         decode_shard,
@@ -166,8 +222,13 @@ def decoded(plan: list[PlannedShard], settings: Settings) -> ray.data.Dataset:
         num_cpus=1,
         num_gpus=nvdec_gpus or None,
         label_selector=node_labels(settings, "train") if nvdec_gpus else None,
-        memory=memory,
+        memory=_decoder_memory(plan),
     )
+
+
+def _decoder_memory(plan: list[PlannedShard]) -> int:
+    largest = max(shard.n_bytes for shard in plan)
+    return _DECODER_BYTES + 2 * largest  # the frames, and their copy on the way to the object store
 
 
 _DECODER_BYTES = 512 << 20  # a worker and its child, which holds one clip
@@ -219,6 +280,7 @@ def _commit(
         "channel_mean": mean,
         "channel_std": std,
         "text_dim": make_text_encoder(settings.encode).dim,
+        "text_fingerprint": make_text_encoder(settings.encode).fingerprint,
         "no_caption": storage.exists(storage.join(latents, NO_CAPTION)),
         "fingerprint": latents.rpartition("/")[2],
     }

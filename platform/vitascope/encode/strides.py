@@ -19,10 +19,16 @@ def strides_of(settings: EncodeSettings) -> Strides:
 
 
 def check_lengths(settings: EncodeSettings) -> None:
-    """Raises Mistake unless all frame counts and buckets are whole latent frames of the codec."""
+    """Raises Mistake unless all frame counts and buckets are whole latent frames that the codec can code."""
     stride = strides_of(settings).time
     for key, check in _CHECKS.items():
         try:
             check(getattr(settings, key) or (), stride)
         except ValueError as error:
             raise Mistake(f"encode.{key}: {error}; {settings.codec_folder} sets the stride") from None
+    if settings.codec_folder:
+        sizes = [(n, h * w) for n, h, w in settings.buckets or ()]
+        sizes = sizes or [(n, settings.max_pixels) for n in settings.frame_counts]
+        for n_frames, area in sizes:
+            area_at_once = min(area, settings.tile_pixels or area)
+            autoencoders.read(settings.codec_folder).check_at_once(n_frames, area_at_once)

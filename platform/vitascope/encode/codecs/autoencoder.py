@@ -2,19 +2,18 @@
 
 import functools
 import json
-import shutil
-import tempfile
+import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import safetensors.torch
 import torch
 
-from vitascope import storage
 from vitascope.encode import autoencoders
 from vitascope.encode.autoencoders import Folder
 from vitascope.encode.codecs.groups import check_frames, check_latents, groups
+from vitascope.encode.codecs.tiles import RULE, Tile, decode_tiles, encode_tiles, tiles
+from vitascope.encode.machine import local_copy
 from vitascope.encode.settings import EncodeSettings
 from vitascope.errors import Mistake
 from vitascope.precision import DTYPES, fastest
@@ -27,8 +26,9 @@ class Autoencoder:
 
     A latent is the mode of the encoder's distribution, normalised with the mean and std of each channel from
     the config. Frames are coded a group at a time: a longer video takes more memory only for its latents, a
-    few times over, and its uint8 frames. Weights are loaded by the first `encode` or `decode`. On NVIDIA GPUs
-    torch computes float32 convolutions in TF32.
+    few times over, and its uint8 frames. Frames larger than `settings.tile_pixels` are coded as overlapping
+    tiles, one after the other: then a larger frame takes more memory only for its own pixels. Weights are
+    loaded by the first `encode` or `decode`. On NVIDIA GPUs torch computes float32 convolutions in TF32.
 
     Raises:
         Mistake: the folder holds no such autoencoder, or its weights are not whole.
@@ -40,6 +40,8 @@ class Autoencoder:
         self._folder.shapes()  # raises for missing or truncated weights
         self._family = autoencoders.FAMILIES[self._folder.kind]
         self._device, self._precision = device, settings.codec_precision
+        self._tile_pixels = settings.tile_pixels
+        self._largest = max((h * w for _, h, w in settings.buckets or ()), default=settings.max_pixels)
         self._mean = torch.tensor(self._folder.latents.mean, device=device)
         self._std = torch.tensor(self._folder.latents.std, device=device)
         self.strides = self._folder.latents.strides
@@ -50,12 +52,26 @@ class Autoencoder:
         """Hash of the class, the config, the weights and the precision."""
         folder = self._folder
         config = json.dumps(folder.config, sort_keys=True)
-        return stable_id("diffusers", folder.kind, config, folder.weights_hash(), self._precision)
+        tiling = (RULE, self._tile_pixels) if self._tile_pixels and self._largest > self._tile_pixels else ()
+        return stable_id("diffusers", folder.kind, config, folder.weights_hash(), self._precision, *tiling)
 
-    @torch.no_grad()
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         """uint8 (1 + k * time, H, W, 3) -> float32 (1 + k, H / space, W / space, C)."""
         check_frames(frames, self.strides)
+        height, width = (side // self.strides.space for side in frames.shape[1:3])
+        grid = self._tiles(height, width)
+        if len(grid) == 1:
+            return self._encoded(frames)
+        return encode_tiles(frames, grid, self.strides.space, self._encoded)
+
+    def _tiles(self, height: int, width: int) -> list[Tile]:
+        """Of a frame of so many latent pixels."""
+        most = (self._tile_pixels or math.inf) / self.strides.space**2
+        return tiles(height, width, int(min(most, height * width)))
+
+    @torch.no_grad()
+    def _encoded(self, frames: torch.Tensor) -> torch.Tensor:
+        self._folder.check_at_once(len(frames), frames.shape[1] * frames.shape[2])
         network, dtype = self._network
         pixels = (self._pixels(group).to(dtype) for group in groups(frames, self.strides.time))
         mode = self._family.encode(network, pixels)[0].movedim(0, -1)
@@ -64,7 +80,11 @@ class Autoencoder:
     def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """Float (1 + k, h, w, C) -> the video as groups uint8 (f, space * h, space * w, 3)."""
         check_latents(latents, self.channels)
-        return self._decoded(latents)
+        grid = self._tiles(*latents.shape[1:3])
+        if len(grid) == 1:
+            return self._decoded(latents)
+        groups = decode_tiles(latents, grid, self.strides.space, self._decoded)
+        return (group.to(self._device) for group in groups)
 
     @torch.no_grad()
     def _decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -73,6 +93,9 @@ class Autoencoder:
 
     def _pixel_groups(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """The decoded video as groups (1, 3, f, H, W) of pixels in [-1, 1]."""
+        time, space = self.strides
+        n_frames, height, width = latents.shape[:3]
+        self._folder.check_at_once(1 + time * (n_frames - 1), height * width * space**2)
         network, dtype = self._network
         modes = latents.to(self._device).float() * self._std + self._mean
         return self._family.decode(network, modes.movedim(-1, 0)[None].to(dtype).contiguous())
@@ -94,9 +117,8 @@ def _loaded(folder: Folder, dtype: torch.dtype) -> torch.nn.Module:
     if wrong := differences(folder.shapes(), expected):
         config = f"the {autoencoders.CONFIG} next to it"
         raise Mistake(f"{folder.weights} does not fit {config}: {wrong}; {autoencoders.REMEDY}")
-    with _on_disk(folder.weights) as path:
-        stored = safetensors.torch.load_file(path)
-        network.load_state_dict({name: stored[name].to(dtype) for name in stored}, assign=True)
+    stored = safetensors.torch.load_file(local_copy(folder.uri) / autoencoders.WEIGHTS)
+    network.load_state_dict({name: stored[name].to(dtype) for name in stored}, assign=True)
     return network.eval().requires_grad_(False)
 
 
@@ -112,16 +134,3 @@ def _without_weights(folder: Folder) -> torch.nn.Module:
             return getattr(diffusers, folder.kind).from_config(dict(folder.config))
     finally:
         logging.set_verbosity(level)
-
-
-@contextmanager
-def _on_disk(uri: str) -> Iterator[str]:
-    """A local path of a file; one on a store is copied, and the copy is deleted at the end."""
-    if not storage.is_remote(uri):
-        yield storage.absolute(uri)
-        return
-    with tempfile.NamedTemporaryFile(suffix=".safetensors") as copy:
-        with storage.open_file(uri) as content:
-            shutil.copyfileobj(content, copy)
-        copy.flush()
-        yield copy.name

@@ -4,11 +4,9 @@ An encoder is one file with one class and a line in `TEXT_ENCODERS`.
 """
 
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Protocol
 
 import torch
-from cachetools import LRUCache
 
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text.hf import HfText
@@ -23,6 +21,14 @@ class TextEncoder(Protocol):
     @property
     def fingerprint(self) -> str:
         """Changes with everything that shapes a state."""
+        ...
+
+    @property
+    def own_bytes(self) -> int:
+        """The weights that each process on a CPU holds for itself, in bytes.
+
+        None of those that are computed with as they are stored: processes share the pages of a file.
+        """
         ...
 
     def encode(self, captions: list[str]) -> list[torch.Tensor]:
@@ -46,22 +52,3 @@ TEXT_ENCODERS: dict[str, Callable[[EncodeSettings, torch.device], TextEncoder]] 
 def make_text_encoder(settings: EncodeSettings, device: torch.device | None = None) -> TextEncoder:
     """The text encoder named by `settings.text_encoder`, by default on the CPU."""
     return TEXT_ENCODERS[settings.text_encoder](settings, device or torch.device("cpu"))
-
-
-class TextStates:
-    """An encoder that keeps the states of the captions used last, so that it computes each once."""
-
-    def __init__(self, encoder: TextEncoder, max_bytes: int = 256 << 20) -> None:
-        self.dim = encoder.dim
-        self._encoder = encoder
-        self._kept = LRUCache[str, torch.Tensor](max_bytes, getsizeof=lambda states: states.nbytes)
-
-    def encode(self, captions: list[str]) -> list[torch.Tensor]:
-        """As TextEncoder's."""
-        states = {caption: self._kept[caption] for caption in captions if caption in self._kept}
-        new = sorted(set(captions) - states.keys())
-        states |= zip(new, self._encoder.encode(new), strict=True)
-        for caption in dict.fromkeys(captions):
-            with suppress(ValueError):  # larger than all the room
-                self._kept[caption] = states[caption]
-        return [states[caption] for caption in captions]

@@ -2,6 +2,7 @@
 
 import functools
 import html
+from math import prod
 from typing import Any
 
 import ftfy
@@ -9,17 +10,21 @@ import torch
 
 from vitascope import storage
 from vitascope.encode import published
+from vitascope.encode.machine import local_copy
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text.loading import quiet_transformers
 from vitascope.errors import Missing, Mistake
 from vitascope.precision import DTYPES
 from vitascope.records import stable_id
+from vitascope.weights import read_header
 
 MODELS = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel"}
 """transformers' encoder for each `model_type` of a config.json."""
 CLEANING = "ftfy, twice unescaped, single blanks"
 """What `cleaned` does; part of the fingerprint."""
 _SETTING = "encode.text_folder"
+_REMEDY = f"copy the folder again, or correct {_SETTING}"
+_FORMATS = {"float32": "F32", "bf16": "BF16"}
 
 
 class HfText:
@@ -43,9 +48,10 @@ class HfText:
                 f"{' and '.join(MODELS)}; correct {_SETTING}"
             )
         self.dim = int(config["d_model"])
+        self._weights = published.weight_files(self._model_folder, _SETTING)
         self._files = [
             storage.join(self._model_folder, "config.json"),
-            *published.weight_files(self._model_folder, _SETTING),
+            *self._weights,
             *_tokenizer_files(self._tokenizer_folder),
         ]
 
@@ -54,6 +60,14 @@ class HfText:
         """Hash of weights, tokenizer, cleaning, precision and the length captions are cut to."""
         rules = (CLEANING, self._precision, self._max_tokens)
         return stable_id("hf", *rules, *map(published.content_hash, self._files))
+
+    @functools.cached_property
+    def own_bytes(self) -> int:
+        """The weights in bytes if they are converted when loaded, else 0: then processes share them."""
+        tensors = [one for file in self._weights for one in read_header(file, _REMEDY).values()]
+        size, dtype = sum(prod(one.shape) for one in tensors), DTYPES[self._precision]
+        stored = {one.format for one in tensors}
+        return 0 if stored == {_FORMATS[self._precision]} else size * dtype.itemsize
 
     def encode(self, captions: list[str]) -> list[torch.Tensor]:
         """Per caption float32 (n_tokens, dim), bit-identical whatever else is in the batch: one at a time."""
@@ -84,7 +98,7 @@ class HfText:
         with quiet_transformers():
             from transformers import AutoTokenizer
 
-            folder = str(published.local_copy(self._tokenizer_folder))
+            folder = str(local_copy(self._tokenizer_folder))
             return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
     @functools.cached_property
@@ -93,7 +107,7 @@ class HfText:
             import transformers
 
             model = getattr(transformers, MODELS[self._model_type]).from_pretrained(
-                str(published.local_copy(self._model_folder)),
+                str(local_copy(self._model_folder)),
                 local_files_only=True,
                 use_safetensors=True,
                 dtype=DTYPES[self._precision],
