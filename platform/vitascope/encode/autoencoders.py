@@ -162,7 +162,8 @@ class Folder:
             raise Mistake(
                 f"{self.kind} codes a video at once, of at most {most:,} pixels in all frames, and "
                 f"{n_frames} frames of {area:,} have {n_frames * area:,}; choose fewer frames "
-                "(encode.frame_counts, encode.buckets) or smaller ones (encode.max_pixels), or set encode.tile_pixels"
+                "(encode.frame_counts, encode.buckets) or smaller ones (encode.max_pixels), or set "
+                "encode.tile_pixels"
             )
 
     @property
