@@ -23,6 +23,7 @@ from vitascope.encode.plan import EncodeTask, PlannedShard, StoredCaption
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import no_caption, read_samples
 from vitascope.encode.text import make_text_encoder
+from vitascope.errors import Mistake
 from vitascope.records import stable_int
 
 CPU = torch.device("cpu")
@@ -215,3 +216,25 @@ def test_weights_are_held_once_a_process_only_if_they_are_converted(tmp_path: Pa
     file = (folder / "text_encoder" / "model.safetensors").stat().st_size
     assert same == 0
     assert 0.4 * file < other < 0.5 * file
+
+
+@pytest.mark.usefixtures("in_process")
+def test_weights_that_each_process_holds_are_reported_and_refused_if_no_node_has_room(
+    tmp_path: Path,
+    pictures: Any,
+    put_clips: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    hf = ["encode.text_encoder=hf", f'encode.text_folder="{write_umt5(tmp_path / "umt5")}"']
+    settings = settings_for(tmp_path / "run", *hf, "encode.text_precision=bf16")
+    put_clips(settings.run.folder, pictures("a rabbit"))
+    stage.run(settings)
+    note = "note: each encoder process holds 0.0 GiB of the text encoder for itself, because encode.text_pre"
+    assert note in capsys.readouterr().out
+    monkeypatch.setattr(stage, "_own_bytes", lambda _: 1 << 50)
+    put_clips(settings.run.folder, pictures("a rabbit", "a street"))
+    with pytest.raises(
+        Mistake, match=r"a text encoder \(encode.text_precision\) need 1048576.0 GiB on a node"
+    ):
+        stage.run(settings)
