@@ -97,7 +97,7 @@ MOST_LINES = {
     "evaluate": 120,
     "feed": 1560,  # the planner for every distribution of lengths: windows, costly ones, levelling
     "files": 30,
-    "generate": 2640,  # frames in groups, each part timed; solvers and noise levels as Diffusers has them
+    "generate": 2650,  # frames in groups, each part timed; solvers and noise levels as Diffusers has them
     "media": 3060,  # a rule for each kind of file and damage, each shown against ffmpeg, Pillow or a standard
     "model": 1920,  # two networks; weights and pipelines in and out as others have them, damage named
     "report": 2060,  # two pages; their HTML is in templates
