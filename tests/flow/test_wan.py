@@ -16,7 +16,10 @@ from flow import sources
 from flow.wan_folders import TEXT_DIM, transformer, write_pipeline
 from vitascope import cli, config, storage
 from vitascope.config import Settings
+from vitascope.encode.codecs import make_codec
+from vitascope.encode.text import make_text_encoder
 from vitascope.feed.patches import unpatchify
+from vitascope.generate.opened import opened
 from vitascope.model.adapters import write_adapter
 from vitascope.model.card import load_card, save_model
 from vitascope.model.flow import noise
@@ -75,6 +78,8 @@ def test_all_sizes_are_trained_from_the_published_weights(trained: tuple[Path, S
     assert {each["size"] for each in sizes} == {"1x32x48", "5x32x48", "5x48x32"}
     model, card = load_model(settings.path("model"))
     assert (card.model.network, card.model.depth, card.channels) == ("wan", 2, 16)
+    assert card.codec == make_codec(card.encode).fingerprint
+    assert card.text == make_text_encoder(card.encode).fingerprint
     before = load_file(here / "pipeline" / WEIGHTS)
     moved = [name for name, weight in model.state_dict().items() if not torch.equal(weight, before[name])]
     assert len(moved) > len(before) / 2
@@ -98,6 +103,10 @@ def test_diffusers_runs_the_exported_pipeline(trained: tuple[Path, Settings]) ->
     ).frames
     assert latents.shape == (1, 16, 2, 4, 6)
     assert latents.isfinite().all()
+    exported = opened(config.load(None, [f"generate.model={here / 'out'}"]))
+    assert (exported.sampling.solver, exported.sampling.shift) == ("unipc", 3.0)
+    (network,) = exported.load("cpu").networks
+    assert all(torch.equal(weight, ours[name]) for name, weight in network.state_dict().items())
 
 
 def test_a_published_pipeline_generates_without_any_training(

@@ -1,6 +1,5 @@
 """Weights of a run or a model, written as others read them."""
 
-import shutil
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -8,6 +7,7 @@ from typing import Literal, cast, get_args
 import torch
 
 from vitascope import checksum, precision, storage
+from vitascope.copies import copy_file
 from vitascope.errors import Missing, Mistake
 from vitascope.model.adapters import AdapterFormat, write_adapter
 from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
@@ -190,7 +190,4 @@ def _copy_around(expert: Expert, to: str) -> None:
         name = uri.removeprefix(expert.pipeline).lstrip("/")
         if name.startswith(f"{expert.part}/"):
             continue
-        fs, path = storage.filesystem(storage.join(to, name))
-        fs.makedirs(fs._parent(path), exist_ok=True)
-        with storage.open_file(uri) as source, fs.open(path, "wb") as target:
-            shutil.copyfileobj(source, target, 8 << 20)
+        copy_file(uri, storage.join(to, name))
