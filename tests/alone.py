@@ -11,7 +11,7 @@ from vitascope.feed.packs import Pack
 from vitascope.feed.plan import Position
 from vitascope.feed.source import Source, load_pack
 from vitascope.feed.stream import Feed, PlannedPack
-from vitascope.model.start import open_start
+from vitascope.model.formats.start import open_start
 from vitascope.train import held_out
 from vitascope.train.engine import Engine, Ranks, engine_of
 from vitascope.train.stage import plan_job

@@ -15,7 +15,7 @@ from vitascope.encode.samples import Encoded, Moments, shard_table
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.shards import ShardNote, facts_hash, shard_uri, write_index, write_shard
 from vitascope.encode.text import make_text_encoder
-from vitascope.model.card import ModelCard
+from vitascope.model.formats.card import ModelCard
 from vitascope.model.settings import ModelSettings
 
 CHANNELS, TEXT_DIM = 8, 32

@@ -49,8 +49,8 @@ from vitascope.feed.packs import Pack
 from vitascope.feed.plan import NO_PACK, Position, ranks_share
 from vitascope.feed.source import Source, load_pack, planned
 from vitascope.feed.stream import Feed, PlannedPack
-from vitascope.model.card import ModelCard
-from vitascope.model.purpose import as_trained
+from vitascope.model.formats.card import ModelCard
+from vitascope.model.formats.purpose import as_trained
 from vitascope.train import log
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.job import Job

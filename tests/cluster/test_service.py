@@ -13,7 +13,7 @@ from processes import ended
 from synthetic import tiny_card
 from vitascope import config
 from vitascope.generate.service import Arguments, app
-from vitascope.model.card import save_model
+from vitascope.model.formats.card import save_model
 
 ASK = """
 import json, os, sys, urllib.error, urllib.request

@@ -33,8 +33,8 @@ from vitascope.generate.app import DecodeWrite, Denoised, Target
 from vitascope.generate.opened import Maker
 from vitascope.generate.settings import GenerateSettings
 from vitascope.media import mp4
-from vitascope.model.card import ModelCard
-from vitascope.model.check import check_model
+from vitascope.model.formats.card import ModelCard
+from vitascope.model.formats.check import check_model
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "2.1": {"z_dim": 16},

@@ -13,7 +13,7 @@ from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.samples import Sample
 from vitascope.errors import Mistake
 from vitascope.evaluate import stage
-from vitascope.model.card import ModelCard, save_model
+from vitascope.model.formats.card import ModelCard, save_model
 
 
 def sample(number: int) -> Sample:

@@ -22,7 +22,7 @@ from vitascope import cli, config, storage
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.fingerprint import latents_folder
 from vitascope.encode.shards import read_samples
-from vitascope.model.load import load_model
+from vitascope.model.formats.load import load_model
 
 NEWEST = f"train/checkpoints/step-{STEPS:08d}"
 STAGES = ("clips", "encode", "train", "generate", "evaluate")

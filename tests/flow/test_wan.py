@@ -20,10 +20,10 @@ from vitascope.encode.codecs import make_codec
 from vitascope.encode.text import make_text_encoder
 from vitascope.feed.patches import unpatchify
 from vitascope.generate.opened import opened
-from vitascope.model.adapters import write_adapter
-from vitascope.model.card import load_card, save_model
 from vitascope.model.flow import noise
-from vitascope.model.load import load_model
+from vitascope.model.formats.adapters import write_adapter
+from vitascope.model.formats.card import load_card, save_model
+from vitascope.model.formats.load import load_model
 from vitascope.model.lora import Merged, Pair, linears
 from vitascope.records import stable_int
 

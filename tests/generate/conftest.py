@@ -13,8 +13,8 @@ from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
 from vitascope.generate.request import Limits, Request, parse
 from vitascope.generate.settings import GenerateSettings
-from vitascope.model.card import ModelCard, save_model
 from vitascope.model.dit import DiT
+from vitascope.model.formats.card import ModelCard, save_model
 
 PATCHING = Patching(STRIDES["dct"], patch=2)
 

@@ -14,7 +14,7 @@ from vitascope.generate import app
 from vitascope.generate.app import DecodeWrite, Denoised, Target, TextEncode
 from vitascope.generate.opened import opened
 from vitascope.generate.request import Limits, Request, parse
-from vitascope.model.card import ModelCard
+from vitascope.model.formats.card import ModelCard
 from vitascope.stages import resources
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")

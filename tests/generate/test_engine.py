@@ -17,8 +17,8 @@ from vitascope.generate.experts import Experts
 from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, begin, segments
 from vitascope.ledger import Reason, Rejected
-from vitascope.model.card import ModelCard
 from vitascope.model.dit import DiT
+from vitascope.model.formats.card import ModelCard
 
 Make = Callable[..., Request]
 

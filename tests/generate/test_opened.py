@@ -17,7 +17,7 @@ from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Missing, Mistake
 from vitascope.generate.opened import Opened, opened
 from vitascope.generate.sampling import OURS
-from vitascope.model.card import ModelCard, save_model
+from vitascope.model.formats.card import ModelCard, save_model
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 VAE_OF_5B = {"z_dim": 48, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}

@@ -13,9 +13,9 @@ from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, advance, begin, segments
 from vitascope.generate.schedule import Schedule, spaced
 from vitascope.generate.solvers import SOLVERS
-from vitascope.model.card import ModelCard
 from vitascope.model.dit import SMALLEST_TIMESTEP, velocity
 from vitascope.model.flow import Shift
+from vitascope.model.formats.card import ModelCard
 
 Make = Callable[..., Request]
 

@@ -17,8 +17,8 @@ from vitascope.generate.engine import Denoiser
 from vitascope.generate.experts import Experts
 from vitascope.generate.request import Request
 from vitascope.generate.sampler import Work, begin
-from vitascope.model.adapters import layer_shapes
-from vitascope.model.card import ModelCard
+from vitascope.model.formats.adapters import layer_shapes
+from vitascope.model.formats.card import ModelCard
 from vitascope.model.lora import Merged, Pair, PerSegment
 
 LAYOUTS = {

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.wan_reference import LAYOUTS, Layout, layout
 from vitascope.errors import Missing, Mistake
-from vitascope.model.adapters import FILES, layer_shapes, read_adapter, write_adapter
+from vitascope.model.formats.adapters import FILES, layer_shapes, read_adapter, write_adapter
 from vitascope.model.lora import Merged, Pair
 
 OF = LAYOUTS["2.1"]

@@ -10,8 +10,8 @@ import torch
 from vitascope.encode.settings import EncodeSettings
 from vitascope.errors import Mistake
 from vitascope.feed.packs import Segment, collate
-from vitascope.model.card import ModelCard, save_model
-from vitascope.model.load import load_model
+from vitascope.model.formats.card import ModelCard, save_model
+from vitascope.model.formats.load import load_model
 from vitascope.model.settings import ModelSettings
 
 CARD = ModelCard(
@@ -88,7 +88,7 @@ def test_a_model_that_is_not_finite_is_not_saved(tmp_path: Path, value: float) -
 
 MEASURED = """
 import sys
-from vitascope.model.card import load_model
+from vitascope.model.formats.card import load_model
 def most(key):
     line = next(line for line in open("/proc/self/status") if line.startswith(key))
     return int(line.split()[1])

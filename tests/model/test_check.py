@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from synthetic import tiny_card
 from vitascope import checksum
 from vitascope.errors import Mistake
-from vitascope.model.card import load_card, save_model
-from vitascope.model.check import check_model
-from vitascope.model.load import load_model
+from vitascope.model.formats.card import load_card, save_model
+from vitascope.model.formats.check import check_model
+from vitascope.model.formats.load import load_model
 
 CARD = tiny_card()
 

@@ -11,8 +11,8 @@ from model.wan_reference import layout
 from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import config
 from vitascope.errors import Mistake
-from vitascope.model.card import ModelCard, save_model
-from vitascope.model.purpose import Expert, expert_at
+from vitascope.model.formats.card import ModelCard, save_model
+from vitascope.model.formats.purpose import Expert, expert_at
 from vitascope.train.job import State, check_identity, check_settings
 from vitascope.train.stage import plan_job
 

@@ -14,10 +14,10 @@ from safetensors.torch import load_file, save_file
 from model.wan_reference import LAYOUTS, Layout, layout
 from vitascope import storage
 from vitascope.errors import Missing, Mistake
+from vitascope.model.formats.wan_names import Published, official_name, our_name
+from vitascope.model.formats.weights import export_weights, open_weights, read_config
 from vitascope.model.networks import build
 from vitascope.model.settings import ModelSettings
-from vitascope.model.wan_published import Published, official_name, our_name
-from vitascope.model.weights import export_weights, open_weights, read_config
 
 SMALL = layout(depth=2, width=36, heads=3, ffn=50, text_dim=24)
 WEIGHTS = "diffusion_pytorch_model.safetensors"

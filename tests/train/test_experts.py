@@ -19,10 +19,10 @@ from vitascope.errors import Mistake
 from vitascope.evaluate import stage as evaluate
 from vitascope.feed.plan import Position
 from vitascope.feed.source import load_pack, planned
-from vitascope.model.card import ModelCard, save_model
-from vitascope.model.purpose import as_trained
+from vitascope.model.formats.card import ModelCard, save_model
+from vitascope.model.formats.purpose import as_trained
+from vitascope.model.formats.start import open_start
 from vitascope.model.settings import ModelSettings
-from vitascope.model.start import open_start
 from vitascope.stages import runner
 from vitascope.train.engine import Ranks
 from vitascope.train.settings import TrainSettings

@@ -13,7 +13,7 @@ from vitascope import storage
 from vitascope.config import Settings
 from vitascope.evaluate import stage
 from vitascope.model import flow
-from vitascope.model.card import save_model
+from vitascope.model.formats.card import save_model
 from vitascope.train.stage import plan_job
 
 

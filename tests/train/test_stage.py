@@ -23,7 +23,7 @@ from vitascope import storage
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.feed.plan import Position
-from vitascope.model.load import load_model
+from vitascope.model.formats.load import load_model
 from vitascope.precision import inspect
 from vitascope.train import log, stage
 from vitascope.train.engine import Ranks

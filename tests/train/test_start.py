@@ -13,9 +13,9 @@ from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import cli
 from vitascope.errors import Missing, Mistake
 from vitascope.feed.plan import Position
-from vitascope.model.card import save_model
-from vitascope.model.start import open_start
-from vitascope.model.wan_published import official_name
+from vitascope.model.formats.card import save_model
+from vitascope.model.formats.start import open_start
+from vitascope.model.formats.wan_names import official_name
 from vitascope.train.engine import Ranks
 from vitascope.train.stage import plan_job
 from vitascope.train.step import take_step

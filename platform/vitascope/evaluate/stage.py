@@ -14,9 +14,9 @@ from vitascope.errors import Mistake
 from vitascope.feed.packs import Pack, collate
 from vitascope.feed.source import segment_of
 from vitascope.model import flow
-from vitascope.model.load import load_model
+from vitascope.model.formats.load import load_model
+from vitascope.model.formats.pipeline import is_pipeline
 from vitascope.model.network import Network
-from vitascope.model.pipeline import is_pipeline
 from vitascope.progress import track
 from vitascope.records import VideoSize
 from vitascope.stages.registry import Summary

@@ -36,7 +36,7 @@ from vitascope.generate.starting import CannotStart, reason, starting
 from vitascope.ledger import Rejected
 from vitascope.media import mp4
 from vitascope.metrics import Publisher
-from vitascope.model.card import ModelCard
+from vitascope.model.formats.card import ModelCard
 
 # A video takes minutes; Ray Serve's default of 20 s would kill requests in flight when a replica is removed.
 _GRACEFUL_SHUTDOWN_S = 900.0

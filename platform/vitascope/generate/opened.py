@@ -14,14 +14,14 @@ from vitascope.errors import Missing, Mistake
 from vitascope.generate.experts import Experts
 from vitascope.generate.request import Request
 from vitascope.generate.sampling import Sampling, of_pipeline
-from vitascope.model.adapters import identity, layer_shapes, read_adapter
-from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
-from vitascope.model.check import check_model, check_parts, relocated
-from vitascope.model.load import load_model
+from vitascope.model.formats.adapters import identity, layer_shapes, read_adapter
+from vitascope.model.formats.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.formats.check import check_model, check_parts, relocated
+from vitascope.model.formats.load import load_model
+from vitascope.model.formats.pipeline import EXPERTS, INDEX, is_pipeline, open_expert, open_pipeline
 from vitascope.model.lora import Pair, PerSegment
 from vitascope.model.network import Network
 from vitascope.model.networks import filled, shapes_of
-from vitascope.model.pipeline import EXPERTS, INDEX, is_pipeline, open_expert, open_pipeline
 from vitascope.records import stable_id
 
 

@@ -16,8 +16,8 @@ from vitascope.generate.sampling import OURS, Sampling
 from vitascope.generate.schedule import Schedule
 from vitascope.generate.scheduler import Load
 from vitascope.generate.solvers import SOLVERS, Past
-from vitascope.model.card import ModelCard
 from vitascope.model.flow import noise
+from vitascope.model.formats.card import ModelCard
 from vitascope.model.lora import Use
 from vitascope.records import stable_int
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from vitascope.errors import Mistake
 from vitascope.generate.schedule import NETWORK_TIMESTEPS, Schedule, as_published, spaced
 from vitascope.generate.settings import GenerateSettings
-from vitascope.model.card import ModelCard
 from vitascope.model.flow import Shift
+from vitascope.model.formats.card import ModelCard
+from vitascope.model.formats.pipeline import Pipeline
 from vitascope.model.networks import NETWORKS
-from vitascope.model.pipeline import Pipeline
 from vitascope.section import shown
 
 if TYPE_CHECKING:

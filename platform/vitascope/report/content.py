@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from vitascope import storage
 from vitascope.clips.filters import Filter, beyond
 from vitascope.encode.fingerprint import latents_folder
+from vitascope.model.formats.start import sized
 from vitascope.model.networks import cost_of
-from vitascope.model.start import sized
 from vitascope.report import words
 from vitascope.report.dataset import Bools, Dataset, Floats, counts, is_in, numbers
 from vitascope.report.fill import Packing, Samples, packing

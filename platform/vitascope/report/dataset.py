@@ -19,7 +19,7 @@ from vitascope.encode.shards import INDEX, read_index
 from vitascope.encode.stage import DROPS_FILE
 from vitascope.errors import Missing
 from vitascope.ledger import Status
-from vitascope.model.card import ModelCard, load_card
+from vitascope.model.formats.card import ModelCard, load_card
 from vitascope.stages import runner
 from vitascope.stages.registry import STAGES
 from vitascope.stages.running import summary_location

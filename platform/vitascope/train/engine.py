@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vitascope.model.card import ModelCard
+from vitascope.model.formats.card import ModelCard
+from vitascope.model.formats.stored import Weights
 from vitascope.model.network import Network
-from vitascope.model.stored import Weights
 from vitascope.precision import Precision
 from vitascope.train.schedule import ema_decay, learning_rate
 from vitascope.train.settings import TrainSettings

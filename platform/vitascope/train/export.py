@@ -9,16 +9,16 @@ import torch
 from vitascope import checksum, precision, storage
 from vitascope.copies import copy_file
 from vitascope.errors import Missing, Mistake
-from vitascope.model.adapters import AdapterFormat, write_adapter
-from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
-from vitascope.model.load import base_of
+from vitascope.model.formats.adapters import AdapterFormat, write_adapter
+from vitascope.model.formats.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.formats.load import base_of
+from vitascope.model.formats.pipeline import INDEX
+from vitascope.model.formats.purpose import Expert, expert_at
+from vitascope.model.formats.start import Start, open_start
+from vitascope.model.formats.stored import DTYPES, Weights
+from vitascope.model.formats.wan_names import Published
+from vitascope.model.formats.weights import Format, export_weights
 from vitascope.model.lora import Merged, pairs_of
-from vitascope.model.pipeline import INDEX
-from vitascope.model.purpose import Expert, expert_at
-from vitascope.model.start import Start, open_start
-from vitascope.model.stored import DTYPES, Weights
-from vitascope.model.wan_published import Published
-from vitascope.model.weights import Format, export_weights
 from vitascope.precision import Precision
 from vitascope.train.job import State
 from vitascope.train.shards import file_name

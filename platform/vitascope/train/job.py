@@ -13,9 +13,9 @@ from vitascope.errors import Mistake
 from vitascope.feed.plan import PLAN_RULE, Position
 from vitascope.feed.source import Source
 from vitascope.model import flow
-from vitascope.model.card import ModelCard
+from vitascope.model.formats.card import ModelCard
+from vitascope.model.formats.purpose import check_noise_range
 from vitascope.model.networks import cost_of
-from vitascope.model.purpose import check_noise_range
 from vitascope.model.settings import ModelSettings
 from vitascope.stages import runner
 from vitascope.train.settings import ALL_LEVELS

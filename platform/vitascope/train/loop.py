@@ -17,7 +17,7 @@ from vitascope.feed.source import has_samples
 from vitascope.feed.stream import Feed, execute
 from vitascope.metrics import Publisher
 from vitascope.model import flow
-from vitascope.model.start import open_start
+from vitascope.model.formats.start import open_start
 from vitascope.stages import runner
 from vitascope.train import held_out
 from vitascope.train.engine import Ranks, engine_of

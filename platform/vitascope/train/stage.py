@@ -23,10 +23,10 @@ from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Mistake
 from vitascope.feed.plan import ranks_advice
 from vitascope.feed.source import has_samples, planned, samples_digest
-from vitascope.model.card import ModelCard, load_card, save_model
+from vitascope.model.formats.card import ModelCard, load_card, save_model
+from vitascope.model.formats.purpose import as_trained
+from vitascope.model.formats.start import started_from
 from vitascope.model.networks import shapes_of, trained_shapes
-from vitascope.model.purpose import as_trained
-from vitascope.model.start import started_from
 from vitascope.progress import Stopped, say, track
 from vitascope.stages import resources
 from vitascope.stages.registry import Summary

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from vitascope import storage
 from vitascope.errors import Missing, Mistake
-from vitascope.model.networks import shapes_of
-from vitascope.model.stored import Weights
-from vitascope.model.wan_published import (
+from vitascope.model.formats.stored import Weights
+from vitascope.model.formats.wan_names import (
     DIFFUSERS,
     OFFICIAL,
     Published,
@@ -25,6 +24,7 @@ from vitascope.model.wan_published import (
     our_name,
     parse,
 )
+from vitascope.model.networks import shapes_of
 from vitascope.section import shown
 from vitascope.weights import PICKLES, Stored, differences, read_header
 

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from vitascope import storage
 from vitascope.errors import Mistake
-from vitascope.model.card import CARD, ModelCard, load_card
+from vitascope.model.formats.card import CARD, ModelCard, load_card
+from vitascope.model.formats.pipeline import EXPERTS, INDEX, boundary_of, is_pipeline
+from vitascope.model.formats.weights import read_document
 from vitascope.model.networks import NETWORKS
-from vitascope.model.pipeline import EXPERTS, INDEX, boundary_of, is_pipeline
-from vitascope.model.weights import read_document
 from vitascope.train.settings import ALL_LEVELS, Conditioning, NoiseRange, TrainSettings
 
 

@@ -9,10 +9,10 @@ from vitascope.encode.codecs import make_codec
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Missing, Mistake
-from vitascope.model.card import ModelCard
-from vitascope.model.start import Start
+from vitascope.model.formats.card import ModelCard
+from vitascope.model.formats.start import Start
+from vitascope.model.formats.weights import open_weights, read_config, read_document
 from vitascope.model.wan import TEXT_POSITIONS
-from vitascope.model.weights import open_weights, read_config, read_document
 from vitascope.records import stable_id
 from vitascope.section import shown
 

@@ -8,7 +8,7 @@ from vitascope.encode.codecs import Codec, make_codec
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text import TextEncoder, make_text_encoder
 from vitascope.errors import Missing, Mistake
-from vitascope.model.card import AGAIN, WEIGHTS, ModelCard
+from vitascope.model.formats.card import AGAIN, WEIGHTS, ModelCard
 from vitascope.model.networks import trained_shapes
 from vitascope.storage import join
 from vitascope.weights import differences, read_header, stored_shapes

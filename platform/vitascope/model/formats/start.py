@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from vitascope import storage
 from vitascope.encode.published import content_hash
 from vitascope.errors import Mistake
-from vitascope.model.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.formats.card import CARD, WEIGHTS, ModelCard, load_card
+from vitascope.model.formats.stored import Weights
+from vitascope.model.formats.wan_names import Published, of_shapes, our_name
+from vitascope.model.formats.weights import open_weights, read_config
 from vitascope.model.networks import trained_shapes
 from vitascope.model.settings import ModelSettings
-from vitascope.model.stored import Weights
-from vitascope.model.wan_published import Published, of_shapes, our_name
-from vitascope.model.weights import open_weights, read_config
 from vitascope.records import stable_id
 from vitascope.weights import read_header, stored_shapes
 

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vitascope import storage
 from vitascope.errors import Missing, Mistake
-from vitascope.model.card import CARD, WEIGHTS, load_card
+from vitascope.model.formats.card import CARD, WEIGHTS, load_card
+from vitascope.model.formats.stored import Weights
+from vitascope.model.formats.wan_names import official_name
 from vitascope.model.lora import Pair, linears, pairs_of
 from vitascope.model.networks import build
 from vitascope.model.settings import ModelSettings
-from vitascope.model.stored import Weights
-from vitascope.model.wan_published import official_name
 from vitascope.weights import PICKLES, read_header
 from vitascope.wording import short
 

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from vitascope import storage
 from vitascope.errors import Mistake
-from vitascope.model.card import AGAIN, WEIGHTS, ModelCard, load_card
+from vitascope.model.formats.card import AGAIN, WEIGHTS, ModelCard, load_card
+from vitascope.model.formats.start import Start, open_start
+from vitascope.model.formats.stored import read_sealed
 from vitascope.model.lora import Merged, pairs_of
 from vitascope.model.network import Network
 from vitascope.model.networks import filled
-from vitascope.model.start import Start, open_start
-from vitascope.model.stored import read_sealed
 
 
 def load_model(folder: str, device: torch.device | str = "cpu") -> tuple[Network, ModelCard]:
