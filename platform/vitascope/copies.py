@@ -18,7 +18,7 @@ def copy_file(source: str, to: str) -> None:
             shutil.copyfileobj(content, sink, _PART_BYTES)
             sink.close()
         except BaseException:
-            if storage.is_remote(to):  # where closing would commit what is there so far
+            if storage.is_remote(to):  # closing would commit the partial file
                 sink.discard()
                 sink.closed = True
             else:

@@ -29,8 +29,8 @@ from vitascope.encode.shards import read_samples
 from vitascope.encode.strides import strides_of
 from vitascope.errors import Missing, Mistake
 from vitascope.generate import request as requests
-from vitascope.generate.app import DecodeWrite, Denoised, Target
-from vitascope.generate.opened import Maker
+from vitascope.generate.app import DecodeWrite, Denoised
+from vitascope.generate.opened import Maker, Target
 from vitascope.generate.settings import GenerateSettings
 from vitascope.media import mp4
 from vitascope.model.formats.card import ModelCard

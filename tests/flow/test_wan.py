@@ -1,5 +1,6 @@
 """A published pipeline goes in, is trained on files of several sizes, and diffusers runs what comes out."""
 
+import contextlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +25,10 @@ from vitascope.model.flow import noise
 from vitascope.model.formats.adapters import write_adapter
 from vitascope.model.formats.card import load_card, save_model
 from vitascope.model.formats.load import load_model
+from vitascope.model.formats.start import open_start
 from vitascope.model.lora import Merged, Pair, linears
 from vitascope.records import stable_int
+from vitascope.train import export
 
 STEPS, EVERY = 20, 10
 SETTINGS = f"""
@@ -136,7 +139,7 @@ def test_a_published_pipeline_generates_without_any_training(
     settings = config.load(str(tmp_path / "settings.toml"))
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
     assert [row["status"] for row in rows] == ["ok", "ok", "ok", "ok", "dropped"]
-    assert "was published for text_to_video, got mode image_to_video" in rows[4]["detail"]
+    assert "was trained for text_to_video, got mode image_to_video" in rows[4]["detail"]
     first, second, _ = (storage.read_json(row["uri"].rpartition(".")[0] + ".json") for row in rows[:3])
     asked = ("steps", "guidance", "guidance_2", "solver", "shift")
     assert [first[name] for name in asked] == [4, 5.0, 3.0, "unipc", 3.0]
@@ -241,12 +244,49 @@ def merged_transformer(settings: Settings) -> diffusers.WanTransformer3DModel:
     return theirs
 
 
+def test_adapters_are_merged_with_a_model_whose_own_start_is_gone(
+    adapted: tuple[Path, Settings], tmp_path: Path
+) -> None:
+    here, settings = adapted
+    card, base = load_card(settings.path("model")), load_card(str(here / "run/model"))
+    gone = base.model.model_copy(update={"start_from": str(tmp_path / "gone")})
+    weights = load_file(here / "run/model/model.safetensors")
+    save_model(str(tmp_path / "base"), weights, base.model_copy(update={"model": gone}))
+    start = open_start(str(tmp_path / "base"))
+    shape = card.model.model_copy(update={"start_from": str(tmp_path / "base")})
+    moved = card.model_copy(update={"model": shape, "start": start.identity})
+    save_model(str(tmp_path / "model"), load_file(here / "adapted/model/model.safetensors"), moved)
+    assert cli.main(["export", str(tmp_path / "model"), "--merge", "--to", str(tmp_path / "out")]) == 0
+    found = load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors")
+    ours = load_model(str(tmp_path / "model"))[0].state_dict()
+    assert all(torch.equal(found[name], ours[name]) for name in ours)
+
+
 def test_merged_adapters_are_exported_as_a_whole_pipeline(adapted: tuple[Path, Settings]) -> None:
     here, settings = adapted
     assert cli.main(["export", settings.run.folder, "--merge", "--to", str(here / "merged")]) == 0
     pipeline = diffusers.WanPipeline.from_pretrained(here / "merged")
     ours = load_model(settings.path("model"))[0].state_dict()
     assert all(torch.equal(weight, ours[name]) for name, weight in pipeline.transformer.state_dict().items())
+
+
+def test_an_interrupted_export_is_no_pipeline(
+    trained: tuple[Path, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, settings = trained
+    words = ["export", settings.run.folder, "--to", str(tmp_path / "out")]
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "export_weights", interrupt)
+        with contextlib.suppress(KeyboardInterrupt):
+            cli.main(words)
+    assert (tmp_path / "out" / "vae" / "config.json").exists()
+    assert not (tmp_path / "out" / "model_index.json").exists()
+    assert cli.main(words) == 0
+    assert diffusers.WanPipeline.from_pretrained(tmp_path / "out")
 
 
 @pytest.mark.parametrize("to", ["pipeline", "pipeline/transformer", ".", "run/model", "run"])

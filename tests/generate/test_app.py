@@ -11,8 +11,8 @@ from PIL import Image
 from flow.wan_folders import write_pipeline
 from vitascope import config
 from vitascope.generate import app
-from vitascope.generate.app import DecodeWrite, Denoised, Target, TextEncode
-from vitascope.generate.opened import opened
+from vitascope.generate.app import DecodeWrite, Denoised, TextEncode
+from vitascope.generate.opened import Target, opened
 from vitascope.generate.request import Limits, Request, parse
 from vitascope.model.formats.card import ModelCard
 from vitascope.stages import resources

@@ -12,12 +12,19 @@ from safetensors.torch import load_file, save_file
 
 from flow.wan_folders import write_pipeline
 from vitascope import config, storage
+from vitascope.encode.buckets import Patching
 from vitascope.encode.codecs import make_codec
+from vitascope.encode.settings import STRIDES
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Missing, Mistake
 from vitascope.generate.opened import Opened, opened
+from vitascope.generate.request import Limits, parse
 from vitascope.generate.sampling import OURS
-from vitascope.model.formats.card import ModelCard, save_model
+from vitascope.generate.settings import GenerateSettings
+from vitascope.model.formats.card import ModelCard, load_card, save_model
+from vitascope.model.formats.start import open_start
+from vitascope.model.networks import trained_shapes
+from vitascope.model.settings import LoraSettings
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 VAE_OF_5B = {"z_dim": 48, "latents_mean": [0.0] * 48, "latents_std": [1.0] * 48}
@@ -213,3 +220,89 @@ def test_parts_that_moved_are_read_from_where_the_settings_say(
 def test_guidance_of_a_second_expert_needs_one(model_folder: Path) -> None:
     with pytest.raises(Mistake, match="is for models with two experts"):
         open_it(model_folder, "generate.guidance_2=3")
+
+
+def test_outputs_of_our_models_keep_the_names_that_earlier_releases_gave_them(model_folder: Path) -> None:
+    """Otherwise a batch that continues would be generated anew."""
+    model = open_it(model_folder)
+    asked = {"custom_id": "a", "prompt": "a cat", "width": 64, "height": 48, "seconds": 1.125}
+    patching = Patching(STRIDES["dct"], patch=2)
+    limits = Limits(GenerateSettings(), patching, "/media", model.sampling)
+    assert parse(json.dumps(asked), limits).name("model") == "a-a6d11b0497d71bfc"
+
+
+def changed(model_folder: Path, to: Path, **card: Any) -> Path:
+    """A copy of a model of ours with another card."""
+    before = load_card(str(model_folder))
+    save_model(str(to), load_file(model_folder / "model.safetensors"), before.model_copy(update=card))
+    return to
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "modes"),
+    [("none", ("text_to_video",)), ("first", ("text_to_video", "image_to_video")), ("all", None)],
+)
+def test_modes_are_those_that_the_model_was_trained_for(
+    model_folder: Path, tmp_path: Path, trained_with: str, modes: tuple[str, ...] | None
+) -> None:
+    folder = changed(model_folder, tmp_path / "model", conditioning_frames=trained_with)
+    assert open_it(folder).sampling.modes == modes
+
+
+def test_one_expert_alone_is_refused(model_folder: Path, tmp_path: Path) -> None:
+    folder = changed(model_folder, tmp_path / "model", expert=(0.875, 1.0))
+    with pytest.raises(Mistake, match=r"one of two experts, for noise levels 0\.875 to 1; write it into its"):
+        open_it(folder)
+
+
+def adapted(pipeline: Path, to: Path, **changes: Any) -> Path:
+    """The model folder of a run that trained adapters of one of a pipeline's experts."""
+    start = open_start(str(pipeline / "transformer"))
+    settings = {"lora": LoraSettings(rank=2), "start_from": str(pipeline / "transformer")}
+    of = {"model": start.of.settings.model_copy(update=settings), "channels": 16, "text_dim": 32}
+    card = open_it(pipeline).card
+    codec, text = fingerprints(card)
+    card = card.model_copy(update=of | {"start": start.identity, "codec": codec, "text": text} | changes)
+    shapes = trained_shapes(card.model, 16, 32)
+    save_model(str(to), {name: torch.ones(shape) for name, shape in shapes.items()}, card)
+    return to
+
+
+def test_adapters_are_merged_with_their_own_base_wherever_it_is(folder: Path, tmp_path: Path) -> None:
+    model = adapted(folder, tmp_path / "model")
+    (network,) = open_it(model).load("cpu").networks
+    expected = load_file(folder / "transformer" / WEIGHTS)["blocks.0.attn1.to_q.weight"] + 16.0
+    assert torch.allclose(network.state_dict()["blocks.0.attn1.to_q.weight"], expected)
+    moved = folder.rename(tmp_path / "moved")
+    parts = [f"encode.{part}_folder={moved}" for part in ("codec", "text")]
+    there = [*parts, "encode.codec=diffusers", "encode.text_encoder=hf"]
+    with pytest.raises(Missing, match=r"transformer is gone, which the adapters in .* set model\.start_from"):
+        open_it(model, *there)
+    (network,) = open_it(model, *there, f"model.start_from={moved / 'transformer'}").load("cpu").networks
+    assert torch.allclose(network.state_dict()["blocks.0.attn1.to_q.weight"], expected)
+    with pytest.raises(Mistake, match="are not those that the adapters were trained for"):
+        open_it(model, *there, f"model.start_from={moved / 'transformer_2'}")
+
+
+def test_an_adapter_of_one_expert_is_for_that_one_alone(whole: Path, tmp_path: Path) -> None:
+    low = adapted(whole, tmp_path / "low", expert=(0.0, 0.9))
+    high = adapted(whole, tmp_path / "high", expert=(0.9, 1.0))
+    first, second = open_it(whole, f"generate.adapters.a={low}").read_adapters("a")
+    assert not first
+    assert len(second) == 20
+    for place, given in (("high", [20, 0]), ("low", [0, 20])):
+        found = open_it(whole, f"generate.adapters.a={tmp_path / place}").read_adapters("a")
+        assert [len(pairs) for pairs in found] == given
+    with pytest.raises(Mistake, match=r"low was trained for expert 2, and is in position 1 of the list"):
+        open_it(whole, f'generate.adapters.a=["{low}", "{high}"]')
+    with pytest.raises(Mistake, match=r"names 3 places, and the model has 2 networks"):
+        open_it(whole, f'generate.adapters.a=["{high}", "{low}", "{low}"]')
+
+
+def test_a_damaged_adapter_of_a_run_is_refused(whole: Path, tmp_path: Path) -> None:
+    file = adapted(whole, tmp_path / "model") / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="SHA-256"):
+        open_it(whole, f"generate.adapters.a={file.parent}")

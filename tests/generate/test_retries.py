@@ -10,7 +10,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from vitascope.errors import Failed
 from vitascope.generate import app as generate_app
 from vitascope.generate import stage
-from vitascope.generate.app import Maker, Target
+from vitascope.generate.opened import Maker, Target
 from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
 

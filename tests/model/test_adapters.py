@@ -108,6 +108,14 @@ BAD: dict[str, tuple[Change, str]] = {
         r"\(36, 4\) and \(4, 35\) for blocks\.0\.attn1\.to_q, which has 36 inputs and 36 outputs",
     ),
     "of two ranks": (lambda held: held.update({FIRST: torch.zeros(3, 36)}), r"\(36, 4\) and \(3, 36\)"),
+    "not finite": (
+        lambda held: held.update({FIRST: torch.full((4, 36), torch.nan)}),
+        r"values for blocks\.0\.attn1\.to_q that are not finite",
+    ),
+    "twice": (
+        lambda held: held.update({FIRST.replace("diffusion_model.", ""): torch.ones(4, 36)}),
+        r"holds blocks\.0\.attn1\.to_q twice, under different names",
+    ),
     "empty": (lambda held: held.clear(), "holds no adapter"),
 }
 

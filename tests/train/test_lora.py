@@ -135,7 +135,7 @@ def test_frozen_weights_stay_as_they_were(published: Path, tmp_path: Path, alone
 
 
 def test_two_ranks_train_adapters_as_one_does(published: Path, tmp_path: Path) -> None:
-    run = adapting(published, "model.lora.dropout=0.0")
+    run = adapting(published, "model.lora.dropout=0.5")
     one, two = ([[*run, f"train.activation_checkpointing={recomputes}"]] for recomputes in ("false", "true"))
     with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as processes:
         alone = processes.submit(figures, str(tmp_path / "alone"), 0, 1, one)
@@ -170,3 +170,16 @@ def test_a_target_that_names_no_layer_is_refused(published: Path, tmp_path: Path
 def test_adapters_without_weights_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"model\.start_from names none; set it to a folder"):
         config.load(None, ["model.lora.rank=4"])
+
+
+def test_dropout_is_the_same_after_a_resume(published: Path, tmp_path: Path, alone: Ranks) -> None:
+    settings = make_run(str(tmp_path / "run"), adapting(published, "model.lora.dropout=0.5"))
+    engine, feed = begin(settings, alone)
+    losses = []
+    for step in feed.steps(Position(), 3):
+        losses.append(take_step(engine, alone, step).row["loss"])
+        if len(losses) == 2:
+            shards, position = engine.save(tmp_path), step.after
+    again, feed = begin(settings, alone)
+    again.load(tmp_path, shards)
+    assert [take_step(again, alone, step).row["loss"] for step in feed.steps(position, 1)] == losses[2:]

@@ -13,10 +13,11 @@ from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import cli
 from vitascope.errors import Missing, Mistake
 from vitascope.feed.plan import Position
-from vitascope.model.formats.card import save_model
+from vitascope.model.formats.card import load_card, save_model
 from vitascope.model.formats.start import open_start
 from vitascope.model.formats.wan_names import official_name
 from vitascope.train.engine import Ranks
+from vitascope.train.job import Job, State, check_identity
 from vitascope.train.stage import plan_job
 from vitascope.train.step import take_step
 
@@ -71,6 +72,51 @@ def model_of(tensors: dict[str, torch.Tensor], folder: Path) -> Path:
     card = plan_job(make_run(str(folder / "run"))).card.model_copy(update={"model": OF.settings, "step": 3})
     save_model(str(folder), tensors, card)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("lacks", "said"),
+    [
+        ("blocks.1.attn1.to_q.weight", r"do not fit the card next to them: .*blocks\.1\.attn1\.to_q\.weight"),
+        (None, "SHA-256"),
+    ],
+)
+def test_a_model_folder_that_is_damaged_is_no_start(
+    published: Path, tmp_path: Path, lacks: str | None, said: str
+) -> None:
+    tensors = load_file(published / WEIGHTS)
+    model = model_of(tensors, tmp_path / "model")
+    file = model / "model.safetensors"
+    if lacks:
+        save_file({name: tensor for name, tensor in tensors.items() if name != lacks}, file)
+    else:
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        plan_job(make_run(str(tmp_path / "run"), starting(model)))
+
+
+def test_the_shift_is_that_of_the_model_that_goes_on(published: Path, tmp_path: Path) -> None:
+    model = model_of(load_file(published / WEIGHTS), tmp_path / "model")
+    card = load_card(str(model)).model_copy(update={"timestep_shift": 3.0})
+    save_model(str(model), load_file(published / WEIGHTS), card)
+    job = plan_job(make_run(str(tmp_path / "run"), starting(model)))
+    assert job.card.timestep_shift == 3.0
+    chosen = make_run(str(tmp_path / "run"), [*starting(model), "train.timestep_shift=2.0"])
+    assert plan_job(chosen).card.timestep_shift == 2.0
+    with pytest.raises(Mistake, match=r"timestep_shift: checkpoint 2\.0, settings 3\.0"):
+        check_identity(state_of(plan_job(chosen)), job)
+    earlier = state_of(plan_job(chosen))
+    for key in ("timestep_shift", "text_dropout"):
+        del earlier.identity[key]
+    check_identity(earlier, job)
+
+
+def state_of(job: Job) -> State:
+    """Of a checkpoint of this job."""
+    identity = dict(job.identity)
+    return State(step=1, ranks=1, shapes={}, identity=identity, position=Position())
 
 
 def test_other_weights_are_another_start(published: Path, tmp_path: Path) -> None:

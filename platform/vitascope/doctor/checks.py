@@ -124,9 +124,9 @@ def _gpus(settings: Settings, facts: Facts) -> Troubles:
         if takes.gpus > most:
             yield Trouble(
                 f"{stage} takes {takes.gpus:g} GPUs at once, its nodes have at most {most:g}",
-                f"lower {takes.lower}, or raise the number of GPU nodes; it would wait forever",
+                f"lower {takes.lower_gpus}, or raise the number of GPU nodes; it would wait forever",
             )
-        elif most and not takes.gpus:
+        if most and not getattr(settings, stage).use_gpu:
             yield Trouble(
                 f"{stage}'s nodes have GPUs, and {stage}.use_gpu is false: it would compute on their CPUs",
                 f"set {stage}.use_gpu=true",

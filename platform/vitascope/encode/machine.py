@@ -1,7 +1,7 @@
 """What a machine keeps of published weights.
 
 That is one copy of a folder on a store, and the hashes of large files. Both lie in `vitascope` in the user's
-cache folder (XDG_CACHE_HOME, or ~/.cache), which others cannot enter. A copy is found by what its folder
+cache folder (XDG_CACHE_HOME, or ~/.cache), which others cannot write to. A copy is found by what its folder
 holds: the names, sizes and versions of its files. The first process that needs it makes it, while others
 wait; a process holds a copy until it ends, in whatever way. Whoever makes a copy first deletes what is left
 of copies that were never finished, those that no process holds and that none has asked for in `UNUSED_DAYS`,
@@ -90,6 +90,8 @@ def _make(copy: Path, folder: str, files: Sequence[Listed]) -> None:
     _make_room(copy, folder, sum(file.size_bytes for file in files) + _SPARE_BYTES)
     unfinished = _unfinished(copy)
     for file in files:
+        if not storage.is_within(file.uri, folder):
+            raise Mistake(f"{file.uri} does not lie in {folder}; copy the folder again")
         copies.copy_file(file.uri, str(unfinished / file.uri.removeprefix(folder).lstrip("/")))
     unfinished.rename(copy)
 

@@ -14,6 +14,8 @@ from vitascope.errors import Mistake
 from vitascope.feed.packs import Pack, collate
 from vitascope.feed.source import segment_of
 from vitascope.model import flow
+from vitascope.model.formats.card import load_card
+from vitascope.model.formats.check import rebased
 from vitascope.model.formats.load import load_model
 from vitascope.model.formats.pipeline import is_pipeline
 from vitascope.model.network import Network
@@ -48,7 +50,8 @@ def _measured(settings: Settings) -> Summary:
     if is_pipeline(folder):
         why = "is a published pipeline, not a model that was trained on the run's latents"
         raise Mistake(f"generate.model = {folder} {why}; leave generate.model out to evaluate")
-    model, card = load_model(folder, device)
+    card = rebased(folder, load_card(folder), settings.model.start_from)
+    model, _ = load_model(folder, device, card)
     if card.fingerprint != latents.rpartition("/")[2]:
         raise Mistake(
             f"the model was trained on latents {card.fingerprint}, the settings' are {latents}; "

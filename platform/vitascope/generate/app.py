@@ -28,7 +28,7 @@ from vitascope.generate.changes import changes
 from vitascope.generate.conditions import Canvas
 from vitascope.generate.divide import Broken
 from vitascope.generate.engine import Denoiser
-from vitascope.generate.opened import Maker, Opened
+from vitascope.generate.opened import Opened, Target
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS, GenerateSettings
 from vitascope.generate.sidecar import Conditioning, conditioning, put_conditioning, sidecar
@@ -48,14 +48,6 @@ _GROW_AFTER_S = 5.0
 _STARTS = 2  # of a replica whose constructor fails, before the app fails
 _NAMESPACE = "serve"  # Ray Serve's actors
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
-
-
-@dataclass(frozen=True)
-class Target:
-    """The location of an output, without suffix, and the model that makes it (for the sidecar)."""
-
-    location: str
-    model: Maker
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +158,7 @@ class DecodeWrite:
             "changes": changes(request, self._patching, denoised.n_text, self._most_text),
             **put_conditioning(target.location, canvas[2] if canvas else []),
         }
-        document = sidecar(request, target.location + suffix, target.model._asdict(), timings) | about
+        document = sidecar(request, target, suffix, timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):
             return document
         return storage.read_json(target.location + ".json")

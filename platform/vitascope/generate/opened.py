@@ -13,25 +13,44 @@ from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
 from vitascope.generate.experts import Experts
 from vitascope.generate.request import Request
-from vitascope.generate.sampling import Sampling, of_pipeline
-from vitascope.model.formats.adapters import identity, layer_shapes, read_adapter
+from vitascope.generate.sampling import MODES, Sampling, of_pipeline
+from vitascope.model.formats.adapters import identity, layer_shapes, levels_of, read_adapter
 from vitascope.model.formats.card import CARD, WEIGHTS, ModelCard, load_card
-from vitascope.model.formats.check import check_model, check_parts, relocated
+from vitascope.model.formats.check import check_model, check_parts, rebased, relocated
 from vitascope.model.formats.load import load_model
 from vitascope.model.formats.pipeline import EXPERTS, INDEX, is_pipeline, open_expert, open_pipeline
 from vitascope.model.lora import Pair, PerSegment
 from vitascope.model.network import Network
 from vitascope.model.networks import filled, shapes_of
 from vitascope.records import stable_id
+from vitascope.train.settings import ALL_LEVELS
 
 
 class Maker(NamedTuple):
-    """The model that makes an output: its folder, what tells it from another, its step, and its latents."""
+    """The model that makes an output: its folder, a hash of its content, its step, and its latents."""
 
     folder: str
     identity: str
     step: int
     latents: str
+
+
+class Adapter(NamedTuple):
+    """An adapter that makes an output: its name, its weight, its locations, and a hash of its content."""
+
+    name: str
+    weight: float
+    locations: tuple[str, ...]
+    identity: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """The location of an output, without suffix, and what makes it (for the sidecar)."""
+
+    location: str
+    model: Maker
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +77,13 @@ class Opened:
         card = self.card
         return self.n_experts * sum(map(prod, shapes_of(card.model, card.channels, card.text_dim).values()))
 
-    def maker_of(self, request: Request) -> Maker:
-        """What makes the output of a request: the model, with the adapter that it asks for."""
-        if request.adapter is None:
-            return self.maker
-        identity = stable_id(self.maker.identity, self.adapted[request.adapter])
-        return self.maker._replace(identity=identity)
+    def target(self, folder: str, request: Request) -> Target:
+        """The output of a request in `folder`: made by the model, with the adapter that it asks for."""
+        identity, adapter = self.maker.identity, None
+        if (name := request.adapter) is not None:
+            adapter = Adapter(name, request.adapter_weight, self.adapters[name], self.adapted[name])
+            identity = stable_id(identity, adapter.identity)
+        return Target(storage.join(folder, request.name(identity)), self.maker, adapter)
 
     def load(self, device: str) -> Experts:
         """Its networks on a device: float32 on a CPU, bfloat16 on a GPU that has it."""
@@ -75,7 +95,7 @@ class Opened:
         return Experts(networks, device, list(map(PerSegment, networks, each)))
 
     def read_adapters(self, name: str) -> list[dict[str, Pair]]:
-        """The adapter of this name for each network.
+        """The adapter of this name for each network; one that a run trained for one of two is for that alone.
 
         Raises:
             Missing, Mistake: there is none, it is damaged or made for another network, or there are too many.
@@ -86,8 +106,26 @@ class Opened:
                 f"generate.adapters.{name} names {len(places)} places, and the model has {self.n_experts} "
                 f"network{'s' * (self.n_experts > 1)}; name one, or one for each"
             )
-        pairs = [read_adapter(place, layers) for place in places]
-        return pairs if len(pairs) == self.n_experts else pairs * self.n_experts
+        found: list[dict[str, Pair]] = [{} for _ in range(self.n_experts)]
+        for position, place in enumerate(places):
+            made_for = self._made_for(place)
+            if len(places) > 1 and made_for == [1 - position]:
+                raise Mistake(
+                    f"generate.adapters.{name}: {place} was trained for expert {made_for[0] + 1}, and is in "
+                    f"position {position + 1} of the list; put it in the other one"
+                )
+            pairs = read_adapter(place, layers)
+            for expert in [position] if len(places) > 1 else made_for:
+                found[expert] = pairs
+        return found
+
+    def _made_for(self, place: str) -> list[int]:
+        """The experts that an adapter is for: all, unless a run trained it for one of two."""
+        low, high = levels_of(place)
+        boundary = self.sampling.boundary
+        if boundary is None or (low, high) == ALL_LEVELS:
+            return list(range(self.n_experts))
+        return [1 if high <= boundary else 0]
 
     @property
     def _dims(self) -> tuple[int, int]:
@@ -95,7 +133,7 @@ class Opened:
 
     def _networks(self, device: str) -> list[Network]:
         if self.sampling.n_train is None:
-            return [load_model(self.maker.folder, device)[0]]
+            return [load_model(self.maker.folder, device, self.card)[0]]
         return [
             filled(self.card.model, self._dims, self._weights(name), torch.device(device))
             for name in EXPERTS[: self.n_experts]
@@ -111,8 +149,8 @@ def opened(settings: Settings) -> Opened:
     The identity of one of ours is derived from card and checksum, that of a pipeline from its content.
 
     Raises:
-        Missing, Mistake: there is none, or it is damaged or inconsistent, or the settings ask for what it has
-            not.
+        Missing, Mistake: there is none, it is damaged or inconsistent, or it cannot do what the settings ask
+            for.
     """
     folder = storage.absolute(settings.generate.model or settings.path("model"))
     if storage.exists(storage.join(folder, CARD)):
@@ -144,8 +182,14 @@ def _pipeline(folder: str, settings: Settings) -> Opened:
 def _own(folder: str, settings: Settings) -> Opened:
     card = load_card(folder)
     recorded = card.model_dump_json(exclude_unset=True)  # later releases know more fields
-    card = relocated(folder, card, settings.encode)
+    if card.expert != ALL_LEVELS:
+        low, high = card.expert
+        raise Mistake(
+            f"the model in {folder} is one of two experts, for noise levels {low:g} to {high:g}; write it "
+            "into its pipeline with `vitascope export`, and set generate.model to the result"
+        )
+    card = rebased(folder, relocated(folder, card, settings.encode), settings.model.start_from)
     check_model(folder, card)
     maker = stable_id(recorded, checksum.recorded(storage.join(folder, WEIGHTS)))
-    sampling = Sampling(shift=card.timestep_shift)
+    sampling = Sampling(modes=MODES[card.conditioning_frames])
     return Opened(card, Maker(folder, maker, card.step, card.fingerprint), sampling)

@@ -144,18 +144,19 @@ class Request(Section):
         return "image" if self.mode is Mode.TEXT_TO_VIDEO and self.size.n_frames == 1 else str(self.mode)
 
     def name(self, model: str) -> str:
-        """The file name, without suffix, of this request's output from the model identified by `model`.
+        """The file name, without suffix, of this request's output from what `model` identifies.
 
         Every change of the output changes the name, so that an existing output is never mistaken for that of
         an edited request or a newer model.
         """
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", self.custom_id)[:40].strip("-")
-        later = {key for key, default in _LATER.items() if getattr(self, key) == default}
+        later = {"adapter"} | {key for key, default in _LATER.items() if getattr(self, key) == default}
         return f"{readable or 'request'}-{stable_id(self.model_dump_json(exclude=later), model)}"
 
 
-_LATER = {"guidance_2": None, "solver": "euler", "shift": None, "adapter": None, "adapter_weight": 1.0}
-"""Fields that earlier releases had not: at these values outputs have the names that they gave them."""
+_LATER = {"guidance_2": None, "solver": "euler", "shift": None, "adapter_weight": 1.0}
+"""Fields that earlier releases did not know: at these values outputs keep their names. The adapter is part of
+the model's identity."""
 
 
 @dataclass(frozen=True)
@@ -173,8 +174,7 @@ def parse(line: bytes | str, limits: Limits) -> Request:
 
     Raises:
         Rejected: says what was received, what was expected and what to do. Nothing else is raised, whatever
-        the
-            line holds: it is one of many, and the others must still be generated.
+            the line holds: it is one of many, and the others must still be generated.
     """
     try:
         return _checked(document_of(line), limits)
@@ -294,8 +294,8 @@ def _located(uri: str, limits: Limits) -> str:
 def _check_model(request: Request, sampling: Sampling) -> None:
     if sampling.modes and request.mode not in sampling.modes:
         raise _invalid(
-            f"this model was published for {' and '.join(sampling.modes)}, got mode {request.mode}; choose "
-            "another mode, or train the model on your videos, which trains all modes"
+            f"this model was trained for {' and '.join(sampling.modes)}, got mode {request.mode}; choose "
+            'another mode, or train the model with train.conditioning_frames = "all"'
         )
     if request.guidance_2 is not None and sampling.boundary is None:
         raise _invalid("guidance_2 is for models with two experts, and this one has one; leave it out")

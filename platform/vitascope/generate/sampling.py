@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vitascope.errors import Mistake
 from vitascope.generate.schedule import NETWORK_TIMESTEPS, Schedule, as_published, spaced
 from vitascope.generate.settings import GenerateSettings
+from vitascope.ledger import Reason, Rejected
 from vitascope.model.flow import Shift
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.formats.pipeline import Pipeline
 from vitascope.model.networks import NETWORKS
 from vitascope.section import shown
+from vitascope.train.settings import Conditioning
 
 if TYPE_CHECKING:
     from vitascope.generate.request import Request
@@ -37,18 +41,36 @@ class Sampling:
     modes: tuple[str, ...] | None = None
 
     def schedule(self, request: "Request", n_tokens: int, card: ModelCard) -> Schedule:
-        """The noise levels of a request of `n_tokens` patches."""
+        """The noise levels of a request of `n_tokens` patches.
+
+        Raises:
+            Rejected: they are so close together that some are equal.
+        """
         objective = NETWORKS[card.model.network].objective
         strength = card.timestep_shift if request.shift is None else request.shift
         if self.n_train is None:
             shift = Shift(strength, objective.shift_grows)
-            return spaced(request.steps, n_tokens, shift, smallest=objective.smallest_timestep)
-        return as_published(
-            request.solver, request.steps, strength, n_train=self.n_train, boundary=self.boundary
-        )
+            schedule = spaced(request.steps, n_tokens, shift, smallest=objective.smallest_timestep)
+        else:
+            schedule = as_published(
+                request.solver, request.steps, strength, n_train=self.n_train, boundary=self.boundary
+            )
+        if (np.diff(np.asarray(schedule.levels, np.float32)) >= 0).any():
+            raise Rejected(
+                Reason.INVALID_REQUEST,
+                f"with shift {strength:g}, some of {request.steps} steps start from the same noise level; "
+                "lower shift or steps",
+            )
+        return schedule
 
 
 OURS = Sampling()
+MODES: dict[Conditioning, tuple[str, ...] | None] = {
+    "none": ("text_to_video",),
+    "first": ("text_to_video", "image_to_video"),
+    "all": None,
+}
+"""The modes of models by the conditioning frames that they were trained with; None for all."""
 
 
 def of_pipeline(pipeline: Pipeline, settings: GenerateSettings) -> Sampling:
@@ -57,7 +79,6 @@ def of_pipeline(pipeline: Pipeline, settings: GenerateSettings) -> Sampling:
     Raises:
         Mistake: its scheduler is not known, and the settings do not choose solver and shift instead.
     """
-    modes = ("text_to_video", "image_to_video") if pipeline.expand_timesteps else ("text_to_video",)
     solver, shift, n_train = _scheduler(pipeline, settings)
     return Sampling(
         solver=solver,
@@ -66,7 +87,7 @@ def of_pipeline(pipeline: Pipeline, settings: GenerateSettings) -> Sampling:
         shift=shift,
         n_train=n_train,
         boundary=pipeline.boundary,
-        modes=modes,
+        modes=MODES["first" if pipeline.expand_timesteps else "none"],
     )
 
 
@@ -141,9 +162,9 @@ def _shift(config: Mapping[str, Any], key: str, pipeline: Pipeline) -> float:
 
 def _n_train(config: Mapping[str, Any], pipeline: Pipeline) -> int:
     value = config.get("num_train_timesteps", NETWORK_TIMESTEPS)
-    if type(value) is not int or not 1 <= value <= NETWORK_TIMESTEPS:
+    if type(value) is not int or not 2 <= value <= NETWORK_TIMESTEPS:
         raise Mistake(
-            f"{pipeline.scheduler_uri} says num_train_timesteps = {shown(value)}; expected 1 to "
+            f"{pipeline.scheduler_uri} says num_train_timesteps = {shown(value)}; expected 2 to "
             f"{NETWORK_TIMESTEPS}, the timesteps that Wan's networks know"
         )
     return value

@@ -16,11 +16,11 @@ from ray import serve
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 
-from vitascope import config, storage
+from vitascope import config
 from vitascope.cluster import ray_private
 from vitascope.config import Settings
 from vitascope.errors import Mistake
-from vitascope.generate.app import Target, build, deployed
+from vitascope.generate.app import build, deployed
 from vitascope.generate.opened import Opened, opened
 from vitascope.generate.request import MAX_LINE_BYTES, Limits, parse
 from vitascope.generate.tracing import tracing
@@ -40,7 +40,7 @@ def app(arguments: Arguments) -> serve.Application:
     Raises:
         Mistake: the settings ask for traces, which Serve's own configuration enables here.
     """
-    settings = config.load(arguments.settings)
+    settings = config.absolute(config.load(arguments.settings))
     if settings.generate.traces != "off":
         trace = tracing(settings.generate).model_dump_json()
         raise Mistake(
@@ -72,9 +72,7 @@ class Service:
         try:
             request = parse(await _body(http), self._limits)
             mode = request.mode
-            maker = self._model.maker_of(request)
-            place = storage.join(self._outputs, request.name(maker.identity))
-            outcome = await self._generate.remote(request, Target(place, maker))
+            outcome = await self._generate.remote(request, self._model.target(self._outputs, request))
         except Rejected as rejected:
             outcome = rejected
         refused = isinstance(outcome, Rejected)

@@ -52,11 +52,12 @@ class GenerateSettings(Section):
         1, ge=1, description="Most replicas that read media, decode and write."
     )
     text_gpus: Execution[float] = Field(
-        0.0, ge=0, description="GPUs per text replica; 0.5 puts two on one GPU, 0 uses CPUs."
+        0.0, ge=0, le=1, description="GPUs per text replica; 0.5 puts two on one GPU, 0 uses CPUs."
     )
     decode_gpus: Execution[float] = Field(
         0.0,
         ge=0,
+        le=1,
         description="GPUs per decode replica, for the video codec, as text_gpus.",
     )
     idle_s: Execution[float] = Field(300, gt=0, description="Seconds after which an idle replica is removed.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from vitascope import storage
 from vitascope.generate.conditions import Layout
+from vitascope.generate.opened import Target
 from vitascope.generate.request import MEDIA, Request
 from vitascope.media.mp4 import encoder, jpeg_bytes
 
@@ -50,19 +51,18 @@ def put_conditioning(location: str, ends: list[Conditioning]) -> dict[str, Any]:
     return {"given": given, "conditioning": named}
 
 
-def sidecar(request: Request, uri: str, model: dict[str, Any], timings: dict[str, float]) -> dict[str, Any]:
-    """The document that stands next to an output.
+def sidecar(request: Request, target: Target, suffix: str, timings: dict[str, float]) -> dict[str, Any]:
+    """The document next to an output.
 
     Args:
-        uri: where the output is.
-        model: what made it: folder, identity, step, fingerprint of its latents.
+        suffix: of the output's file.
         timings: seconds by stage.
     """
     size = request.size
     return {
         "custom_id": request.custom_id,
         "kind": request.kind,
-        "uri": uri,
+        "uri": target.location + suffix,
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
@@ -71,15 +71,14 @@ def sidecar(request: Request, uri: str, model: dict[str, Any], timings: dict[str
         "guidance_2": request.guidance_2,
         "solver": request.solver,
         "shift": request.shift,
-        "adapter": request.adapter,
-        "adapter_weight": request.adapter_weight,
+        "adapter": target.adapter and target.adapter._asdict(),
         "n_frames": size.n_frames,
         "height": size.height,
         "width": size.width,
         "fps": request.fps,
         "media": {field: getattr(request, field) for field in ("image", "video", "video_after")},
         "encoder": "png" if size.n_frames == 1 else encoder(),
-        "model": model,
+        "model": target.model._asdict(),
         "seconds": timings,
         "vitascope": version("vitascope"),
     }

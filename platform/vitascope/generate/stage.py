@@ -19,7 +19,7 @@ from vitascope.generate import app, lines
 from vitascope.generate.changes import Change
 from vitascope.generate.lines import Line
 from vitascope.generate.manifest import Manifest, Outcome
-from vitascope.generate.opened import Opened, opened
+from vitascope.generate.opened import Opened, Target, opened
 from vitascope.generate.request import Limits, Request
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Reason, Rejected, Status
@@ -71,10 +71,9 @@ class Batch:
         """The lines of the request file."""
         return lines.read(self.requests, self.limits)
 
-    def target(self, request: Request) -> app.Target:
+    def target(self, request: Request) -> Target:
         """The location of the request's output."""
-        maker = self.model.maker_of(request)
-        return app.Target(storage.join(self.folder, request.name(maker.identity)), maker)
+        return self.model.target(self.folder, request)
 
     def finished(self) -> set[str]:
         """The locations that have an output and its sidecar: their requests are finished."""
@@ -223,9 +222,7 @@ def _finished(location: str) -> _Made | Rejected:
         return Rejected(Reason.UNREADABLE, why)
 
 
-async def _generate(
-    handle: Any, request: Request, target: app.Target, alone: asyncio.Lock
-) -> _Made | Rejected:
+async def _generate(handle: Any, request: Request, target: Target, alone: asyncio.Lock) -> _Made | Rejected:
     """The sidecar of the app's output, or why it has none.
 
     A request whose replica died is sent again, the last time without any other such request: one of them may

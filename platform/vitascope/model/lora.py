@@ -5,6 +5,7 @@ A and B, so that all weights keep their names; ZeRO-3 divides and gathers both l
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,10 +93,10 @@ def targets(network: Network, settings: LoraSettings) -> list[tuple[str, nn.Line
     ends = settings.targets or network.adapted
     for end in ends:
         if not any(_ends_with(name, end) for name, _ in layers):
-            known = sorted({name.partition(".")[2].partition(".")[2] for name, _ in layers} - {""})
+            names = sorted({re.sub(r"^blocks\.\d+\.", "", name) for name, _ in layers})
             raise Mistake(
-                f"model.lora.targets names {short(end, 80)}, and no linear layer of this network ends so; "
-                f"layers of its blocks are {', '.join(known)}"
+                f"model.lora.targets names {short(end, 80)}, and no linear layer of this network ends so; it "
+                f"has {', '.join(names)}"
             )
     return [(name, layer) for name, layer in layers if any(_ends_with(name, end) for end in ends)]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.formats.stored import Weights
+from vitascope.model.lora import is_adapter
 from vitascope.model.network import Network
 from vitascope.precision import Precision
 from vitascope.train.schedule import ema_decay, learning_rate
@@ -165,7 +166,7 @@ class Engine:
         self._create_optimizer_state()
         trained = {name: parts for name, _, parts in self._parts()}
         for name, parameter in self._engine.module.named_parameters():
-            if name not in weights:
+            if is_adapter(name):
                 continue
             own = part_of(parameter.ds_numel, self._ranks.size, self._ranks.rank)
             values = weights.read_part(name, own.start, own.stop)

@@ -9,7 +9,7 @@ import torch
 from vitascope import checksum, precision, storage
 from vitascope.copies import copy_file
 from vitascope.errors import Missing, Mistake
-from vitascope.model.formats.adapters import AdapterFormat, write_adapter
+from vitascope.model.formats.adapters import AdapterFormat, layer_shapes, write_adapter
 from vitascope.model.formats.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.formats.load import base_of
 from vitascope.model.formats.pipeline import INDEX
@@ -18,9 +18,10 @@ from vitascope.model.formats.start import Start, open_start
 from vitascope.model.formats.stored import DTYPES, Weights
 from vitascope.model.formats.wan_names import Published
 from vitascope.model.formats.weights import Format, export_weights
-from vitascope.model.lora import Merged, pairs_of
+from vitascope.model.lora import Merged, Pair, pairs_of
 from vitascope.precision import Precision
 from vitascope.train.job import State
+from vitascope.train.settings import ALL_LEVELS
 from vitascope.train.shards import file_name
 from vitascope.weights import read_header
 
@@ -63,20 +64,34 @@ def export(source: str, to: str, format: Format | AdapterFormat, chosen: Chosen)
         if alone:
             dtype = precision.DTYPES[chosen.precision or "float32"]
             uri = write_adapter(to, pairs, cast(AdapterFormat, format), dtype)
-            return [f"adapter, {chosen.kind} weights after step {card.step}, as {format}: {uri}"]
+            said = [f"adapter, {chosen.kind} weights after step {card.step}, as {format}: {uri}"]
+            return [*said, *_hints(card, pairs, format)]
         weights = Merged(base_of(card).weights, pairs)
     try:
         start = open_start(origin) if origin else None
     except Missing:
         start, said = None, [f"{origin} is gone, from which training started: its format and parts are lost"]
-    of = start.of if start else Published(card.model, card.channels, card.text_dim)
+    whole = card.model.model_copy(update={"lora": None})
+    of = start.of if start else Published(whole, card.channels, card.text_dim)
     inside = to
     if start and expert and format == "diffusers":
         _copy_around(expert, to)
         inside = storage.join(to, expert.part)
     tensors = _InFormat(weights, start, chosen.precision)
     export_weights(inside, tensors, of, format=cast(Format, format))
+    if inside != to and expert:  # last, since it makes the folder a pipeline
+        copy_file(storage.join(expert.pipeline, INDEX), storage.join(to, INDEX))
     return [*said, f"{chosen.kind} weights after step {card.step}, as {format}: {inside}"]
+
+
+def _hints(card: ModelCard, pairs: Mapping[str, Pair], format: str) -> Iterator[str]:
+    """What diffusers needs to be asked for to load an adapter, if anything."""
+    if card.expert[0] == 0 and card.expert != ALL_LEVELS:
+        yield "it is for the second expert: diffusers loads it with load_into_transformer_2=True"
+    layers = layer_shapes(card.model, card.channels, card.text_dim)
+    usual = {layer for layer in layers if layer.startswith("blocks.")}
+    if (format == "kohya" and pairs.keys() != usual) or (format == "comfyui" and not pairs.keys() & usual):
+        yield f"diffusers reads adapters of these layers only in its own format, not as {format}"
 
 
 def _check_format(format: str, chosen: Chosen, card: ModelCard) -> None:
@@ -185,9 +200,14 @@ class _InFormat(Mapping[str, torch.Tensor]):
 
 
 def _copy_around(expert: Expert, to: str) -> None:
-    """Copies a pipeline's other parts: autoencoder, text encoder, tokenizer, scheduler, another expert."""
+    """Copies a pipeline's other parts: autoencoder, text encoder, tokenizer, scheduler, another expert.
+
+    Its index is not among them.
+    """
     for uri in storage.list_files(expert.pipeline):
         name = uri.removeprefix(expert.pipeline).lstrip("/")
-        if name.startswith(f"{expert.part}/"):
+        if name == INDEX or name.startswith(f"{expert.part}/"):
             continue
+        if not storage.is_within(uri, expert.pipeline):
+            raise Mistake(f"{uri} does not lie in {expert.pipeline}; {_AGAIN}")
         copy_file(uri, storage.join(to, name))

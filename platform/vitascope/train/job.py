@@ -116,6 +116,8 @@ class Job:
             "window_samples": feed.window_samples,
             "model": self.card.model.model_dump(exclude={"start_from"}),
             "start": self.card.start,
+            "timestep_shift": self.card.timestep_shift,
+            "text_dropout": self.settings.train.text_dropout,
             "conditioning_frames": self.card.conditioning_frames,
             "noise_range": list(self.card.noise_range),
         }
@@ -124,6 +126,10 @@ class Job:
 def state_in(folder: str) -> State:
     """The state of a checkpoint; ValueError if it is damaged."""
     return State.model_validate_json(checksum.read(storage.join(folder, "state.json")))
+
+
+_LATER = ("timestep_shift", "text_dropout")
+"""Keys of the identity that earlier releases did not record."""
 
 
 def check_identity(state: State, job: Job) -> None:
@@ -136,7 +142,7 @@ def check_identity(state: State, job: Job) -> None:
     differing = [
         f"{k}: checkpoint {recorded.get(k)!r}, settings {v!r}"
         for k, v in wanted.items()
-        if recorded.get(k) != v
+        if recorded.get(k, v if k in _LATER else None) != v
     ]
     if differing:
         raise _other_run(changed_since(state, job.settings) or differing)

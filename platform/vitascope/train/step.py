@@ -12,6 +12,7 @@ import torch.distributed as dist
 from vitascope.feed.stream import Step
 from vitascope.model import flow
 from vitascope.model.cost import BACKWARD_AND_FORWARD, WITHOUT_WEIGHTS
+from vitascope.records import stable_int
 from vitascope.train.engine import Engine, Ranks
 from vitascope.train.log import Row
 
@@ -40,7 +41,9 @@ def take_step(engine: Engine, ranks: Ranks, step: Step) -> Taken:
     losses, ids = [], []
     for n in range(engine.passes):
         waiting = time.perf_counter()
-        pack = next(step.packs).to(ranks.device)
+        pack = next(step.packs)
+        torch.manual_seed(stable_int(*pack.noise_keys.tolist()))  # dropout is that of the pack, on any rank
+        pack = pack.to(ranks.device)
         wait_s += time.perf_counter() - waiting
         loss = flow.loss(engine.model, pack) / step.n_tokens
         engine.backward(loss, last=n == engine.passes - 1)

@@ -16,11 +16,12 @@ from torch import Tensor
 from vitascope import storage
 from vitascope.errors import Missing, Mistake
 from vitascope.model.formats.card import CARD, WEIGHTS, load_card
-from vitascope.model.formats.stored import Weights
+from vitascope.model.formats.stored import Weights, read_sealed
 from vitascope.model.formats.wan_names import official_name
 from vitascope.model.lora import Pair, linears, pairs_of
 from vitascope.model.networks import build
 from vitascope.model.settings import ModelSettings
+from vitascope.train.settings import ALL_LEVELS, NoiseRange
 from vitascope.weights import PICKLES, read_header
 from vitascope.wording import short
 
@@ -44,7 +45,14 @@ def layer_shapes(settings: ModelSettings, channels: int, text_dim: int) -> dict[
 
 
 def write_adapter(folder: str, pairs: Mapping[str, Pair], format: AdapterFormat, dtype: torch.dtype) -> str:
-    """Writes an adapter into `folder`, and returns the file. `pairs` are by our names of the layers."""
+    """Writes an adapter into `folder`, and returns the file. `pairs` are by our names of the layers.
+
+    Raises:
+        Mistake: there is such a file already.
+    """
+    uri = storage.join(folder, FILES[format])
+    if storage.exists(uri):
+        raise Mistake(f"{uri} exists; export to another folder, or delete it first")
     tensors: dict[str, Tensor] = {}
     for layer, pair in pairs.items():
         name = _published(layer, format)
@@ -54,7 +62,6 @@ def write_adapter(folder: str, pairs: Mapping[str, Pair], format: AdapterFormat,
         else:  # these have no scale: without one, readers multiply by 1
             parts = {_DOWN[0]: pair.down, _UP[0]: pair.up.float() * pair.scale}
         tensors |= {name + end: tensor.to(dtype).contiguous() for end, tensor in parts.items()}
-    uri = storage.join(folder, FILES[format])
     storage.put(uri, safetensors.torch.save(tensors, {"format": "pt"}))
     return uri
 
@@ -78,9 +85,8 @@ def read_adapter(location: str, layers: Mapping[str, tuple[int, int]]) -> dict[s
         Missing: there is none.
         Mistake: it is damaged, of a format that could run code, of another network, or no plain LoRA.
     """
-    for folder in (location, storage.join(location, "model")):
-        if storage.exists(storage.join(folder, CARD)):
-            return _of_run(folder, layers)
+    if folder := _run(location):
+        return _of_run(folder, layers)
     uri = _file(location)
     weights = Weights(read_header(uri, _AGAIN))
     by_name = {name: layer for layer in layers for name in _names(layer)}
@@ -93,7 +99,10 @@ def read_adapter(location: str, layers: Mapping[str, tuple[int, int]]) -> dict[s
                 "network; name an adapter that was made for it, as Diffusers, ComfyUI or kohya's tools "
                 "write it"
             )
-        grouped.setdefault(by_name[name], {})[part] = weights[key]
+        parts = grouped.setdefault(by_name[name], {})
+        if part in parts:
+            raise Mistake(f"{uri} holds {by_name[name]} twice, under different names; keep one of them")
+        parts[part] = weights[key]
     pairs = {layer: _pair(uri, layer, parts) for layer, parts in grouped.items()}
     return _checked(uri, pairs, layers)
 
@@ -117,7 +126,19 @@ def _of_run(folder: str, layers: Mapping[str, tuple[int, int]]) -> dict[str, Pai
             "adapter"
         )
     uri = storage.join(folder, WEIGHTS)
-    return _checked(uri, pairs_of(Weights(read_header(uri, _AGAIN)), card.model.lora), layers)
+    return _checked(uri, pairs_of(dict(read_sealed(uri, _AGAIN)), card.model.lora), layers)
+
+
+def levels_of(location: str) -> NoiseRange:
+    """The noise levels that the adapter at `location` is for: those of a run's expert; else all."""
+    folder = _run(location)
+    return load_card(folder).expert if folder else ALL_LEVELS
+
+
+def _run(location: str) -> str | None:
+    """The model folder at `location`, a run's folder or a model's; None if it is neither."""
+    folders = (location, storage.join(location, "model"))
+    return next((folder for folder in folders if storage.exists(storage.join(folder, CARD))), None)
 
 
 def _file(location: str) -> str:
@@ -173,6 +194,8 @@ def _checked(uri: str, pairs: dict[str, Pair], layers: Mapping[str, tuple[int, i
                 f"{uri} holds a pair of shapes {up} and {down} for {layer}, which has "
                 f"{_said(layers.get(layer))}; name an adapter that was made for this network"
             )
+        if not (pair.up.isfinite().all() and pair.down.isfinite().all()):
+            raise Mistake(f"{uri} holds values for {layer} that are not finite; {_AGAIN}")
     return pairs
 
 

@@ -9,6 +9,7 @@ from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text import TextEncoder, make_text_encoder
 from vitascope.errors import Missing, Mistake
 from vitascope.model.formats.card import AGAIN, WEIGHTS, ModelCard
+from vitascope.model.formats.load import base_of
 from vitascope.model.networks import trained_shapes
 from vitascope.storage import join
 from vitascope.weights import differences, read_header, stored_shapes
@@ -50,6 +51,29 @@ def check_parts(folder: str, card: ModelCard) -> None:
         part = published.part(encode.text_folder, "text_encoder")
         for uri in published.weight_files(part, "encode.text_folder"):
             read_header(uri, AGAIN)
+
+
+def rebased(folder: str, card: ModelCard, start_from: str | None) -> ModelCard:
+    """The card of a model in `folder` of adapters alone, with the weights that they adapt.
+
+    They are at the location that training read, or, if they have moved, at the one in the settings.
+
+    Raises:
+        Missing, Mistake: they are gone, and the settings name none, or those have changed.
+    """
+    if not card.model.lora:
+        return card
+    own = card.model.start_from
+    if own and not storage.exists(own):
+        if not start_from or not storage.exists(start_from):
+            raise Missing(
+                f"{own} is gone, which the adapters in {folder} were trained for; set model.start_from to "
+                "its new location"
+            )
+        moved = card.model.model_copy(update={"start_from": storage.absolute(start_from)})
+        card = card.model_copy(update={"model": moved})
+    base_of(card)
+    return card
 
 
 def relocated(folder: str, card: ModelCard, encode: EncodeSettings) -> ModelCard:

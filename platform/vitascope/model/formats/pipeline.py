@@ -136,6 +136,14 @@ def boundary_of(folder: str, index: Mapping[str, Any]) -> float | None:
     return boundary
 
 
+def shift_of(folder: str) -> float | None:
+    """The shift of timesteps that a pipeline's scheduler has; None if it has none."""
+    uri = storage.join(folder, *_SCHEDULER)
+    config = read_document(uri) if storage.exists(uri) else {}
+    shift = config.get("flow_shift", config.get("shift"))
+    return float(shift) if isinstance(shift, int | float) and shift > 0 else None
+
+
 def _boundary(folder: str, index: Mapping[str, Any], n_experts: int) -> float | None:
     """The boundary of two experts; refuses what does not belong together."""
     uri, boundary = storage.join(folder, INDEX), boundary_of(folder, index)

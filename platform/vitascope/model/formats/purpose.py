@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from vitascope import storage
 from vitascope.errors import Mistake
 from vitascope.model.formats.card import CARD, ModelCard, load_card
-from vitascope.model.formats.pipeline import EXPERTS, INDEX, boundary_of, is_pipeline
+from vitascope.model.formats.pipeline import EXPERTS, INDEX, boundary_of, is_pipeline, shift_of
 from vitascope.model.formats.weights import read_document
 from vitascope.model.networks import NETWORKS
 from vitascope.train.settings import ALL_LEVELS, Conditioning, NoiseRange, TrainSettings
@@ -54,14 +54,16 @@ class _Purpose:
     noise_range: NoiseRange = ALL_LEVELS
     per_frame: bool | None = None
     conditioning: Conditioning | None = None
+    shift: float | None = None
 
 
 def _purpose_of(location: str) -> _Purpose:
     if storage.exists(storage.join(location, CARD)):
         card = load_card(location)
-        return _Purpose(card.expert, conditioning=card.conditioning_frames)
-    expert = expert_at(location)
-    return _Purpose(expert.noise_range, expert.per_frame) if expert else _Purpose()
+        return _Purpose(card.expert, None, card.conditioning_frames, card.timestep_shift)
+    if not (expert := expert_at(location)):
+        return _Purpose()
+    return _Purpose(expert.noise_range, expert.per_frame, shift=shift_of(expert.pipeline))
 
 
 def check_noise_range(start_from: str, noise_range: NoiseRange) -> NoiseRange:
@@ -92,7 +94,7 @@ def as_trained(card: ModelCard, train: TrainSettings) -> ModelCard:
     asked = train.conditioning_frames
     return card.model_copy(
         update={
-            "timestep_shift": train.timestep_shift or objective.shift,
+            "timestep_shift": train.timestep_shift or purpose.shift or objective.shift,
             "conditioning_frames": made_for if asked == "auto" else asked,
             "noise_range": train.noise_range,
             "expert": check_noise_range(location, train.noise_range) if location else ALL_LEVELS,

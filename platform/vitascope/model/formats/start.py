@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vitascope import storage
+from vitascope import checksum, storage
 from vitascope.encode.published import content_hash
 from vitascope.errors import Mistake
 from vitascope.model.formats.card import CARD, WEIGHTS, ModelCard, load_card
@@ -12,7 +12,7 @@ from vitascope.model.formats.weights import open_weights, read_config
 from vitascope.model.networks import trained_shapes
 from vitascope.model.settings import ModelSettings
 from vitascope.records import stable_id
-from vitascope.weights import read_header, stored_shapes
+from vitascope.weights import differences, read_header, stored_shapes
 
 _AGAIN = "copy it again, or correct model.start_from"
 
@@ -45,6 +45,9 @@ def open_start(location: str) -> Start:
                 "`vitascope export --merge`, and set model.start_from to the result"
             )
         weights = Weights(read_header(storage.join(location, WEIGHTS), _AGAIN))
+        expected = trained_shapes(card.model, card.channels, card.text_dim)
+        if wrong := differences(weights.shapes, expected):
+            raise Mistake(f"the weights in {location} do not fit the card next to them: {wrong}; {_AGAIN}")
         return Start(Published(card.model, card.channels, card.text_dim), weights)
     of = _of_file(location) if location.endswith(".safetensors") else read_config(location)
     return Start(of, open_weights(location, of))
@@ -87,6 +90,8 @@ def started_from(card: ModelCard, location: str) -> ModelCard:
         Mistake: the network takes other latents or text states than the card's, or lacks layers to adapt.
     """
     start = open_start(location)
+    if storage.exists(storage.join(location, CARD)):
+        checksum.check(storage.join(location, WEIGHTS))
     for name, got in {"channels": start.of.channels, "text_dim": start.of.text_dim}.items():
         if got != getattr(card, name):
             made = {

@@ -196,6 +196,8 @@ def _divided(sizes: Mapping[str, int], format: Format, most_bytes: int) -> Mappi
 def _refuse_others(folder: str, names: set[str]) -> None:
     """Refuses to write `names` into a folder that would then hold two sets of weights."""
     held = {file.uri.rpartition("/")[2] for file in storage.level(folder).files}
+    if same := sorted(held & names):
+        raise Mistake(f"{folder} already holds {same[0]}; export to another folder, or delete it first")
     if others := sorted(name for name in held - names if name.endswith((_SUFFIX, _INDEX, *PICKLES))):
         raise Mistake(f"{folder} holds other weights ({others[0]}); export to another folder, or delete them")
 
