@@ -103,10 +103,11 @@ def test_gauges_are_set_again_until_the_process_ends(monkeypatch: pytest.MonkeyP
 def test_a_step_says_whether_its_loss_and_gradient_are_finite(
     monkeypatch: pytest.MonkeyPatch, loss: float, norm: float, expected: float
 ) -> None:
-    pack: Any = SimpleNamespace(to=lambda _: pack, sample_ids=torch.tensor([4]))
+    pack: Any = SimpleNamespace(to=lambda _: pack, sample_ids=torch.tensor([4]), noise_keys=torch.tensor([5]))
     step: Any = SimpleNamespace(n_tokens=1, packs=iter([pack]), position=SimpleNamespace(epoch=0))
     step.useful_token_share, step.cost_spread, step.flops = 1.0, 0.0, 1.0
     engine: Any = SimpleNamespace(passes=1, step_number=7, model=None, backward=lambda *_, **__: None)
+    engine.adapts = False
     engine.step = lambda **_: (norm, 1e-4)
     monkeypatch.setattr(steps.flow, "loss", lambda *_: torch.tensor(loss))
     monkeypatch.setattr(steps, "sum_over_ranks", lambda values, _: values)

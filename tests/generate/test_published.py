@@ -125,6 +125,7 @@ def test_mixed_packs_give_what_diffusers_gives(
     works = [folder.work(request) for request in requests]
     found = [future.result(60) for future in [folder.denoiser.submit(work) for work in works]]
     for request, work, done in zip(requests, works, found, strict=True):
+        assert done.step == request.steps
         folder.check(done, folder.by_diffusers(request, work))
 
 
@@ -145,4 +146,4 @@ def test_the_second_expert_has_its_own_guidance(folders: dict[str, Folder]) -> N
     done = folder.denoiser.submit(work).result(60)
     folder.check(done, folder.by_diffusers(request, work, guidance_scale_2=2.5))
     same = folder.denoiser.submit(folder.work(folder.request(steps=5, guidance=4))).result(60)
-    assert (same.tokens - done.tokens).abs().max() > 0.01
+    assert (same.tokens - done.tokens).abs().max() > 1e-3  # and the agreement is below 1e-4

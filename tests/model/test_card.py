@@ -88,7 +88,7 @@ def test_a_model_that_is_not_finite_is_not_saved(tmp_path: Path, value: float) -
 
 MEASURED = """
 import sys
-from vitascope.model.formats.card import load_model
+from vitascope.model.formats.load import load_model
 def most(key):
     line = next(line for line in open("/proc/self/status") if line.startswith(key))
     return int(line.split()[1])
