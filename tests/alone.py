@@ -1,6 +1,7 @@
 """A training run without Ray, in this process or of several ranks that tests start."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from vitascope.feed.stream import Feed, PlannedPack
 from vitascope.model.formats.start import open_start
 from vitascope.train import held_out
 from vitascope.train.engine import Engine, Ranks, engine_of
+from vitascope.train.log import Row
+from vitascope.train.shards import Shards
 from vitascope.train.stage import plan_job
+from vitascope.train.step import take_step
 
 
 def begin(settings: Settings, ranks: Ranks) -> tuple[Engine, Feed]:
@@ -28,6 +32,22 @@ def begin(settings: Settings, ranks: Ranks) -> tuple[Engine, Feed]:
     if start := job.card.model.start_from:
         engine.begin_with(open_start(start).weights)
     return engine, feed
+
+
+def resumed(
+    settings: Settings, ranks: Ranks, folder: Path, *, steps: int
+) -> tuple[list[Row], list[Row], Shards]:
+    """The rows of a run's steps, those after the second if it is resumed there, and what was saved then."""
+    engine, feed = begin(settings, ranks)
+    rows = []
+    for step in feed.steps(Position(), steps):
+        rows.append(take_step(engine, ranks, step).row)
+        if len(rows) == 2:
+            shards, position = engine.save(folder), step.after
+    again, feed = begin(settings, ranks)
+    again.load(folder, shards)
+    later = [take_step(again, ranks, step).row for step in feed.steps(position, steps - 2)]
+    return rows, later, shards
 
 
 def load(source: Source, packs: list[PlannedPack]) -> Iterator[Pack]:

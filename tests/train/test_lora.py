@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.func import functional_call
 
-from alone import begin
+from alone import begin, resumed
 from model.wan_reference import layout
 from synthetic import CHANNELS, TEXT_DIM, make_run
 from train.of_ranks import STEPS, figures
@@ -105,17 +105,9 @@ def test_a_resumed_run_takes_the_same_steps_and_its_checkpoint_holds_adapters_al
     published: Path, tmp_path: Path, alone: Ranks
 ) -> None:
     settings = make_run(str(tmp_path / "run"), adapting(published))
-    engine, feed = begin(settings, alone)
-    rows = []
-    for step in feed.steps(Position(), 4):
-        rows.append(take_step(engine, alone, step).row)
-        if len(rows) == 2:
-            shards, position = engine.save(tmp_path), step.after
-    again, feed = begin(settings, alone)
-    again.load(tmp_path, shards)
-    resumed = [take_step(again, alone, step).row for step in feed.steps(position, 2)]
+    rows, later, shards = resumed(settings, alone, tmp_path, steps=4)
     for key in ("loss", "grad_norm"):
-        assert [row[key] for row in resumed] == [row[key] for row in rows[2:]]
+        assert [row[key] for row in later] == [row[key] for row in rows[2:]]
     assert len({row["loss"] for row in rows}) == 4
     n_adapters = sum(torch.Size(shape).numel() for shape in shards.shapes.values())
     stored = load_file(tmp_path / CHECKPOINT)
@@ -174,12 +166,5 @@ def test_adapters_without_weights_are_refused() -> None:
 
 def test_dropout_is_the_same_after_a_resume(published: Path, tmp_path: Path, alone: Ranks) -> None:
     settings = make_run(str(tmp_path / "run"), adapting(published, "model.lora.dropout=0.5"))
-    engine, feed = begin(settings, alone)
-    losses = []
-    for step in feed.steps(Position(), 3):
-        losses.append(take_step(engine, alone, step).row["loss"])
-        if len(losses) == 2:
-            shards, position = engine.save(tmp_path), step.after
-    again, feed = begin(settings, alone)
-    again.load(tmp_path, shards)
-    assert [take_step(again, alone, step).row["loss"] for step in feed.steps(position, 1)] == losses[2:]
+    rows, later, _ = resumed(settings, alone, tmp_path, steps=3)
+    assert [row["loss"] for row in later] == [rows[2]["loss"]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from alone import begin
+from alone import begin, resumed
 from model.wan_reference import layout
 from synthetic import CHANNELS, TEXT_DIM, make_run
 from vitascope import cli
@@ -19,7 +19,6 @@ from vitascope.model.formats.wan_names import official_name
 from vitascope.train.engine import Ranks
 from vitascope.train.job import Job, State, check_identity
 from vitascope.train.stage import plan_job
-from vitascope.train.step import take_step
 
 OF = layout(CHANNELS, TEXT_DIM, depth=2, width=256, heads=2, ffn=96)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -167,14 +166,6 @@ def test_a_network_for_other_latents_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_that_is_resumed_takes_the_same_steps(published: Path, tmp_path: Path, alone: Ranks) -> None:
     settings = make_run(str(tmp_path / "run"), starting(published))
-    engine, feed = begin(settings, alone)
-    losses = []
-    for step in feed.steps(Position(), 4):
-        losses.append(take_step(engine, alone, step).row["loss"])
-        if len(losses) == 2:
-            shards, position = engine.save(tmp_path), step.after
-    again, feed = begin(settings, alone)
-    again.load(tmp_path, shards)
-    resumed = [take_step(again, alone, step).row["loss"] for step in feed.steps(position, 2)]
-    assert resumed == losses[2:]
-    assert len(set(losses)) == 4
+    rows, later, _ = resumed(settings, alone, tmp_path, steps=4)
+    assert [row["loss"] for row in later] == [row["loss"] for row in rows[2:]]
+    assert len({row["loss"] for row in rows}) == 4

@@ -19,7 +19,7 @@ from vitascope.records import SAMPLES
 
 
 def device_of(settings: EncodeSettings) -> torch.device:
-    """Where an encoder process computes. Raises Mistake if it should have a GPU and has none."""
+    """The device of an encoder process. Raises Mistake if it should have a GPU and has none."""
     if settings.gpus and not torch.cuda.is_available():
         raise Mistake(f"encode.gpus is {settings.gpus:g}, and CUDA is not to be had here; set it to 0")
     return torch.device("cuda" if settings.gpus else "cpu")

@@ -57,7 +57,7 @@ class Target:
 class Opened:
     """A model whose files have been checked; its weights are not loaded.
 
-    adapters: where they are. adapted: the identity of each, by its name.
+    adapters: the locations of each adapter, by its name. adapted: its identity, by its name.
     """
 
     card: ModelCard

@@ -30,11 +30,6 @@ class Schedule:
         """One network for all levels, which it is given as they are."""
         return cls(levels, levels[:-1], (0,) * (len(levels) - 1))
 
-    @property
-    def n_steps(self) -> int:
-        """The number of steps."""
-        return len(self.timesteps)
-
 
 def spaced(steps: int, n_tokens: int, shift: Shift, *, smallest: float) -> Schedule:
     """Noise levels from 1 to 0, equally spaced and then shifted as in training: those of our own models.

@@ -1,6 +1,6 @@
 """A whole pipeline of Wan, as Diffusers publishes it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +11,13 @@ from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Missing, Mistake
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.formats.start import Start
-from vitascope.model.formats.weights import open_weights, read_config, read_document
+from vitascope.model.formats.weights import SUBFOLDER, open_weights, read_config, read_document
 from vitascope.model.wan import TEXT_POSITIONS
 from vitascope.records import stable_id
 from vitascope.section import shown
 
 INDEX = "model_index.json"
-EXPERTS = ("transformer", "transformer_2")
+EXPERTS = (SUBFOLDER, "transformer_2")
 """The folders of networks: for all noise levels, or from the boundary up; and for those below it."""
 
 _CLASSES = ("WanPipeline", "WanImageToVideoPipeline")
@@ -65,7 +65,7 @@ def open_pipeline(folder: str, encode: EncodeSettings) -> Pipeline:
     """
     index = _index(folder)
     experts = tuple(open_expert(folder, name) for name in EXPERTS if _has(index, name))
-    boundary = _boundary(folder, index, len(experts))
+    boundary = _boundary(folder, index, experts)
     of = experts[0].of
     own = EncodeSettings(
         codec="diffusers",
@@ -144,20 +144,19 @@ def shift_of(folder: str) -> float | None:
     return float(shift) if isinstance(shift, int | float) and shift > 0 else None
 
 
-def _boundary(folder: str, index: Mapping[str, Any], n_experts: int) -> float | None:
+def _boundary(folder: str, index: Mapping[str, Any], experts: Sequence[Start]) -> float | None:
     """The boundary of two experts; refuses what does not belong together."""
     uri, boundary = storage.join(folder, INDEX), boundary_of(folder, index)
-    if boundary is None and n_experts == 1 and _has(index, EXPERTS[0]):
+    if boundary is None and len(experts) == 1 and _has(index, EXPERTS[0]):
         return None
-    if n_experts != len(EXPERTS) or boundary is None:
+    if len(experts) != len(EXPERTS) or boundary is None:
         has = " and ".join(name for name in EXPERTS if _has(index, name)) or "no transformer"
         raise Mistake(
             f"{uri} has {has} and boundary_ratio = {shown(boundary)}; expected a transformer alone and no "
             "boundary_ratio, or both transformers and one between 0 and 1"
         )
-    first, second = (read_config(storage.join(folder, name)) for name in EXPERTS)
-    sizes = [(of.settings, of.channels, of.text_dim) for of in (first, second)]
-    if sizes[0] != sizes[1]:
+    first, second = ((start.of.settings, start.of.channels, start.of.text_dim) for start in experts)
+    if first != second:
         raise Mistake(f"the two transformers in {folder} have different sizes; {_AGAIN}")
     return boundary
 
