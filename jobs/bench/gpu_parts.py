@@ -36,10 +36,10 @@ from wan_forward import fresh
 
 from vitascope.feed.packs import Pack, collate
 from vitascope.feed.patches import Grid
-from vitascope.generate.engine import Denoiser
-from vitascope.generate.experts import Experts
-from vitascope.generate.sampler import Work
-from vitascope.generate.schedule import Schedule
+from vitascope.generate.denoise.engine import Denoiser
+from vitascope.generate.denoise.experts import Experts
+from vitascope.generate.denoise.sampler import Work
+from vitascope.generate.denoise.schedule import Schedule
 from vitascope.model import flow
 from vitascope.model.attention import Boundaries, attention
 from vitascope.model.cost import BACKWARD_AND_FORWARD

@@ -4,7 +4,7 @@ from vitascope import storage
 from vitascope.demo.requests import Example, requests_for
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate.request import Limits, parse
+from vitascope.generate.parse import Limits, parse
 from vitascope.generate.settings import GenerateSettings
 from vitascope.records import VideoSize
 

@@ -11,7 +11,8 @@ import torch
 from synthetic import tiny_card
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate.request import Limits, Request, parse
+from vitascope.generate.parse import Limits, parse
+from vitascope.generate.request import Request
 from vitascope.generate.settings import GenerateSettings
 from vitascope.model.dit import DiT
 from vitascope.model.formats.card import ModelCard, save_model

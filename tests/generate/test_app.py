@@ -13,7 +13,8 @@ from vitascope import config
 from vitascope.generate import app
 from vitascope.generate.app import DecodeWrite, Denoised, TextEncode
 from vitascope.generate.opened import Target, opened
-from vitascope.generate.request import Limits, Request, parse
+from vitascope.generate.parse import Limits, parse
+from vitascope.generate.request import Request
 from vitascope.model.formats.card import ModelCard
 from vitascope.stages import resources
 

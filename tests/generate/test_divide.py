@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from vitascope.generate.divide import Broken, Failure, each
+from vitascope.generate.denoise.divide import Broken, Failure, each
 
 
 class Pass:

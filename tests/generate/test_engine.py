@@ -11,11 +11,11 @@ import torch
 
 from vitascope.feed.packs import Pack
 from vitascope.generate.conditions import blank
-from vitascope.generate.divide import Broken
-from vitascope.generate.engine import Denoiser
-from vitascope.generate.experts import Experts
+from vitascope.generate.denoise.divide import Broken
+from vitascope.generate.denoise.engine import Denoiser
+from vitascope.generate.denoise.experts import Experts
+from vitascope.generate.denoise.sampler import Work, begin, segments
 from vitascope.generate.request import Request
-from vitascope.generate.sampler import Work, begin, segments
 from vitascope.ledger import Reason, Rejected
 from vitascope.model.dit import DiT
 from vitascope.model.formats.card import ModelCard

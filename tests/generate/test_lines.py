@@ -11,9 +11,11 @@ import pytest
 from vitascope import storage
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate import lines
-from vitascope.generate.lines import Line
-from vitascope.generate.request import MAX_LINE_BYTES, Limits, Request
+from vitascope.generate.batch import lines
+from vitascope.generate.batch.lines import Line
+from vitascope.generate.document import MAX_LINE_BYTES
+from vitascope.generate.parse import Limits
+from vitascope.generate.request import Request
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
 

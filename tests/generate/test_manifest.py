@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from vitascope import storage
+from vitascope.generate.batch.manifest import Manifest, Outcome
 from vitascope.generate.changes import Change
-from vitascope.generate.manifest import Manifest, Outcome
 from vitascope.ledger import Reason, Rejected
 
 

@@ -17,9 +17,9 @@ from vitascope.encode.codecs import make_codec
 from vitascope.encode.settings import STRIDES
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Missing, Mistake
+from vitascope.generate.denoise.sampling import OURS
 from vitascope.generate.opened import Opened, opened
-from vitascope.generate.request import Limits, parse
-from vitascope.generate.sampling import OURS
+from vitascope.generate.parse import Limits, parse
 from vitascope.generate.settings import GenerateSettings
 from vitascope.model.formats.card import ModelCard, load_card, save_model
 from vitascope.model.formats.start import open_start

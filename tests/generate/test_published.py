@@ -18,10 +18,11 @@ from vitascope.encode.text import make_text_encoder
 from vitascope.generate import conditions
 from vitascope.generate.app import DecodeWrite
 from vitascope.generate.conditions import Canvas
-from vitascope.generate.engine import Denoiser
+from vitascope.generate.denoise.engine import Denoiser
+from vitascope.generate.denoise.sampler import Work, begin
 from vitascope.generate.opened import Opened, opened
-from vitascope.generate.request import Limits, Request, parse
-from vitascope.generate.sampler import Work, begin
+from vitascope.generate.parse import Limits, parse
+from vitascope.generate.request import Request
 
 KINDS: dict[str, dict[str, Any]] = {"2.1": {}, "5B": {"channels": 48}, "A14B": {"boundary": 0.875}}
 TOLERANCE = 1e-4  # in float32, of values with a standard deviation of about 1

@@ -9,9 +9,10 @@ from pydantic_core import PydanticUndefined
 
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate.request import MEDIA, Limits, Mode, Request, parse
+from vitascope.generate.denoise.solvers import SOLVERS
+from vitascope.generate.parse import Limits, parse
+from vitascope.generate.request import MEDIA, Mode, Request
 from vitascope.generate.settings import GenerateSettings
-from vitascope.generate.solvers import SOLVERS
 
 PATCHING = Patching(STRIDES["dct"], patch=2)
 

@@ -11,8 +11,9 @@ import pytest
 
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate.request import Limits, Mode, Request, n_tokens, parse
-from vitascope.generate.sampling import OURS, Sampling
+from vitascope.generate.denoise.sampling import OURS, Sampling
+from vitascope.generate.parse import Limits, n_tokens, parse
+from vitascope.generate.request import Mode, Request
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import VideoSize

@@ -9,10 +9,10 @@ import torch
 from vitascope.feed.packs import collate
 from vitascope.feed.patches import unpatchify
 from vitascope.generate.conditions import Canvas, blank
+from vitascope.generate.denoise.sampler import Work, advance, begin, segments
+from vitascope.generate.denoise.schedule import Schedule, spaced
+from vitascope.generate.denoise.solvers import SOLVERS
 from vitascope.generate.request import Request
-from vitascope.generate.sampler import Work, advance, begin, segments
-from vitascope.generate.schedule import Schedule, spaced
-from vitascope.generate.solvers import SOLVERS
 from vitascope.model.dit import SMALLEST_TIMESTEP, velocity
 from vitascope.model.flow import Shift
 from vitascope.model.formats.card import ModelCard

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from vitascope.generate.scheduler import Load, admit, check
+from vitascope.generate.denoise.scheduler import Load, admit, check
 from vitascope.ledger import Reason, Rejected
 
 BUDGET = 100

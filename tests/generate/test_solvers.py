@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from vitascope.generate.schedule import Schedule, as_published
-from vitascope.generate.solvers import SOLVERS
+from vitascope.generate.denoise.schedule import Schedule, as_published
+from vitascope.generate.denoise.solvers import SOLVERS
 
 Case = tuple[int, float, int]
 CASES: list[Case] = [

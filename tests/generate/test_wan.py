@@ -13,10 +13,10 @@ from model.wan_reference import Layout, Sample, layout, relative
 from synthetic import tiny_card
 from vitascope.feed.patches import grid_of, unpatchify
 from vitascope.generate.conditions import Canvas
-from vitascope.generate.engine import Denoiser
-from vitascope.generate.experts import Experts
+from vitascope.generate.denoise.engine import Denoiser
+from vitascope.generate.denoise.experts import Experts
+from vitascope.generate.denoise.sampler import Work, begin
 from vitascope.generate.request import Request
-from vitascope.generate.sampler import Work, begin
 from vitascope.model.formats.adapters import layer_shapes
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.lora import Merged, Pair, PerSegment

@@ -23,11 +23,12 @@ from vitascope.encode.codecs import make_codec
 from vitascope.encode.settings import EncodeSettings
 from vitascope.encode.text import make_text_encoder
 from vitascope.errors import Failed
-from vitascope.generate import conditions, media, sampler
+from vitascope.generate import conditions, media
 from vitascope.generate.changes import changes
 from vitascope.generate.conditions import Canvas
-from vitascope.generate.divide import Broken
-from vitascope.generate.engine import Denoiser
+from vitascope.generate.denoise import sampler
+from vitascope.generate.denoise.divide import Broken
+from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.opened import Opened, Target
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS, GenerateSettings

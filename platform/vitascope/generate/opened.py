@@ -11,9 +11,9 @@ from torch import Tensor
 from vitascope import checksum, storage
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
-from vitascope.generate.experts import Experts
+from vitascope.generate.denoise.experts import Experts
+from vitascope.generate.denoise.sampling import MODES, Sampling, of_pipeline
 from vitascope.generate.request import Request
-from vitascope.generate.sampling import MODES, Sampling, of_pipeline
 from vitascope.model.formats.adapters import identity, layer_shapes, levels_of, read_adapter
 from vitascope.model.formats.card import CARD, WEIGHTS, ModelCard, load_card
 from vitascope.model.formats.check import check_model, check_parts, rebased, relocated

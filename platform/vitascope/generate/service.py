@@ -21,8 +21,9 @@ from vitascope.cluster import ray_private
 from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.generate.app import build, deployed
+from vitascope.generate.document import MAX_LINE_BYTES
 from vitascope.generate.opened import Opened, opened
-from vitascope.generate.request import MAX_LINE_BYTES, Limits, parse
+from vitascope.generate.parse import Limits, parse
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Rejected, Status
 from vitascope.metrics import Publisher

@@ -15,12 +15,14 @@ from vitascope import storage
 from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
 from vitascope.errors import Failed, Missing, Mistake, in_a_line
-from vitascope.generate import app, lines
+from vitascope.generate import app
+from vitascope.generate.batch import lines
+from vitascope.generate.batch.lines import Line
+from vitascope.generate.batch.manifest import Manifest, Outcome
 from vitascope.generate.changes import Change
-from vitascope.generate.lines import Line
-from vitascope.generate.manifest import Manifest, Outcome
 from vitascope.generate.opened import Opened, Target, opened
-from vitascope.generate.request import Limits, Request
+from vitascope.generate.parse import Limits
+from vitascope.generate.request import Request
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.metrics import Publisher

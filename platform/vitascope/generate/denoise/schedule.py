@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitascope.generate.solvers import BELOW_NOISE
+from vitascope.generate.denoise.solvers import BELOW_NOISE
 from vitascope.model.flow import Shift
 
 NETWORK_TIMESTEPS = 1000

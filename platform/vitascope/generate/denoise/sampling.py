@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitascope.errors import Mistake
-from vitascope.generate.schedule import NETWORK_TIMESTEPS, Schedule, as_published, spaced
+from vitascope.generate.denoise.schedule import NETWORK_TIMESTEPS, Schedule, as_published, spaced
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.model.flow import Shift

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import IO
 
 from vitascope import storage
-from vitascope.generate.manifest import Outcome
-from vitascope.generate.request import MAX_LINE_BYTES, Limits, Request, labels, parse
+from vitascope.generate.batch.manifest import Outcome
+from vitascope.generate.document import MAX_LINE_BYTES, labels
+from vitascope.generate.parse import Limits, parse
+from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import stable_int
 from vitascope.section import shown

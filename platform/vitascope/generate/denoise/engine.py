@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from vitascope.generate import divide, sampler, scheduler
-from vitascope.generate.divide import Broken, Failure
-from vitascope.generate.experts import Experts
-from vitascope.generate.sampler import Work
+from vitascope.generate.denoise import divide, sampler, scheduler
+from vitascope.generate.denoise.divide import Broken, Failure
+from vitascope.generate.denoise.experts import Experts
+from vitascope.generate.denoise.sampler import Work
 from vitascope.ledger import Reason, Rejected
 from vitascope.metrics import Publisher
 

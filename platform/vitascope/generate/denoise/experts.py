@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vitascope.feed.packs import Pack, collate
-from vitascope.generate import sampler
-from vitascope.generate.sampler import Work
+from vitascope.generate.denoise import sampler
+from vitascope.generate.denoise.sampler import Work
 from vitascope.model.lora import PerSegment
 
 

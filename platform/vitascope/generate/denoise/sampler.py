@@ -11,11 +11,11 @@ from torch import Tensor
 from vitascope.feed.packs import Segment
 from vitascope.feed.patches import Grid, grid_of, patchify, unpatchify
 from vitascope.generate.conditions import Canvas
+from vitascope.generate.denoise.sampling import OURS, Sampling
+from vitascope.generate.denoise.schedule import Schedule
+from vitascope.generate.denoise.scheduler import Load
+from vitascope.generate.denoise.solvers import SOLVERS, Past
 from vitascope.generate.request import Request
-from vitascope.generate.sampling import OURS, Sampling
-from vitascope.generate.schedule import Schedule
-from vitascope.generate.scheduler import Load
-from vitascope.generate.solvers import SOLVERS, Past
 from vitascope.model.flow import noise
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.lora import Use
