@@ -29,7 +29,8 @@ from vitascope.encode.shards import read_samples
 from vitascope.encode.strides import strides_of
 from vitascope.errors import Missing, Mistake
 from vitascope.generate import request as requests
-from vitascope.generate.app import DecodeWrite, Denoised
+from vitascope.generate.app.codec import DecodeWrite
+from vitascope.generate.app.values import Denoised
 from vitascope.generate.opened import Maker, Target
 from vitascope.generate.settings import GenerateSettings
 from vitascope.media import mp4

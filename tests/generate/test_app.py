@@ -10,8 +10,11 @@ from PIL import Image
 
 from flow.wan_folders import write_pipeline
 from vitascope import config
-from vitascope.generate import app
-from vitascope.generate.app import DecodeWrite, Denoised, TextEncode
+from vitascope.generate.app import codec, text
+from vitascope.generate.app.build import build
+from vitascope.generate.app.codec import DecodeWrite
+from vitascope.generate.app.text import TextEncode
+from vitascope.generate.app.values import Denoised
 from vitascope.generate.opened import Target, opened
 from vitascope.generate.parse import Limits, parse
 from vitascope.generate.request import Request
@@ -33,8 +36,8 @@ def test_codec_and_text_encoder_are_where_the_settings_put_them(
         def count(self, captions: list[str]) -> list[int]:
             return [1 for _ in captions]
 
-    monkeypatch.setattr(app, "make_codec", Part)
-    monkeypatch.setattr(app, "make_text_encoder", Part)
+    monkeypatch.setattr(codec, "make_codec", Part)
+    monkeypatch.setattr(text, "make_text_encoder", Part)
     DecodeWrite(card, 0.5)
     TextEncode(card.encode, 1)
     assert devices == [GPU, GPU]
@@ -47,7 +50,7 @@ def test_replicas_ask_ray_for_the_gpus_of_the_settings(model_folder: Path) -> No
     gpus = ["generate.text_gpus=0.25", "generate.decode_gpus=0.5", "generate.decode_replicas=3"]
     settings = config.load(None, [f"generate.model={model_folder}", *gpus, "generate.use_gpu=true"])
     assert resources.of_generation(settings).gpus == 0.25 + 3 * 0.5 + 1
-    bound = app.build(opened(settings), settings)._bound_deployment.init_args
+    bound = build(opened(settings), settings)._bound_deployment.init_args
     asked = [part._bound_deployment.ray_actor_options["num_gpus"] for part in bound]
     assert asked == [0.25, 1, 0.5]
     assert bound[0]._bound_deployment.init_args[1] == 0.25

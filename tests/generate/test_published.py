@@ -16,7 +16,7 @@ from flow.wan_folders import SCHEDULERS, write_pipeline
 from vitascope import config
 from vitascope.encode.text import make_text_encoder
 from vitascope.generate import conditions
-from vitascope.generate.app import DecodeWrite
+from vitascope.generate.app.codec import DecodeWrite
 from vitascope.generate.conditions import Canvas
 from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.denoise.sampler import Work, begin

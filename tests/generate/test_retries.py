@@ -8,8 +8,8 @@ import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
 from vitascope.errors import Failed
-from vitascope.generate import app as generate_app
 from vitascope.generate import stage
+from vitascope.generate.app import serving
 from vitascope.generate.opened import Maker, Target
 from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
@@ -92,7 +92,7 @@ def test_a_batch_whose_replicas_cannot_start_again_ends_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stage, "_LOOK_S", 0.01)
-    monkeypatch.setattr(generate_app, "stuck", lambda name: f"{name} has no model")
+    monkeypatch.setattr(serving, "stuck", lambda name: f"{name} has no model")
     ended = []
 
     async def work() -> Any:
@@ -109,7 +109,7 @@ def test_a_batch_whose_replicas_cannot_start_again_ends_with_the_reason(
 def test_a_replica_that_is_slow_to_start_again_ends_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_LOOK_S", 0.01)
     looks = iter([None, "no", "no", "no", None, "no", "no", "no"])
-    monkeypatch.setattr(generate_app, "stuck", lambda _: next(looks, None))
+    monkeypatch.setattr(serving, "stuck", lambda _: next(looks, None))
 
     async def work() -> Any:
         await asyncio.sleep(0.5)

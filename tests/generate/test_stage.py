@@ -23,7 +23,9 @@ from ray import serve
 from vitascope import config, storage
 from vitascope.config import RunSettings, Settings
 from vitascope.errors import Failed, Mistake
-from vitascope.generate import app, stage
+from vitascope.generate import stage
+from vitascope.generate.app import serving
+from vitascope.generate.app.build import deployed
 from vitascope.generate.settings import GenerateSettings
 from vitascope.generate.starting import starting
 from vitascope.generate.tracing import tracing
@@ -306,11 +308,11 @@ def test_an_app_left_with_other_settings_makes_room(ray_cluster: None) -> None: 
         def __call__(self) -> str:
             return "here"
 
-    large, usual = (app.deployed(Waits, 1, Settings(), cpus=cpus).bind() for cpus in (6, 3))
+    large, usual = (deployed(Waits, 1, Settings(), cpus=cpus).bind() for cpus in (6, 3))
     assert ray.cluster_resources()["CPU"] < 6 + 3
     serve.run(large, name="vitascope-x-left", route_prefix=None)
     off = tracing(GenerateSettings())
-    with app.serving(usual, "vitascope-x-", "vitascope-x-now", off) as handle:
+    with serving.serving(usual, "vitascope-x-", "vitascope-x-now", off) as handle:
         assert handle.remote().result(timeout_s=60) == "here"
         assert set(serve.status().applications) == {"vitascope-x-now"}
 
@@ -324,13 +326,13 @@ def test_why_a_replica_cannot_start_reaches_the_user(ray_cluster: None, how: str
             with starting("the model"):
                 raise MemoryError("no room for 80 GB\nof weights")
 
-    bound = app.deployed(Failing, 1, Settings(), cpus=0.1).bind()
+    bound = deployed(Failing, 1, Settings(), cpus=0.1).bind()
     name, off = f"vitascope-y-{how}", tracing(GenerateSettings())
     said = {
         "raises": "the model cannot start: MemoryError: no room for 80 GB of weights$",
         "dies": "the process of a replica died at its start",
     }
-    with pytest.raises(Failed, match=said[how]) as failed, app.serving(bound, "vitascope-y-", name, off):
+    with pytest.raises(Failed, match=said[how]) as failed, serving.serving(bound, "vitascope-y-", name, off):
         pass
     assert "\n" not in str(failed.value)
     wait_for(lambda: name not in serve.status().applications)
@@ -349,16 +351,16 @@ def test_why_a_replica_cannot_start_again_is_known(ray_cluster: None, tmp_path: 
         def __call__(self) -> str:
             return "here"
 
-    bound = app.deployed(StartsOnce, 1, Settings(), cpus=0.1).bind()
+    bound = deployed(StartsOnce, 1, Settings(), cpus=0.1).bind()
     name = "vitascope-z-once"
-    with app.serving(bound, "vitascope-z-", name, tracing(GenerateSettings())) as handle:
+    with serving.serving(bound, "vitascope-z-", name, tracing(GenerateSettings())) as handle:
         assert handle.remote().result(timeout_s=60) == "here"
-        assert app.stuck(name) is None
+        assert serving.stuck(name) is None
         actors = ray.util.list_named_actors(all_namespaces=True)
         replica = next(a["name"] for a in actors if "#StartsOnce#" in a["name"])
         ray.kill(ray.get_actor(replica, namespace="serve"))
         handle.remote()  # one that waits for a replica
-        wait_for(lambda: app.stuck(name) == "the model cannot start: OSError: its file is gone")
+        wait_for(lambda: serving.stuck(name) == "the model cannot start: OSError: its file is gone")
 
 
 def test_a_batch_that_is_interrupted_keeps_what_is_finished_and_leaves_no_app(

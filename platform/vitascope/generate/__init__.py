@@ -9,7 +9,7 @@
     media      conditioning frames, read from pictures and videos
     denoise/   from noise to latents: many requests in shared forward passes
     sidecar    records how an output was made
-    app        text encoding, denoising, decoding and writing as Ray Serve deployments
+    app/       text encoding, denoising, decoding and writing as Ray Serve deployments
     starting   why a replica cannot start
     batch/     the request file, line by line, and the outcome of every request
     stage      the job: streams the request file through the app

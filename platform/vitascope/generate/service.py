@@ -20,7 +20,7 @@ from vitascope import config
 from vitascope.cluster import ray_private
 from vitascope.config import Settings
 from vitascope.errors import Mistake
-from vitascope.generate.app import build, deployed
+from vitascope.generate.app.build import build, deployed
 from vitascope.generate.document import MAX_LINE_BYTES
 from vitascope.generate.opened import Opened, opened
 from vitascope.generate.parse import Limits, parse

@@ -15,7 +15,8 @@ from vitascope import storage
 from vitascope.cluster.local import check_room, connect
 from vitascope.config import Settings
 from vitascope.errors import Failed, Missing, Mistake, in_a_line
-from vitascope.generate import app
+from vitascope.generate.app import serving
+from vitascope.generate.app.build import build
 from vitascope.generate.batch import lines
 from vitascope.generate.batch.lines import Line
 from vitascope.generate.batch.manifest import Manifest, Outcome
@@ -105,9 +106,9 @@ def _generated(settings: Settings) -> Summary:
         takes = resources.of_generation(settings)
         check_room(settings.cluster, f"generate's {takes.processes}", cpus=takes.cpus, gpus=takes.gpus)
         _say_size(batch.model, settings)
-        built = app.build(batch.model, settings)
-        serving = app.serving(built, *_app_name(batch, settings), tracing(settings.generate))
-    with serving if pending else nullcontext() as handle, track(total, "generate") as advance:
+        built = build(batch.model, settings)
+        served = serving.serving(built, *_app_name(batch, settings), tracing(settings.generate))
+    with served if pending else nullcontext() as handle, track(total, "generate") as advance:
         stream = _stream(batch, handle, finished, advance, pending=pending)
         name = _app_name(batch, settings)[1] if pending else None
         manifest = asyncio.run(_unless_stuck(stream, name))
@@ -174,7 +175,7 @@ async def _unless_stuck(work: Coroutine[Any, Any, Manifest], name: str | None) -
     working, n_looks = asyncio.create_task(work), 0
     while not working.done():
         await asyncio.wait([working], timeout=_LOOK_S)
-        why = await asyncio.to_thread(app.stuck, name) if name and not working.done() else None
+        why = await asyncio.to_thread(serving.stuck, name) if name and not working.done() else None
         n_looks = n_looks + 1 if why else 0
         if n_looks == _LOOKS:
             working.cancel()
