@@ -479,10 +479,10 @@ def test_frames_are_written_while_later_ones_are_not_yet_decoded(
 def test_a_given_picture_becomes_a_latent_frame(folders: dict[str, Path], media: Any) -> None:
     card = card_with(folders["2.1"])
     request = asked(card, mode="image_to_video", image=media.china)
-    latent, given, ends = DecodeWrite(card).canvas(request)
-    assert latent.shape == (4, 6, 6, 16)
-    assert given.tolist() == [True, False, False, False]
-    assert [end.end for end in ends] == ["first"]
+    conditions = DecodeWrite(card).canvas(request)
+    assert conditions.latent.shape == (4, 6, 6, 16)
+    assert conditions.given.tolist() == [True, False, False, False]
+    assert [piece.end for piece in conditions.kept.pieces] == ["first"]
 
 
 def test_a_model_is_refused_if_its_codec_gives_other_latents(

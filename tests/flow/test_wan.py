@@ -138,7 +138,7 @@ def test_a_published_pipeline_generates_without_any_training(
     settings = config.load(str(tmp_path / "settings.toml"))
     rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
     assert [row["status"] for row in rows] == ["ok", "ok", "ok", "ok", "dropped"]
-    assert "was trained for text_to_video, got mode image_to_video" in rows[4]["detail"]
+    assert "image_to_image, got mode image_to_video" in rows[4]["detail"]
     first, second, _ = (storage.read_json(row["uri"].rpartition(".")[0] + ".json") for row in rows[:3])
     asked = ("steps", "guidance", "guidance_2", "solver", "shift")
     assert [first[name] for name in asked] == [4, 5.0, 3.0, "unipc", 3.0]

@@ -36,7 +36,7 @@ def brightness(frames: np.ndarray) -> list[int]:
 
 def test_an_image(request_of: Make, media: Path) -> None:
     place, frames = read_given(request_of(mode="image_to_video", image=str(media / "a.png")), PATCHING)
-    assert place.n_first == 1
+    assert place.given.tolist() == [True, False, False]
     assert frames.shape == (1, 48, 64, 3)
     assert frames[0, 0, 0].tolist() == [200, 100, 50]
 

@@ -49,8 +49,8 @@ class Folder:
         card = self.ours.card
         states = make_text_encoder(card.encode).encode([request.prompt, request.negative_prompt])
         if request.image:
-            latent, given, _ = DecodeWrite(card).canvas(request)
-            canvas = Canvas(torch.tensor(latent), torch.tensor(given))
+            found = DecodeWrite(card).canvas(request)
+            canvas = Canvas(torch.tensor(found.latent), torch.tensor(found.given))
         else:
             canvas = conditions.blank(request, card.patching, card.channels)
         return begin(request, canvas, (states[0], states[1]), card=card, sampling=self.ours.sampling)

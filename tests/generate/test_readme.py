@@ -11,7 +11,7 @@ from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
 from vitascope.generate.denoise.solvers import SOLVERS
 from vitascope.generate.parse import Limits, parse
-from vitascope.generate.request import MEDIA, Mode, Request
+from vitascope.generate.request import MEDIA, OPTIONAL, Mode, Request
 from vitascope.generate.settings import GenerateSettings
 
 PATCHING = Patching(STRIDES["dct"], patch=2)
@@ -19,7 +19,10 @@ PATCHING = Patching(STRIDES["dct"], patch=2)
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SECTION = README.partition("## Requests")[2].partition("\n## ")[0]
 DEFAULTS = ("steps", "guidance", "guidance_2", "solver", "shift")
-FROM_SETTINGS = {"seed": "from `custom_id`"} | {name: f"generate.{name}" for name in DEFAULTS}
+BY_MODE = {
+    field: f"`{default}`" for fields in OPTIONAL.values() for field, default in fields.items() if default
+}
+FROM_SETTINGS = {"seed": "from `custom_id`"} | {name: f"generate.{name}" for name in DEFAULTS} | BY_MODE
 
 
 def row(name: str) -> str:
@@ -28,9 +31,16 @@ def row(name: str) -> str:
     bounds = {type(m).__name__: m for m in field.metadata}
     low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
     length = getattr(bounds.get("MaxLen"), "max_length", None)
+    above, below = getattr(bounds.get("Gt"), "gt", None), getattr(bounds.get("Lt"), "lt", None)
     values = f"{low:,} to {high:,}" if high else f"at most {length:,} characters" if length else ""
+    values = f"above {above}, below {below}" if above is not None else values
     solvers = " or ".join(f"`{solver}`" for solver in SOLVERS)
-    values = {"seed": "0 to 2⁶³ - 1", "mode": "a mode, below", "solver": solvers}.get(name, values)
+    values = {
+        "seed": "0 to 2⁶³ - 1",
+        "mode": "a mode, below",
+        "keep": "a list, below",
+        "solver": solvers,
+    }.get(name, values)
     default = "required" if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"
     default = FROM_SETTINGS.get(name, "" if field.default is None else default)
     default = f"`{default}`" if default.startswith("generate.") else default

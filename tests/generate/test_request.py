@@ -68,7 +68,7 @@ def test_each_expert_has_its_guidance_and_a_pass_has_room_for_the_guided_one() -
     [
         ({"guidance_2": 3}, OURS, "guidance_2 is for models with two experts, and this one has one"),
         ({"guidance_2": True}, TWO_EXPERTS, "guidance_2: expected a number"),
-        ({"mode": "image_to_video", "image": "a.png"}, TWO_EXPERTS, "was trained for text_to_video, got"),
+        ({"mode": "image_to_video", "image": "a.png"}, TWO_EXPERTS, "this model makes text_to_video, got"),
         ({"solver": "heun"}, OURS, "solver: Input should be 'euler' or 'unipc', got 'heun'"),
         ({"shift": 0}, OURS, "shift"),
     ],

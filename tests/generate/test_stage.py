@@ -182,7 +182,9 @@ def test_the_sidecar_says_how_it_was_made(scenario: Scenario) -> None:
     sidecar = storage.read_json(row["uri"].rpartition(".")[0] + ".json")
     assert (sidecar["prompt"], sidecar["negative_prompt"], sidecar["steps"]) == ("a cat", "dark", 12)
     assert (sidecar["model"]["step"], sidecar["model"]["latents"]) == (7, "tiny")
-    assert sidecar["given"] == {"first": 1, "last": 4}
+    assert sidecar["given"].pop("psnr_db") > 20
+    n = sidecar["n_frames"]
+    assert sidecar["given"] == {"first": 1, "last": 4, "spans": [[0, 1], [n - 4, n]]}
     first, last = sidecar["conditioning"]
     names = ("end", "media", "start_s", "n_frames")
     assert [first[name] for name in names] == ["first", "video", 23 / 8, 1]

@@ -5,8 +5,9 @@
     request    what one output is to be
     parse      one JSON line becomes a checked Request, or is rejected with a reason
     changes    differences between an output and its request
+    layout     which frames of an output come from its media
+    media      their frames, read from pictures and videos
     conditions the conditioning frames of a request's latent
-    media      conditioning frames, read from pictures and videos
     denoise/   from noise to latents: many requests in shared forward passes
     sidecar    records how an output was made
     app/       text encoding, denoising, decoding and writing as Ray Serve deployments

@@ -1,35 +1,31 @@
-"""Reads the conditioning frames of a request."""
+"""Reads the media of a request."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from vitascope import storage
 from vitascope.encode.buckets import Patching
-from vitascope.generate.conditions import Layout, layout
-from vitascope.generate.request import MEDIA, Request
+from vitascope.generate.layout import Layout, Piece, layout
+from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
 from vitascope.media.clip import Clip
 from vitascope.media.probe import probe
 
 
 def read_given(request: Request, patching: Patching) -> tuple[Layout, np.ndarray]:
-    """The request's conditioning frames: uint8 (n_first + n_last, H, W, 3) in its size; and their layout.
+    """The frames of all pieces of the request's layout: uint8 (n, H, W, 3) in its size; and the layout.
 
     Frames are selected by timestamp at the request's fps, rotated upright, scaled to cover the output and
-    cropped around the centre. The frames at the start are the end of the first of the media, those at the end
-    the beginning of the last.
+    cropped around the centre.
 
     Raises:
         Rejected: MEDIA_MISSING; INVALID_REQUEST if a picture is given for a video or the reverse; TOO_SHORT;
             and errors of `probe` and `Clip.frames`.
     """
-    sources = [_Source.of(request, field) for field in MEDIA[request.mode]]
-    place = layout(request, patching, tuple(source.n_frames for source in sources))
-    place = replace(place, n_before=sources[0].n_frames - place.n_first)
-    pieces = [sources[0].read(place.n_before, place.n_first, request)] if place.n_first else []
-    pieces += [sources[-1].read(0, place.n_last, request)] if place.n_last else []
-    return place, np.concatenate(pieces)
+    sources = {name: _Source.of(request, name, uri) for name, uri in request.media.items()}
+    place = layout(request, patching, {name: source.n_frames for name, source in sources.items()})
+    return place, np.concatenate([sources[piece.media].read(piece, request) for piece in place.pieces])
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,8 @@ class _Source:
     decoder: str
 
     @classmethod
-    def of(cls, request: Request, field: str) -> "_Source":
-        uri, wanted = str(getattr(request, field)), "image" if field == "image" else "video"
+    def of(cls, request: Request, field: str, uri: str) -> "_Source":
+        wanted = "video" if field in ("video", "video_after") else "image"
         article = "an" if wanted == "image" else "a"
         if not storage.exists(uri):
             raise Rejected(Reason.MEDIA_MISSING, f"no file at {uri}, given as {field!r}")
@@ -58,7 +54,8 @@ class _Source:
         n_frames = max(1, int(facts.duration_s * request.fps + 0.01))
         return cls(uri, n_frames, facts.decoder)
 
-    def read(self, first: int, n_frames: int, request: Request) -> np.ndarray:
-        """Frames `first` to `first + n_frames` at the request's fps, in its size."""
-        clip = Clip(self.uri, self.decoder, first / request.fps, request.fps, n_frames=n_frames)
+    def read(self, piece: Piece, request: Request) -> np.ndarray:
+        """The frames of a piece of it, in the request's size."""
+        start_s, fps = piece.first / request.fps, request.fps / piece.step
+        clip = Clip(self.uri, self.decoder, start_s, fps, n_frames=piece.n_frames)
         return clip.frames(size=(request.height, request.width))

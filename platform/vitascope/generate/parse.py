@@ -9,7 +9,8 @@ from vitascope import storage
 from vitascope.encode.buckets import Patching
 from vitascope.generate.denoise.sampling import OURS, Sampling
 from vitascope.generate.document import document_of, invalid
-from vitascope.generate.request import MAX_URI_CHARS, MEDIA, Mode, Request
+from vitascope.generate.layout import N_TIED, layout
+from vitascope.generate.request import MAX_URI_CHARS, MEDIA, OPTIONAL, Mode, Request
 from vitascope.generate.settings import GenerateSettings
 from vitascope.ledger import Reason, Rejected
 from vitascope.records import stable_int
@@ -55,8 +56,12 @@ def _checked(document: dict[str, object], limits: Limits) -> Request:
 
 
 def n_tokens(request: Request, patching: Patching) -> int:
-    """Patches of the request in each forward pass; twice as many if it is guided."""
-    n = patching.n_tokens(patching.covering(request.size))
+    """Patches of the request in each forward pass; twice as many if it is guided.
+
+    Raises:
+        Rejected: as `layout.layout`.
+    """
+    n = patching.n_tokens(layout(request, patching).made)
     return 2 * n if request.is_guided else n
 
 
@@ -67,14 +72,24 @@ def _validated(document: dict[str, object], limits: Limits) -> Request:
         defaults[field] = getattr(limits.sampling, field) if chosen is None else chosen
     if isinstance(custom_id := document.get("custom_id"), str):
         defaults["seed"] = stable_int("seed", custom_id)
-    for field in ("image", "video", "video_after"):
-        if isinstance(uri := document.get(field), str):
-            document = document | {field: _located(uri, limits)}
+    if isinstance(mode := document.get("mode"), str):
+        defaults |= OPTIONAL.get(mode, {})  # type: ignore[call-overload]  # modes are strings
+    document = _with_locations(document, limits)
+    if isinstance(kept := document.get("keep"), list):
+        document |= {
+            "keep": [_with_locations(keep, limits) if isinstance(keep, dict) else keep for keep in kept]
+        }
     try:
         return Request.model_validate(defaults | document)
     except ValidationError as error:
         wrong = [e for e in error.errors() if e["type"] != "missing" or e["loc"] != ("seed",)]
         raise invalid("; ".join(map(_explain, wrong))) from None
+
+
+def _with_locations(document: dict[str, object], limits: Limits) -> dict[str, object]:
+    fields = ("image", "image_last", "video", "video_after")
+    named = {field: uri for field in fields if isinstance(uri := document.get(field), str)}
+    return document | {field: _located(uri, limits) for field, uri in named.items()}
 
 
 def _located(uri: str, limits: Limits) -> str:
@@ -97,8 +112,13 @@ def _located(uri: str, limits: Limits) -> str:
 def _check_model(request: Request, sampling: Sampling) -> None:
     if sampling.modes and request.mode not in sampling.modes:
         raise invalid(
-            f"this model was trained for {' and '.join(sampling.modes)}, got mode {request.mode}; choose "
-            'another mode, or train the model with train.conditioning_frames = "all"'
+            f"this model makes {' and '.join(sampling.modes)}, got mode {request.mode}; choose another mode, "
+            'or train the model with train.conditioning_frames = "all"'
+        )
+    if sampling.modes and request.mode is Mode.LOOP and request.image:
+        raise invalid(
+            "this model was not trained to end with a picture, as a loop from one does; leave image out, "
+            'or train the model with train.conditioning_frames = "all"'
         )
     if request.guidance_2 is not None and sampling.boundary is None:
         raise invalid("guidance_2 is for models with two experts, and this one has one; leave it out")
@@ -114,26 +134,31 @@ def _check_adapter(request: Request, settings: GenerateSettings) -> None:
 
 
 def _check_media(request: Request) -> None:
-    wanted = MEDIA[request.mode]
-    for field in ("image", "video", "video_after"):
+    needed, optional = MEDIA[request.mode], OPTIONAL.get(request.mode, {})
+    fields = {field for table in (*MEDIA.values(), *OPTIONAL.values()) for field in table}
+    for field in sorted(fields):
         given = getattr(request, field)
-        if field in wanted and not given:
-            needs = " and ".join(repr(f) for f in wanted)
+        if field in needed and not given:
+            needs = " and ".join(repr(f) for f in needed)
             raise Rejected(Reason.MEDIA_MISSING, f"mode {request.mode} needs {needs}; {field!r} is not given")
-        if given and field not in wanted:
+        if given and field not in needed and field not in optional:
             raise invalid(
                 f"mode {request.mode} makes no use of {field!r}; leave it out or choose another mode"
             )
+    _check_kept(request)
+
+
+def _check_kept(request: Request) -> None:
+    uses_video = any(keep.image is None for keep in request.keep)
+    if uses_video and not request.video:
+        raise Rejected(Reason.MEDIA_MISSING, "a part of keep names no image, and 'video' is not given")
+    if request.mode is Mode.INFILL and request.video and not uses_video:
+        raise invalid("every part of keep names an image, so that 'video' has no use; leave it out")
 
 
 def _check_size(request: Request, limits: Limits) -> None:
     size, settings = request.size, limits.settings
-    least = _least_frames(request.mode, limits.patching.strides.time)
-    if size.n_frames < least:
-        raise invalid(
-            f"mode {request.mode} needs at least {least} frames, got {size.n_frames} "
-            f"({request.seconds:g} s at {request.fps:g} fps); raise seconds"
-        )
+    _check_length(request, limits.patching.strides.time)
     if size.n_frames > settings.max_frames:
         raise invalid(
             f"at most {settings.max_frames} frames, got {size.n_frames} ({request.seconds:g} s at "
@@ -150,14 +175,36 @@ def _check_size(request: Request, limits: Limits) -> None:
         )
 
 
-def _least_frames(mode: Mode, time_stride: int) -> int:
+def _check_length(request: Request, time_stride: int) -> None:
+    n_frames, least = request.size.n_frames, _least_frames(request, time_stride)
+    so_many = f"got {n_frames} ({request.seconds:g} s at {request.fps:g} fps)"
+    if n_frames < least:
+        raise invalid(f"mode {request.mode} needs at least {least} frames, {so_many}; raise seconds")
+    if request.mode is Mode.IMAGE_TO_IMAGE and n_frames > 1:
+        raise invalid(f"mode {request.mode} makes one picture, {so_many}; set seconds to 0")
+    if request.mode is Mode.LOOP and not request.image and n_frames % time_stride:
+        near = n_frames - n_frames % time_stride
+        raise invalid(
+            f"a loop has a multiple of {time_stride} frames, {so_many}; set seconds to "
+            f"{max(least, near) / request.fps:g} or {(near + time_stride) / request.fps:g}"
+        )
+
+
+def _least_frames(request: Request, time_stride: int) -> int:
     """One conditioning latent frame at each end that has one, and a frame to be made.
 
-    A latent frame is one frame at the start of a video and `time_stride` frames elsewhere.
+    A latent frame is one frame at the start of a video and `time_stride` frames elsewhere. A loop has a
+    latent frame that leads back to its picture, or those that its ends have in common.
     """
-    first = mode in (Mode.IMAGE_TO_VIDEO, Mode.EXTEND_FORWARD, Mode.JOIN)
-    last = mode in (Mode.EXTEND_BACKWARD, Mode.JOIN)
-    return 1 + first + time_stride * last
+    if request.mode is Mode.LOOP:
+        return 1 + time_stride if request.image else N_TIED * time_stride
+    one, two = 1 + time_stride, 2 + time_stride
+    return {Mode.EXTEND_BACKWARD: one, Mode.JOIN: two, Mode.FIRST_LAST: two}.get(
+        request.mode, 1 if request.mode in _OF_ANY_LENGTH else 2
+    )
+
+
+_OF_ANY_LENGTH = (Mode.TEXT_TO_VIDEO, Mode.VIDEO_TO_VIDEO, Mode.IMAGE_TO_IMAGE)
 
 
 def _check_guidance(request: Request) -> None:

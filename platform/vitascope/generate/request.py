@@ -4,7 +4,7 @@ import re
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from vitascope.records import VideoSize, stable_id
 from vitascope.section import Section
@@ -22,16 +22,69 @@ class Mode(StrEnum):
     EXTEND_FORWARD = "extend_forward"  # the output begins with the end of `video`
     EXTEND_BACKWARD = "extend_backward"  # the output ends with the beginning of `video`
     JOIN = "join"  # begins with the end of `video`, ends with the beginning of `video_after`
+    FIRST_LAST = "first_last"  # begins with `image`, ends with `image_last`
+    LOOP = "loop"  # the last frame leads into the first one; `image` is the first one
+    INFILL = "infill"  # holds pictures and stretches of `video` at the times that `keep` names
+    INTERPOLATE = "interpolate"  # `video` with frames in between
+    VIDEO_TO_VIDEO = "video_to_video"  # `video`, made anew from a noise level below 1
+    IMAGE_TO_IMAGE = "image_to_image"  # `image`, made anew in the same way
 
 
-MEDIA = {
+MEDIA: dict[Mode, tuple[str, ...]] = {
     Mode.TEXT_TO_VIDEO: (),
     Mode.IMAGE_TO_VIDEO: ("image",),
     Mode.EXTEND_FORWARD: ("video",),
     Mode.EXTEND_BACKWARD: ("video",),
     Mode.JOIN: ("video", "video_after"),
+    Mode.FIRST_LAST: ("image", "image_last"),
+    Mode.LOOP: (),
+    Mode.INFILL: ("keep",),
+    Mode.INTERPOLATE: ("video",),
+    Mode.VIDEO_TO_VIDEO: ("video",),
+    Mode.IMAGE_TO_IMAGE: ("image",),
 }
-"""The fields that name a mode's media."""
+"""The fields that a mode needs for its media."""
+
+OPTIONAL: dict[Mode, dict[str, Any]] = {
+    Mode.LOOP: {"image": None},
+    Mode.INFILL: {"video": None},
+    Mode.INTERPOLATE: {"factor": 2},
+    Mode.VIDEO_TO_VIDEO: {"strength": 0.6},
+    Mode.IMAGE_TO_IMAGE: {"strength": 0.6},
+}
+"""Further fields of a mode, and their defaults. Other modes refuse them."""
+
+
+class Keep(Section):
+    """Conditioning frames of an in-filled output: a picture, or a stretch of `video`, at its own time."""
+
+    image: str | None = Field(None, max_length=MAX_URI_CHARS, description="A picture; without one, `video`.")
+    seconds: float = Field(
+        ge=0, le=86_400, description="When the picture is shown, or the stretch of `video` begins."
+    )
+    until: float | None = Field(None, gt=0, le=86_400, description="When the stretch of `video` ends.")
+
+    @field_validator("seconds", "until", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: Any) -> Any:
+        return no_truth_value(value)
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> "Keep":
+        if self.image is None and self.until is None:
+            raise ValueError("name an image, or say until when video is kept")
+        if self.image is not None and self.until is not None:
+            raise ValueError("until is for a stretch of video; leave it out, or leave image out")
+        if self.until is not None and self.until <= self.seconds:
+            raise ValueError(f"until must be later than seconds = {self.seconds:g}, got {self.until:g}")
+        return self
+
+
+def no_truth_value(value: Any) -> Any:
+    """`value`, unless it is true or false, which pydantic would take for 1 or 0."""
+    if isinstance(value, bool):
+        raise ValueError("expected a number")
+    return value
 
 
 class Request(Section):
@@ -77,13 +130,29 @@ class Request(Section):
     )
     adapter_weight: float = Field(1.0, ge=-10, le=10, description="Factor of the adapter's effect.")
     image: str | None = Field(
-        None, max_length=MAX_URI_CHARS, description="For image_to_video: the first frame."
+        None,
+        max_length=MAX_URI_CHARS,
+        description="A picture: the first frame; for image_to_image, the picture to be made anew.",
     )
-    video: str | None = Field(
-        None, max_length=MAX_URI_CHARS, description="For extend_forward, extend_backward and join: a video."
+    image_last: str | None = Field(
+        None, max_length=MAX_URI_CHARS, description="For first_last: the last frame."
     )
+    video: str | None = Field(None, max_length=MAX_URI_CHARS, description="A video; the mode says for what.")
     video_after: str | None = Field(
         None, max_length=MAX_URI_CHARS, description="For join: the video that follows the output."
+    )
+    keep: tuple[Keep, ...] = Field(
+        (), max_length=64, description="For infill: the pictures and the stretches of video to keep."
+    )
+    strength: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="For video_to_video and image_to_image: the fraction of the steps that are taken; the "
+        "fewer, the closer the output stays to its source.",
+    )
+    factor: int | None = Field(
+        None, ge=2, le=16, description="For interpolate: fps is this multiple of the video's."
     )
 
     @field_validator(
@@ -98,14 +167,14 @@ class Request(Section):
             "guidance_2",
             "shift",
             "adapter_weight",
+            "strength",
+            "factor",
         ),
         mode="before",
     )
     @classmethod
-    def _is_no_truth_value(cls, value: Any) -> Any:
-        if isinstance(value, bool):  # pydantic would take true for 1
-            raise ValueError("expected a number")
-        return value
+    def _is_a_number(cls, value: Any) -> Any:
+        return no_truth_value(value)
 
     @field_validator("prompt")
     @classmethod
@@ -118,6 +187,18 @@ class Request(Section):
     def size(self) -> VideoSize:
         """The output's size: the frames of `seconds` at `fps`, at least one."""
         return VideoSize(max(1, round(self.seconds * self.fps)), self.height, self.width)
+
+    @property
+    def media(self) -> dict[str, str]:
+        """The locations of its media by field; the pictures of `keep` are keep[0], keep[1] and so on."""
+        named = {field: getattr(self, field) for field in ("image", "image_last", "video", "video_after")}
+        kept = {f"keep[{i}]": keep.image for i, keep in enumerate(self.keep)}
+        return {field: uri for field, uri in (named | kept).items() if uri}
+
+    @property
+    def n_passes(self) -> int:
+        """The steps that are taken: all, or a fraction of `strength`, the last ones, at least one."""
+        return self.steps if self.strength is None else max(1, int(self.steps * self.strength + 1e-6))
 
     @property
     def scales(self) -> tuple[float, float]:
@@ -145,6 +226,11 @@ class Request(Section):
         return f"{readable or 'request'}-{stable_id(self.model_dump_json(exclude=later), model)}"
 
 
-_LATER = {"guidance_2": None, "solver": "euler", "shift": None, "adapter_weight": 1.0}
+_LATER = {"guidance_2": None, "solver": "euler", "shift": None, "adapter_weight": 1.0} | {
+    "image_last": None,
+    "keep": (),
+    "strength": None,
+    "factor": None,
+}
 """Fields that earlier releases did not know: at these values outputs keep their names. The adapter is part of
 the model's identity."""

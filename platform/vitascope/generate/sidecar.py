@@ -1,6 +1,7 @@
 """What is known of an output, in the JSON next to it."""
 
 import posixpath
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -8,46 +9,107 @@ from typing import Any
 import numpy as np
 
 from vitascope import storage
-from vitascope.generate.conditions import Layout
+from vitascope.encode.codecs import decibels
+from vitascope.generate.layout import Layout
 from vitascope.generate.opened import Target
-from vitascope.generate.request import MEDIA, Request
+from vitascope.generate.request import Request
 from vitascope.media.mp4 import encoder, jpeg_bytes
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The conditioning frames at an end of an output, `first` or `last`, and a jpeg of that next to the rest.
+    """A part of a request's media in its output, and a jpeg of one of its frames.
 
-    They are `n_frames` of the request's `media` field from `start_s` on, at the request's fps.
+    end: `first` or `last` if it is at that end of the output, `source` if it is made anew, else at_<frame>.
+    They are `n_frames` of the output, from frame `at` on, and show the request's `media` field from `start_s`
+    on.
     """
 
     end: str
     media: str
     start_s: float
     n_frames: int
+    at: int
     picture: bytes
 
 
-def conditioning(request: Request, place: Layout, frames: np.ndarray) -> list[Conditioning]:
-    """Of the frames of `media.read_given`, uint8 (n_first + n_last, H, W, 3)."""
-    media, n = MEDIA[request.mode], place.n_first
-    ends = []
-    if n:
-        start_s = place.n_before / request.fps
-        ends.append(Conditioning("first", media[0], start_s, n, jpeg_bytes(frames[n - 1], 320)))
-    if place.n_last:
-        ends.append(Conditioning("last", media[-1], 0.0, place.n_last, jpeg_bytes(frames[n], 320)))
-    return ends
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What an output has of its media.
+
+    frames: uint8 (n, H, W, 3). source: (N,) int64, for each of the output's frames the one of `frames` that
+    it is, if it is a conditioning frame; else -1.
+    """
+
+    pieces: tuple[Conditioning, ...]
+    frames: np.ndarray
+    source: np.ndarray
 
 
-def put_conditioning(location: str, ends: list[Conditioning]) -> dict[str, Any]:
-    """Commits the pictures next to the output at `location`, without suffix; returns the sidecar's part."""
+NOTHING = Kept((), np.empty((0, 0, 0, 3), np.uint8), np.empty(0, np.int64))
+
+
+def conditioning(request: Request, place: Layout, frames: np.ndarray) -> Kept:
+    """Of the frames of `media.read_given`, uint8 (n, H, W, 3)."""
+    owner, source = place.owner[list(place.shown)], place.source[list(place.shown)]
+    pieces = []
+    for number, piece in enumerate(place.pieces):
+        positions = np.flatnonzero(owner == number)
+        if len(positions):  # of a loop, the picture may not be shown again
+            first, last = int(positions[0]), int(positions[-1])
+            end = "first" if first == 0 else "last" if last == len(owner) - 1 else f"at_{first}"
+            shown = source[last if end == "first" else first]
+            pieces.append(
+                Conditioning(
+                    end if place.is_kept else "source",
+                    piece.media,
+                    piece.first / request.fps,
+                    len(positions),
+                    first,
+                    jpeg_bytes(frames[shown], 320),
+                )
+            )
+    if not place.is_kept:
+        return Kept(tuple(pieces), NOTHING.frames, np.full(len(owner), -1))
+    return Kept(tuple(pieces), frames, source)
+
+
+class Compared:
+    """The frames of an output, compared with what `kept` says that they are, one by one as they pass."""
+
+    def __init__(self, frames: Iterable[np.ndarray], kept: Kept) -> None:
+        self._frames, self._kept = frames, kept
+        self._errors: list[float] = []
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for index, frame in enumerate(self._frames):
+            if index < len(self._kept.source) and (number := self._kept.source[index]) >= 0:
+                difference = frame.astype(np.float32) - self._kept.frames[number]
+                self._errors.append(float(np.square(difference).mean()))
+            yield frame
+
+    @property
+    def psnr_db(self) -> float | None:
+        """Of the conditioning frames so far, what the codec made of them; None without any."""
+        return round(decibels(float(np.mean(self._errors))), 2) if self._errors else None
+
+
+def put_conditioning(location: str, kept: Kept, psnr_db: float | None) -> dict[str, Any]:
+    """Commits the pictures next to the output at `location`, without suffix; returns the sidecar's part.
+
+    It has the number of conditioning frames at either end, all stretches of them as [begin, end), and what
+    the codec left of them.
+    """
     named = []
-    for end in ends:
-        picture = f"{location}.{end.end}.jpg"
-        storage.put(picture, end.picture)
-        named.append(vars(end) | {"picture": posixpath.basename(picture)})
-    given = {"first": 0, "last": 0} | {end.end: end.n_frames for end in ends}
+    for piece in kept.pieces:
+        picture = f"{location}.{piece.end}.jpg"
+        storage.put(picture, piece.picture)
+        named.append(vars(piece) | {"picture": posixpath.basename(picture)})
+    edges = np.flatnonzero(np.diff(kept.source >= 0, prepend=False, append=False)).tolist()
+    spans = [list(span) for span in zip(edges[::2], edges[1::2], strict=True)]
+    first = spans[0][1] if spans and spans[0][0] == 0 else 0
+    last = spans[-1][1] - spans[-1][0] if spans and spans[-1][1] == len(kept.source) else 0
+    given = {"first": first, "last": last, "spans": spans, "psnr_db": psnr_db}
     return {"given": given, "conditioning": named}
 
 
@@ -76,7 +138,8 @@ def sidecar(request: Request, target: Target, suffix: str, timings: dict[str, fl
         "height": size.height,
         "width": size.width,
         "fps": request.fps,
-        "media": {field: getattr(request, field) for field in ("image", "video", "video_after")},
+        "media": {"image": None, "video": None, "video_after": None} | request.media,
+        "strength": request.strength,
         "encoder": "png" if size.n_frames == 1 else encoder(),
         "model": target.model._asdict(),
         "seconds": timings,

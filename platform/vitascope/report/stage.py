@@ -4,6 +4,7 @@ import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from vitascope.wording import short
 
 MOST_VIDEOS, MOST_SOURCES, MOST_ROWS = 48, 24, 300  # more would make a page that browsers open slowly
 MOST_MEDIUM_BYTES = 16 << 20
-_MOST_SIZES, _MOST_CURVES, _MOST_OF_SETTINGS = 24, 12, 40_000
+_MOST_SIZES, _MOST_CURVES, _MOST_OF_SETTINGS, _MOST_PICTURES = 24, 12, 40_000, 4
 
 
 def run(settings: Settings) -> Figures:
@@ -75,17 +76,18 @@ def render(run: Dataset, figures: Figures) -> bytes:
 class Output:
     """An output as the report shows it: its manifest row, and what its sidecar says.
 
-    before, after: the last of the conditioning frames at its start, the first of those at its end. strip: the
-    fractions of its frames that these are. problem: why the sidecar cannot be read.
+    before: a picture of each part of its media, except the last one, and what it is: given, or source of what
+    is made anew. after: the first of the conditioning frames at its end. strip: the fractions of its frames
+    that are generated and conditioning frames, in turn. problem: why the sidecar cannot be read.
     """
 
     row: Row
     medium: Medium
     prompt: str = ""
     seed: int | None = None
-    before: Medium | None = None
+    before: tuple[tuple[Medium, str], ...] = ()
     after: Medium | None = None
-    strip: tuple[float, float] | None = None
+    strip: tuple[float, ...] = ()
     problem: str = ""
 
 
@@ -103,19 +105,25 @@ def _output(row: Row) -> Output:
             piece["end"]: _picture(storage.join(folder, piece["picture"]))
             for piece in sidecar.get("conditioning", ())
         }
-        given = sidecar.get("given") or {"first": 0, "last": 0}
-        strip = (given["first"] / row["n_frames"], given["last"] / row["n_frames"])
+        before = [end for end in pictures if end != "last"][:_MOST_PICTURES]
         return Output(
             row,
             medium,
             prompt=str(sidecar["prompt"]),
             seed=sidecar["seed"],
-            before=pictures.get("first"),
+            before=tuple((pictures[end], "source" if end == "source" else "given") for end in before),
             after=pictures.get("last"),
-            strip=strip if any(strip) else None,
+            strip=_strip(sidecar.get("given") or {"spans": []}, row["n_frames"]),
         )
     except Exception as error:  # whatever a sidecar that is gone or damaged leads to
         return Output(row, medium, problem=f"Its sidecar cannot be read ({type(error).__name__}: {error})")
+
+
+def _strip(given: Row, n_frames: int) -> tuple[float, ...]:
+    first, last = (given.get(end, 0) for end in ("first", "last"))  # earlier releases have no spans
+    spans = given.get("spans", [[0, first]] * (first > 0) + [[n_frames - last, n_frames]] * (last > 0))
+    edges = [0, *(edge for span in spans for edge in span), n_frames]
+    return tuple((end - begin) / n_frames for begin, end in pairwise(edges)) if spans else ()
 
 
 def _picture(location: str) -> Medium:

@@ -60,4 +60,9 @@ def psnr_db(frames: torch.Tensor, decoded: Iterable[torch.Tensor]) -> float:
     pairs = zip(frames, (frame for group in decoded for frame in group), strict=True)
     # A frame at a time: floats take four times the room.
     error = sum((a.float() - b.float()).square().mean().item() for a, b in pairs) / len(frames)
-    return min(100.0, 10 * math.log10(255**2 / error)) if error else 100.0
+    return decibels(error)
+
+
+def decibels(mean_squared_error: float) -> float:
+    """The peak signal-to-noise ratio of pixels 0 to 255 with this error, in dB; at most 100."""
+    return min(100.0, 10 * math.log10(255**2 / mean_squared_error)) if mean_squared_error else 100.0

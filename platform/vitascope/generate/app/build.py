@@ -11,7 +11,7 @@ from vitascope.generate.app.codec import DecodeWrite
 from vitascope.generate.app.denoise import Denoise
 from vitascope.generate.app.text import TextEncode
 from vitascope.generate.opened import Opened, Target
-from vitascope.generate.request import MEDIA, Request
+from vitascope.generate.request import Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS
 from vitascope.ledger import Rejected
 
@@ -34,7 +34,7 @@ class Generate:
     async def __call__(self, request: Request, target: Target) -> dict[str, object] | Rejected:
         """The sidecar of the committed output, or why it has none. Arrays pass from replica to replica."""
         text = self._text.remote(request)
-        canvas = self._codec.canvas.remote(request) if MEDIA[request.mode] else None
+        canvas = self._codec.canvas.remote(request) if request.media else None
         try:
             return await self._codec.write.remote(
                 request, self._denoise.remote(request, text, canvas), canvas, target

@@ -2,19 +2,18 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import torch
 
 from vitascope import storage
 from vitascope.encode.codecs import make_codec
 from vitascope.generate import conditions, media
-from vitascope.generate.app.values import Denoised, device
+from vitascope.generate.app.values import Conditions, Denoised, device
 from vitascope.generate.changes import changes
+from vitascope.generate.layout import layout
 from vitascope.generate.opened import Target
 from vitascope.generate.request import Request
-from vitascope.generate.sidecar import Conditioning, conditioning, put_conditioning, sidecar
+from vitascope.generate.sidecar import NOTHING, Compared, conditioning, put_conditioning, sidecar
 from vitascope.generate.starting import starting
 from vitascope.media import mp4
 from vitascope.model.formats.card import ModelCard
@@ -28,22 +27,27 @@ class DecodeWrite:
             self._codec = make_codec(card.encode, device(gpus))
         self._patching, self._most_text = card.patching, card.encode.max_text_tokens
 
-    def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray, list[Conditioning]]:
-        """The request's conditioning latent: latent (T, h, w, C), given (T,); and the frames it is from."""
+    def canvas(self, request: Request) -> Conditions:
+        """What the request's media are in its output."""
         place, frames = media.read_given(request, self._patching)
         canvas = conditions.canvas(place, frames, self._codec)
-        return canvas.latent.numpy(), canvas.given.numpy(), conditioning(request, place, frames)
+        kept = conditioning(request, place, frames)
+        return Conditions(canvas.latent.numpy(), canvas.given.numpy(), kept)
 
-    def write(self, request: Request, denoised: Denoised, canvas: Any, target: Target) -> dict[str, object]:
+    def write(
+        self, request: Request, denoised: Denoised, canvas: Conditions | None, target: Target
+    ) -> dict[str, object]:
         """Decodes, encodes and commits the output, then creates the sidecar and returns it.
 
         The sidecar marks the request as finished. If attempts race, one creates it, and all return that one.
         """
         started = time.monotonic()
         decoded = _Timed(self._codec.decode(torch.tensor(denoised.latent)))
-        made = self._patching.covering(request.size)
+        kept = canvas.kept if canvas else NOTHING
         frames = (frame for group in decoded for frame in group.cpu().numpy())
-        content, suffix = mp4.media_bytes(conditions.crop(frames, request, made.n_frames), request.fps)
+        shown = conditions.crop(frames, request, layout(request, self._patching))
+        compared = Compared(shown, kept)
+        content, suffix = mp4.media_bytes(compared, request.fps)
         storage.put(target.location + suffix, content)
         timings = {
             "denoise": round(denoised.seconds, 3),
@@ -52,7 +56,7 @@ class DecodeWrite:
         }
         about = {
             "changes": changes(request, self._patching, denoised.n_text, self._most_text),
-            **put_conditioning(target.location, canvas[2] if canvas else []),
+            **put_conditioning(target.location, kept, compared.psnr_db),
         }
         document = sidecar(request, target, suffix, timings) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):

@@ -4,13 +4,11 @@ import asyncio
 import logging
 import os
 import time
-from typing import Any
 
-import numpy as np
 import torch
 
 from vitascope.generate import conditions
-from vitascope.generate.app.values import Denoised, Text, device
+from vitascope.generate.app.values import Conditions, Denoised, Text, device
 from vitascope.generate.conditions import Canvas
 from vitascope.generate.denoise import sampler
 from vitascope.generate.denoise.divide import Broken
@@ -32,9 +30,7 @@ class Denoise:
             experts = model.load(self._device)
             self._denoiser = Denoiser(experts, token_budget=settings.token_budget, publisher=Publisher(run))
 
-    async def __call__(
-        self, request: Request, text: Text, canvas: tuple[np.ndarray, np.ndarray, Any] | None
-    ) -> Denoised:
+    async def __call__(self, request: Request, text: Text, canvas: Conditions | None) -> Denoised:
         """The finished latent. Waits without holding a thread, so any number of requests may wait.
 
         If the device is lost, this process ends: Serve starts another, and the batch resends its requests.
@@ -49,11 +45,11 @@ class Denoise:
         latent = done.latent(self._card.model.patch).cpu().numpy()
         return Denoised(latent, text.n_tokens, time.monotonic() - started)
 
-    def _begin(self, request: Request, text: Text, canvas: Any) -> sampler.Work:
+    def _begin(self, request: Request, text: Text, canvas: Conditions | None) -> sampler.Work:
         if canvas is None:
             start = conditions.blank(request, self._card.patching, self._card.channels)
         else:
-            start = Canvas(*(torch.tensor(part) for part in canvas[:2]))
+            start = Canvas(torch.tensor(canvas.latent), torch.tensor(canvas.given))
         states = (torch.tensor(text.prompt), torch.tensor(text.negative))
         sampling = self._model.sampling
         return sampler.begin(request, start, states, card=self._card, sampling=sampling, device=self._device)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vitascope.generate.sidecar import Kept
+
 
 @dataclass(frozen=True, eq=False)
 class Text:
@@ -13,6 +15,15 @@ class Text:
     prompt: np.ndarray
     negative: np.ndarray
     n_tokens: tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """A conditioning latent (T, h, w, C) float32, its conditioning frames (T,) bool, and their sources."""
+
+    latent: np.ndarray
+    given: np.ndarray
+    kept: Kept
 
 
 @dataclass(frozen=True, eq=False)

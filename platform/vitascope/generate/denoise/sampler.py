@@ -31,6 +31,7 @@ class Work:
     guidance: of each expert of the model.
     text, negative: (m, text_dim) token states of prompt and negative prompt; no rows without text.
     past: what the solver remembers. adapter: of the network, None for none.
+    tied: (T,) int64, the latent frame that each is the same as; None if all are different.
     """
 
     tokens: Tensor
@@ -44,6 +45,7 @@ class Work:
     step: int = 0
     past: Past | None = None
     adapter: Use | None = None
+    tied: Tensor | None = None
 
     @property
     def expert(self) -> int:
@@ -82,6 +84,8 @@ def begin(
 ) -> Work:
     """The work before its first step: conditioning frames clean, the others noise from the seed alone.
 
+    If the request has a strength, these are the conditioning latent, noised to the level of the first step.
+
     Args:
         canvas: the conditioning latent.
         text: token states (m, text_dim) of the prompt and of the negative prompt.
@@ -92,17 +96,23 @@ def begin(
     clean = patchify(canvas.latent.to(device=device, dtype=torch.float32), card.model.patch)
     given = canvas.given.to(device)
     eps = noise(stable_int("generate", request.seed), (clean.shape[0], clean.shape[1]), device)
+    if canvas.tied is not None:
+        eps = eps.unflatten(0, (t, -1))[canvas.tied.to(device)].flatten(0, 1)
+    schedule = sampling.schedule(request, prod(grid), card)
+    if request.strength is not None:
+        eps = torch.lerp(clean, eps, schedule.levels[0])
     prompt, negative = (states.to(device=device, dtype=torch.float32) for states in text)
     return Work(
         tokens=torch.where(_of_tokens(given, grid), clean, eps),
         grid=grid,
         given=given,
-        schedule=sampling.schedule(request, prod(grid), card),
+        schedule=schedule,
         guidance=request.scales,
         text=prompt,
         negative=negative,
         solver=request.solver,
         adapter=Use(request.adapter, request.adapter_weight) if request.adapter else None,
+        tied=None if canvas.tied is None else canvas.tied.to(device),
     )
 
 
@@ -120,10 +130,20 @@ def advance(work: Work, velocities: Sequence[Tensor]) -> Work:
     """
     conditional, *rest = (v.float() for v in velocities)
     velocity = rest[0] + work.scale * (conditional - rest[0]) if rest else conditional
+    if work.tied is not None:
+        velocity = _mean_of_tied(velocity, work.tied)
     at = (work.schedule.levels, work.step)
     stepped, past = SOLVERS[work.solver](work.tokens, velocity, at, work.past)
     tokens = torch.where(_of_tokens(work.given, work.grid), work.tokens, stepped)
     return dataclasses.replace(work, tokens=tokens, step=work.step + 1, past=past)
+
+
+def _mean_of_tied(velocity: Tensor, tied: Tensor) -> Tensor:
+    """The velocity (n, D) whose latent frames that are the same have the mean of theirs."""
+    of_frames = velocity.unflatten(0, (len(tied), -1))
+    counts = tied.bincount(minlength=len(tied)).clamp(min=1)[:, None, None]
+    mean = torch.zeros_like(of_frames).index_add(0, tied, of_frames) / counts
+    return mean[tied].flatten(0, 1)
 
 
 def _of_tokens(per_frame: Tensor, grid: Grid) -> Tensor:

@@ -28,7 +28,7 @@ class Sampling:
     shift: None for the one that the model was trained with.
     n_train: the number of timesteps of a published scheduler, whose noise levels are made; None for ours.
     boundary: the noise level below which the second expert begins; None if there is one network.
-    modes: those that the model was trained for; None for all.
+    modes: those that the model's training allows; None for all.
     """
 
     solver: str = "euler"
@@ -41,7 +41,7 @@ class Sampling:
     modes: tuple[str, ...] | None = None
 
     def schedule(self, request: "Request", n_tokens: int, card: ModelCard) -> Schedule:
-        """The noise levels of a request of `n_tokens` patches.
+        """The noise levels of a request of `n_tokens` patches, of the steps that it takes.
 
         Raises:
             Rejected: they are so close together that some are equal.
@@ -61,13 +61,14 @@ class Sampling:
                 f"with shift {strength:g}, some of {request.steps} steps start from the same noise level; "
                 "lower shift or steps",
             )
-        return schedule
+        return schedule.last(request.n_passes)
 
 
 OURS = Sampling()
+_WITHOUT_CONDITIONING = ("text_to_video", "loop", "video_to_video", "image_to_image")
 MODES: dict[Conditioning, tuple[str, ...] | None] = {
-    "none": ("text_to_video",),
-    "first": ("text_to_video", "image_to_video"),
+    "none": _WITHOUT_CONDITIONING,
+    "first": (*_WITHOUT_CONDITIONING, "image_to_video"),
     "all": None,
 }
 """The modes of models by the conditioning frames that they were trained with; None for all."""

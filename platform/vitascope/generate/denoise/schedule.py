@@ -16,7 +16,7 @@ NETWORK_TIMESTEPS = 1000
 class Schedule:
     """What each step needs to know of noise.
 
-    levels: noise levels from 1 to 0, one more than the steps.
+    levels: noise levels from 1, or a lower level to start from, to 0, one more than the steps.
     timesteps: what the network is given in each step, 0…1; some published schedulers round it.
     experts: the index of each step's network.
     """
@@ -29,6 +29,10 @@ class Schedule:
     def of(cls, levels: tuple[float, ...]) -> "Schedule":
         """One network for all levels, which it is given as they are."""
         return cls(levels, levels[:-1], (0,) * (len(levels) - 1))
+
+    def last(self, n_steps: int) -> "Schedule":
+        """The last of its steps."""
+        return Schedule(self.levels[-1 - n_steps :], self.timesteps[-n_steps:], self.experts[-n_steps:])
 
 
 def spaced(steps: int, n_tokens: int, shift: Shift, *, smallest: float) -> Schedule:
