@@ -130,6 +130,51 @@ def test_mixed_packs_give_what_diffusers_gives(
         folder.check(done, folder.by_diffusers(request, work))
 
 
+@pytest.mark.parametrize("solver", SCHEDULERS)
+@pytest.mark.parametrize("strength", [0.3, 0.8])
+def test_a_video_made_anew_is_what_diffusers_makes(
+    strength: float, solver: str, folders: dict[str, Folder]
+) -> None:
+    """By its pipeline for this, which noises the source's latent itself."""
+    folder = folders["2.1"]
+    fields = {"mode": "video_to_video", "video": "/media/a.mp4", "strength": strength}
+    request = folder.request(seed=3, steps=8, solver=solver, guidance=3, **fields)
+    card, sampling = folder.ours.card, folder.ours.sampling
+    source = torch.randn(2, 4, 8, card.channels)
+    states = make_text_encoder(card.encode).encode([request.prompt, request.negative_prompt])
+    canvas = Canvas(source, torch.zeros(2, dtype=torch.bool))
+    work = begin(request, canvas, (states[0], states[1]), card=card, sampling=sampling)
+    schedule = work.schedule
+    noised = work.latent(card.model.patch)
+    assert work.load.n_passes == request.n_passes == int(8 * strength)
+    eps = (noised - (1 - schedule.levels[0]) * source) / schedule.levels[0]
+    found = folder.denoiser.submit(work).result(60)
+    parts = {key: value for key, value in folder.theirs.components.items() if "transformer_2" not in key}
+    pipeline = diffusers.WanVideoToVideoPipeline(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = SCHEDULERS[solver]
+    pipeline.scheduler.set_timesteps(request.steps)
+    start = pipeline.scheduler.timesteps[-request.n_passes :][:1]
+    clean, noise = (part.permute(3, 0, 1, 2)[None] for part in (source, eps))
+    if solver == "unipc":
+        theirs = pipeline.scheduler.add_noise(clean, noise, start)
+    else:
+        theirs = pipeline.scheduler.scale_noise(clean, start, noise)
+    torch.testing.assert_close(theirs[0].permute(1, 2, 3, 0), noised, atol=1e-5, rtol=0)
+    expected = pipeline(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        height=request.height,
+        width=request.width,
+        num_inference_steps=request.steps,
+        guidance_scale=request.guidance,
+        strength=strength,
+        latents=theirs,
+        output_type="latent",
+    ).frames
+    folder.check(found, expected[0].permute(1, 2, 3, 0))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_alone_with_the_folders_own_solver_and_shift(kind: str, folders: dict[str, Folder]) -> None:
     folder = folders[kind]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vitascope.feed.packs import collate
-from vitascope.feed.patches import unpatchify
+from vitascope.feed.patches import patchify, unpatchify
 from vitascope.generate.conditions import Canvas, blank
 from vitascope.generate.denoise.sampler import Work, advance, begin, segments
 from vitascope.generate.denoise.schedule import Schedule, spaced
@@ -63,6 +63,48 @@ def test_given_frames_stay_as_they_are_to_the_last_bit(
     result = unpatchify(done.tokens, done.grid, 2)
     assert torch.equal(result[[0, 2]], latent[[0, 2]])
     assert not torch.isclose(result[1], latent[1]).any()
+
+
+@pytest.mark.parametrize(("strength", "steps", "passes"), [(0.5, 10, 5), (0.29, 100, 29), (0.01, 10, 1)])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_with_strength_the_last_steps_are_taken_from_the_noised_source(
+    card: ModelCard, work_of: Callable[..., Work], solver: str, strength: float, steps: int, passes: int
+) -> None:
+    source = torch.randn(3, 6, 8, card.channels)
+    asked = {"mode": "video_to_video", "video": "a.mp4", "strength": strength}
+    canvas = Canvas(source, torch.zeros(3, dtype=torch.bool))
+    work = work_of(canvas=canvas, steps=steps, solver=solver, **asked)
+    eps, whole = work_of(steps=steps, solver=solver).tokens, work_of(steps=steps, solver=solver).schedule
+    level = whole.levels[steps - passes]
+    assert work.schedule.levels == whole.levels[steps - passes :]
+    clean = patchify(source, 2)
+    torch.testing.assert_close(work.tokens, (1 - level) * clean + level * eps)
+    done, n_passes = solve(work, lambda _: eps - clean)
+    torch.testing.assert_close(done.tokens, clean, atol=1e-4, rtol=0)
+    assert n_passes == passes == work.load.n_passes
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_both_ends_of_a_loop_are_the_same_in_every_step(work_of: Callable[..., Work], solver: str) -> None:
+    work = work_of(mode="loop", seconds=2, steps=4, solver=solver)
+    while work.load.n_passes:
+        latent = unpatchify(work.tokens, work.grid, 2)
+        assert torch.equal(latent[-2:], latent[1:3])
+        assert not torch.isclose(latent[3], latent[1]).any()
+        work = advance(work, [torch.randn_like(work.tokens) for _ in segments(work)])
+    assert torch.equal(unpatchify(work.tokens, work.grid, 2)[-2:], unpatchify(work.tokens, work.grid, 2)[1:3])
+
+
+def test_what_is_the_same_moves_by_the_mean_of_its_velocities(work_of: Callable[..., Work]) -> None:
+    work = work_of(mode="loop", seconds=1, steps=4, guidance=1)
+    n = len(work.tokens) // 5
+    velocity = torch.randn_like(work.tokens)
+    first, second, *rest = (velocity[n * i : n * (i + 1)] for i in (1, 3, 0, 2, 4))
+    delta = work.schedule.levels[1] - work.schedule.levels[0]
+    moved = (advance(work, [velocity]).tokens - work.tokens) / delta
+    torch.testing.assert_close(moved[n : 2 * n], (first + second) / 2, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(moved[2 * n : 3 * n], (rest[1] + rest[2]) / 2, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(moved[:n], rest[0], atol=1e-5, rtol=1e-4)
 
 
 def test_without_guidance_there_is_no_second_segment(work_of: Callable[..., Work]) -> None:

@@ -2,7 +2,7 @@
 
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -76,16 +76,15 @@ def render(run: Dataset, figures: Figures) -> bytes:
 class Output:
     """An output as the report shows it: its manifest row, and what its sidecar says.
 
-    before: a picture of each part of its media, except the last one, and what it is: given, or source of what
-    is made anew. after: the first of the conditioning frames at its end. strip: the fractions of its frames
-    that are generated and conditioning frames, in turn. problem: why the sidecar cannot be read.
+    before, after: a picture of each part of its media, and of that at its end. strip: the fractions of its
+    frames that are generated and conditioning frames, in turn. problem: why the sidecar cannot be read.
     """
 
     row: Row
     medium: Medium
     prompt: str = ""
     seed: int | None = None
-    before: tuple[tuple[Medium, str], ...] = ()
+    before: Sequence[Medium] = ()
     after: Medium | None = None
     strip: tuple[float, ...] = ()
     problem: str = ""
@@ -105,13 +104,12 @@ def _output(row: Row) -> Output:
             piece["end"]: _picture(storage.join(folder, piece["picture"]))
             for piece in sidecar.get("conditioning", ())
         }
-        before = [end for end in pictures if end != "last"][:_MOST_PICTURES]
         return Output(
             row,
             medium,
             prompt=str(sidecar["prompt"]),
             seed=sidecar["seed"],
-            before=tuple((pictures[end], "source" if end == "source" else "given") for end in before),
+            before=[pictures[end] for end in pictures if end != "last"][:_MOST_PICTURES],
             after=pictures.get("last"),
             strip=_strip(sidecar.get("given") or {"spans": []}, row["n_frames"]),
         )
@@ -120,10 +118,11 @@ def _output(row: Row) -> Output:
 
 
 def _strip(given: Row, n_frames: int) -> tuple[float, ...]:
-    first, last = (given.get(end, 0) for end in ("first", "last"))  # earlier releases have no spans
-    spans = given.get("spans", [[0, first]] * (first > 0) + [[n_frames - last, n_frames]] * (last > 0))
+    ends = [[0, given.get("first", 0)], [n_frames - given.get("last", 0), n_frames]]
+    spans = given.get("spans", ends)  # which earlier releases did not record
     edges = [0, *(edge for span in spans for edge in span), n_frames]
-    return tuple((end - begin) / n_frames for begin, end in pairwise(edges)) if spans else ()
+    parts = tuple((end - begin) / n_frames for begin, end in pairwise(edges))
+    return parts if any(parts[1::2]) else ()
 
 
 def _picture(location: str) -> Medium:
