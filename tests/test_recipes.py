@@ -126,7 +126,7 @@ def test_the_largest_video_fills_a_pack_and_clips_have_lengths_of_buckets(recipe
     assert ", ".join(map(str, lengths[:-1])) + f" and {lengths[-1]} frames" in recipe.text
     assert settings.feed.packs_per_step % settings.train.ranks == 0
     guided = 2 * recipe.n_tokens
-    assert guided <= settings.generate.token_budget
+    assert guided <= settings.generate.max_tokens
     assert (settings.generate.max_frames, settings.generate.max_pixels) == (lengths[0], encode.max_pixels)
 
 

@@ -39,6 +39,7 @@ class Reason(StrEnum):
     INVALID_REQUEST = "invalid_request"
     MEDIA_MISSING = "media_missing"
     GENERATION_FAILED = "generation_failed"
+    TOO_LATE = "too_late"  # a request whose deadline cannot be met
 
 
 class Rejected(ValueError):

@@ -11,6 +11,8 @@ import torch
 from synthetic import tiny_card
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
+from vitascope.generate.conditions import blank
+from vitascope.generate.denoise.sampler import Work, begin
 from vitascope.generate.parse import Limits, parse
 from vitascope.generate.request import Request
 from vitascope.generate.settings import GenerateSettings
@@ -52,5 +54,18 @@ def request_of() -> Callable[..., Request]:
         anywhere = GenerateSettings(media_from=("/",), adapters=adapters)
         document = {"custom_id": "a", "prompt": "a cat", "width": 64, "height": 48, "seconds": 9 / 8} | fields
         return parse(json.dumps(document), Limits(anywhere, patching=PATCHING, folder="/media"))
+
+    return make
+
+
+@pytest.fixture
+def work_of(card: ModelCard, request_of: Callable[..., Request]) -> Callable[..., Work]:
+    """Makes the work of a small video before its first step, except for the given fields."""
+
+    def make(*, text: int = 3, device: str = "cpu", **fields: object) -> Work:
+        request = request_of(**fields)
+        generator = torch.Generator().manual_seed(text)
+        states = torch.randn(text, card.text_dim, generator=generator), torch.zeros(0, card.text_dim)
+        return begin(request, blank(request, card.patching, card.channels), states, card=card, device=device)
 
     return make

@@ -1,37 +1,25 @@
 """Requests that share passes: same results, come and go, fail alone."""
 
+import asyncio
 import copy
 import dataclasses
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 
 import pytest
 import torch
 
 from vitascope.feed.packs import Pack
-from vitascope.generate.conditions import blank
 from vitascope.generate.denoise.divide import Broken
 from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.denoise.experts import Experts
-from vitascope.generate.denoise.sampler import Work, begin, segments
-from vitascope.generate.request import Request
+from vitascope.generate.denoise.pace import Pace
+from vitascope.generate.denoise.sampler import Work, advance, segments
 from vitascope.ledger import Reason, Rejected
 from vitascope.model.dit import DiT
-from vitascope.model.formats.card import ModelCard
-
-Make = Callable[..., Request]
-
-
-@pytest.fixture
-def work_of(card: ModelCard, request_of: Make) -> Callable[..., Work]:
-    def make(*, text: int = 3, device: str = "cpu", **fields: object) -> Work:
-        request = request_of(**fields)
-        generator = torch.Generator().manual_seed(text)
-        states = torch.randn(text, card.text_dim, generator=generator), torch.zeros(0, card.text_dim)
-        return begin(request, blank(request, card.patching, card.channels), states, card=card, device=device)
-
-    return make
 
 
 class Recorder:
@@ -39,11 +27,13 @@ class Recorder:
 
     def __init__(self) -> None:
         self.passes: list[int] = []
+        self.entered = threading.Event()
         self.gate = threading.Event()
         self.gate.set()
         self.velocity: Callable[[Pack], torch.Tensor] = lambda pack: torch.zeros_like(pack.tokens)
 
     def __call__(self, pack: Pack) -> torch.Tensor:
+        self.entered.set()
         self.gate.wait(120)
         self.passes.append(pack.n_segments)
         return self.velocity(pack)
@@ -91,8 +81,7 @@ def test_a_finished_one_leaves_and_a_waiting_one_joins(
 ) -> None:
     recorder.gate.clear()
     first = denoiser.submit(work_of(steps=2, guidance=1))  # 36 patches
-    while not first.running():
-        time.sleep(0.001)
+    assert recorder.entered.wait(60)
     long = denoiser.submit(work_of(steps=4, guidance=4))  # 72
     late = denoiser.submit(work_of(steps=1, guidance=4, width=96))  # 108: fits when the first has left
     recorder.gate.set()
@@ -108,7 +97,7 @@ def test_what_no_pass_holds_is_refused(denoiser: Denoiser, work_of: Callable[...
 
 
 def test_a_pass_holds_requests_of_one_expert_only(work_of: Callable[..., Work]) -> None:
-    """Each at its own step; a round has a pass for each expert that one of the requests needs."""
+    """The expert is the one that the oldest needs; those that need another one wait until they lead."""
     high, low = Recorder(), Recorder()
     high.gate.clear()
     denoiser = Denoiser(Experts([high, low]), token_budget=10_000)
@@ -118,14 +107,13 @@ def test_a_pass_holds_requests_of_one_expert_only(work_of: Callable[..., Work]) 
         experts = (0,) * n_high + (1,) * (steps - n_high)
         schedule = dataclasses.replace(work.schedule, experts=experts)
         futures.append(denoiser.submit(dataclasses.replace(work, schedule=schedule)))
-        while steps == 4 and not futures[0].running():
-            time.sleep(0.001)  # the first one is alone in its first pass
+        assert high.entered.wait(60)  # the first one is alone in its first pass
     high.gate.set()
     assert all(future.result(60).load.n_passes == 0 for future in futures)
     denoiser.close()
-    # After the first pass: 0 and 1 and 2 high, 3 low; 1 high, 0 and 2 and 3 low; 1 high, 0 and 2 low; 2 low.
+    # After the first pass: 0 and 1 and 2 high; 0 and 2 and 3 low, twice; 1 high, twice; 2 low.
     assert high.passes == [1, 3, 1, 1]
-    assert low.passes == [1, 3, 2, 1]
+    assert low.passes == [3, 3, 1]
 
 
 def test_a_request_takes_the_room_of_its_guided_passes_from_the_beginning(
@@ -174,40 +162,192 @@ def test_one_that_turns_a_whole_pass_not_finite_fails_alone(
     assert all(other.result(10).is_finite() for other in others)
 
 
-@pytest.mark.parametrize("kind", ["always", "once", "never", "not finite", "memory"])
-def test_others_get_what_they_would_have_got_beside_one_that_fails(
-    model: DiT, work_of: Callable[..., Work], kind: str
-) -> None:
-    """The picture makes every pass fail that it is in; the third pass fails whoever is in it."""
-    n_passes = 0
+def network_with(
+    culprit: str, model: DiT, bad: Callable[[Pack], torch.Tensor], *, transient: bool
+) -> Callable[[Pack], torch.Tensor]:
+    """The model, whose passes fail as `culprit` says if `bad` marks a token; each pass once if transient."""
+    seen: set[float] = set()
 
     def network(pack: Pack) -> torch.Tensor:
-        nonlocal n_passes
-        n_passes += 1
-        picture = bool(only(pack, 1).any())
-        if (kind == "always" and picture) or (kind == "once" and n_passes == 3):
-            raise RuntimeError("an illegal shape")
-        if kind == "memory" and pack.n_tokens > 200:
-            raise MemoryError
-        bad = only(pack, 1)[:, None] & (kind == "not finite")
-        return torch.where(bad, torch.nan, model(pack))
+        mark = float(pack.tokens.double().sum())
+        if transient and mark not in seen:
+            seen.add(mark)
+            raise RuntimeError("something passing")
+        tokens = bad(pack)
+        if culprit == "not finite":
+            return torch.where(tokens[:, None], torch.nan, model(pack))
+        if tokens.any():
+            if culprit == "shape":
+                return pack.tokens @ torch.zeros(3, 3)
+            raise MemoryError("no room") if culprit == "memory" else KeyError("an adapter")
+        return model(pack)
 
-    requests = [{"seed": i, "steps": 2 + i % 3, "text": 1 + i, "guidance": 1 + i % 2} for i in range(4)]
-    denoiser = Denoiser(Experts([model]), token_budget=10_000)
-    alone = [denoiser.submit(work_of(**fields)).result(60) for fields in requests]
-    denoiser.close()
-    denoiser = Denoiser(Experts([network]), token_budget=10_000)
-    picture = denoiser.submit(work_of(seed=9, seconds=0, steps=3))
-    futures = [denoiser.submit(work_of(**fields)) for fields in requests]
-    for future, expected in zip(futures, alone, strict=True):
-        torch.testing.assert_close(future.result(60).tokens, expected.tokens, atol=1e-4, rtol=1e-4)
-    said = {"always": "alone: RuntimeError: an illegal shape", "not finite": "no longer finite"}
-    if kind in said:
-        with pytest.raises(Rejected, match=said[kind]) as failed:
-            picture.result(60)
+    return network
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[int, torch.Tensor]:
+    """Filled by `undisturbed`, for all tests."""
+    return {}
+
+
+def undisturbed(seed: int, work: Work, model: DiT, alone: dict[int, torch.Tensor]) -> torch.Tensor:
+    """The tokens of a request at its end that had every pass for itself."""
+    if seed not in alone:
+        while work.load.n_passes:
+            with torch.inference_mode():
+                work = advance(work, Experts([model]).velocities([work])[0])
+        alone[seed] = work.tokens
+    return alone[seed]
+
+
+@pytest.mark.parametrize("culprit", ["shape", "memory", "not finite", "adapter", "none"])
+@pytest.mark.parametrize("around", ["one", "two", "two experts", "transient"])
+def test_culprits_alone_are_refused_and_others_end_as_undisturbed(
+    model: DiT, work_of: Callable[..., Work], alone: dict[int, torch.Tensor], culprit: str, around: str
+) -> None:
+    """Culprits are pictures; the other requests have other sizes, steps and guidance."""
+    any_bad = culprit != "none"
+    network = network_with(
+        culprit, model, lambda pack: only(pack, 1) & any_bad, transient=around == "transient"
+    )
+    denoiser = Denoiser(Experts([network, network]), token_budget=10_000)
+    requests = [
+        {"seed": i, "steps": 2 + i % 2, "text": 1 + i, "guidance": 1 + i % 2, "width": 32} for i in range(4)
+    ]
+    works = [work_of(**fields) for fields in requests]
+    bad = [work_of(seed=9 + i, seconds=0, steps=3, width=32) for i in range(1 + (around == "two"))]
+    if around == "two experts":
+        works, bad = ([in_two(work) for work in group] for group in (works, bad))
+    futures = [denoiser.submit(work) for work in (*works[:2], bad[0], *works[2:], *bad[1:])]
+    culprits = [futures.pop(2), *futures[4:]]
+    for i, future in enumerate(futures[:4]):
+        expected = undisturbed(i, works[i], model, alone)
+        torch.testing.assert_close(future.result(60).tokens, expected, atol=1e-5, rtol=1e-5)
+    said = {
+        "shape": "alone: RuntimeError",
+        "memory": "no room",
+        "not finite": "finite",
+        "adapter": "an adapter",
+    }
+    for future in culprits:
+        if culprit == "none":
+            assert future.result(60).is_finite()
+            continue
+        with pytest.raises(Rejected, match=said[culprit]) as failed:
+            future.result(60)
         assert failed.value.reason == Reason.GENERATION_FAILED
-    else:
-        assert picture.result(60).is_finite()
+    assert denoiser._room.n_tokens == 10_000  # of a culprit alone, not of a pass that was too large
+    denoiser.close()
+
+
+def in_two(work: Work) -> Work:
+    """The same work, of whose steps the last needs the second expert."""
+    experts = (*(0 for _ in work.schedule.experts[1:]), 1)
+    return dataclasses.replace(work, schedule=dataclasses.replace(work.schedule, experts=experts))
+
+
+def test_a_request_may_be_cancelled_at_any_time(
+    recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
+) -> None:
+    recorder.gate.clear()
+    first = denoiser.submit(work_of(steps=5, guidance=1))
+    assert recorder.entered.wait(60)
+    waiting = [denoiser.submit(work_of(steps=3, guidance=1)) for _ in range(3)]
+    assert first.cancel()  # during its first pass
+    assert waiting[1].cancel()  # before it
+    assert wait([first, waiting[1]], timeout=1).not_done == set()
+    recorder.gate.set()
+    assert [future.result(60).step for future in (waiting[0], waiting[2])] == [3, 3]
+    assert recorder.passes == [1, 2, 2, 2]
+    assert not waiting[0].cancel()  # it is done
+
+
+def test_a_cancelled_asyncio_task_cancels_the_request(
+    recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
+) -> None:
+    async def main() -> None:
+        future = denoiser.submit(work_of(steps=1000))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(asyncio.wrap_future(future), 0.2)
+        assert future.cancelled()
+
+    asyncio.run(main())
+    n_passes = len(recorder.passes)
+    assert denoiser.submit(work_of(steps=2, guidance=1)).result(60).step == 2
+    assert recorder.passes[n_passes + 1 :] in ([1], [1, 1])  # those of the last request alone
+
+
+def test_requests_that_come_and_go_at_random_all_end(
+    denoiser: Denoiser, work_of: Callable[..., Work]
+) -> None:
+    rng = random.Random(1)
+    works = [work_of(steps=rng.randrange(1, 6), guidance=1, height=16) for _ in range(200)]
+    futures = []
+    for work in works:
+        futures.append(denoiser.submit(work, priority=rng.randrange(3)))
+        if rng.random() < 0.3:
+            rng.choice(futures).cancel()
+    wait(futures, timeout=60)
+    assert all(future.cancelled() or future.result().load.n_passes == 0 for future in futures)
+    assert len(denoiser._queue) == denoiser._n_begun == 0
+
+
+def test_a_higher_priority_goes_first(recorder: Recorder, work_of: Callable[..., Work]) -> None:
+    denoiser = Denoiser(Experts([recorder]), token_budget=36)  # one at a time
+    recorder.gate.clear()
+    ended: list[str] = []
+    for name, priority in (("first", 0), ("low", -1), ("high", 1)):
+        future = denoiser.submit(work_of(steps=2, guidance=1), priority=priority)
+        future.add_done_callback(lambda _, name=name: ended.append(name))
+        assert recorder.entered.wait(60)
+    recorder.gate.set()
+    denoiser.submit(work_of(steps=1, guidance=1), priority=-2).result(60)
+    denoiser.close()
+    assert ended == ["high", "first", "low"]
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_with_what_is_known(
+    recorder: Recorder, work_of: Callable[..., Work]
+) -> None:
+    pace = Pace([(36.0, 10.0)])  # no pass took less than 10 s
+    denoiser = Denoiser(Experts([recorder]), token_budget=200, pace=pace)
+    with pytest.raises(Rejected, match="its 5 passes take 50 s at least") as refused:
+        denoiser.submit(work_of(steps=5, guidance=1), deadline_s=49)
+    assert refused.value.reason == Reason.TOO_LATE
+    assert denoiser.submit(work_of(steps=5, guidance=1), deadline_s=51).result(60).step == 5
+    recorder.gate.clear()
+    denoiser._pace = Pace()
+    held = denoiser.submit(work_of(steps=2, guidance=1))
+    late = denoiser.submit(work_of(steps=5, guidance=1), deadline_s=0.05)
+    time.sleep(0.1)
+    recorder.gate.set()
+    with pytest.raises(Rejected, match="until its deadline"):
+        late.result(60)
+    assert held.result(60).step == 2
+    denoiser.close()
+
+
+def test_a_pass_that_never_ends_is_noticed(
+    recorder: Recorder, work_of: Callable[..., Work], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vitascope.generate.denoise.pace._LEAST_LIMIT_S", 0.2)
+    denoiser = Denoiser(Experts([recorder]), token_budget=200)
+    denoiser.submit(work_of(steps=3, guidance=1)).result(60)
+    assert denoiser.stalled_s() == 0
+    denoiser.check_health()
+    recorder.gate.clear()
+    recorder.entered.clear()
+    future = denoiser.submit(work_of(steps=3, guidance=1))
+    assert recorder.entered.wait(60)
+    denoiser.check_health()
+    time.sleep(2.5)
+    assert denoiser.stalled_s() > 2
+    with pytest.raises(Broken, match="should have taken"):
+        denoiser.check_health()
+    recorder.gate.set()
+    assert future.result(60).step == 3
+    denoiser.check_health()
     denoiser.close()
 
 

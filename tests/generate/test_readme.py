@@ -64,7 +64,7 @@ def test_every_mode_has_its_row_and_media(mode: Mode) -> None:
 
 
 def test_the_examples_are_requests() -> None:
-    limits = Limits(GenerateSettings(token_budget=10**6), patching=PATCHING, folder="/media")
+    limits = Limits(GenerateSettings(max_tokens=10**6), patching=PATCHING, folder="/media")
     examples = re.findall(r"^    (\{.*\})$", SECTION, re.MULTILINE)
     modes = {parse(line, limits).kind for line in examples}
     assert modes == {"image", *(str(mode) for mode in Mode)}

@@ -120,7 +120,7 @@ def test_relative_media_lie_beside_the_request_file() -> None:
         ({"image": "cat.png"}, Reason.INVALID_REQUEST, "makes no use of 'image'"),
         ({"mode": "image_to_video", "image": "a.png", "seconds": 0}, Reason.INVALID_REQUEST, "at least 2"),
         ({"mode": "extend_backward", "video": "a.mp4", "seconds": 0.5}, Reason.INVALID_REQUEST, "at least 5"),
-        ({"width": 1280, "height": 720, "seconds": 8}, Reason.TOO_MANY_TOKENS, "generate.token_budget"),
+        ({"width": 1280, "height": 720, "seconds": 8}, Reason.TOO_MANY_TOKENS, "generate.max_tokens"),
     ],
 )
 def test_a_wrong_request_is_refused_with_its_reason(fields: dict, reason: Reason, said: str) -> None:

@@ -74,7 +74,7 @@ def write_inputs(folder: str, requests: list[dict[str, Any]], model: str) -> Set
     for name, content in files.items():
         storage.put(storage.join(folder, name), content)
     generate = {"requests": storage.join(folder, "requests.jsonl"), "model": model}
-    generate |= {"max_in_flight": 3, "token_budget": 400}
+    generate |= {"max_in_flight": 3, "max_tokens": 400, "token_budget": 400}
     return Settings.model_validate({"run": {"folder": storage.join(folder, "run")}, "generate": generate})
 
 

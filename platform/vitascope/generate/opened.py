@@ -21,7 +21,7 @@ from vitascope.model.formats.load import load_model
 from vitascope.model.formats.pipeline import EXPERTS, INDEX, is_pipeline, open_expert, open_pipeline
 from vitascope.model.lora import Pair, PerSegment
 from vitascope.model.network import Network
-from vitascope.model.networks import filled, shapes_of
+from vitascope.model.networks import cost_of, filled, shapes_of
 from vitascope.records import stable_id
 from vitascope.train.settings import ALL_LEVELS
 
@@ -88,11 +88,13 @@ class Opened:
     def load(self, device: str) -> Experts:
         """Its networks on a device: float32 on a CPU, bfloat16 on a GPU that has it."""
         networks = self._networks(device)
+        cost = cost_of(self.card.model, *self._dims)
+        squared = cost.per_token_squared / cost.per_token
         if not self.adapters:
-            return Experts(networks, device)
+            return Experts(networks, device, squared=squared)
         read = {name: self.read_adapters(name) for name in self.adapters}
         each = [{name: pairs[i] for name, pairs in read.items()} for i in range(self.n_experts)]
-        return Experts(networks, device, list(map(PerSegment, networks, each)))
+        return Experts(networks, device, list(map(PerSegment, networks, each)), squared)
 
     def read_adapters(self, name: str) -> list[dict[str, Pair]]:
         """The adapter of this name for each network; one that a run trained for one of two is for that alone.

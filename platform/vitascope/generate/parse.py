@@ -213,12 +213,12 @@ def _check_guidance(request: Request) -> None:
 
 
 def _check_tokens(request: Request, limits: Limits) -> None:
-    n, budget = n_tokens(request, limits.patching), limits.settings.token_budget
-    if n > budget:
+    n, most = n_tokens(request, limits.patching), limits.settings.max_tokens
+    if n > most:
         raise Rejected(
             Reason.TOO_MANY_TOKENS,
             f"{request.size} at guidance {request.guidance:g} takes {n} patches a pass, more than "
-            f"generate.token_budget = {budget}; make it smaller or shorter, or raise the budget",
+            f"generate.max_tokens = {most}; make it smaller or shorter, or raise that",
         )
 
 

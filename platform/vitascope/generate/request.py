@@ -125,6 +125,16 @@ class Request(Section):
         le=100,
         description="Shifts the noise levels of the steps towards noise; by default generate.shift.",
     )
+    priority: int = Field(
+        0, ge=-10, le=10, description="Requests of a higher priority go first, whatever waits."
+    )
+    deadline_s: float | None = Field(
+        None,
+        ge=0.001,
+        le=1_000_000,
+        description="Seconds from its arrival at the app in which its denoising must end; it goes first once "
+        "half of its remaining time is needed, and is refused as soon as the time cannot suffice.",
+    )
     adapter: str | None = Field(
         None, max_length=64, description="Name of an adapter in generate.adapters; by default none."
     )
@@ -165,6 +175,8 @@ class Request(Section):
             "steps",
             "guidance",
             "guidance_2",
+            "priority",
+            "deadline_s",
             "shift",
             "adapter_weight",
             "strength",
@@ -222,15 +234,21 @@ class Request(Section):
         an edited request or a newer model.
         """
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", self.custom_id)[:40].strip("-")
-        later = {"adapter"} | {key for key, default in _LATER.items() if getattr(self, key) == default}
+        later = _WHENEVER | {key for key, default in _LATER.items() if getattr(self, key) == default}
         return f"{readable or 'request'}-{stable_id(self.model_dump_json(exclude=later), model)}"
 
 
-_LATER = {"guidance_2": None, "solver": "euler", "shift": None, "adapter_weight": 1.0} | {
+_WHENEVER = {"adapter", "priority", "deadline_s"}
+"""Fields that change no output, or not by themselves: the adapter is part of the model's identity."""
+
+_LATER: dict[str, Any] = {
+    "guidance_2": None,
+    "solver": "euler",
+    "shift": None,
+    "adapter_weight": 1.0,
     "image_last": None,
     "keep": (),
     "strength": None,
     "factor": None,
 }
-"""Fields that earlier releases did not know: at these values outputs keep their names. The adapter is part of
-the model's identity."""
+"""Fields that earlier releases did not know: at these values outputs keep their names."""

@@ -38,7 +38,22 @@ class GenerateSettings(Section):
         "one, or the run that trained it. A model with two experts may have a list of two, the first for "
         "high noise; one alone is used by both.",
     )
-    token_budget: int = Field(16_384, ge=64, description="Most patches in one forward pass.")
+    max_tokens: int = Field(
+        16_384, ge=64, description="Most patches that one request may have in a forward pass."
+    )
+    token_budget: int | None = Field(
+        None,
+        ge=64,
+        description="Size of the forward passes that requests share, in patches of a tiny image: a patch of "
+        "a large request counts more, because attention is quadratic in a request. If not set, each machine "
+        "measures once from which size on passes gain nothing. A larger request has passes of its own.",
+    )
+    save_state_s: Execution[float] = Field(
+        20.0,
+        gt=0,
+        description="Seconds between two copies of a running request's state, from which another replica "
+        "continues if this one is killed.",
+    )
     max_in_flight: Execution[int] = Field(
         32, ge=1, description="Requests sent to the app and not yet answered."
     )

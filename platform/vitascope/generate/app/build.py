@@ -1,5 +1,6 @@
 """The app: deployments and their ingress."""
 
+import time
 from typing import Any
 
 from ray import serve
@@ -33,12 +34,12 @@ class Generate:
 
     async def __call__(self, request: Request, target: Target) -> dict[str, object] | Rejected:
         """The sidecar of the committed output, or why it has none. Arrays pass from replica to replica."""
+        arrived = time.time()
         text = self._text.remote(request)
         canvas = self._codec.canvas.remote(request) if request.media else None
         try:
-            return await self._codec.write.remote(
-                request, self._denoise.remote(request, text, canvas), canvas, target
-            )
+            denoised = self._denoise.remote(request, text, canvas, target, arrived=arrived)
+            return await self._codec.write.remote(request, denoised, canvas, target)
         except RayTaskError as error:
             if isinstance(error.cause, Rejected):
                 return error.cause

@@ -5,7 +5,10 @@ sampling   a model's defaults: solver, steps, guidance, shift
 schedule   the noise levels of a request's steps
 solvers    from one noise level to the next
 experts    the networks of a model, and the pass that they compute
-scheduler  selects the requests of the next forward pass
+saturation the pack size from which on a larger pass gains nothing
+scheduler  orders the requests, and selects those of the next forward pass
 engine     the loop that runs the passes
+pace       how long passes take
 divide     divides a failing pass until the culprit is alone
+states     saved states of running requests
 """

@@ -17,11 +17,18 @@ class Experts:
     """A model: one network for all noise levels, or one for each range of them, all on `device`.
 
     adapters: of each network, if there are any.
+    squared: what attention makes a patch of a request cost more for each of its patches: a patch of a request
+        of L patches costs 1 + squared L of what one of a tiny image costs.
     """
 
     networks: Sequence[Callable[[Pack], Tensor]]
     device: str = "cpu"
     adapters: Sequence[PerSegment] = ()
+    squared: float = 0.0
+
+    def weight(self, n_tokens: int) -> float:
+        """What a patch of a segment of `n_tokens` patches costs, over one of a tiny image."""
+        return 1 + self.squared * n_tokens
 
     def velocities(self, works: Sequence[Work]) -> list[list[Tensor]]:
         """One pass: the velocity (n, D) of each segment of each work. All works need the same expert."""

@@ -58,8 +58,13 @@ class Work:
         return self.guidance[self.expert]
 
     @property
+    def n_tokens(self) -> int:
+        """Patches of the next pass."""
+        return prod(self.grid) * (1 if self.scale == 1 else 2)
+
+    @property
     def load(self) -> Load:
-        """The remaining work; a request that is guided in some passes takes the room for that in all."""
+        """The remaining work: the patches of its largest pass, and the number of passes."""
         remaining = self.schedule.experts[self.step :]
         n_segments = 2 if any(self.guidance[expert] != 1 for expert in remaining) else 1
         return Load(n_segments * prod(self.grid), len(remaining))
