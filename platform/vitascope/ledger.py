@@ -39,6 +39,7 @@ class Reason(StrEnum):
     INVALID_REQUEST = "invalid_request"
     MEDIA_MISSING = "media_missing"
     GENERATION_FAILED = "generation_failed"
+    CANCELLED = "cancelled"  # by the user, before it was made
 
 
 class Rejected(ValueError):

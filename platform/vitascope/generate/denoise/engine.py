@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -158,8 +158,13 @@ class Denoiser:
             if divide.is_out_of_memory(error) and len(entries) > 1:
                 self._room = n_tokens // 2
             raise
-        self._publish_pass(n_tokens, time.perf_counter() - started)
-        return advanced
+        seconds = time.perf_counter() - started
+        self._publish_pass(n_tokens, seconds)
+        parts = [entry.work.load.n_tokens / n_tokens for entry in entries]
+        return [
+            replace(work, device_s=work.device_s + part * seconds)
+            for work, part in zip(advanced, parts, strict=True)
+        ]
 
     @torch.inference_mode()
     def _computed(self, works: Sequence[Work]) -> list[Work]:

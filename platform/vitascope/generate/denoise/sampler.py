@@ -30,7 +30,8 @@ class Work:
     given: (T,) bool, the mask of conditioning latent frames, which do not change.
     guidance: of each expert of the model.
     text, negative: (m, text_dim) token states of prompt and negative prompt; no rows without text.
-    past: what the solver remembers. adapter: of the network, None for none.
+    past: what the solver remembers. adapter: of the network, None for none. device_s: its part of the time of
+    its passes.
     """
 
     tokens: Tensor
@@ -44,6 +45,7 @@ class Work:
     step: int = 0
     past: Past | None = None
     adapter: Use | None = None
+    device_s: float = 0.0
 
     @property
     def expert(self) -> int:
