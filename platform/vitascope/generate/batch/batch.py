@@ -9,6 +9,7 @@ from functools import cached_property
 from vitascope import storage
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake, in_a_line
+from vitascope.generate.batch.control import folder_of
 from vitascope.generate.batch.lines import Line, Requests
 from vitascope.generate.batch.manifest import Outcome
 from vitascope.generate.batch.seen import Seen
@@ -97,8 +98,3 @@ def _file_names(folder: str) -> Iterator[str]:
     elif os.path.isdir(path):
         with os.scandir(path) as children:
             yield from (child.name for child in children)
-
-
-def folder_of(settings: Settings) -> str:
-    """The folder of a batch's outputs."""
-    return settings.path("outputs", settings.generate.batch)

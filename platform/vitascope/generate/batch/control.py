@@ -1,9 +1,11 @@
 """What a batch is asked to do, and its report: two small files."""
 
+import time
 from dataclasses import asdict
 from enum import StrEnum
 
 from vitascope import storage
+from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.generate.batch.progress import Progress, State
 
@@ -48,6 +50,21 @@ def reported(folder: str) -> Progress | None:
     except FileNotFoundError:
         return None
     return Progress(**document | {"state": State(document["state"])})
+
+
+def status(folder: str) -> list[str]:
+    """The last wish and the last report, as sentences."""
+    wish, progress = wished(folder), reported(folder)
+    found = progress.lines(time.time()) if progress else ["no job has worked on this batch yet"]
+    follows = {Wish.PAUSE: State.PAUSED, Wish.CANCEL: State.CANCELLED}
+    if wish in follows and (progress is None or progress.state not in (follows[wish], State.ENDED)):
+        found.append(f"a {wish} was asked for")
+    return found
+
+
+def folder_of(settings: Settings) -> str:
+    """The folder of a batch's outputs."""
+    return settings.path("outputs", settings.generate.batch)
 
 
 def _wish_location(folder: str) -> str:

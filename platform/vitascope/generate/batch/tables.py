@@ -4,7 +4,8 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import pyarrow.parquet as pq
 
@@ -19,6 +20,7 @@ Row = tuple[int, dict[str, object] | Rejected]
 """The number of a row, and its fields, or why it has none."""
 
 _ROWS = 1024
+_OF_CHOICES = (Union, UnionType, Annotated, Literal)
 _REQUIRED = [name for name in ("custom_id", "prompt") if Request.model_fields[name].is_required()]
 
 
@@ -143,5 +145,6 @@ def _value(name: str, cell: object) -> object:
 
 
 def _takes_text(annotation: Any) -> bool:
-    is_text = isinstance(annotation, str) or (isinstance(annotation, type) and issubclass(annotation, str))
-    return is_text or any(map(_takes_text, get_args(annotation)))
+    if get_origin(annotation) in _OF_CHOICES:
+        return any(map(_takes_text, get_args(annotation)))
+    return isinstance(annotation, str) or (isinstance(annotation, type) and issubclass(annotation, str))
