@@ -53,7 +53,7 @@ class Stream:
         self._batch, self._send, self._manifest, self._told = batch, send, manifest, told
         self.estimate = Estimate()
         self._wish = Wish.RESUME
-        self._open, self._moved = asyncio.Event(), asyncio.Event()
+        self._open, self._moved, self._ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._room = asyncio.Semaphore(batch.limits.settings.max_in_flight)
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
         self._tasks: set[asyncio.Task] = set()
@@ -70,6 +70,8 @@ class Stream:
                 await self._window(window)
             while self._tasks:
                 await self._move()
+            self._ended.set()
+            await watch  # it may be writing a report
             self._check()
             await self._report(State.CANCELLED if self._wish is Wish.CANCEL else State.ENDED)
         finally:
@@ -209,11 +211,12 @@ class Stream:
     async def _watch(self) -> None:
         """Follows the user's wish, and reports."""
         reported = -_REPORT_S
-        while True:
+        while not self._ended.is_set():
             if time.monotonic() - reported >= _REPORT_S:
                 reported = time.monotonic()
                 await self._report()
-            await asyncio.sleep(_LOOK_S)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), _LOOK_S)
             with suppress(storage.Unavailable):  # it may be back at the next look
                 wish = await asyncio.to_thread(control.wished, self._batch.folder)
                 if wish is not self._wish:
