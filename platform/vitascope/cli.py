@@ -191,6 +191,21 @@ def _jobs(options: argparse.Namespace) -> int:
     return 0
 
 
+def _batch(options: argparse.Namespace) -> None:
+    from vitascope.generate.batch import control
+    from vitascope.generate.batch.control import Wish, folder_of
+
+    folder = folder_of(_settings(options))
+    if options.action != "status":
+        control.ask(folder, Wish(options.action))
+        say(
+            "batch",
+            f"asked to {options.action}; a running job follows within seconds, a later one at its start",
+        )
+    for line in control.status(folder):
+        say("batch", line)
+
+
 def _cluster(options: argparse.Namespace) -> int:
     from vitascope.deploy import choices, manifests, validate
 
@@ -311,6 +326,8 @@ def _parser() -> argparse.ArgumentParser:
     _takes_start(command)
     _takes_address(command)
     command.add_argument("--detach", action="store_true", help="return once it is submitted")
+    actions = ("status", "pause", "resume", "cancel")
+    _takes_settings(add("batch", "see the progress of a batch, pause or cancel it", _batch, actions=actions))
     of_jobs = "list the jobs of a cluster, follow or stop one"
     command = add("jobs", of_jobs, _jobs, actions=("list", "logs", "stop"))
     command.add_argument("id", nargs="?", help="job id (logs, stop)")

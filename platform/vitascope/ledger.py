@@ -40,6 +40,7 @@ class Reason(StrEnum):
     MEDIA_MISSING = "media_missing"
     GENERATION_FAILED = "generation_failed"
     TOO_LATE = "too_late"  # a request whose deadline cannot be met
+    CANCELLED = "cancelled"  # by the user, before it was made
 
 
 class Rejected(ValueError):

@@ -23,8 +23,9 @@ def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
             for video in videos:
                 advance(1, note="12 dropped")
 
-    `advance(n=1, note="")` counts `n` more items; `note` is shown next to the bar from then on. If the output
-    is not a terminal, a line every minute, and one at the end, says what was done and how long it took.
+    `advance(n=1, note="", total=None)` counts `n` more items; `note` is shown next to the bar from then on.
+    `total`, once it is known, is that of all items. If the output is not a terminal, a line every minute, and
+    one at the end, says what was done and how long it took.
     Failed work gets no line at the end.
     """
     console = Console(file=sys.stdout, highlight=False)
@@ -34,10 +35,10 @@ def track(total: int | None, label: str) -> Iterator[Callable[..., None]]:
     bar = Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
     task = bar.add_task(label, total=total, note="")
 
-    def advance(n: int = 1, note: str = "") -> None:
+    def advance(n: int = 1, note: str = "", total: int | None = total) -> None:
         nonlocal done, shown, printed
         done, shown = done + n, note or shown
-        bar.update(task, advance=n, note=shown)
+        bar.update(task, advance=n, note=shown, total=total)
         if not console.is_terminal and time.monotonic() - printed > _SAY_EVERY_S:
             printed = time.monotonic()
             console.print(_line(label, f"{done} of {total or '?'}", printed - started, shown))

@@ -88,6 +88,7 @@ MANIFEST = pa.schema(
         pa.field("fps", pa.float64()),
         pa.field("uri", pa.string()),  # the output
         pa.field("seconds", pa.float64()),  # to denoise it (with the wait for a pass), decode and write it
+        pa.field("device_s", pa.float64()),  # of passes, each divided among its requests by their patches
         pa.field("changes", pa.list_(pa.string())),  # generate.changes.Change; details in the sidecar
         *OUTCOME,
     ]

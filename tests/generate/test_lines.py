@@ -12,7 +12,7 @@ from vitascope import storage
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
 from vitascope.generate.batch import lines
-from vitascope.generate.batch.lines import Line
+from vitascope.generate.batch.lines import Line, Requests
 from vitascope.generate.document import MAX_LINE_BYTES
 from vitascope.generate.parse import Limits
 from vitascope.generate.request import Request
@@ -31,7 +31,7 @@ def good(custom_id: str, **fields: Any) -> bytes:
 
 def read(tmp_path: Path, content: bytes) -> list[Line]:
     (tmp_path / "requests.jsonl").write_bytes(content)
-    return list(lines.read(str(tmp_path / "requests.jsonl"), LIMITS))
+    return list(Requests(str(tmp_path / "requests.jsonl"), LIMITS))
 
 
 def test_one_line_that_cannot_be_computed_with_leaves_the_others(tmp_path: Path) -> None:
@@ -66,10 +66,10 @@ def test_a_line_without_an_end_takes_no_memory_and_is_one_row(tmp_path: Path) ->
 
     content = good("a") + b"\n" + b" " * 10_000_000 + good("b") + b"\n" + good("c")
     file = Counted(content)
-    first, long, last = lines._bounded(file)
+    first, long, last = lines._bounded(iter(lambda: file.read(lines._PART_BYTES), b""))
     assert (first, last) == (good("a"), good("c"))
     assert MAX_LINE_BYTES < len(long) <= 2 * MAX_LINE_BYTES + 1
-    assert file.most <= MAX_LINE_BYTES
+    assert file.most <= lines._PART_BYTES
     found = read(tmp_path, content)
     assert [line.number for line in found if isinstance(line.request, Request)] == [1, 3]
     assert "more than 1,048,576 bytes" in str(found[1].request)
@@ -78,7 +78,7 @@ def test_a_line_without_an_end_takes_no_memory_and_is_one_row(tmp_path: Path) ->
 def test_a_file_in_a_bucket_is_read_the_same(s3: str) -> None:
     content = b"\n".join([good("a"), good("b", seconds=1e308), b" " * 3_000_000, good("c")])
     storage.put(f"{s3}/requests.jsonl", content)
-    found = list(lines.read(f"{s3}/requests.jsonl", LIMITS))
+    found = list(Requests(f"{s3}/requests.jsonl", LIMITS))
     assert [line.number for line in found] == [1, 2, 3, 4]
     assert [isinstance(line.request, Request) for line in found] == [True, False, False, True]
 

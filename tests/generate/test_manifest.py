@@ -30,13 +30,12 @@ def failed(line: int, reason: Reason, detail: str = "why") -> Outcome:
 )
 def test_it_succeeded_unless_a_valid_request_failed_or_all_did(rows: list, succeeded: bool) -> None:
     manifest = Manifest()
-    for row in rows:
-        manifest.add(row, skipped=False)
+    for position, row in enumerate(rows):
+        manifest.add(position, row, skipped=False)
     assert manifest.summary()["succeeded"] == succeeded
 
 
 def test_the_end_of_a_batch_names_reasons_changes_and_places(tmp_path: Path) -> None:
-    manifest = Manifest()
     rows = [
         made(3, Change.PROMPT_CUT, Change.SIZE_CROPPED),
         failed(2, Reason.INVALID_REQUEST, "x" * 9999),
@@ -44,8 +43,10 @@ def test_the_end_of_a_batch_names_reasons_changes_and_places(tmp_path: Path) -> 
         failed(4, Reason.GENERATION_FAILED, "no memory"),
         failed(5, Reason.INVALID_REQUEST, "other"),
     ]
-    for row in rows:
-        manifest.add(row, skipped=row.line == 1)
+    with Manifest() as manifest:
+        for row in rows:
+            manifest.add(row.line - 1, row, skipped=row.line == 1)
+        manifest.commit(str(tmp_path / "manifest.parquet"))
     said = list(manifest.account("/out", "/out/manifest.parquet"))
     text = "\n".join(said)
     assert said[0].startswith("size_cropped, 2 outputs: made in the next larger size")
@@ -55,7 +56,6 @@ def test_the_end_of_a_batch_names_reasons_changes_and_places(tmp_path: Path) -> 
     assert "run it again" in text
     assert "2 outputs in /out; all requests, with reasons, in /out/manifest.parquet" in text
     assert max(map(len, said)) < 350
-    manifest.commit(str(tmp_path / "manifest.parquet"))
     table = storage.rows(str(tmp_path / "manifest.parquet"))
     assert [(row["line"], row["changes"]) for row in table[:4:2]] == [
         (1, ["size_cropped"]),

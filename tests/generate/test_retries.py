@@ -8,14 +8,13 @@ import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
 from vitascope.errors import Failed
-from vitascope.generate import stage
-from vitascope.generate.app import serving
+from vitascope.generate.app import sending, serving
+from vitascope.generate.app.sending import Sender, unless_stuck
 from vitascope.generate.opened import Maker, Target
 from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
 
 SIDECAR = {"uri": "/out/a.mp4", "seconds": {"write": 1.5}}
-DONE = ("/out/a.mp4", 1.5, ())
 TARGET = Target("/out/a", Maker("/model", "m", 7, "tiny"))
 
 
@@ -31,7 +30,10 @@ class App:
     def sent(self) -> int:
         return len(self.at_once)
 
-    async def remote(self, *_: Any) -> dict[str, Any]:
+    def remote(self, *_: Any) -> Any:
+        return self.answer()
+
+    async def answer(self) -> dict[str, Any]:
         self.now += 1
         self.at_once.append(self.now)
         await asyncio.sleep(0)
@@ -47,13 +49,13 @@ def failed() -> RayTaskError:
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "_PAUSE_S", 0)
+    monkeypatch.setattr(sending, "_PAUSE_S", 0)
 
 
 def generate(request: Request, *apps: App) -> list[Any]:
     async def all_of_them() -> list[Any]:
-        alone = asyncio.Lock()
-        return await asyncio.gather(*(stage._generate(app, request, TARGET, alone) for app in apps))
+        senders = {id(app): Sender(app, tries=3) for app in apps}
+        return await asyncio.gather(*(senders[id(app)](request, TARGET) for app in apps))
 
     return asyncio.run(all_of_them())
 
@@ -61,15 +63,17 @@ def generate(request: Request, *apps: App) -> list[Any]:
 def test_what_happens_once_costs_nothing(request_of: Callable[..., Request]) -> None:
     for error in (failed(), RayActorError()):
         app = App(error)
-        assert generate(request_of(), app) == [DONE]
+        assert generate(request_of(), app) == [SIDECAR]
         assert app.sent == 2
 
 
-def test_what_fails_twice_is_given_up_with_its_reason_in_a_line(request_of: Callable[..., Request]) -> None:
-    app = App(failed(), failed(), failed())
+def test_what_fails_three_times_is_given_up_with_its_reason_in_a_line(
+    request_of: Callable[..., Request],
+) -> None:
+    app = App(failed(), failed(), failed(), failed())
     (result,) = generate(request_of(), app)
     assert isinstance(result, Rejected)
-    assert (result.reason, app.sent) == (Reason.GENERATION_FAILED, 2)
+    assert (result.reason, app.sent) == (Reason.GENERATION_FAILED, 3)
     assert result.detail.startswith("OSError: no space")
     assert "\n" not in result.detail
     assert len(result.detail) <= 500
@@ -84,14 +88,14 @@ def test_what_kills_its_replica_is_given_up_after_three(request_of: Callable[...
 
 def test_the_last_time_suspects_are_sent_one_by_one(request_of: Callable[..., Request]) -> None:
     app = App(*(RayActorError() for _ in range(10)))  # five requests, two deaths each
-    assert generate(request_of(), *[app] * 5) == [DONE] * 5
+    assert generate(request_of(), *[app] * 5) == [SIDECAR] * 5
     assert app.at_once == [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 1, 1, 1, 1]
 
 
 def test_a_batch_whose_replicas_cannot_start_again_ends_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stage, "_LOOK_S", 0.01)
+    monkeypatch.setattr(sending, "_LOOK_S", 0.01)
     monkeypatch.setattr(serving, "stuck", lambda name: f"{name} has no model")
     ended = []
 
@@ -102,12 +106,12 @@ def test_a_batch_whose_replicas_cannot_start_again_ends_with_the_reason(
             ended.append(True)
 
     with pytest.raises(Failed, match="cannot continue: x has no model; finished outputs are kept"):
-        asyncio.run(stage._unless_stuck(work(), "x"))
+        asyncio.run(unless_stuck(work(), "x"))
     assert ended == [True]
 
 
 def test_a_replica_that_is_slow_to_start_again_ends_no_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "_LOOK_S", 0.01)
+    monkeypatch.setattr(sending, "_LOOK_S", 0.01)
     looks = iter([None, "no", "no", "no", None, "no", "no", "no"])
     monkeypatch.setattr(serving, "stuck", lambda _: next(looks, None))
 
@@ -115,5 +119,5 @@ def test_a_replica_that_is_slow_to_start_again_ends_no_batch(monkeypatch: pytest
         await asyncio.sleep(0.5)
         return "done"
 
-    assert asyncio.run(stage._unless_stuck(work(), "x")) == "done"
-    assert asyncio.run(stage._unless_stuck(work(), None)) == "done"
+    assert asyncio.run(unless_stuck(work(), "x")) == "done"
+    assert asyncio.run(unless_stuck(work(), None)) == "done"

@@ -26,6 +26,7 @@ from vitascope.errors import Failed, Mistake
 from vitascope.generate import stage
 from vitascope.generate.app import serving
 from vitascope.generate.app.build import deployed
+from vitascope.generate.batch.batch import Batch
 from vitascope.generate.settings import GenerateSettings
 from vitascope.generate.starting import starting
 from vitascope.generate.tracing import tracing
@@ -383,7 +384,7 @@ def test_a_batch_that_is_interrupted_keeps_what_is_finished_and_leaves_no_app(
     assert "Traceback" not in said
     before = finished(settings)
     assert 2 <= len(before) < 18
-    name = stage._app_name(stage.Batch.of(settings), settings)[1]
+    name = stage.app_name(Batch.of(settings), settings)[1]
     wait_for(lambda: name not in serve.status().applications, 60)
     assert finished(settings) == before  # nor is anything left running in the background
     for sidecar in before:

@@ -55,7 +55,7 @@ EXECUTION = {
     *("train.checkpoint_every", "train.checkpoints_kept"),
     *(f"generate.{key}" for key in ("max_in_flight", "denoise_replicas", "denoise_cpus", "use_gpu")),
     *(f"generate.{key}" for key in ("text_replicas", "decode_replicas", "idle_s", "traces", "traced_share")),
-    *("generate.text_gpus", "generate.decode_gpus"),
+    *("generate.text_gpus", "generate.decode_gpus", "generate.tries", "generate.device_hour_price"),
 }
 """The settings that affect only placement and speed; cluster has no others."""
 

@@ -11,12 +11,12 @@ from vitascope.section import shown
 MAX_LINE_BYTES = 2**20
 
 
-def document_of(line: bytes | str) -> dict[str, object]:
-    """The JSON object on a line, whatever it holds. Raises Rejected if the line is anything else."""
+def document_of(line: bytes | str | dict[str, object]) -> dict[str, object]:
+    """The JSON object on a line, or a table's row. Raises Rejected if the line is anything else."""
     return _object_of(line, object_pairs_hook=_each_key_once)
 
 
-def labels(line: bytes | str) -> dict[str, str]:
+def labels(line: bytes | str | dict[str, object]) -> dict[str, str]:
     """`custom_id` and `mode` of a refused line, if it has them, at most 512 characters of each."""
     try:
         document = _object_of(line)
@@ -26,7 +26,9 @@ def labels(line: bytes | str) -> dict[str, str]:
     return {key: value[:512] for key, value in given.items() if isinstance(value, str)}
 
 
-def _object_of(line: bytes | str, **how: Any) -> dict[str, object]:
+def _object_of(line: bytes | str | dict[str, object], **how: Any) -> dict[str, object]:
+    if isinstance(line, dict):
+        return _of_text(line)
     if len(line) > MAX_LINE_BYTES:
         raise invalid(
             f"the line has more than {MAX_LINE_BYTES:,} bytes; shorten it (a prompt has at most "
@@ -47,6 +49,17 @@ def _object_of(line: bytes | str, **how: Any) -> dict[str, object]:
     if not isinstance(document, dict):
         raise invalid(f"expected a JSON object, got {shown(document)}")
     return document
+
+
+def _of_text(row: dict[str, object]) -> dict[str, object]:
+    """The row. Raises Rejected if a text of it is none, because its bytes were not UTF-8."""
+    for name, value in row.items():
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise invalid(f"{name} is not UTF-8; save the request file as UTF-8") from None
+    return row
 
 
 def _each_key_once(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -27,8 +27,8 @@ class Limits:
     sampling: Sampling = OURS
 
 
-def parse(line: bytes | str, limits: Limits) -> Request:
-    """The request on a JSON line, defaults filled in and media made absolute.
+def parse(line: bytes | str | dict[str, object], limits: Limits) -> Request:
+    """The request on a JSON line, or in a table's row, defaults filled in and media made absolute.
 
     Raises:
         Rejected: says what was received, what was expected and what to do. Nothing else is raised, whatever

@@ -16,7 +16,9 @@ NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 class GenerateSettings(Section):
     """The app's limits and the defaults of a request."""
 
-    requests: Location | None = Field(None, description="JSON-lines file of requests, local, s3:// or gs://.")
+    requests: Location | None = Field(
+        None, description="File of requests, JSON lines, CSV or Parquet; local, s3:// or gs://."
+    )
     media_from: tuple[Location, ...] = Field(
         (),
         description="Folders and bucket prefixes with media for requests, in addition to their file's own.",
@@ -56,6 +58,16 @@ class GenerateSettings(Section):
     )
     max_in_flight: Execution[int] = Field(
         32, ge=1, description="Requests sent to the app and not yet answered."
+    )
+    tries: Execution[int] = Field(
+        3,
+        ge=1,
+        description="How often a request is sent if its replica dies each time, or if it fails otherwise.",
+    )
+    device_hour_price: Execution[float | None] = Field(
+        None,
+        gt=0,
+        description="Price of an hour of a denoise replica, in any currency, for the cost of each output.",
     )
     denoise_replicas: Execution[int] = Field(1, ge=1, description="Most replicas that run the model.")
     denoise_cpus: Execution[int] = Field(

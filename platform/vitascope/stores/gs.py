@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -42,6 +43,20 @@ class Store(gcsfs.GCSFileSystem):
 
         what = f"{method} {self._format_path(path, args)}"
         return await patience.persist(attempt, what, is_retriable, n_sent=None)
+
+    def names(self, path: str) -> Iterator[str]:
+        """The names of the objects right in a folder, a page in memory at a time."""
+        bucket, key, _ = self.split_path(path)
+        prefix = f"{key}/" if key else ""
+        after: dict[str, str] = {}
+        while True:
+            page = self.call(
+                "GET", "b/{}/o", bucket, prefix=prefix, delimiter="/", maxResults=1000, json_out=True, **after
+            )
+            yield from (item["name"][len(prefix) :] for item in page.get("items", ()))
+            if not (token := page.get("nextPageToken")):
+                return
+            after = {"pageToken": token}
 
     async def _create(self, path: str, data: bytes, writer: str) -> bool:
         """Commits `data` if no object exists; returns whether this call, identified by `writer`, did it.

@@ -1,6 +1,7 @@
 """S3, of any provider."""
 
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -82,6 +83,18 @@ class Store(s3fs.S3FileSystem):
             raise _named(error, f"s3://{where}") from error.__cause__
 
     call_s3 = sync_wrapper(_call_s3)
+
+    def names(self, path: str) -> Iterator[str]:
+        """The names of the objects right in a folder, a page in memory at a time."""
+        bucket, key, _ = self.split_path(path)
+        prefix = f"{key}/" if key else ""
+        after: dict[str, str] = {}
+        while True:
+            page = self.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, Delimiter="/", **after)
+            yield from (entry["Key"][len(prefix) :] for entry in page.get("Contents", ()))
+            if not page.get("IsTruncated"):
+                return
+            after = {"ContinuationToken": page["NextContinuationToken"]}
 
     def _open(self, path: str, mode: str = "rb", block_size: int | None = None, **kwargs: Any) -> Any:
         """An open file; writes go in parts of s3fs's 50 MiB."""

@@ -55,6 +55,7 @@ class DecodeWrite:
             "write": round(time.monotonic() - started - decoded.seconds, 3),
         }
         about = {
+            "device_s": round(denoised.device_s, 6),
             "changes": changes(request, self._patching, denoised.n_text, self._most_text),
             **put_conditioning(target.location, kept, compared.psnr_db),
         }

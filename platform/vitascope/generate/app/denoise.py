@@ -89,7 +89,7 @@ class Denoise:
             logging.getLogger("ray.serve").exception("This replica cannot continue.")
             os._exit(1)
         latent = done.latent(self._card.model.patch).cpu().numpy()
-        return Denoised(latent, text.n_tokens, time.monotonic() - started)
+        return Denoised(latent, text.n_tokens, time.monotonic() - started, done.device_s)
 
     def _begin(self, request: Request, text: Text, canvas: Conditions | None) -> sampler.Work:
         if canvas is None:

@@ -30,12 +30,13 @@ class Conditions:
 class Denoised:
     """A latent (T, h, w, C) float32, and its `Text.n_tokens`.
 
-    seconds: its duration, including the wait.
+    seconds: its duration, including the wait. device_s: its part of the time of its passes.
     """
 
     latent: np.ndarray
     n_text: tuple[int, int]
     seconds: float
+    device_s: float = 0.0
 
 
 def device(gpus: float) -> torch.device:

@@ -1,19 +1,24 @@
 """The outcome of every request of a batch."""
 
+import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from vitascope import storage
+from vitascope import copies
+from vitascope.generate.batch.figures import Made, figures
 from vitascope.generate.changes import MEANING, Change
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.records import MANIFEST
 from vitascope.stages.registry import Summary
 from vitascope.wording import count, short
 
-_ROWS_PER_TABLE = 10_000
+_ROWS_PER_GROUP = 10_000
 _MOST_EXAMPLES, _MOST_SHOWN = 5, 300
 
 
@@ -30,6 +35,7 @@ class Outcome:
     fps: float | None = None
     uri: str | None = None
     seconds: float | None = None
+    device_s: float | None = None
     changes: tuple[str, ...] | None = None
     status: Status = Status.OK
     reason: Reason | None = None
@@ -39,66 +45,130 @@ class Outcome:
         """The same request without an output."""
         return replace(self, status=Status.DROPPED, reason=why.reason, detail=why.detail)
 
+    def made(self, sidecar: Mapping[str, Any]) -> "Outcome":
+        """The same request with the output that its sidecar describes."""
+        changes = tuple(Change(change) for change in sidecar.get("changes", ()))
+        device_s = sidecar.get("device_s")  # earlier releases did not measure it
+        return replace(
+            self,
+            uri=str(sidecar["uri"]),
+            seconds=float(sum(sidecar["seconds"].values())),
+            device_s=None if device_s is None else float(device_s),
+            changes=changes,
+        )
+
 
 @dataclass
 class Manifest:
-    """Rows of records.MANIFEST, kept in tables until they are written, and their counts."""
+    """Rows of records.MANIFEST, and their counts.
+
+    Rows may come in any order; those that follow each other in the request file are written to a temporary
+    file, the others wait in memory.
+
+        with Manifest() as manifest:
+            manifest.add(0, row, skipped=False)
+            manifest.commit("outputs/batch/manifest.parquet")
+    """
 
     outputs: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
+    made: dict[str, Made] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
     skipped: int = 0
+    n_in_order: int = 0
+    _early: dict[int, Outcome] = field(default_factory=dict)
     _rows: list[Outcome] = field(default_factory=list)
-    _tables: list[pa.Table] = field(default_factory=list)
 
-    def add(self, row: Outcome, *, skipped: bool) -> None:
-        """Adds a row; `skipped` if its request was finished before this run."""
-        if reason := row.reason:
-            self.failed[reason] += 1
-            self.examples.setdefault(reason, _example(row))
-        else:
-            self.outputs[row.mode or ""] += 1
-            self.skipped += skipped
-            self.changed.update(row.changes or ())
-        self._rows.append(row)
-        if len(self._rows) >= _ROWS_PER_TABLE:
-            self._pack()
+    def __enter__(self) -> "Manifest":
+        with ExitStack() as stack:
+            self._file = stack.enter_context(tempfile.NamedTemporaryFile(suffix=".parquet"))
+            self._writer = stack.enter_context(pq.ParquetWriter(self._file, MANIFEST, compression="zstd"))
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def add(self, position: int, row: Outcome, *, skipped: bool) -> None:
+        """Adds the row of the request at `position` among all, from 0.
+
+        Args:
+            skipped: its request was finished before this run.
+        """
+        self._count(row, skipped=skipped)
+        self._early[position] = row
+        while self.n_in_order in self._early:
+            self._rows.append(self._early.pop(self.n_in_order))
+            self.n_in_order += 1
+        if len(self._rows) >= _ROWS_PER_GROUP:
+            self._write()
 
     def commit(self, uri: str) -> None:
-        """Writes the rows in the order of the request file."""
-        self._pack()
-        storage.put_table(uri, pa.concat_tables(self._tables).sort_by("line"))
+        """Commits the rows in the order of the request file; none may be missing."""
+        assert not self._early, f"no row at position {self.n_in_order}"
+        self._write()
+        self._writer.close()
+        self._file.flush()
+        copies.copy_file(self._file.name, uri)
 
-    def summary(self) -> Summary:
-        """The counts; `succeeded` is false if a valid request failed, or if all requests did."""
-        n_outputs, n_failed = sum(self.outputs.values()), sum(self.failed.values())
+    @property
+    def n_outputs(self) -> int:
+        """Requests with an output."""
+        return sum(self.outputs.values())
+
+    @property
+    def n_failed(self) -> int:
+        """Requests without one."""
+        return sum(self.failed.values())
+
+    def summary(self, device_hour_price: float | None = None) -> Summary:
+        """The counts, and what the outputs took (`figures.figures`), of all and by mode.
+
+        `succeeded` is false if a valid request has no output, or if no request has one.
+        """
+        unmade = self.failed[Reason.GENERATION_FAILED] + self.failed[Reason.CANCELLED]
         return {
-            "requests": n_outputs + n_failed,
-            "outputs": n_outputs,
+            "requests": self.n_outputs + self.n_failed,
+            "outputs": self.n_outputs,
             "outputs_by_mode": dict(self.outputs.most_common()),
             "outputs_changed": dict(self.changed.most_common()),
             "requests_failed_by_reason": dict(self.failed.most_common()),
             "skipped_done": self.skipped,
-            "succeeded": not self.failed[Reason.GENERATION_FAILED] and bool(n_outputs or not n_failed),
+            "denoising": figures(self.made, device_hour_price),
+            "succeeded": not unmade and bool(self.n_outputs or not self.n_failed),
         }
 
     def account(self, folder: str, uri: str) -> Iterator[str]:
         """Sentences for the end of the job: changes to requests, failures, and locations."""
         for change, n in self.changed.most_common():
             yield f"{change}, {count(n, 'output')}: {MEANING[Change(change)]}"
-        if n_failed := sum(self.failed.values()):
+        if self.n_failed:
             reasons = ", ".join(f"{reason} {n}" for reason, n in self.failed.most_common())
-            yield f"{count(n_failed, 'request')} without an output: {reasons}; for example"
+            yield f"{count(self.n_failed, 'request')} without an output: {reasons}; for example"
         for reason, _ in self.failed.most_common(_MOST_EXAMPLES):
             yield f"  {self.examples[reason]}"
         if self.failed[Reason.GENERATION_FAILED]:
             yield "run it again to try those that failed once more; what is finished is kept"
-        n_outputs = count(sum(self.outputs.values()), "output")
-        yield f"{n_outputs} in {folder}; all requests, with reasons, in {uri}"
+        if self.failed[Reason.CANCELLED]:
+            yield "the batch was cancelled; vitascope batch resume takes that back, then run it again"
+        yield f"{count(self.n_outputs, 'output')} in {folder}; all requests, with reasons, in {uri}"
 
-    def _pack(self) -> None:
-        self._tables.append(pa.Table.from_pylist([vars(row) for row in self._rows], MANIFEST))
+    def _count(self, row: Outcome, *, skipped: bool) -> None:
+        if reason := row.reason:
+            self.failed[reason] += 1
+            self.examples.setdefault(reason, _example(row))
+            return
+        mode = row.mode or ""
+        self.outputs[mode] += 1
+        self.skipped += skipped
+        self.changed.update(row.changes or ())
+        if row.device_s is not None:
+            video_s = row.n_frames / row.fps if row.fps and row.n_frames and row.n_frames > 1 else 0.0
+            self.made[mode] = self.made.get(mode, Made()) + Made(1, video_s, row.device_s)
+
+    def _write(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist([vars(row) for row in self._rows], MANIFEST))
         self._rows = []
 
 

@@ -273,7 +273,10 @@ class Denoiser:
         seconds = time.monotonic() - started
         self._pace.add(cost, seconds, self._room)
         self._publish_pass(n_tokens, cost, seconds)
-        return advanced
+        return [
+            replace(work, device_s=work.device_s + seconds * entry.need.cost / cost)
+            for entry, work in zip(entries, advanced, strict=True)
+        ]
 
     @torch.inference_mode()
     def _computed(self, works: Sequence[Work]) -> list[Work]:

@@ -32,6 +32,7 @@ class Work:
     text, negative: (m, text_dim) token states of prompt and negative prompt; no rows without text.
     past: what the solver remembers. adapter: of the network, None for none.
     tied: (T,) int64, the latent frame that each is the same as; None if all are different.
+    device_s: its part of the time of its passes.
     """
 
     tokens: Tensor
@@ -46,6 +47,7 @@ class Work:
     past: Past | None = None
     adapter: Use | None = None
     tied: Tensor | None = None
+    device_s: float = 0.0
 
     @property
     def expert(self) -> int:

@@ -25,7 +25,7 @@ from vitascope.generate.denoise.sampler import Work
 from vitascope.generate.denoise.solvers import Past
 
 _LOG = logging.getLogger("ray.serve")  # the replica's log
-_CHANGING = ("step", "tokens", "past")
+_CHANGING = ("step", "tokens", "past", "device_s")
 """The fields of `Work` that a step changes: tensors, numbers, tuples and dataclasses of them."""
 _KINDS: dict[str, type] = {"Past": Past}
 """The dataclasses in these fields."""
