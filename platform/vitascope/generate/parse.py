@@ -1,6 +1,7 @@
 """Checks one request, and fills in its defaults."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,12 +19,25 @@ from vitascope.section import shown
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits for requests, and the defaults of their model; relative media are in `folder`."""
+    """The limits for requests, and the defaults of their model; relative media are in `folder`.
+
+    others: those of requests that name another model in `generate.models`.
+    """
 
     settings: GenerateSettings
     patching: Patching
     folder: str
     sampling: Sampling = OURS
+    others: Mapping[str, "Limits"] = field(default_factory=dict)
+
+    def of(self, model: object) -> "Limits":
+        """Those of a request with this `model`; raises Rejected if none has that name."""
+        if not isinstance(model, str):  # no name at all, or refused by Request
+            return self
+        if model not in self.others:
+            known = ", ".join(self.others) or "none"
+            raise invalid(f"no model {shown(model)} in generate.models, which names {known}")
+        return self.others[model]
 
 
 def parse(line: bytes | str, limits: Limits) -> Request:
@@ -44,6 +58,7 @@ def parse(line: bytes | str, limits: Limits) -> Request:
 
 
 def _checked(document: dict[str, object], limits: Limits) -> Request:
+    limits = limits.of(document.get("model"))
     request = _validated(document, limits)
     _check_model(request, limits.sampling)
     _check_adapter(request, limits.settings)
@@ -62,14 +77,14 @@ def n_tokens(request: Request, patching: Patching) -> int:
 
 def _validated(document: dict[str, object], limits: Limits) -> Request:
     defaults: dict[str, object] = {}
-    for field in ("steps", "guidance", "guidance_2", "solver", "shift"):
-        chosen = getattr(limits.settings, field)
-        defaults[field] = getattr(limits.sampling, field) if chosen is None else chosen
+    for name in ("steps", "guidance", "guidance_2", "solver", "shift"):
+        chosen = getattr(limits.settings, name)
+        defaults[name] = getattr(limits.sampling, name) if chosen is None else chosen
     if isinstance(custom_id := document.get("custom_id"), str):
         defaults["seed"] = stable_int("seed", custom_id)
-    for field in ("image", "video", "video_after"):
-        if isinstance(uri := document.get(field), str):
-            document = document | {field: _located(uri, limits)}
+    for name in ("image", "video", "video_after"):
+        if isinstance(uri := document.get(name), str):
+            document = document | {name: _located(uri, limits)}
     try:
         return Request.model_validate(defaults | document)
     except ValidationError as error:
@@ -115,14 +130,14 @@ def _check_adapter(request: Request, settings: GenerateSettings) -> None:
 
 def _check_media(request: Request) -> None:
     wanted = MEDIA[request.mode]
-    for field in ("image", "video", "video_after"):
-        given = getattr(request, field)
-        if field in wanted and not given:
+    for name in ("image", "video", "video_after"):
+        given = getattr(request, name)
+        if name in wanted and not given:
             needs = " and ".join(repr(f) for f in wanted)
-            raise Rejected(Reason.MEDIA_MISSING, f"mode {request.mode} needs {needs}; {field!r} is not given")
-        if given and field not in wanted:
+            raise Rejected(Reason.MEDIA_MISSING, f"mode {request.mode} needs {needs}; {name!r} is not given")
+        if given and name not in wanted:
             raise invalid(
-                f"mode {request.mode} makes no use of {field!r}; leave it out or choose another mode"
+                f"mode {request.mode} makes no use of {name!r}; leave it out or choose another mode"
             )
 
 

@@ -72,6 +72,9 @@ class Request(Section):
         le=100,
         description="Shifts the noise levels of the steps towards noise; by default generate.shift.",
     )
+    model: str | None = Field(
+        None, max_length=64, description="Name of a model in generate.models; by default generate.model."
+    )
     adapter: str | None = Field(
         None, max_length=64, description="Name of an adapter in generate.adapters; by default none."
     )
@@ -141,10 +144,12 @@ class Request(Section):
         an edited request or a newer model.
         """
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", self.custom_id)[:40].strip("-")
-        later = {"adapter"} | {key for key, default in _LATER.items() if getattr(self, key) == default}
+        later = {"adapter", "model"} | {
+            key for key, default in _LATER.items() if getattr(self, key) == default
+        }
         return f"{readable or 'request'}-{stable_id(self.model_dump_json(exclude=later), model)}"
 
 
 _LATER = {"guidance_2": None, "solver": "euler", "shift": None, "adapter_weight": 1.0}
-"""Fields that earlier releases did not know: at these values outputs keep their names. The adapter is part of
-the model's identity."""
+"""Fields that earlier releases did not know: at these values outputs keep their names. Model and adapter
+are in the identity of what makes them."""

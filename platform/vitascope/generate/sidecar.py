@@ -1,7 +1,9 @@
 """What is known of an output, in the JSON next to it."""
 
 import posixpath
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -28,6 +30,23 @@ class Conditioning:
     picture: bytes
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a stage for one request: those it waited for the stage with its inputs ready, and its work.
+
+    ended: the time of day.
+    """
+
+    waited: float
+    worked: float
+    ended: float = field(default_factory=time.time)
+
+    @classmethod
+    def since(cls, ready: float, started: float) -> "Spent":
+        """Of a stage that ends now, both given as times of day; clocks of nodes may differ a little."""
+        return cls(max(0.0, started - ready), max(0.0, time.time() - started))
+
+
 def conditioning(request: Request, place: Layout, frames: np.ndarray) -> list[Conditioning]:
     """Of the frames of `media.read_given`, uint8 (n_first + n_last, H, W, 3)."""
     media, n = MEDIA[request.mode], place.n_first
@@ -51,12 +70,12 @@ def put_conditioning(location: str, ends: list[Conditioning]) -> dict[str, Any]:
     return {"given": given, "conditioning": named}
 
 
-def sidecar(request: Request, target: Target, suffix: str, timings: dict[str, float]) -> dict[str, Any]:
+def sidecar(request: Request, target: Target, suffix: str, spent: Mapping[str, Spent]) -> dict[str, Any]:
     """The document next to an output.
 
     Args:
         suffix: of the output's file.
-        timings: seconds by stage.
+        spent: the time of each stage.
     """
     size = request.size
     return {
@@ -79,6 +98,7 @@ def sidecar(request: Request, target: Target, suffix: str, timings: dict[str, fl
         "media": {field: getattr(request, field) for field in ("image", "video", "video_after")},
         "encoder": "png" if size.n_frames == 1 else encoder(),
         "model": target.model._asdict(),
-        "seconds": timings,
+        "seconds": {stage: round(one.worked, 3) for stage, one in spent.items()},
+        "waited": {stage: round(one.waited, 3) for stage, one in spent.items()},
         "vitascope": version("vitascope"),
     }

@@ -21,7 +21,8 @@ from vitascope.generate.batch import lines
 from vitascope.generate.batch.lines import Line
 from vitascope.generate.batch.manifest import Manifest, Outcome
 from vitascope.generate.changes import Change
-from vitascope.generate.opened import Opened, Target, opened
+from vitascope.generate.models import Models, open_models
+from vitascope.generate.opened import Target
 from vitascope.generate.parse import Limits
 from vitascope.generate.request import Request
 from vitascope.generate.tracing import tracing
@@ -46,7 +47,7 @@ class Batch:
     run: str
     requests: str
     folder: str
-    model: Opened
+    models: Models
     limits: Limits
 
     @classmethod
@@ -64,11 +65,10 @@ class Batch:
         requests = storage.absolute(settings.generate.requests)
         if not storage.exists(requests):
             raise Missing(f"no request file at {requests}; set generate.requests")
-        model = opened(settings)
-        media = requests.rpartition("/")[0]
-        limits = Limits(settings.generate, model.card.patching, media, model.sampling)
+        models = open_models(settings)
+        limits = models.limits(requests.rpartition("/")[0])
         outputs = settings.path("outputs", settings.generate.batch)
-        return cls(settings.run.folder, requests, outputs, model, limits)
+        return cls(settings.run.folder, requests, outputs, models, limits)
 
     def lines(self) -> Iterator[Line]:
         """The lines of the request file."""
@@ -76,7 +76,7 @@ class Batch:
 
     def target(self, request: Request) -> Target:
         """The location of the request's output."""
-        return self.model.target(self.folder, request)
+        return self.models.target(self.folder, request)
 
     def finished(self) -> set[str]:
         """The locations that have an output and its sidecar: their requests are finished."""
@@ -105,8 +105,8 @@ def _generated(settings: Settings) -> Summary:
         connect(settings.cluster)
         takes = resources.of_generation(settings)
         check_room(settings.cluster, f"generate's {takes.processes}", cpus=takes.cpus, gpus=takes.gpus)
-        _say_size(batch.model, settings)
-        built = build(batch.model, settings)
+        _say_size(batch.models, settings)
+        built = build(batch.models, settings)
         served = serving.serving(built, *_app_name(batch, settings), tracing(settings.generate))
     with served if pending else nullcontext() as handle, track(total, "generate") as advance:
         stream = _stream(batch, handle, finished, advance, pending=pending)
@@ -119,11 +119,12 @@ def _generated(settings: Settings) -> Summary:
     return manifest.summary()
 
 
-def _say_size(model: Opened, settings: Settings) -> None:
+def _say_size(models: Models, settings: Settings) -> None:
     """Names the memory that two experts take: all noise levels are in work at once, so both stay in it."""
-    if model.n_experts > 1:
-        gb = model.n_parameters * (2 if settings.generate.use_gpu else 4) / 1e9
-        say("generate", f"each denoise replica keeps {model.n_experts} networks in memory, {gb:.3g} GB")
+    for model in (model.opened for model in models.each.values()):
+        if model.n_experts > 1:
+            gb = model.n_parameters * (2 if settings.generate.use_gpu else 4) / 1e9
+            say("generate", f"each denoise replica keeps {model.n_experts} networks in memory, {gb:.3g} GB")
 
 
 def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
@@ -257,5 +258,4 @@ def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
     Another model or other settings need another app, and the old one would be in the way.
     """
     name = f"vitascope-{stable_id(batch.folder)}-"
-    model = (batch.model.maker.identity, *batch.model.adapted.values())
-    return name, name + stable_id(*model, settings.generate.model_dump_json())
+    return name, name + stable_id(*batch.models.identities, settings.generate.model_dump_json())

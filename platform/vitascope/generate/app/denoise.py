@@ -4,56 +4,86 @@ import asyncio
 import logging
 import os
 import time
-from typing import Any
 
-import numpy as np
 import torch
 
+from vitascope.config import Settings
 from vitascope.generate import conditions
-from vitascope.generate.app.values import Denoised, Text, device
+from vitascope.generate.app.shares import Takes
+from vitascope.generate.app.values import Denoised, Given, Metered, Text, device
 from vitascope.generate.conditions import Canvas
 from vitascope.generate.denoise import sampler
 from vitascope.generate.denoise.divide import Broken
 from vitascope.generate.denoise.engine import Denoiser
-from vitascope.generate.opened import Opened
+from vitascope.generate.denoise.versions import Versions
+from vitascope.generate.models import open_model
+from vitascope.generate.opened import Opened, Target
 from vitascope.generate.request import Request
-from vitascope.generate.settings import GenerateSettings
+from vitascope.generate.sidecar import Spent
 from vitascope.generate.starting import starting
 from vitascope.metrics import Publisher
 
+_ROOM_FOR_PASSES = 1.3  # times the weights of another version, for which there is memory
 
-class Denoise:
+
+class Denoise(Metered):
     """Noise to latents; all requests of a replica share its passes."""
 
-    def __init__(self, model: Opened, settings: GenerateSettings, run: str) -> None:
-        self._model, self._card = model, model.card
-        self._device = str(device(settings.use_gpu))
+    def __init__(self, name: str, settings: Settings) -> None:
+        """`name`: of the model, in the folder of which the newest version is loaded."""
+        super().__init__()
+        self._name, self._settings = name, settings
+        self._device = device(settings.generate.use_gpu)
+        self.room = room(settings)
         with starting("the model"):
-            experts = model.load(self._device)
-            self._denoiser = Denoiser(experts, token_budget=settings.token_budget, publisher=Publisher(run))
+            self._versions = Versions(self._newest(), self._start, self._newest, self._has_room)
 
     async def __call__(
-        self, request: Request, text: Text, canvas: tuple[np.ndarray, np.ndarray, Any] | None
+        self, request: Request, target: Target, text: Text, given: Given | None, *, takes: Takes
     ) -> Denoised:
         """The finished latent. Waits without holding a thread, so any number of requests may wait.
 
         If the device is lost, this process ends: Serve starts another, and the batch resends its requests.
         """
-        started = time.monotonic()
-        work = await asyncio.to_thread(self._begin, request, text, canvas)
-        try:
-            done = await asyncio.wrap_future(self._denoiser.submit(work))
-        except Broken:
-            logging.getLogger("ray.serve").exception("This replica cannot continue.")
-            os._exit(1)
-        latent = done.latent(self._card.model.patch).cpu().numpy()
-        return Denoised(latent, text.n_tokens, time.monotonic() - started)
+        ready = max(part.spent.ended for part in (text, given) if part)
+        with self.meter.doing(takes):
+            async with self._versions.of(target.model) as version:
+                card = version.model.card
+                work = await asyncio.to_thread(self._begin, version.model, request, text, given)
+                started = time.time()
+                try:
+                    done = await asyncio.wrap_future(version.denoiser.submit(work))
+                except Broken:
+                    logging.getLogger("ray.serve").exception("This replica cannot continue.")
+                    os._exit(1)
+                latent = await asyncio.to_thread(lambda: done.latent(card.model.patch).cpu().numpy())
+        spent = {"text": text.spent} | ({"conditioning": given.spent} if given else {})
+        return Denoised(latent, text.n_tokens, spent | {"denoise": Spent.since(ready, started)})
 
-    def _begin(self, request: Request, text: Text, canvas: Any) -> sampler.Work:
-        if canvas is None:
-            start = conditions.blank(request, self._card.patching, self._card.channels)
+    def _newest(self) -> Opened:
+        return open_model(self._settings, self._name).opened
+
+    def _start(self, model: Opened) -> Denoiser:
+        budget, publisher = self._settings.generate.token_budget, Publisher(self._settings.run.folder)
+        return Denoiser(model.load(str(self._device)), token_budget=budget, publisher=publisher)
+
+    def _has_room(self, model: Opened) -> bool:
+        """Whether the memory holds this version next to the one that is loaded."""
+        on_gpu = self._device.type == "cuda"
+        on_cpu = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = torch.cuda.mem_get_info()[0] if on_gpu else on_cpu
+        return model.n_parameters * (2 if on_gpu else 4) * _ROOM_FOR_PASSES < free
+
+    def _begin(self, model: Opened, request: Request, text: Text, given: Given | None) -> sampler.Work:
+        if given is None:
+            start = conditions.blank(request, model.card.patching, model.card.channels)
         else:
-            start = Canvas(*(torch.tensor(part) for part in canvas[:2]))
+            start = Canvas(torch.tensor(given.latent), torch.tensor(given.given))
         states = (torch.tensor(text.prompt), torch.tensor(text.negative))
-        sampling = self._model.sampling
-        return sampler.begin(request, start, states, card=self._card, sampling=sampling, device=self._device)
+        sampling, where = model.sampling, str(self._device)
+        return sampler.begin(request, start, states, card=model.card, sampling=sampling, device=where)
+
+
+def room(settings: Settings) -> float:
+    """What a replica takes at once, in patches: those of a pass, and as many for the passes after it."""
+    return 2.0 * settings.generate.token_budget

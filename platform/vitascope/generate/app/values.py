@@ -5,6 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vitascope.generate.app.scaling import Meter
+from vitascope.generate.app.shares import Report
+from vitascope.generate.sidecar import Conditioning, Spent
+
 
 @dataclass(frozen=True, eq=False)
 class Text:
@@ -13,18 +17,47 @@ class Text:
     prompt: np.ndarray
     negative: np.ndarray
     n_tokens: tuple[int, int]
+    spent: Spent
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """The conditioning latent: (T, h, w, C) float32, valid if `given` (T,) bool; and its origin."""
+
+    latent: np.ndarray
+    given: np.ndarray
+    ends: list[Conditioning]
+    spent: Spent
 
 
 @dataclass(frozen=True, eq=False)
 class Denoised:
     """A latent (T, h, w, C) float32, and its `Text.n_tokens`.
 
-    seconds: its duration, including the wait.
+    spent: of each stage so far.
     """
 
     latent: np.ndarray
     n_text: tuple[int, int]
-    seconds: float
+    spent: dict[str, Spent]
+
+
+class Metered:
+    """A deployment whose replicas report their work, for scaling and routing."""
+
+    room = 0.0
+    """That of a replica, in the unit of its `Takes.room`."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For `scaling.Scaling`; called by Serve."""
+        return self.meter.report()
+
+    def record_routing_stats(self) -> dict[str, object]:
+        """For `routing.ByCost`; called by Serve."""
+        return vars(Report(self.room, self.meter.callers()))
 
 
 def device(gpus: float) -> torch.device:
