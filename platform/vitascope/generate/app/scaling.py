@@ -107,25 +107,28 @@ def wanted(reports: Sequence[Report], n_queued: float, drain_s: float) -> int:
 
 @dataclass(frozen=True)
 class Past:
-    """Since when more replicas were wanted without a break, or fewer; `most` is the largest number since."""
+    """Since when more replicas were wanted without a break; and how many were, at which times.
+
+    `peaks` leaves out a number if the same or a larger one was wanted later.
+    """
 
     growing: float | None = None
-    shrinking: float | None = None
-    most: int = 0
+    peaks: tuple[tuple[float, int], ...] = ()
 
 
 def settled(n_wanted: int, n: int, past: Past, now: float, idle_s: float) -> tuple[int, Past]:
-    """The number of replicas, `n` until more were wanted for 5 s, or fewer for `idle_s`; and the new past."""
+    """The number of replicas: more if more were wanted for 5 s, else the most of the last `idle_s`.
+
+    Returns also the past for the next call.
+    """
+    peaks = [(at, number) for at, number in past.peaks or ((now, n),) if at > now - idle_s]
+    peaks = [peak for peak in peaks if peak[1] > n_wanted] + [(now, n_wanted)]
+    growing = None
     if n_wanted > n:
         growing = now if past.growing is None else past.growing
-        return (n_wanted, Past()) if now - growing >= _GROW_AFTER_S else (n, Past(growing=growing))
-    if n_wanted < n:
-        shrinking = now if past.shrinking is None else past.shrinking
-        most = max(n_wanted, past.most)
-        if now - shrinking >= idle_s:
-            return most, Past()
-        return n, Past(shrinking=shrinking, most=most)
-    return n, Past()
+        if now - growing >= _GROW_AFTER_S:
+            n, growing = n_wanted, None
+    return min(n, peaks[0][1]), Past(growing, tuple(peaks))
 
 
 class Scaling:
