@@ -18,6 +18,9 @@ def test_the_replica_with_the_least_work_and_enough_room_is_first() -> None:
     assert ranked(Takes(1.0, 7.0), replicas) == [3]
     assert ranked(Takes(1.0, 100.0), replicas) == [3], "an empty one takes what exceeds every replica"
     assert ranked(Takes(1.0), replicas) == [3, 1, 2, 0], "what takes no room fits everywhere"
+    replicas[1].sent("b", Takes(1.0, 9.0))
+    replicas[1].ended("b")
+    assert ranked(Takes(1.0, 7.0), replicas) == [3], "two of one id, of which one has ended"
     replicas[1].ended("b")
     replicas[1].ended("b")
     assert ranked(Takes(1.0, 7.0), replicas) == [1, 3]

@@ -1,5 +1,6 @@
 """The app: deployments and their ingress."""
 
+import asyncio
 import time
 import uuid
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from vitascope.generate.app.routing import by_cost
 from vitascope.generate.app.scaling import Scaling
 from vitascope.generate.app.shares import Takes
 from vitascope.generate.app.text import TextEncode
+from vitascope.generate.app.values import Metered
 from vitascope.generate.models import DEFAULT, Models
 from vitascope.generate.opened import Opened, Target
 from vitascope.generate.parse import n_tokens
@@ -44,31 +46,42 @@ class Parts:
     codec: Any
 
 
-class Generate:
+class Generate(Metered):
     """The ingress: sends one request through the others."""
 
     def __init__(self, models: Mapping[str, Parts]) -> None:
+        super().__init__()
         self._models = models
         self._caller = uuid.uuid4().hex
 
     async def __call__(self, request: Request, target: Target) -> dict[str, object] | Rejected:
-        """The sidecar of the committed output, or why it has none. Arrays pass from replica to replica."""
-        parts, ready = self._models[request.model or DEFAULT], time.time()
+        """The sidecar of the committed output, or why it has none."""
+        with self.meter.doing(self._takes(1.0)):
+            try:
+                return await self._made(request, target, self._models[request.model or DEFAULT])
+            except RayTaskError as error:
+                if isinstance(error.cause, Rejected):
+                    return error.cause
+                raise
+
+    async def _made(self, request: Request, target: Target, parts: Parts) -> dict[str, object]:
+        """Each stage is asked once its inputs are ready: otherwise requests would wait for them in its room.
+
+        What is passed on are references: arrays pass from replica to replica.
+        """
+        ready = time.time()
+        pixels = float(request.size.n_frames * request.size.height * request.size.width)
         text = parts.text.remote(request, ready=ready, takes=self._takes(1.0))
-        pixels = self._takes(float(request.size.n_frames * request.size.height * request.size.width))
         given = None
         if MEDIA[request.mode]:
-            given = parts.codec.canvas.remote(request, ready=ready, takes=pixels)
+            given = parts.codec.canvas.remote(request, ready=ready, takes=self._takes(pixels))
+        await asyncio.gather(*(part for part in (text, given) if part is not None))
         patches = n_tokens(request, parts.model.card.patching)
         takes = self._takes(parts.model.cost(request), float(patches))
         denoised = parts.denoise.remote(request, target, text, given, takes=takes)
-        writes = self._takes(pixels.cost, 1.0)
-        try:
-            return await parts.codec.write.remote(request, denoised, given, target, takes=writes)
-        except RayTaskError as error:
-            if isinstance(error.cause, Rejected):
-                return error.cause
-            raise
+        await denoised
+        takes = self._takes(pixels, 1.0)
+        return await parts.codec.write.remote(request, denoised, given, target, takes=takes)
 
     def _takes(self, cost: float, room: float = 0.0) -> Takes:
         return Takes(cost, room, self._caller)

@@ -1,7 +1,8 @@
 """Which request goes next, and to which replica."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,19 @@ class Held:
     def __init__(self, room: float) -> None:
         """`room` is that of the replica, until it reports another."""
         self._room = room
-        self._sent: dict[str, Takes] = {}
+        self._sent: dict[str, list[Takes]] = {}
         self._others: Mapping[str, tuple[float, float]] = {}
 
     def sent(self, request: str, takes: Takes) -> None:
-        """This caller has sent a request, named by its id."""
-        self._sent[request] = takes
+        """This caller has sent a request; those that serve one request of a user have one id."""
+        self._sent.setdefault(request, []).append(takes)
 
     def ended(self, request: str) -> None:
         """A request ended, or never arrived."""
-        self._sent.pop(request, None)
+        if len(self._sent.get(request, ())) > 1:
+            self._sent[request].pop()
+        else:
+            self._sent.pop(request, None)
 
     def reports(self, report: Report, caller: str) -> None:
         """The newest report of the replica, which is a second or two old; `caller` is the own name."""
@@ -50,14 +54,15 @@ class Held:
     @property
     def cost(self) -> float:
         """The cost of all."""
-        return sum(takes.cost for takes in self._sent.values()) + sum(
-            cost for cost, _ in self._others.values()
-        )
+        return sum(takes.cost for takes in self._own()) + sum(cost for cost, _ in self._others.values())
 
     def fits(self, takes: Takes) -> bool:
         """Whether a request has room; any has in an empty replica."""
-        used = sum(sent.room for sent in self._sent.values()) + sum(room for _, room in self._others.values())
+        used = sum(sent.room for sent in self._own()) + sum(room for _, room in self._others.values())
         return not takes.room or not used or used + takes.room <= self._room
+
+    def _own(self) -> Iterator[Takes]:
+        return chain.from_iterable(self._sent.values())
 
 
 def first(waiting: Sequence[Takes]) -> int:
