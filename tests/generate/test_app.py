@@ -11,13 +11,16 @@ from PIL import Image
 from flow.wan_folders import write_pipeline
 from vitascope import config
 from vitascope.generate.app import codec, text
-from vitascope.generate.app.build import build
+from vitascope.generate.app.build import bound
 from vitascope.generate.app.codec import DecodeWrite
+from vitascope.generate.app.shares import Takes
 from vitascope.generate.app.text import TextEncode
 from vitascope.generate.app.values import Denoised
+from vitascope.generate.models import open_models
 from vitascope.generate.opened import Target, opened
 from vitascope.generate.parse import Limits, parse
 from vitascope.generate.request import Request
+from vitascope.generate.sidecar import Spent
 from vitascope.model.formats.card import ModelCard
 from vitascope.stages import resources
 
@@ -50,11 +53,11 @@ def test_replicas_ask_ray_for_the_gpus_of_the_settings(model_folder: Path) -> No
     gpus = ["generate.text_gpus=0.25", "generate.decode_gpus=0.5", "generate.decode_replicas=3"]
     settings = config.load(None, [f"generate.model={model_folder}", *gpus, "generate.use_gpu=true"])
     assert resources.of_generation(settings).gpus == 0.25 + 3 * 0.5 + 1
-    bound = build(opened(settings), settings)._bound_deployment.init_args
-    asked = [part._bound_deployment.ray_actor_options["num_gpus"] for part in bound]
-    assert asked == [0.25, 1, 0.5]
-    assert bound[0]._bound_deployment.init_args[1] == 0.25
-    assert bound[2]._bound_deployment.init_args[1] == 0.5
+    parts = bound(open_models(settings), settings)[""]
+    deployments = [part._bound_deployment for part in (parts.text, parts.denoise, parts.codec)]
+    assert [one.ray_actor_options["num_gpus"] for one in deployments] == [0.25, 1, 0.5]
+    assert deployments[0].init_args[1] == 0.25
+    assert deployments[2].init_args[1] == 0.5
 
 
 @pytest.mark.gpu
@@ -67,6 +70,7 @@ def test_what_a_gpu_decodes_is_what_a_cpu_decodes(tmp_path: Path) -> None:
     latent = torch.randn(1, 6, 4, 16).numpy()
     for name, gpus in {"cpu": 0.0, "gpu": 1.0}.items():
         target = Target(str(tmp_path / name), model.maker)
-        DecodeWrite(model.card, gpus).write(request, Denoised(latent, (1, 1), 0.0), None, target)
+        denoised = Denoised(latent, (1, 1), {"denoise": Spent(0.0, 0.0)})
+        DecodeWrite(model.card, gpus).write(request, denoised, None, target, takes=Takes(1.0))
     here, there = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("cpu", "gpu"))
     assert abs(here - there).max() <= 4

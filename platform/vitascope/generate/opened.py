@@ -102,6 +102,11 @@ class Opened:
         each = [{name: pairs[i] for name, pairs in read.items()} for i in range(self.n_experts)]
         return Experts(networks, device, list(map(PerSegment, networks, each)), squared)
 
+    def with_adapters(self, adapters: Mapping[str, tuple[str, ...]]) -> "Opened":
+        """The model with these adapters, instead of any others; raises as `read_adapters`."""
+        found = replace(self, adapters=adapters)
+        return replace(found, adapted={name: identity(found.read_adapters(name)) for name in adapters})
+
     def read_adapters(self, name: str) -> list[dict[str, Pair]]:
         """The adapter of this name for each network; one that a run trained for one of two is for that alone.
 
@@ -175,8 +180,7 @@ def opened(settings: Settings) -> Opened:
             f"generate.guidance_2 is for models with two experts, and {folder} has one network for all noise "
             "levels; leave it out"
         )
-    found = replace(found, adapters=settings.generate.adapters)
-    return replace(found, adapted={name: identity(found.read_adapters(name)) for name in found.adapters})
+    return found.with_adapters(settings.generate.adapters)
 
 
 def _pipeline(folder: str, settings: Settings) -> Opened:

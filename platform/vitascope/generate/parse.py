@@ -1,6 +1,7 @@
 """Checks one request, and fills in its defaults."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,12 +20,25 @@ from vitascope.section import shown
 
 @dataclass(frozen=True)
 class Limits:
-    """The limits for requests, and the defaults of their model; relative media are in `folder`."""
+    """The limits for requests, and the defaults of their model; relative media are in `folder`.
+
+    others: those of requests that name another model in `generate.models`.
+    """
 
     settings: GenerateSettings
     patching: Patching
     folder: str
     sampling: Sampling = OURS
+    others: Mapping[str, "Limits"] = field(default_factory=dict)
+
+    def of(self, model: object) -> "Limits":
+        """Those of a request with this `model`; raises Rejected if none has that name."""
+        if not isinstance(model, str):  # no name at all, or refused by Request
+            return self
+        if model not in self.others:
+            known = ", ".join(self.others) or "none"
+            raise invalid(f"no model {shown(model)} in generate.models, which names {known}")
+        return self.others[model]
 
 
 def parse(line: bytes | str | dict[str, object], limits: Limits) -> Request:
@@ -45,6 +59,7 @@ def parse(line: bytes | str | dict[str, object], limits: Limits) -> Request:
 
 
 def _checked(document: dict[str, object], limits: Limits) -> Request:
+    limits = limits.of(document.get("model"))
     request = _validated(document, limits)
     _check_model(request, limits.sampling)
     _check_adapter(request, limits.settings)
@@ -67,9 +82,9 @@ def n_tokens(request: Request, patching: Patching) -> int:
 
 def _validated(document: dict[str, object], limits: Limits) -> Request:
     defaults: dict[str, object] = {}
-    for field in ("steps", "guidance", "guidance_2", "solver", "shift"):
-        chosen = getattr(limits.settings, field)
-        defaults[field] = getattr(limits.sampling, field) if chosen is None else chosen
+    for name in ("steps", "guidance", "guidance_2", "solver", "shift"):
+        chosen = getattr(limits.settings, name)
+        defaults[name] = getattr(limits.sampling, name) if chosen is None else chosen
     if isinstance(custom_id := document.get("custom_id"), str):
         defaults["seed"] = stable_int("seed", custom_id)
     if isinstance(mode := document.get("mode"), str):
@@ -136,14 +151,14 @@ def _check_adapter(request: Request, settings: GenerateSettings) -> None:
 def _check_media(request: Request) -> None:
     needed, optional = MEDIA[request.mode], OPTIONAL.get(request.mode, {})
     fields = {field for table in (*MEDIA.values(), *OPTIONAL.values()) for field in table}
-    for field in sorted(fields):
-        given = getattr(request, field)
-        if field in needed and not given:
+    for name in sorted(fields):
+        given = getattr(request, name)
+        if name in needed and not given:
             needs = " and ".join(repr(f) for f in needed)
-            raise Rejected(Reason.MEDIA_MISSING, f"mode {request.mode} needs {needs}; {field!r} is not given")
-        if given and field not in needed and field not in optional:
+            raise Rejected(Reason.MEDIA_MISSING, f"mode {request.mode} needs {needs}; {name!r} is not given")
+        if given and name not in needed and name not in optional:
             raise invalid(
-                f"mode {request.mode} makes no use of {field!r}; leave it out or choose another mode"
+                f"mode {request.mode} makes no use of {name!r}; leave it out or choose another mode"
             )
     _check_kept(request)
 

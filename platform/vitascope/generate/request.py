@@ -135,6 +135,9 @@ class Request(Section):
         description="Seconds from its arrival at the app in which its denoising must end; it goes first once "
         "half of its remaining time is needed, and is refused as soon as the time cannot suffice.",
     )
+    model: str | None = Field(
+        None, max_length=64, description="Name of a model in generate.models; by default generate.model."
+    )
     adapter: str | None = Field(
         None, max_length=64, description="Name of an adapter in generate.adapters; by default none."
     )
@@ -238,8 +241,8 @@ class Request(Section):
         return f"{readable or 'request'}-{stable_id(self.model_dump_json(exclude=later), model)}"
 
 
-_WHENEVER = {"adapter", "priority", "deadline_s"}
-"""Fields that change no output, or not by themselves: the adapter is part of the model's identity."""
+_WHENEVER = {"model", "adapter", "priority", "deadline_s"}
+"""Fields that change no output, or not by themselves: model and adapter are in what makes the output."""
 
 _LATER: dict[str, Any] = {
     "guidance_2": None,

@@ -7,7 +7,9 @@ A POST of one request, in the format of a request file's line, returns its sidec
 committed.
 """
 
+import asyncio
 import hmac
+import logging
 import time
 from typing import Any
 
@@ -22,8 +24,8 @@ from vitascope.config import Settings
 from vitascope.errors import Mistake
 from vitascope.generate.app.build import build, deployed
 from vitascope.generate.document import MAX_LINE_BYTES
-from vitascope.generate.opened import Opened, opened
-from vitascope.generate.parse import Limits, parse
+from vitascope.generate.models import Newest, open_models
+from vitascope.generate.parse import parse
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Rejected, Status
 from vitascope.metrics import Publisher
@@ -48,17 +50,17 @@ def app(arguments: Arguments) -> serve.Application:
             f"generate.traces = {settings.generate.traces!r} is for batches; a service is traced as its "
             f"Serve configuration says: leave it out, and next to `applications` put tracing_config: {trace}"
         )
-    model = opened(settings)
-    limits = Limits(settings.generate, model.card.patching, settings.path("media"), model.sampling)
     service = deployed(Service, 1, settings, cpus=0.1, ongoing=settings.generate.max_in_flight)
-    return service.bind(build(model, settings), limits, model, settings)
+    return service.bind(build(open_models(settings), settings), settings)
 
 
 class Service:
     """Authenticates and checks requests, and forwards them."""
 
-    def __init__(self, generate: Any, limits: Limits, model: Opened, settings: Settings) -> None:
-        self._generate, self._limits, self._model = generate, limits, model
+    def __init__(self, generate: Any, settings: Settings) -> None:
+        self._generate = generate
+        self._newest = Newest(settings, logging.getLogger("ray.serve").warning)
+        self._media = settings.path("media")
         self._outputs = settings.path("outputs", settings.generate.batch)
         self._publisher = Publisher(run=settings.run.folder)
         self._token = ray_private.token()
@@ -71,9 +73,11 @@ class Service:
             return _answer(405, f"POST a request, got {http.method}")
         started, mode = time.monotonic(), ""
         try:
-            request = parse(await _body(http), self._limits)
+            body = await _body(http)
+            models = await asyncio.to_thread(lambda: self._newest.models)
+            request = parse(body, models.limits(self._media))
             mode = request.mode
-            outcome = await self._generate.remote(request, self._model.target(self._outputs, request))
+            outcome = await self._newest.made(request, self._outputs, self._generate.remote)
         except Rejected as rejected:
             outcome = rejected
         refused = isinstance(outcome, Rejected)

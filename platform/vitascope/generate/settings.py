@@ -34,6 +34,17 @@ class GenerateSettings(Section):
         description="Folder of a model: one of a run, with model.safetensors, or a whole pipeline of Wan as "
         "Diffusers publishes it; by default the run's own.",
     )
+    models: dict[Annotated[str, Field(pattern=NAME, max_length=64)], Location] = Field(
+        {},
+        description="Further models that requests may name, by a name: folders like generate.model. Each has "
+        "replicas of its own, while it is in use.",
+    )
+    follow_s: Execution[float | None] = Field(
+        None,
+        gt=0,
+        description="Seconds between checks of a service whether the folder of a model holds another one, a "
+        "newer checkpoint, which new requests then use; if not set, it keeps those it started with.",
+    )
     adapters: dict[Annotated[str, Field(pattern=NAME, max_length=64)], tuple[Location, ...]] = Field(
         {},
         description="Adapters (LoRA) that requests may use, by a name: a safetensors file, a folder with "
@@ -86,6 +97,17 @@ class GenerateSettings(Section):
         ge=0,
         le=1,
         description="GPUs per decode replica, for the video codec, as text_gpus.",
+    )
+    queue_s: Execution[float] = Field(
+        10.0,
+        gt=0,
+        description="Seconds in which another replica of a deployment should work off what waits for it: "
+        "fewer seconds start more replicas, up to the most.",
+    )
+    longest_request_s: Execution[float] = Field(
+        3600.0,
+        gt=0,
+        description="A replica that is to be removed first finishes its requests, for at most so long.",
     )
     idle_s: Execution[float] = Field(300, gt=0, description="Seconds after which an idle replica is removed.")
     traces: Execution[Literal["off", "files", "otlp"]] = Field(

@@ -1,8 +1,9 @@
 """What is known of an output, in the JSON next to it."""
 
 import posixpath
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -31,6 +32,23 @@ class Conditioning:
     n_frames: int
     at: int
     picture: bytes
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of a stage for one request: those it waited for the stage with its inputs ready, and its work.
+
+    ended: the time of day.
+    """
+
+    waited: float
+    worked: float
+    ended: float = field(default_factory=time.time)
+
+    @classmethod
+    def since(cls, ready: float, started: float) -> "Spent":
+        """Of a stage that ends now, both given as times of day; clocks of nodes may differ a little."""
+        return cls(max(0.0, started - ready), max(0.0, time.time() - started))
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,12 +131,12 @@ def put_conditioning(location: str, kept: Kept, psnr_db: float | None) -> dict[s
     return {"given": given, "conditioning": named}
 
 
-def sidecar(request: Request, target: Target, suffix: str, timings: dict[str, float]) -> dict[str, Any]:
+def sidecar(request: Request, target: Target, suffix: str, spent: Mapping[str, Spent]) -> dict[str, Any]:
     """The document next to an output.
 
     Args:
         suffix: of the output's file.
-        timings: seconds by stage.
+        spent: the time of each stage.
     """
     size = request.size
     return {
@@ -142,6 +160,7 @@ def sidecar(request: Request, target: Target, suffix: str, timings: dict[str, fl
         "strength": request.strength,
         "encoder": "png" if size.n_frames == 1 else encoder(),
         "model": target.model._asdict(),
-        "seconds": timings,
+        "seconds": {stage: round(one.worked, 3) for stage, one in spent.items()},
+        "waited": {stage: round(one.waited, 3) for stage, one in spent.items()},
         "vitascope": version("vitascope"),
     }

@@ -18,7 +18,7 @@ from vitascope.generate.batch.figures import sentence
 from vitascope.generate.batch.manifest import Manifest, Outcome
 from vitascope.generate.batch.progress import Progress
 from vitascope.generate.batch.streaming import Stream, Told
-from vitascope.generate.opened import Opened
+from vitascope.generate.models import Models
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Status
 from vitascope.metrics import Publisher
@@ -66,9 +66,9 @@ def _through_the_app(batch: Batch, settings: Settings, manifest: Manifest) -> No
     connect(settings.cluster)
     takes = resources.of_generation(settings)
     check_room(settings.cluster, f"generate's {takes.processes}", cpus=takes.cpus, gpus=takes.gpus)
-    _say_size(batch.model, settings)
+    _say_size(batch.models, settings)
     names = app_name(batch, settings)
-    app = build(batch.model, settings)
+    app = build(batch.models, settings)
     with serving.serving(app, *names, tracing(settings.generate)) as handle, _telling(batch.run) as told:
         asyncio.run(unless_stuck(_streamed(batch, handle, manifest, told), names[1]))
 
@@ -106,11 +106,12 @@ def _showing() -> Iterator[Told]:
         yield show
 
 
-def _say_size(model: Opened, settings: Settings) -> None:
+def _say_size(models: Models, settings: Settings) -> None:
     """Names the memory that two experts take: all noise levels are in work at once, so both stay in it."""
-    if model.n_experts > 1:
-        gb = model.n_parameters * (2 if settings.generate.use_gpu else 4) / 1e9
-        say("generate", f"each denoise replica keeps {model.n_experts} networks in memory, {gb:.3g} GB")
+    for model in (model.opened for model in models.each.values()):
+        if model.n_experts > 1:
+            gb = model.n_parameters * (2 if settings.generate.use_gpu else 4) / 1e9
+            say("generate", f"each denoise replica keeps {model.n_experts} networks in memory, {gb:.3g} GB")
 
 
 def app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
@@ -119,5 +120,4 @@ def app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
     Another model or other settings need another app, and the old one would be in the way.
     """
     name = f"vitascope-{stable_id(batch.folder)}-"
-    model = (batch.model.maker.identity, *batch.model.adapted.values())
-    return name, name + stable_id(*model, settings.generate.model_dump_json())
+    return name, name + stable_id(*batch.models.identities, settings.generate.model_dump_json())

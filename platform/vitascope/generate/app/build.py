@@ -1,94 +1,171 @@
 """The app: deployments and their ingress."""
 
+import asyncio
 import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
 from ray.exceptions import RayTaskError
+from ray.serve.config import AutoscalingPolicy, RequestRouterConfig
 
 from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
+from vitascope.encode.settings import EncodeSettings
+from vitascope.generate.app import codec, denoise
 from vitascope.generate.app.codec import DecodeWrite
 from vitascope.generate.app.denoise import Denoise
+from vitascope.generate.app.routing import by_cost
+from vitascope.generate.app.scaling import Scaling
+from vitascope.generate.app.shares import Takes
 from vitascope.generate.app.text import TextEncode
+from vitascope.generate.app.values import Metered
+from vitascope.generate.models import DEFAULT, Models
 from vitascope.generate.opened import Opened, Target
+from vitascope.generate.parse import n_tokens
 from vitascope.generate.request import Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS
 from vitascope.ledger import Rejected
 
-# A video takes minutes; Ray Serve's default of 20 s would kill requests in flight when a replica is removed.
-_GRACEFUL_SHUTDOWN_S = 900.0
-_GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # and idle ones need not wait the default's 2 s
+_GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # idle replicas need not wait the default's 2 s
 # A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only busy.
 _HEALTH_TIMEOUT_S = 120.0
 _HEALTH_LOOK_S = 2.0  # how soon a replica that died is replaced; by default 10 s
-_GROW_AFTER_S = 5.0
 _STARTS = 2  # of a replica whose constructor fails, before the app fails
 
 
-class Generate:
+@dataclass(frozen=True)
+class Parts:
+    """The deployments that make the outputs of a model; models may have some in common."""
+
+    model: Opened
+    text: Any
+    denoise: Any
+    codec: Any
+
+
+class Generate(Metered):
     """The ingress: sends one request through the others."""
 
-    def __init__(self, text: Any, denoise: Any, codec: Any) -> None:
-        self._text, self._denoise, self._codec = text, denoise, codec
+    def __init__(self, models: Mapping[str, Parts]) -> None:
+        super().__init__()
+        self._models = models
+        self._caller = uuid.uuid4().hex
 
     async def __call__(self, request: Request, target: Target) -> dict[str, object] | Rejected:
-        """The sidecar of the committed output, or why it has none. Arrays pass from replica to replica."""
-        arrived = time.time()
-        text = self._text.remote(request)
-        canvas = self._codec.canvas.remote(request) if request.media else None
-        try:
-            denoised = self._denoise.remote(request, text, canvas, target, arrived=arrived)
-            return await self._codec.write.remote(request, denoised, canvas, target)
-        except RayTaskError as error:
-            if isinstance(error.cause, Rejected):
-                return error.cause
-            raise
+        """The sidecar of the committed output, or why it has none."""
+        with self.meter.doing(self._takes(1.0)):
+            try:
+                return await self._made(request, target, self._models[request.model or DEFAULT])
+            except RayTaskError as error:
+                if isinstance(error.cause, Rejected):
+                    return error.cause
+                raise
+
+    async def _made(self, request: Request, target: Target, parts: Parts) -> dict[str, object]:
+        """Each stage is asked once its inputs are ready: otherwise requests would wait for them in its room.
+
+        What is passed on are references: arrays pass from replica to replica.
+        """
+        ready = time.time()
+        pixels = float(request.size.n_frames * request.size.height * request.size.width)
+        text = parts.text.remote(request, ready=ready, takes=self._takes(1.0))
+        given = None
+        if request.media:
+            given = parts.codec.canvas.remote(request, ready=ready, takes=self._takes(pixels))
+        await asyncio.gather(*(part for part in (text, given) if part is not None))
+        patches = n_tokens(request, parts.model.card.patching)
+        takes = self._takes(parts.model.cost(request), float(patches))
+        denoised = parts.denoise.remote(request, target, text, given, takes=takes, arrived=ready)
+        await denoised
+        takes = self._takes(pixels, 1.0)
+        return await parts.codec.write.remote(request, denoised, given, target, takes=takes)
+
+    def _takes(self, cost: float, room: float = 0.0) -> Takes:
+        return Takes(cost, room, self._caller)
 
 
-def build(model: Opened, settings: Settings) -> serve.Application:
-    """The app that generates with a model.
+def build(models: Models, settings: Settings) -> serve.Application:
+    """The app that generates with these models.
 
     Each deployment scales with its load, up to its number of replicas, and to zero when idle, so that an app
-    whose job was killed does not hold its nodes.
+    whose job was killed does not hold its nodes. Each model has its own, unless they are the same for two.
     """
-    own, ongoing, card = settings.generate, settings.generate.max_in_flight, model.card
-    text = deployed(TextEncode, own.text_replicas, settings, cpus=TEXT_CPUS, gpus=own.text_gpus)
-    codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=DECODE_CPUS, gpus=own.decode_gpus)
-    gpu = {"cpus": own.denoise_cpus, "gpus": int(own.use_gpu)}
-    denoise = deployed(Denoise, own.denoise_replicas, settings, ongoing=ongoing, **gpu)
-    generate = deployed(Generate, 1, settings, cpus=INGRESS_CPUS, ongoing=ongoing)
-    return generate.bind(
-        text.bind(card.encode, own.text_gpus),
-        denoise.bind(model, own, settings.run.folder),
-        codec.bind(card, own.decode_gpus),
-    )
+    generate = deployed(Generate, 1, settings, cpus=INGRESS_CPUS, ongoing=_MANY)
+    return generate.bind(bound(models, settings))
+
+
+def bound(models: Models, settings: Settings) -> dict[str, Parts]:
+    """The deployments of each model, for an ingress to be bound to."""
+    own = settings.generate
+    texts: dict[str, Any] = {}
+    parts = {}
+    for name, model in models.each.items():
+        card = model.opened.card
+        key = _text_key(card.encode)
+        if key not in texts:
+            how: dict[str, Any] = {"cpus": TEXT_CPUS, "gpus": own.text_gpus, "model": name}
+            texts[key] = deployed(TextEncode, own.text_replicas, settings, **how)
+            texts[key] = texts[key].bind(card.encode, own.text_gpus)
+        how = {"cpus": DECODE_CPUS, "gpus": own.decode_gpus, "ongoing": codec.AT_ONCE, "model": name}
+        coded = deployed(DecodeWrite, own.decode_replicas, settings, room=codec.WRITES, **how)
+        how = {"cpus": own.denoise_cpus, "gpus": int(own.use_gpu), "ongoing": _MANY, "model": name}
+        made = deployed(Denoise, own.denoise_replicas, settings, room=denoise.room(settings), **how)
+        ends = made.bind(name, settings), coded.bind(card, own.decode_gpus)
+        parts[name] = Parts(model.opened, texts[key], *ends)
+    return parts
+
+
+_MANY = 10_000
+"""Requests that a replica may have open, if something else limits them."""
+
+
+def _text_key(encode: EncodeSettings) -> str:
+    """The same for two models with the same text encoder."""
+    return encode.model_dump_json(include={name for name in EncodeSettings.model_fields if "text" in name})
 
 
 def deployed(
-    cls: type, most: int, settings: Settings, *, cpus: float, gpus: float = 0, ongoing: int = 1
+    cls: type,
+    most: int,
+    settings: Settings,
+    *,
+    cpus: float,
+    gpus: float = 0,
+    ongoing: int = 1,
+    room: float | None = None,
+    model: str = DEFAULT,
 ) -> Any:
     """A deployment of up to `most` replicas on the generate nodes.
 
-    `ongoing`: requests a replica takes at once; the others wait for any free replica.
+    Args:
+        ongoing: requests a replica takes at once; the others wait for any free replica.
+        room: of a replica, if requests are sent by what they take of it (`Takes`), and not by their number.
+        model: whose deployment it is; one of another model than the default starts when it is needed.
     """
-    idle_s, labels = settings.generate.idle_s, node_labels(settings, "generate")
+    own, labels = settings.generate, node_labels(settings, "generate")
     options = {"num_cpus": cpus, "num_gpus": gpus} | ({"label_selector": labels} if labels else {})
     return serve.deployment(
+        name=f"{cls.__name__}-{model}" if model else cls.__name__,
         autoscaling_config={
             "min_replicas": 0,
-            "initial_replicas": 1,
+            "initial_replicas": int(model == DEFAULT),
             "max_replicas": most,
-            "target_ongoing_requests": max(1.0, ongoing / most),  # all replicas work before any is full
-            "upscale_delay_s": _GROW_AFTER_S,
-            "downscale_delay_s": idle_s,
-            "downscale_to_zero_delay_s": idle_s,
+            "upscale_delay_s": 0,  # the policy has its own delays
+            "downscale_delay_s": 0,
+            "policy": AutoscalingPolicy(
+                policy_function=f"{Scaling.__module__}:{Scaling.__name__}",
+                policy_kwargs={"drain_s": own.queue_s, "idle_s": own.idle_s},
+            ),
         },
         max_ongoing_requests=ongoing,
         max_constructor_retry_count=_STARTS,
-        graceful_shutdown_timeout_s=_GRACEFUL_SHUTDOWN_S,
+        graceful_shutdown_timeout_s=own.longest_request_s,
         graceful_shutdown_wait_loop_s=_GRACEFUL_SHUTDOWN_LOOK_S,
         health_check_period_s=_HEALTH_LOOK_S,
         health_check_timeout_s=_HEALTH_TIMEOUT_S,
         ray_actor_options=options,
+        request_router_config=RequestRouterConfig() if room is None else by_cost(room),
     )(cls)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vitascope.generate.sidecar import Kept
+from vitascope.generate.app.scaling import Meter
+from vitascope.generate.app.shares import Report
+from vitascope.generate.sidecar import Kept, Spent
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,28 +17,48 @@ class Text:
     prompt: np.ndarray
     negative: np.ndarray
     n_tokens: tuple[int, int]
+    spent: Spent
 
 
 @dataclass(frozen=True, eq=False)
-class Conditions:
+class Given:
     """A conditioning latent (T, h, w, C) float32, its conditioning frames (T,) bool, and their sources."""
 
     latent: np.ndarray
     given: np.ndarray
     kept: Kept
+    spent: Spent
 
 
 @dataclass(frozen=True, eq=False)
 class Denoised:
     """A latent (T, h, w, C) float32, and its `Text.n_tokens`.
 
-    seconds: its duration, including the wait. device_s: its part of the time of its passes.
+    spent: of each stage so far. device_s: its part of the time of its passes.
     """
 
     latent: np.ndarray
     n_text: tuple[int, int]
-    seconds: float
+    spent: dict[str, Spent]
     device_s: float = 0.0
+
+
+class Metered:
+    """A deployment whose replicas report their work, for scaling and routing."""
+
+    room = 0.0
+    """That of a replica, in the unit of its `Takes.room`."""
+
+    def __init__(self) -> None:
+        self.meter = Meter()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """For `scaling.Scaling`; called by Serve."""
+        return self.meter.report()
+
+    def record_routing_stats(self) -> dict[str, object]:
+        """For `routing.ByCost`; called by Serve."""
+        return vars(Report(self.room, self.meter.callers()))
 
 
 def device(gpus: float) -> torch.device:

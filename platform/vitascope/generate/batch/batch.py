@@ -13,7 +13,8 @@ from vitascope.generate.batch.control import folder_of
 from vitascope.generate.batch.lines import Line, Requests
 from vitascope.generate.batch.manifest import Outcome
 from vitascope.generate.batch.seen import Seen
-from vitascope.generate.opened import Opened, Target, opened
+from vitascope.generate.models import Models, open_models
+from vitascope.generate.opened import Target
 from vitascope.generate.parse import Limits
 from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
@@ -26,7 +27,7 @@ class Batch:
     run: str
     requests: str
     folder: str
-    model: Opened
+    models: Models
     limits: Limits
 
     @classmethod
@@ -44,10 +45,9 @@ class Batch:
         requests = storage.absolute(settings.generate.requests)
         if not storage.exists(requests):
             raise Missing(f"no request file at {requests}; set generate.requests")
-        model = opened(settings)
-        media = requests.rpartition("/")[0]
-        limits = Limits(settings.generate, model.card.patching, media, model.sampling)
-        return cls(settings.run.folder, requests, folder_of(settings), model, limits)
+        models = open_models(settings)
+        limits = models.limits(requests.rpartition("/")[0])
+        return cls(settings.run.folder, requests, folder_of(settings), models, limits)
 
     def lines(self) -> Requests:
         """The lines of the request file."""
@@ -55,7 +55,7 @@ class Batch:
 
     def target(self, request: Request) -> Target:
         """The location of the request's output."""
-        return self.model.target(self.folder, request)
+        return self.models.target(self.folder, request)
 
     def is_pending(self, line: Line) -> bool:
         """Whether a line has a request that was not finished when this was first asked."""

@@ -124,7 +124,7 @@ class Stream:
         assert isinstance(request, Request)
         target, size = self._batch.target(request), request.size
         fields = (request.custom_id, request.kind, size.width, size.height, size.n_frames, request.fps)
-        cost, finished = self._batch.model.cost(request), self._batch.is_finished(target)
+        cost, finished = self._batch.models.of(request).cost(request), self._batch.is_finished(target)
         return _Asked(position, Outcome(line.number, *fields), request, target, cost, finished)
 
     async def _window(self, window: list[_Asked]) -> None:

@@ -1,0 +1,79 @@
+"""Which request goes next, and to which replica."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a request takes of a replica.
+
+    cost: its work, in a unit of the deployment. room: what it fills of a replica while it is there; others
+    wait for any replica with room. 0: it is sent at once. caller: names the process that sends it.
+    """
+
+    cost: float
+    room: float = 0.0
+    caller: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a replica reports: its room, and of each caller's unfinished requests their cost and room."""
+
+    room: float
+    callers: Mapping[str, tuple[float, float]]
+
+
+class Held:
+    """The unfinished requests of a replica: those of this caller, exactly, and what it reports of others."""
+
+    def __init__(self, room: float) -> None:
+        """`room` is that of the replica, until it reports another."""
+        self._room = room
+        self._sent: dict[str, list[Takes]] = {}
+        self._others: Mapping[str, tuple[float, float]] = {}
+
+    def sent(self, request: str, takes: Takes) -> None:
+        """This caller has sent a request; those that serve one request of a user have one id."""
+        self._sent.setdefault(request, []).append(takes)
+
+    def ended(self, request: str) -> None:
+        """A request ended, or never arrived."""
+        if len(self._sent.get(request, ())) > 1:
+            self._sent[request].pop()
+        else:
+            self._sent.pop(request, None)
+
+    def reports(self, report: Report, caller: str) -> None:
+        """The newest report of the replica, which is a second or two old; `caller` is the own name."""
+        self._room = report.room
+        self._others = {name: open for name, open in report.callers.items() if name != caller}
+
+    @property
+    def cost(self) -> float:
+        """The cost of all."""
+        return sum(takes.cost for takes in self._own()) + sum(cost for cost, _ in self._others.values())
+
+    def fits(self, takes: Takes) -> bool:
+        """Whether a request has room; any has in an empty replica."""
+        used = sum(sent.room for sent in self._own()) + sum(room for _, room in self._others.values())
+        return not takes.room or not used or used + takes.room <= self._room
+
+    def _own(self) -> Iterator[Takes]:
+        return chain.from_iterable(self._sent.values())
+
+
+def first(waiting: Sequence[Takes]) -> int:
+    """The index of the waiting request that is sent next, in the order of their arrival.
+
+    It is the oldest, so that a large one is not overtaken for ever by small ones; unless one takes no room.
+    """
+    return next((i for i, takes in enumerate(waiting) if not takes.room), 0)
+
+
+def ranked(takes: Takes, replicas: Sequence[Held]) -> list[int]:
+    """The indices of the replicas with room for a request, the one with the least work first."""
+    fitting = [index for index, held in enumerate(replicas) if held.fits(takes)]
+    return sorted(fitting, key=lambda index: replicas[index].cost)
