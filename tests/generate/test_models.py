@@ -64,7 +64,7 @@ def test_each_request_has_the_limits_and_the_identity_of_its_model(settings: Set
     assert targets[0].location != targets[1].location
     given = {"mode": "image_to_video", "image": "/media/a.png", "seconds": 1}
     assert parse(document(**given), limits).model is None
-    with pytest.raises(Rejected, match="this model was trained for"):
+    with pytest.raises(Rejected, match="this model makes"):
         parse(document(**given, model="small"), limits)
     with pytest.raises(Rejected, match=r"no model 'tiny' in generate\.models, which names small") as raised:
         parse(document(model="tiny"), limits)
