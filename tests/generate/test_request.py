@@ -88,7 +88,7 @@ def test_frames_are_seconds_times_fps_and_at_least_one(seconds: float, fps: floa
 def test_a_mode_has_its_own_defaults_and_only_media_of_its_own() -> None:
     remade = parse(line(mode="video_to_video", video="a.mp4"), LIMITS)
     assert (remade.strength, remade.n_passes, remade.factor) == (0.6, 12, None)
-    between = parse(line(mode="interpolate", video="a.mp4"), LIMITS)
+    between = parse(line(mode="interpolate", video="a.mp4", width=160), LIMITS)
     assert (between.strength, between.n_passes, between.factor) == (None, 20, 2)
     kept = parse(line(mode="infill", keep=[{"image": "a.png", "seconds": 1}]), LIMITS)
     assert kept.media == {"keep[0]": "s3://bucket/in/a.png"}
@@ -154,12 +154,12 @@ def test_relative_media_lie_beside_the_request_file() -> None:
         (
             {"mode": "infill", "keep": [{"seconds": 0}]},
             Reason.INVALID_REQUEST,
-            "keep.0: name an image, or say",
+            "keep.0: name an image",
         ),
         (
             {"mode": "infill", "keep": [{"seconds": 2, "until": 1}]},
             Reason.INVALID_REQUEST,
-            "later than seconds",
+            "must be later",
         ),
         ({"mode": "infill", "keep": [{"image": "a", "second": 2}]}, Reason.INVALID_REQUEST, "'seconds'"),
         (
@@ -176,12 +176,12 @@ def test_relative_media_lie_beside_the_request_file() -> None:
         (
             {"mode": "loop", "seconds": 1.25},
             Reason.INVALID_REQUEST,
-            "got 10 (1.25 s at 8 fps); set seconds to 1 or 1.5",
+            "set seconds to 1 or 1.5",
         ),
         (
             {"mode": "loop", "seconds": 0.5},
             Reason.INVALID_REQUEST,
-            "mode loop needs at least 8 frames, got 4",
+            "needs at least 8 frames, got 4",
         ),
         ({"mode": "image_to_image", "image": "a.png"}, Reason.INVALID_REQUEST, "set seconds to 0"),
         ({"strength": 0.5}, Reason.INVALID_REQUEST, "text_to_video makes no use of 'strength'"),
