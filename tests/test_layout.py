@@ -102,7 +102,7 @@ MOST_LINES = {
     "generate": 6500,  # denoising, batches, the app: what no engine has, and each mode of it
     "media": 3060,  # a rule for each kind of file and damage, each shown against ffmpeg, Pillow or a standard
     "model": 2740,  # two networks; weights, adapters, pipelines in and out as others have them, damage named
-    "report": 2060,  # two pages; their HTML is in templates
+    "report": 2070,  # two pages; their HTML is in templates; any stretch of conditioning frames is marked
     "stages": 470,
     "stores": 350,  # listings of millions of files by the page
     "train": 1830,  # starts from weights, exports them or adapters; levels and frames of its objective

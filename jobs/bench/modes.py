@@ -50,7 +50,7 @@ from vitascope.model.settings import ModelSettings
 from vitascope.train.settings import TrainSettings
 
 SIZES = [(64, 64), (48, 80)]
-LENGTHS = [1, 9, 17, 33]
+LENGTHS = [1, 9, 17, 25]
 FPS = 8
 N_CLIPS = 480
 PACK = 12  # samples
@@ -124,7 +124,7 @@ class Training:
             for group in loop.optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1, (step + 1) / 30, 2 - 2 * step / n_steps)
             loop.step([pack])
-            if step % 100 == 99:
+            if step % 50 == 49:
                 print(f"step {step + 1}, {time.process_time() - started:.0f} s of processor time", flush=True)
         with torch.no_grad():
             torch._foreach_copy_(loop.weights, loop.ema)

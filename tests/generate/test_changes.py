@@ -34,6 +34,48 @@ def test_frames_and_sizes(request_of: Callable[..., Request], fields: dict, expe
     assert all(found[change].startswith(text) for change, text in expected.items())
 
 
+PICTURE = {"image": "a.png"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (PICTURE | {"mode": "image_to_video"}, {}),
+        (PICTURE | {"mode": "first_last", "image_last": "b.png", "seconds": 10 / 8}, {}),
+        (
+            PICTURE | {"mode": "first_last", "image_last": "b.png"},
+            {Change.PICTURE_HELD: "image_last is shown for 4 frames"},
+        ),
+        (PICTURE | {"mode": "loop"}, {}),
+        (PICTURE | {"mode": "loop", "seconds": 11 / 8}, {Change.PICTURE_HELD: "image is shown for 2 frames"}),
+        ({"mode": "loop", "seconds": 2}, {}),
+        (
+            {"mode": "infill", "video": "a.mp4", "keep": [{"seconds": 0, "until": 0.5}]},
+            {Change.KEPT_CUT: "of 4 frames of keep[0], 1 are kept"},
+        ),
+        (
+            {"mode": "infill", "keep": [{"seconds": 0.25, "image": "a.png"}]},
+            {Change.PICTURE_HELD: "keep[0] is shown for 4 frames"},
+        ),
+        (
+            {"mode": "interpolate", "video": "a.mp4"},
+            {Change.MOMENTS_MOVED: "between two frames of the video, at 0.60 of the way"},
+        ),
+        ({"mode": "interpolate", "video": "a.mp4", "factor": 5}, {}),
+        ({"mode": "video_to_video", "video": "a.mp4"}, {}),
+    ],
+)
+def test_what_was_done_with_media(request_of: Callable[..., Request], fields: dict, expected: dict) -> None:
+    found = changes(request_of(**fields), PATCHING, (5, 0), 128)
+    found.pop(Change.SIZE_CROPPED, None)
+    assert found == expected
+
+
+def test_frames_that_a_mode_does_not_show_are_not_cropped(request_of: Callable[..., Request]) -> None:
+    for fields in ({"mode": "loop", "seconds": 2}, {"mode": "interpolate", "video": "a.mp4", "factor": 5}):
+        assert changes(request_of(**fields), PATCHING, (5, 0), 128) == {}
+
+
 def test_prompts_that_are_cut(request_of: Callable[..., Request]) -> None:
     encoder = make_text_encoder(EncodeSettings(max_text_tokens=16))
     texts = ["a cat " * 100, "", "a dog"]

@@ -11,7 +11,7 @@ import pytest
 
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate.denoise.sampling import OURS, Sampling
+from vitascope.generate.denoise.sampling import MODES, OURS, Sampling
 from vitascope.generate.parse import Limits, n_tokens, parse
 from vitascope.generate.request import Mode, Request
 from vitascope.generate.settings import GenerateSettings
@@ -85,6 +85,38 @@ def test_frames_are_seconds_times_fps_and_at_least_one(seconds: float, fps: floa
     assert request.kind == ("image" if frames == 1 else "text_to_video")
 
 
+def test_a_mode_has_its_own_defaults_and_only_media_of_its_own() -> None:
+    remade = parse(line(mode="video_to_video", video="a.mp4"), LIMITS)
+    assert (remade.strength, remade.n_passes, remade.factor) == (0.6, 12, None)
+    between = parse(line(mode="interpolate", video="a.mp4", width=160), LIMITS)
+    assert (between.strength, between.n_passes, between.factor) == (None, 20, 2)
+    kept = parse(line(mode="infill", keep=[{"image": "a.png", "seconds": 1}]), LIMITS)
+    assert kept.media == {"keep[0]": "s3://bucket/in/a.png"}
+
+
+@pytest.mark.parametrize("trained_with", ["none", "first"])
+def test_models_without_conditioning_frames_make_what_needs_none(trained_with: Any) -> None:
+    limits = replace(LIMITS, sampling=Sampling(modes=MODES[trained_with]))
+    assert parse(line(mode="loop"), limits)
+    assert parse(line(mode="video_to_video", video="a.mp4"), limits)
+    assert parse(line(mode="image_to_image", image="a.png", seconds=0), limits)
+    with pytest.raises(Rejected, match="not trained to end with a picture"):
+        parse(line(mode="loop", image="a.png"), limits)
+    for mode in ("first_last", "infill", "interpolate"):
+        with pytest.raises(Rejected, match="this model makes text_to_video and loop"):
+            parse(line(mode=mode), limits)
+
+
+def test_requests_of_earlier_releases_keep_their_names() -> None:
+    """Names of that release, before it had further modes."""
+    document = {"custom_id": "a", "prompt": "a cat", "width": 64, "height": 48, "seconds": 1, "seed": 5}
+    names = [
+        parse(json.dumps(document | fields), LIMITS).name("m")
+        for fields in ({}, {"mode": "join", "video": "a.mp4", "video_after": "b.mp4"})
+    ]
+    assert names == ["a-35a0a8c1b5eebeac", "a-48184bc37099c8d0"]
+
+
 def test_relative_media_lie_beside_the_request_file() -> None:
     found = parse(line(mode="image_to_video", image="a/cat.png"), LIMITS).image
     assert found == "s3://bucket/in/a/cat.png"
@@ -116,6 +148,46 @@ def test_relative_media_lie_beside_the_request_file() -> None:
         ({"mode": "image_to_video", "image": "a/" * 5_000}, Reason.INVALID_REQUEST, "image"),
         ({"guidance": 1, "negative_prompt": "blurry"}, Reason.INVALID_REQUEST, "no effect"),
         ({"mode": "image_to_video"}, Reason.MEDIA_MISSING, "needs 'image'"),
+        ({"mode": "first_last", "image": "a.png"}, Reason.MEDIA_MISSING, "'image_last' is not given"),
+        ({"mode": "infill"}, Reason.MEDIA_MISSING, "mode infill needs 'keep'"),
+        ({"mode": "infill", "keep": [{"seconds": 0, "until": 1}]}, Reason.MEDIA_MISSING, "'video' is not"),
+        (
+            {"mode": "infill", "keep": [{"seconds": 0}]},
+            Reason.INVALID_REQUEST,
+            "keep.0: name an image",
+        ),
+        (
+            {"mode": "infill", "keep": [{"seconds": 2, "until": 1}]},
+            Reason.INVALID_REQUEST,
+            "must be later",
+        ),
+        ({"mode": "infill", "keep": [{"image": "a", "second": 2}]}, Reason.INVALID_REQUEST, "'seconds'"),
+        (
+            {"mode": "infill", "keep": [{"image": "/etc/a", "seconds": 1}]},
+            Reason.INVALID_REQUEST,
+            "lies outside",
+        ),
+        ({"mode": "infill", "keep": "a.png"}, Reason.INVALID_REQUEST, "keep"),
+        (
+            {"mode": "infill", "video": "a.mp4", "keep": [{"image": "a.png", "seconds": 1}]},
+            Reason.INVALID_REQUEST,
+            "'video' has no use",
+        ),
+        (
+            {"mode": "loop", "seconds": 1.25},
+            Reason.INVALID_REQUEST,
+            "set seconds to 1 or 1.5",
+        ),
+        (
+            {"mode": "loop", "seconds": 0.5},
+            Reason.INVALID_REQUEST,
+            "needs at least 8 frames, got 4",
+        ),
+        ({"mode": "image_to_image", "image": "a.png"}, Reason.INVALID_REQUEST, "set seconds to 0"),
+        ({"strength": 0.5}, Reason.INVALID_REQUEST, "text_to_video makes no use of 'strength'"),
+        ({"factor": 2}, Reason.INVALID_REQUEST, "text_to_video makes no use of 'factor'"),
+        ({"mode": "video_to_video", "video": "a.mp4", "strength": 1}, Reason.INVALID_REQUEST, "strength"),
+        ({"mode": "video_to_video", "video": "a.mp4", "strength": True}, Reason.INVALID_REQUEST, "a number"),
         ({"mode": "join", "video": "a.mp4"}, Reason.MEDIA_MISSING, "'video_after' is not given"),
         ({"image": "cat.png"}, Reason.INVALID_REQUEST, "makes no use of 'image'"),
         ({"mode": "image_to_video", "image": "a.png", "seconds": 0}, Reason.INVALID_REQUEST, "at least 2"),

@@ -119,7 +119,7 @@ def _output(row: Row) -> Output:
 
 def _strip(given: Row, n_frames: int) -> tuple[float, ...]:
     ends = [[0, given.get("first", 0)], [n_frames - given.get("last", 0), n_frames]]
-    spans = given.get("spans", ends)  # which earlier releases did not record
+    spans = given.get("spans", ends)  # of earlier releases
     edges = [0, *(edge for span in spans for edge in span), n_frames]
     parts = tuple((end - begin) / n_frames for begin, end in pairwise(edges))
     return parts if any(parts[1::2]) else ()
