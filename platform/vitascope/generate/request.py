@@ -76,6 +76,13 @@ class Request(Section):
         None, max_length=64, description="Name of an adapter in generate.adapters; by default none."
     )
     adapter_weight: float = Field(1.0, ge=-10, le=10, description="Factor of the adapter's effect.")
+    chunk_frames: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Most frames that are made at once; a longer video is made in chunks. By default as many "
+        "as the model was trained on and a pass takes.",
+    )
     image: str | None = Field(
         None, max_length=MAX_URI_CHARS, description="For image_to_video: the first frame."
     )
@@ -98,6 +105,7 @@ class Request(Section):
             "guidance_2",
             "shift",
             "adapter_weight",
+            "chunk_frames",
         ),
         mode="before",
     )
@@ -145,6 +153,6 @@ class Request(Section):
         return f"{readable or 'request'}-{stable_id(self.model_dump_json(exclude=later), model)}"
 
 
-_LATER = {"guidance_2": None, "solver": "euler", "shift": None, "adapter_weight": 1.0}
+_LATER = {"guidance_2": None, "solver": "euler", "shift": None, "adapter_weight": 1.0, "chunk_frames": None}
 """Fields that earlier releases did not know: at these values outputs keep their names. The adapter is part of
 the model's identity."""

@@ -71,6 +71,7 @@ def sidecar(request: Request, target: Target, suffix: str, timings: dict[str, fl
         "guidance_2": request.guidance_2,
         "solver": request.solver,
         "shift": request.shift,
+        "chunk_frames": request.chunk_frames,
         "adapter": target.adapter and target.adapter._asdict(),
         "n_frames": size.n_frames,
         "height": size.height,

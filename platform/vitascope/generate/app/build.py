@@ -7,9 +7,11 @@ from ray.exceptions import RayTaskError
 
 from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
+from vitascope.encode.buckets import Patching
 from vitascope.generate.app.codec import DecodeWrite
 from vitascope.generate.app.denoise import Denoise
 from vitascope.generate.app.text import TextEncode
+from vitascope.generate.chunks import alone, chunks_of
 from vitascope.generate.opened import Opened, Target
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS
@@ -28,14 +30,18 @@ _STARTS = 2  # of a replica whose constructor fails, before the app fails
 class Generate:
     """The ingress: sends one request through the others."""
 
-    def __init__(self, text: Any, denoise: Any, codec: Any) -> None:
-        self._text, self._denoise, self._codec = text, denoise, codec
+    def __init__(self, text: Any, denoise: Any, codec: Any, patching: Patching) -> None:
+        self._text, self._denoise, self._codec, self._patching = text, denoise, codec, patching
 
     async def __call__(self, request: Request, target: Target) -> dict[str, object] | Rejected:
         """The sidecar of the committed output, or why it has none. Arrays pass from replica to replica."""
         text = self._text.remote(request)
-        canvas = self._codec.canvas.remote(request) if MEDIA[request.mode] else None
+        chunks = chunks_of(request, self._patching)
+        first = alone(request, chunks[0], self._patching) if len(chunks) > 1 else request
+        canvas = self._codec.canvas.remote(first) if MEDIA[request.mode] else None
         try:
+            if len(chunks) > 1:
+                return await self._codec.write_long.remote(request, text, canvas, target)
             return await self._codec.write.remote(
                 request, self._denoise.remote(request, text, canvas), canvas, target
             )
@@ -53,15 +59,14 @@ def build(model: Opened, settings: Settings) -> serve.Application:
     """
     own, ongoing, card = settings.generate, settings.generate.max_in_flight, model.card
     text = deployed(TextEncode, own.text_replicas, settings, cpus=TEXT_CPUS, gpus=own.text_gpus)
-    codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=DECODE_CPUS, gpus=own.decode_gpus)
+    gpu_share = {"cpus": DECODE_CPUS, "gpus": own.decode_gpus}
+    codec = deployed(DecodeWrite, own.decode_replicas, settings, ongoing=ongoing, **gpu_share)
     gpu = {"cpus": own.denoise_cpus, "gpus": int(own.use_gpu)}
     denoise = deployed(Denoise, own.denoise_replicas, settings, ongoing=ongoing, **gpu)
     generate = deployed(Generate, 1, settings, cpus=INGRESS_CPUS, ongoing=ongoing)
-    return generate.bind(
-        text.bind(card.encode, own.text_gpus),
-        denoise.bind(model, own, settings.run.folder),
-        codec.bind(card, own.decode_gpus),
-    )
+    made = denoise.bind(model, own, settings.run.folder)
+    encoded = text.bind(card.encode, own.text_gpus)
+    return generate.bind(encoded, made, codec.bind(card, own.decode_gpus, made), card.patching)
 
 
 def deployed(
