@@ -4,6 +4,7 @@
     document   the JSON object of a request
     request    what one output is to be
     parse      one JSON line becomes a checked Request, or is rejected with a reason
+    cost       what a request costs, from its fields alone
     changes    differences between an output and its request
     conditions the conditioning frames of a request's latent
     media      conditioning frames, read from pictures and videos

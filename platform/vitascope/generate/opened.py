@@ -11,6 +11,7 @@ from torch import Tensor
 from vitascope import checksum, storage
 from vitascope.config import Settings
 from vitascope.errors import Missing, Mistake
+from vitascope.generate.cost import cost
 from vitascope.generate.denoise.experts import Experts
 from vitascope.generate.denoise.sampling import MODES, Sampling, of_pipeline
 from vitascope.generate.request import Request
@@ -21,7 +22,7 @@ from vitascope.model.formats.load import load_model
 from vitascope.model.formats.pipeline import EXPERTS, INDEX, is_pipeline, open_expert, open_pipeline
 from vitascope.model.lora import Pair, PerSegment
 from vitascope.model.network import Network
-from vitascope.model.networks import filled, shapes_of
+from vitascope.model.networks import cost_of, filled, shapes_of
 from vitascope.records import stable_id
 from vitascope.train.settings import ALL_LEVELS
 
@@ -84,6 +85,11 @@ class Opened:
             adapter = Adapter(name, request.adapter_weight, self.adapters[name], self.adapted[name])
             identity = stable_id(identity, adapter.identity)
         return Target(storage.join(folder, request.name(identity)), self.maker, adapter)
+
+    def cost(self, request: Request) -> float:
+        """The work of denoising a request (`cost.cost`)."""
+        card = self.card
+        return cost(request, card.patching, self.sampling, cost_of(card.model, *self._dims))
 
     def load(self, device: str) -> Experts:
         """Its networks on a device: float32 on a CPU, bfloat16 on a GPU that has it."""
