@@ -63,6 +63,20 @@ def test_put_replaces_and_reads_back(root: str) -> None:
         assert file.read() == b"two!"
 
 
+def test_the_content_of_a_local_file_is_put(root: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    location, file = storage.join(root, "a", "b.mp4"), tmp_path_factory.mktemp("local") / "file"
+    storage.put(location, b"before")
+    for content in (b"", b"some", bytes(range(256)) * 4096 * 70):  # s3fs sends more than 64 MiB in parts
+        file.write_bytes(content)
+        storage.put(location, file)
+        assert storage.read_bytes(location) == content
+    assert storage.list_files(root) == [location]
+    assert file.exists()
+    with pytest.raises(FileNotFoundError):
+        storage.put(location, file.with_name("missing"))
+    assert storage.size_bytes(location) == len(content)
+
+
 def test_put_leaves_nothing_else_behind(root: str) -> None:
     storage.put(storage.join(root, "x"), b"1")
     storage.create(storage.join(root, "y"), b"2")
@@ -92,7 +106,7 @@ def test_a_disk_without_hard_links_is_named(
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(
-        Mistake, match=r"commit.*no hard links, by which files are committed; choose a folder on another"
+        Mistake, match=r"commit.*no hard links, which commit files; choose a folder on another"
     ):
         storage.create(str(tmp_path / "commit"), b"1")
     assert list(tmp_path.iterdir()) == []

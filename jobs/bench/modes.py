@@ -16,6 +16,7 @@ strengths 0.3 and 0.9. model_psnr_db: of what is made in image_to_video, against
 """
 
 import argparse
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from vitascope.encode.settings import EncodeSettings
 from vitascope.feed.packs import Pack, Segment, collate
 from vitascope.feed.patches import grid_of, patchify
 from vitascope.generate.app.codec import DecodeWrite
-from vitascope.generate.app.values import Conditions, Denoised
+from vitascope.generate.app.values import Denoised, Given
 from vitascope.generate.conditions import Canvas, blank
 from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.denoise.experts import Experts
@@ -42,6 +43,7 @@ from vitascope.generate.opened import Maker, Target
 from vitascope.generate.parse import Limits, parse
 from vitascope.generate.request import Request
 from vitascope.generate.settings import GenerateSettings
+from vitascope.generate.sidecar import Spent
 from vitascope.media.clip import Clip
 from vitascope.media.mp4 import mp4_bytes, png_bytes
 from vitascope.model.flow import Draws
@@ -208,7 +210,7 @@ def generate(training: Training, network: torch.nn.Module, folder: Path) -> list
     requests = [parse(line, limits) for line in lines]
     app, card = DecodeWrite(training.card), training.card
     denoiser = Denoiser(Experts([network]), token_budget=1 << 14)
-    found = [app.canvas(request) if request.media else None for request in requests]
+    found = [asyncio.run(app.canvas(request)) if request.media else None for request in requests]
     futures = []
     for request, conditions in zip(requests, found, strict=True):
         start = blank(request, card.patching, card.channels) if conditions is None else _canvas(conditions)
@@ -217,7 +219,7 @@ def generate(training: Training, network: torch.nn.Module, folder: Path) -> list
     for request, conditions, future in zip(requests, found, futures, strict=True):
         latent = future.result(600).latent(2).numpy()
         target = Target(str(folder / request.custom_id), Maker("", "", 0, ""))
-        sidecar = app.write(request, Denoised(latent, (0, 0), 0.0), conditions, target)
+        sidecar = asyncio.run(app.write(request, _denoised(latent), conditions, target))
         given = np.zeros(request.size.n_frames, bool)
         for begins, ends in sidecar["given"]["spans"]:  # type: ignore[index]
             given[begins:ends] = True
@@ -226,7 +228,11 @@ def generate(training: Training, network: torch.nn.Module, folder: Path) -> list
     return outputs
 
 
-def _canvas(conditions: Conditions) -> Canvas:
+def _denoised(latent: np.ndarray) -> Denoised:
+    return Denoised(latent, (0, 0), {"denoise": Spent(0.0, 0.0)})
+
+
+def _canvas(conditions: Given) -> Canvas:
     return Canvas(torch.tensor(conditions.latent), torch.tensor(conditions.given))
 
 

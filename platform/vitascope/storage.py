@@ -21,6 +21,7 @@ import math
 import os
 import posixpath
 import re
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -242,11 +243,11 @@ def size_bytes(uri: str) -> int:
     return int(fs.size(path))
 
 
-def put(uri: str, content: bytes) -> None:
-    """Makes `content` visible at `uri` in one atomic act, replacing an existing file."""
+def put(uri: str, content: bytes | Path) -> None:
+    """Makes `content`, or a local file's, visible at `uri` in one atomic act, replacing an existing file."""
     fs, path = filesystem(uri)
     if is_remote(uri):
-        fs.pipe_file(path, content)
+        fs.put_file(str(content), path) if isinstance(content, Path) else fs.pipe_file(path, content)
         return
     with _written_beside(path, content) as temporary:
         os.replace(temporary, path)
@@ -269,29 +270,27 @@ def create(uri: str, content: bytes) -> bool:
             return False
         except OSError as error:
             if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-                what = (
-                    "this disk makes no hard links, by which files are committed; choose a folder on another"
-                )
+                what = "this disk makes no hard links, which commit files; choose a folder on another"
                 raise Mistake(f"{path}: {what}") from error
             raise
     return True
 
 
 @contextmanager
-def _written_beside(path: str, content: bytes) -> Iterator[str]:
+def _written_beside(path: str, content: bytes | Path) -> Iterator[str]:
     """A hidden file with `content` next to `path`, to be renamed within one disk; always removed."""
     folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
+    hidden = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
     try:
         os.makedirs(folder, exist_ok=True)
-        Path(temporary).write_bytes(content)
-        yield temporary
+        shutil.copyfile(content, hidden) if isinstance(content, Path) else Path(hidden).write_bytes(content)
+        yield hidden
     except OSError as error:
         error.filename, error.filename2 = path, None  # not the hidden one
         raise
     finally:
         with contextlib.suppress(OSError):  # it was renamed, or never created
-            os.unlink(temporary)
+            os.unlink(hidden)
 
 
 def delete(uri: str) -> None:

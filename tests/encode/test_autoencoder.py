@@ -1,5 +1,6 @@
 """The diffusers codec: Wan's two layouts as tiny random networks, compared with diffusers' own calls."""
 
+import asyncio
 import json
 import shutil
 import subprocess
@@ -28,11 +29,13 @@ from vitascope.encode.settings import EncodeSettings, Strides
 from vitascope.encode.shards import read_samples
 from vitascope.encode.strides import strides_of
 from vitascope.errors import Missing, Mistake
-from vitascope.generate import request as requests
+from vitascope.generate import parse as requests
 from vitascope.generate.app.codec import DecodeWrite
 from vitascope.generate.app.values import Denoised
 from vitascope.generate.opened import Maker, Target
+from vitascope.generate.request import Request
 from vitascope.generate.settings import GenerateSettings
+from vitascope.generate.sidecar import Spent
 from vitascope.media import mp4
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.formats.check import check_model
@@ -153,11 +156,14 @@ def test_streamed_latents_and_frames_equal_those_of_one_call_bit_by_bit(
     assert latents.dtype == torch.float32
     assert torch.equal(latents, latents_at_once(network, frames))
     whole = pixels_at_once(network, latents)
-    assert torch.equal(torch.cat(list(codec._pixel_groups(latents)), dim=2), whole)
+    assert torch.equal(torch.cat(list(codec._pixel_groups([latents])), dim=2), whole)
     groups = list(codec.decode(latents))
     assert [len(group) for group in groups] == [1, *[4] * (n_frames // 4)]
     expected = ((whole[0].permute(1, 2, 3, 0) + 1) * 127.5).round().to(torch.uint8)
     assert torch.equal(torch.cat(groups), expected)
+    in_parts = list(codec.decode_parts(latents.split(2)))
+    assert [len(group) for group in in_parts] == [len(group) for group in groups]
+    assert torch.equal(torch.cat(in_parts), expected)
 
 
 def test_videos_decoded_in_turn_do_not_mix(folders: dict[str, Path]) -> None:
@@ -436,7 +442,7 @@ def card_with(folder: Path) -> ModelCard:
     return tiny_card().model_copy(update={"encode": settings, "channels": make_codec(settings).channels})
 
 
-def asked(card: ModelCard, **fields: Any) -> requests.Request:
+def asked(card: ModelCard, **fields: Any) -> Request:
     limits = requests.Limits(GenerateSettings(media_from=("/",)), patching=card.patching, folder="/media")
     document = {"custom_id": "a", "prompt": "a cat", "width": 40, "height": 38, "seconds": 10 / 8} | fields
     return requests.parse(json.dumps(document), limits)
@@ -452,8 +458,10 @@ def test_outputs_are_decoded_cropped_and_written_group_by_group(
     made = card.patching.covering(request.size)
     latent = torch.randn(*card.patching.latent_shape(made), card.channels)
     target = Target(str(tmp_path / "a"), Maker("m", "i", 1, "l"))
-    document = decode.write(request, Denoised(latent.numpy(), (1, 1), 0.5), None, target)
-    assert document["seconds"].keys() == {"denoise", "decode", "write"}
+    document = asyncio.run(
+        decode.write(request, Denoised(latent.numpy(), (1, 1), {"denoise": Spent(0.0, 0.5)}), None, target)
+    )
+    assert document["seconds"].keys() == {"denoise", "decode", "encode", "upload"}
     assert document["seconds"]["decode"] > 0
     frames = torch.cat(list(make_codec(card.encode).decode(latent))).numpy()
     assert len(frames) == 13
@@ -465,21 +473,23 @@ def test_frames_are_written_while_later_ones_are_not_yet_decoded(
 ) -> None:
     card = card_with(folders["2.1"])
     decode, decoded, seen = DecodeWrite(card), [], []
-    groups, to_yuv = decode._codec.decode, mp4.yuv
+    groups, to_yuv = decode._codec.decode_parts, mp4.yuv
     monkeypatch.setattr(
-        decode._codec, "decode", lambda latent: (decoded.append(1) or group for group in groups(latent))
+        decode._codec, "decode_parts", lambda parts: (decoded.append(1) or group for group in groups(parts))
     )
     monkeypatch.setattr(mp4, "yuv", lambda pixels: seen.append(len(decoded)) or to_yuv(pixels))
     latent = np.zeros((4, 6, 6, 16), np.float32)
     target = Target(str(tmp_path / "a"), Maker("m", "i", 1, "l"))
-    decode.write(asked(card), Denoised(latent, (1, 1), 0.5), None, target)
+    asyncio.run(
+        decode.write(asked(card), Denoised(latent, (1, 1), {"denoise": Spent(0.0, 0.5)}), None, target)
+    )
     assert seen == [2, 2, 2, 2, 2, 3, 3, 3, 3, 4]  # two frames are read to see whether it is a picture
 
 
 def test_a_given_picture_becomes_a_latent_frame(folders: dict[str, Path], media: Any) -> None:
     card = card_with(folders["2.1"])
     request = asked(card, mode="image_to_video", image=media.china)
-    conditions = DecodeWrite(card).canvas(request)
+    conditions = asyncio.run(DecodeWrite(card).canvas(request))
     assert conditions.latent.shape == (4, 6, 6, 16)
     assert conditions.given.tolist() == [True, False, False, False]
     assert [piece.end for piece in conditions.kept.pieces] == ["first"]

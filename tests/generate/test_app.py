@@ -1,5 +1,6 @@
 """The app's deployments take the resources that the settings give, and use them."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from vitascope import config
 from vitascope.generate.app import codec, text
 from vitascope.generate.app.build import bound
 from vitascope.generate.app.codec import DecodeWrite
-from vitascope.generate.app.shares import Takes
 from vitascope.generate.app.text import TextEncode
 from vitascope.generate.app.values import Denoised
 from vitascope.generate.models import open_models
@@ -71,6 +71,6 @@ def test_what_a_gpu_decodes_is_what_a_cpu_decodes(tmp_path: Path) -> None:
     for name, gpus in {"cpu": 0.0, "gpu": 1.0}.items():
         target = Target(str(tmp_path / name), model.maker)
         denoised = Denoised(latent, (1, 1), {"denoise": Spent(0.0, 0.0)})
-        DecodeWrite(model.card, gpus).write(request, denoised, None, target, takes=Takes(1.0))
+        asyncio.run(DecodeWrite(model.card, gpus).write(request, denoised, None, target))
     here, there = (np.asarray(Image.open(tmp_path / f"{name}.png")).astype(int) for name in ("cpu", "gpu"))
     assert abs(here - there).max() <= 4

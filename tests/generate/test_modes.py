@@ -1,5 +1,6 @@
 """Every mode from its media to its file, without Ray: with a model of random weights."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from vitascope import storage
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.generate import media
 from vitascope.generate.app.codec import DecodeWrite
-from vitascope.generate.app.values import Conditions, Denoised
+from vitascope.generate.app.values import Denoised, Given
 from vitascope.generate.conditions import Canvas, blank, canvas, crop
 from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.denoise.experts import Experts
@@ -22,6 +23,7 @@ from vitascope.generate.denoise.sampler import Work, begin
 from vitascope.generate.layout import layout
 from vitascope.generate.opened import Maker, Target
 from vitascope.generate.request import Mode, Request
+from vitascope.generate.sidecar import Spent
 from vitascope.media import mp4
 from vitascope.model.dit import DiT
 from vitascope.model.formats.card import ModelCard
@@ -51,7 +53,7 @@ class Case:
     """A request, what its media are in its output, and its work before the first step."""
 
     request: Request
-    conditions: Conditions | None
+    conditions: Given | None
     work: Work
 
 
@@ -82,7 +84,7 @@ def case_of(mode: str, folder: Path, card: ModelCard, request_of: Callable[..., 
     if "keep" in fields:
         fields["keep"] = [located(part) for part in fields["keep"]]
     request = request_of(**fields)
-    found = DecodeWrite(card).canvas(request) if request.media else None
+    found = asyncio.run(DecodeWrite(card).canvas(request)) if request.media else None
     if found is None:
         start = blank(request, card.patching, card.channels)
     else:
@@ -121,11 +123,13 @@ def test_conditioning_frames_come_out_as_the_codec_gives_them_back(
     case = case_of(mode, folder, card, request_of)
     latent = denoiser.submit(case.work).result(60).latent(2)
     written: list[np.ndarray] = []
-    whole = mp4.media_bytes
-    monkeypatch.setattr(mp4, "media_bytes", lambda frames, fps: whole(noted(frames, written), fps))
+    whole = mp4.write_media
+    monkeypatch.setattr(
+        mp4, "write_media", lambda stem, frames, fps: whole(stem, noted(frames, written), fps)
+    )
     target = Target(str(tmp_path / "out"), Maker("", "", 0, ""))
-    done = Denoised(latent.numpy(), (1, 0), 0.0)
-    sidecar = DecodeWrite(card).write(case.request, done, case.conditions, target)
+    done = Denoised(latent.numpy(), (1, 0), {"denoise": Spent(0.0, 0.0)})
+    sidecar = asyncio.run(DecodeWrite(card).write(case.request, done, case.conditions, target))
     assert len(written) == case.request.size.n_frames
     place = layout(case.request, card.patching)
     spans = sidecar["given"]["spans"]

@@ -1,5 +1,6 @@
 """From a published folder our engine makes what diffusers' own pipelines make from it."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Folder:
         card = self.ours.card
         states = make_text_encoder(card.encode).encode([request.prompt, request.negative_prompt])
         if request.image:
-            found = DecodeWrite(card).canvas(request)
+            found = asyncio.run(DecodeWrite(card).canvas(request))
             canvas = Canvas(torch.tensor(found.latent), torch.tensor(found.given))
         else:
             canvas = conditions.blank(request, card.patching, card.channels)

@@ -18,7 +18,7 @@ PATCHING = Patching(STRIDES["dct"], patch=2)
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SECTION = README.partition("## Requests")[2].partition("\n## ")[0]
-DEFAULTS = ("steps", "guidance", "guidance_2", "solver", "shift")
+DEFAULTS = ("steps", "guidance", "guidance_2", "solver", "shift", "chunk_frames")
 BY_MODE = {
     field: f"`{default}`" for fields in OPTIONAL.values() for field, default in fields.items() if default
 }

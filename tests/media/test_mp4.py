@@ -120,11 +120,14 @@ def test_it_is_h264_where_there_is_an_encoder_and_else_still_a_video(
         assert len(list(container.decode(video=0))) == 9
 
 
-def test_one_frame_becomes_a_lossless_png() -> None:
+def test_one_frame_becomes_a_lossless_png_and_more_a_video(tmp_path: Path) -> None:
     frames = picture(1, 33, 47)
-    content, suffix = mp4.media_bytes(frames, 8)
-    assert suffix == ".png"
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), frames[0])
+    path = mp4.write_media(tmp_path / "a.b", frames, 8)
+    assert path == tmp_path / "a.b.png"
+    assert np.array_equal(np.asarray(Image.open(path)), frames[0])
+    video = mp4.write_media(tmp_path / "a.b", picture(2, 32, 48), 8)
+    assert video == tmp_path / "a.b.mp4"
+    assert video.read_bytes() == mp4.mp4_bytes(picture(2, 32, 48), 8)
 
 
 @pytest.mark.parametrize(

@@ -148,18 +148,24 @@ def test_it_is_said_once_that_a_store_fails_though_many_requests_do(
     )
 
 
+@pytest.mark.parametrize("from_file", [False, True])
 def test_a_large_put_is_whole_though_a_part_and_the_completion_failed(
-    proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch
+    proxy: FaultyProxy, s3: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, from_file: bool
 ) -> None:
     _small_parts(monkeypatch)
+
+    def put(content: bytes) -> None:
+        (tmp_path / "file").write_bytes(content)
+        storage.put(f"{s3}/large", tmp_path / "file" if from_file else content)
+
     content = bytes(range(256)) * 4096 * 13
     proxy.next = [("POST", "reset", "lost"), ("PUT", "503", "before"), ("PUT", "stall", "lost")]
-    storage.put(f"{s3}/large", content)
+    put(content)
     proxy.next = [
         ("POST", "", ""),
         ("POST", "reset", "lost"),
     ]  # passes at its beginning, is lost at its end
-    storage.put(f"{s3}/large", content[::-1])
+    put(content[::-1])
     assert proxy.next == []
     assert storage.read_bytes(f"{s3}/large") == content[::-1]
 

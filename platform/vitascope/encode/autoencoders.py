@@ -41,15 +41,16 @@ class Family:
     latents: from the config; raises KeyError, TypeError or ValueError for a wrong one.
     encode: (network, groups of pixels (1, 3, f, H, W) in [-1, 1]) -> mode of the latents (1, C, T, h, w). The
         first group is one frame, every other one `strides.time` frames.
-    decode: (network, latents) -> the groups, for each latent frame one.
+    decode: (network, latents in parts (1, C, t, h, w)) -> the groups, for each latent frame one.
 
     Both give what one call for the whole video gives, bit by bit, and hold the features of one group only,
-    unless `most_pixels` is set: the pixels of all frames of the largest video, which is coded at once.
+    unless `most_pixels` is set: the pixels of all frames of the largest video, which is coded at once, and
+    decoded from one part.
     """
 
     latents: Callable[[Config], Latents]
     encode: Callable[[Any, Iterable["Tensor"]], "Tensor"]
-    decode: Callable[[Any, "Tensor"], Iterator["Tensor"]]
+    decode: Callable[[Any, Iterable["Tensor"]], Iterator["Tensor"]]
     most_pixels: int | None = None
 
 
@@ -78,11 +79,12 @@ def _wan_encode(network: Any, groups: Iterable["Tensor"]) -> "Tensor":
     return network.quant_conv(coded).chunk(2, dim=1)[0]
 
 
-def _wan_decode(network: Any, latents: "Tensor") -> Iterator["Tensor"]:
+def _wan_decode(network: Any, parts: Iterable["Tensor"]) -> Iterator["Tensor"]:
     from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
     cache: defaultdict[int, Any] = defaultdict(lambda: None)
-    for i, latent in enumerate(network.post_quant_conv(latents).split(1, dim=2)):
+    latents = (latent for part in parts for latent in network.post_quant_conv(part).split(1, dim=2))
+    for i, latent in enumerate(latents):
         pixels = network.decoder(latent, feat_cache=cache, feat_idx=[0], first_chunk=i == 0)
         yield unpatchify(pixels, network.config.patch_size or 1).clamp(-1, 1)
 
@@ -118,7 +120,8 @@ def _whole_encode(network: Any, groups: Iterable["Tensor"]) -> "Tensor":
     return (mode - _buffer(network, "latents_mean", 0)) / _buffer(network, "latents_std", 1)
 
 
-def _whole_decode(network: Any, latents: "Tensor") -> Iterator["Tensor"]:
+def _whole_decode(network: Any, parts: Iterable["Tensor"]) -> Iterator["Tensor"]:
+    (latents,) = parts
     latents = latents * _buffer(network, "latents_std", 1) + _buffer(network, "latents_mean", 0)
     pixels = network.decode(latents).sample.clamp(-1, 1)
     yield pixels[:, :, :1]

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from vitascope.encode.buckets import Patching
+from vitascope.generate.chunks import alone, chunks_of
 from vitascope.generate.denoise.sampling import Sampling
 from vitascope.generate.denoise.schedule import as_published
 from vitascope.generate.layout import layout
@@ -19,8 +20,11 @@ def cost(request: Request, patching: Patching, sampling: Sampling, network: Cost
     Args:
         network: of the model, `model.networks.cost_of`.
     """
-    n_tokens = patching.n_tokens(layout(request, patching).made)
-    return _n_passes(request, sampling) * float(network.of(n_tokens, 0)) / network.per_token
+    chunks = chunks_of(request, patching)
+    parts = [alone(request, chunk, patching) for chunk in chunks] if len(chunks) > 1 else [request]
+    sizes = [layout(part, patching).made for part in parts]
+    of_a_pass = sum(float(network.of(patching.n_tokens(size), 0)) for size in sizes)
+    return _n_passes(request, sampling) * of_a_pass / network.per_token
 
 
 def _n_passes(request: Request, sampling: Sampling) -> int:

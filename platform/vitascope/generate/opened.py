@@ -203,5 +203,7 @@ def _own(folder: str, settings: Settings) -> Opened:
     card = rebased(folder, relocated(folder, card, settings.encode), settings.model.start_from)
     check_model(folder, card)
     maker = stable_id(recorded, checksum.recorded(storage.join(folder, WEIGHTS)))
-    sampling = Sampling(modes=MODES[card.conditioning_frames])
+    buckets, counts = card.encode.buckets, card.encode.frame_counts
+    most_frames = max(n_frames for n_frames, _, _ in buckets) if buckets else counts[-1]
+    sampling = Sampling(modes=MODES[card.conditioning_frames], most_frames=most_frames)
     return Opened(card, Maker(folder, maker, card.step, card.fingerprint), sampling)

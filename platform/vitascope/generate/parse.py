@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from vitascope import storage
 from vitascope.encode.buckets import Patching
+from vitascope.generate import chunks
 from vitascope.generate.denoise.sampling import OURS, Sampling
 from vitascope.generate.document import document_of, invalid
 from vitascope.generate.layout import N_TIED, layout
@@ -66,17 +67,19 @@ def _checked(document: dict[str, object], limits: Limits) -> Request:
     _check_media(request)
     _check_size(request, limits)
     _check_guidance(request)
+    request = _in_chunks(request, limits)
     _check_tokens(request, limits)
     return request
 
 
 def n_tokens(request: Request, patching: Patching) -> int:
-    """Patches of the request in each forward pass; twice as many if it is guided.
+    """Patches of the request in each of its largest forward passes; twice as many if it is guided.
 
     Raises:
         Rejected: as `layout.layout`.
     """
-    n = patching.n_tokens(layout(request, patching).made)
+    size = chunks.at_once(request) if request.chunk_frames else layout(request, patching).made
+    n = patching.n_tokens(patching.covering(size))
     return 2 * n if request.is_guided else n
 
 
@@ -227,13 +230,52 @@ def _check_guidance(request: Request) -> None:
         raise invalid("negative_prompt has no effect at guidance 1; raise the guidance or leave it out")
 
 
+def _in_chunks(request: Request, limits: Limits) -> Request:
+    """The request with `chunk_frames`, if it is longer than what can be made at once, and without if not."""
+    size, patching, asked = request.size, limits.patching, request.chunk_frames
+    if not _can_be_long(request, limits.sampling):
+        if asked is not None:
+            raise invalid(
+                f"chunk_frames is for {', '.join(chunks.LONG_MODES)} with a model that was trained to extend "
+                f"videos, got mode {request.mode}; leave it out"
+            )
+        return request
+    most = asked or limits.settings.chunk_frames or limits.sampling.most_frames or size.n_frames
+    if asked is None:
+        budget = limits.settings.max_tokens // (2 if request.is_guided else 1)
+        most = min(most, chunks.longest(size, budget, patching))
+    if size.n_frames <= most:
+        return request.model_copy(update={"chunk_frames": None})
+    if most < (least := chunks.least_frames(patching)):
+        if asked is None:
+            return request  # `_check_tokens` refuses it
+        raise invalid(f"chunk_frames is at least {least} with this model, got {asked}; raise it")
+    return request.model_copy(update={"chunk_frames": chunks.whole(most, patching)})
+
+
+def _why_whole(request: Request, sampling: Sampling) -> str:
+    """Why a request that is too long is not made in chunks."""
+    if request.size.n_frames == 1 or _can_be_long(request, sampling):
+        return ""
+    if request.mode in chunks.LONG_MODES:
+        return '; to make long videos in chunks, train the model with train.conditioning_frames = "all"'
+    return f"; mode {request.mode} is made as a whole, only {', '.join(chunks.LONG_MODES)} also in chunks"
+
+
+def _can_be_long(request: Request, sampling: Sampling) -> bool:
+    """Whether it can be made in chunks: each is an extension of the one before it."""
+    extends = sampling.modes is None or Mode.EXTEND_FORWARD in sampling.modes
+    return extends and request.mode in chunks.LONG_MODES
+
+
 def _check_tokens(request: Request, limits: Limits) -> None:
     n, most = n_tokens(request, limits.patching), limits.settings.max_tokens
     if n > most:
         raise Rejected(
             Reason.TOO_MANY_TOKENS,
-            f"{request.size} at guidance {request.guidance:g} takes {n} patches a pass, more than "
-            f"generate.max_tokens = {most}; make it smaller or shorter, or raise that",
+            f"{chunks.at_once(request)} at guidance {request.guidance:g} takes {n} patches a pass, more than "
+            f"generate.max_tokens = {most}; make it smaller or shorter, or raise that"
+            + _why_whole(request, limits.sampling),
         )
 
 

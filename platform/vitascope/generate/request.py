@@ -142,6 +142,13 @@ class Request(Section):
         None, max_length=64, description="Name of an adapter in generate.adapters; by default none."
     )
     adapter_weight: float = Field(1.0, ge=-10, le=10, description="Factor of the adapter's effect.")
+    chunk_frames: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="Most frames that are made at once; a longer video is made in chunks. By default as many "
+        "as the model was trained on and a pass takes.",
+    )
     image: str | None = Field(
         None,
         max_length=MAX_URI_CHARS,
@@ -184,6 +191,7 @@ class Request(Section):
             "adapter_weight",
             "strength",
             "factor",
+            "chunk_frames",
         ),
         mode="before",
     )
@@ -249,6 +257,7 @@ _LATER: dict[str, Any] = {
     "solver": "euler",
     "shift": None,
     "adapter_weight": 1.0,
+    "chunk_frames": None,
     "image_last": None,
     "keep": (),
     "strength": None,

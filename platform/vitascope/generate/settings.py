@@ -151,7 +151,13 @@ class GenerateSettings(Section):
         "or of a published pipeline's scheduler.",
     )
     max_pixels: int = Field(1280 * 720, ge=256, description="Largest frame area a request may ask for.")
-    max_frames: int = Field(129, ge=1, description="Most frames a request may ask for.")
+    max_frames: int = Field(1801, ge=1, description="Most frames a request may ask for.")
+    chunk_frames: int | None = Field(
+        None,
+        ge=1,
+        description="Default of the most frames that are made at once; if not set, as many as the model was "
+        "trained on.",
+    )
 
     @field_validator("adapters", mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 import posixpath
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -49,6 +49,13 @@ class Spent:
     def since(cls, ready: float, started: float) -> "Spent":
         """Of a stage that ends now, both given as times of day; clocks of nodes may differ a little."""
         return cls(max(0.0, started - ready), max(0.0, time.time() - started))
+
+    @classmethod
+    def total(cls, parts: "Sequence[Spent]") -> "Spent":
+        """Of a stage that was asked several times; one that was asked once, and is in all, counts once."""
+        each = set(parts)
+        waited, worked = (sum(getattr(one, name) for one in each) for name in ("waited", "worked"))
+        return cls(waited, worked, max(one.ended for one in each))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +158,7 @@ def sidecar(request: Request, target: Target, suffix: str, spent: Mapping[str, S
         "guidance_2": request.guidance_2,
         "solver": request.solver,
         "shift": request.shift,
+        "chunk_frames": request.chunk_frames,
         "adapter": target.adapter and target.adapter._asdict(),
         "n_frames": size.n_frames,
         "height": size.height,

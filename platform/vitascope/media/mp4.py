@@ -1,4 +1,4 @@
-"""Turn frames into the bytes of an mp4, png or jpeg."""
+"""Turn frames into an mp4, png or jpeg."""
 
 import io
 import tempfile
@@ -39,10 +39,18 @@ def encoder() -> str:
 
 
 def mp4_bytes(frames: Iterable[np.ndarray], fps: float) -> bytes:
-    """An mp4 of exactly these frames, each uint8 (H, W, 3) with even H and W, at exactly `fps`.
+    """The content that `write_mp4` writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "video.mp4"
+        write_mp4(path, frames, fps)
+        return path.read_bytes()
 
-    They are encoded one by one, and so need not be in memory together. The index comes first, so that the
-    file plays while it loads. The same frames give the same bytes.
+
+def write_mp4(path: Path, frames: Iterable[np.ndarray], fps: float) -> None:
+    """Writes an mp4 of exactly these frames, each uint8 (H, W, 3) with even H and W, at exactly `fps`.
+
+    They are encoded one by one, so neither they nor the file need to be in memory as a whole. The index comes
+    first, so that the file plays while it loads. The same frames give the same bytes.
 
     Raises:
         ValueError: there is no frame, or one of another type or size.
@@ -53,17 +61,14 @@ def mp4_bytes(frames: Iterable[np.ndarray], fps: float) -> bytes:
     _check(first, first.shape)
     rate = Fraction(fps).limit_denominator(1001)
     # Moving the index to the front reads the file back, which libav can do with a real file only.
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "video.mp4"
-        with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-            stream = _stream(container, first.shape[:2], rate)
-            for index, pixels in enumerate(chain([first], frames)):
-                _check(pixels, first.shape)
-                frame = yuv(pixels)
-                frame.pts, frame.time_base = index, 1 / rate
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        return path.read_bytes()
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = _stream(container, first.shape[:2], rate)
+        for index, pixels in enumerate(chain([first], frames)):
+            _check(pixels, first.shape)
+            frame = yuv(pixels)
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
 
 
 def yuv(pixels: np.ndarray) -> av.VideoFrame:
@@ -96,13 +101,17 @@ def jpeg_bytes(frame: np.ndarray, max_side_px: int) -> bytes:
     return sink.getvalue()
 
 
-def media_bytes(frames: Iterable[np.ndarray], fps: float) -> tuple[bytes, str]:
-    """The bytes and the suffix of a file of frames (H, W, 3): a png of a single one, else an mp4."""
+def write_media(stem: Path, frames: Iterable[np.ndarray], fps: float) -> Path:
+    """Writes frames (H, W, 3) to `stem` and a suffix: .png if it is a single one, else .mp4."""
     rest = iter(frames)
     beginning = list(islice(rest, 2))
     if len(beginning) == 1:
-        return png_bytes(beginning[0]), ".png"
-    return mp4_bytes(chain(beginning, rest), fps), ".mp4"
+        path = stem.with_name(stem.name + ".png")
+        path.write_bytes(png_bytes(beginning[0]))
+    else:
+        path = stem.with_name(stem.name + ".mp4")
+        write_mp4(path, chain(beginning, rest), fps)
+    return path
 
 
 def _stream(container: Any, height_width: tuple[int, ...], rate: Fraction) -> Any:

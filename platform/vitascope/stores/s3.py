@@ -111,6 +111,16 @@ class Store(s3fs.S3FileSystem):
         # Whether the parts became the object was in the lost answer; sending them again makes sure.
         return await super()._pipe_file(path, data, **kwargs)
 
+    async def _put_file(self, lpath: str, rpath: str, **kwargs: Any) -> None:
+        """Commits a local file as `_pipe_file` does; only a few parts are in memory at a time."""
+        kwargs["chunksize"] = kwargs.get("chunksize") or PART_BYTES
+        try:
+            return await super()._put_file(lpath, rpath, **kwargs)
+        except FileNotFoundError as error:
+            if _code(error) != "NoSuchUpload":
+                raise
+        return await super()._put_file(lpath, rpath, **kwargs)
+
     async def _create(self, path: str, data: bytes, writer: str) -> bool:
         """Commits `data` if no object exists; returns whether this call, identified by `writer`, did it.
 

@@ -40,6 +40,13 @@ class Codec(Protocol):
         """
         ...
 
+    def decode_parts(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The same frames, of latents that come in parts, in order; a part is asked for when it is needed.
+
+        A codec that decodes a video at once, or in tiles, waits for all parts first.
+        """
+        ...
+
 
 CODECS: dict[str, Callable[[EncodeSettings, torch.device], Codec]] = {
     "dct": DctCodec,

@@ -3,7 +3,8 @@
 import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import safetensors.torch
@@ -80,25 +81,36 @@ class Autoencoder:
     def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         """Float (1 + k, h, w, C) -> the video as groups uint8 (f, space * h, space * w, 3)."""
         check_latents(latents, self.channels)
-        grid = self._tiles(*latents.shape[1:3])
+        return self.decode_parts([latents])
+
+    def decode_parts(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The same of latents that come in parts."""
+        waiting = iter(parts)
+        first = next(waiting)
+        grid = self._tiles(*first.shape[1:3])
         if len(grid) == 1:
-            return self._decoded(latents)
-        groups = decode_tiles(latents, grid, self.strides.space, self._decoded)
-        return (group.to(self._device) for group in groups)
+            yield from self._decoded(chain([first], waiting))
+            return
+        whole = torch.cat([first, *waiting])
+        for group in decode_tiles(whole, grid, self.strides.space, lambda tile: self._decoded([tile])):
+            yield group.to(self._device)
 
     @torch.no_grad()
-    def _decoded(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        for group in self._pixel_groups(latents):
+    def _decoded(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for group in self._pixel_groups(parts):
             yield ((group[0].movedim(0, -1).float() + 1) * 127.5).round().to(torch.uint8).contiguous()
 
-    def _pixel_groups(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
+    def _pixel_groups(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """The decoded video as groups (1, 3, f, H, W) of pixels in [-1, 1]."""
-        time, space = self.strides
-        n_frames, height, width = latents.shape[:3]
-        self._folder.check_at_once(1 + time * (n_frames - 1), height * width * space**2)
         network, dtype = self._network
-        modes = latents.to(self._device).float() * self._std + self._mean
-        return self._family.decode(network, modes.movedim(-1, 0)[None].to(dtype).contiguous())
+        if self._family.most_pixels:
+            time, space = self.strides
+            latents = torch.cat(list(parts))
+            n_frames, height, width = latents.shape[:3]
+            self._folder.check_at_once(1 + time * (n_frames - 1), height * width * space**2)
+            parts = [latents]
+        modes = (part.to(self._device).float() * self._std + self._mean for part in parts)
+        return self._family.decode(network, (m.movedim(-1, 0)[None].to(dtype).contiguous() for m in modes))
 
     def _pixels(self, group: torch.Tensor) -> torch.Tensor:
         """uint8 (f, H, W, 3) -> float32 (1, 3, f, H, W) in [-1, 1]."""

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
 
 import torch
@@ -106,8 +106,16 @@ class DctCodec:
         A first latent's time-varying channels, 0 from `encode`, are without effect.
         """
         check_latents(latents, self.channels)
-        first, others = self._synthesis.mean(0, keepdim=True), self._synthesis
-        return (self._group(latent, others if i else first) for i, latent in enumerate(latents))
+        return self.decode_parts([latents])
+
+    def decode_parts(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The same of latents that come in parts."""
+        weights = self._synthesis.mean(0, keepdim=True)
+        for part in parts:
+            check_latents(part, self.channels)
+            for latent in part:
+                yield self._group(latent, weights)
+                weights = self._synthesis
 
     def _group(self, latent: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """The frames (F, 8 h, 8 w, 3) of a latent frame (h, w, C); weights: synthesis of F frames."""

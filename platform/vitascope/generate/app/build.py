@@ -22,6 +22,7 @@ from vitascope.generate.app.scaling import Scaling
 from vitascope.generate.app.shares import Takes
 from vitascope.generate.app.text import TextEncode
 from vitascope.generate.app.values import Metered
+from vitascope.generate.chunks import alone, chunks_of
 from vitascope.generate.models import DEFAULT, Models
 from vitascope.generate.opened import Opened, Target
 from vitascope.generate.parse import n_tokens
@@ -69,15 +70,19 @@ class Generate(Metered):
 
         What is passed on are references: arrays pass from replica to replica.
         """
-        ready = time.time()
-        pixels = float(request.size.n_frames * request.size.height * request.size.width)
+        ready, patching = time.time(), parts.model.card.patching
+        chunks = chunks_of(request, patching)
+        first = alone(request, chunks[0], patching) if len(chunks) > 1 else request
+        pixels = float(first.size.n_frames * request.size.height * request.size.width)
         text = parts.text.remote(request, ready=ready, takes=self._takes(1.0))
         given = None
         if request.media:
-            given = parts.codec.canvas.remote(request, ready=ready, takes=self._takes(pixels))
+            given = parts.codec.canvas.remote(first, ready=ready, takes=self._takes(pixels))
         await asyncio.gather(*(part for part in (text, given) if part is not None))
-        patches = n_tokens(request, parts.model.card.patching)
-        takes = self._takes(parts.model.cost(request), float(patches))
+        takes = self._takes(parts.model.cost(first), float(n_tokens(request, patching)))
+        if len(chunks) > 1:
+            write = parts.codec.write_long
+            return await write.remote(request, text, given, target, arrived=ready, chunk=takes)
         denoised = parts.denoise.remote(request, target, text, given, takes=takes, arrived=ready)
         await denoised
         takes = self._takes(pixels, 1.0)
@@ -109,12 +114,12 @@ def bound(models: Models, settings: Settings) -> dict[str, Parts]:
             how: dict[str, Any] = {"cpus": TEXT_CPUS, "gpus": own.text_gpus, "model": name}
             texts[key] = deployed(TextEncode, own.text_replicas, settings, **how)
             texts[key] = texts[key].bind(card.encode, own.text_gpus)
-        how = {"cpus": DECODE_CPUS, "gpus": own.decode_gpus, "ongoing": codec.AT_ONCE, "model": name}
+        how = {"cpus": DECODE_CPUS, "gpus": own.decode_gpus, "ongoing": _MANY, "model": name}
         coded = deployed(DecodeWrite, own.decode_replicas, settings, room=codec.WRITES, **how)
         how = {"cpus": own.denoise_cpus, "gpus": int(own.use_gpu), "ongoing": _MANY, "model": name}
         made = deployed(Denoise, own.denoise_replicas, settings, room=denoise.room(settings), **how)
-        ends = made.bind(name, settings), coded.bind(card, own.decode_gpus)
-        parts[name] = Parts(model.opened, texts[key], *ends)
+        denoised = made.bind(name, settings)
+        parts[name] = Parts(model.opened, texts[key], denoised, coded.bind(card, own.decode_gpus, denoised))
     return parts
 
 

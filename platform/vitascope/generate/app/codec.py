@@ -1,24 +1,33 @@
 """Media to conditioning latents, and latents to committed files."""
 
+import asyncio
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from typing import Any
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from ray.exceptions import RayTaskError
 
 from vitascope import storage
 from vitascope.encode.codecs import Codec, make_codec
-from vitascope.generate import conditions, media
-from vitascope.generate.app.shares import Takes
-from vitascope.generate.app.values import Denoised, Given, Metered, device
+from vitascope.generate import conditions, finished, media, writing
+from vitascope.generate.app.in_chunks import in_chunks
+from vitascope.generate.app.shares import FREE, Takes
+from vitascope.generate.app.values import Denoised, Given, Metered, Text, device
 from vitascope.generate.changes import changes
-from vitascope.generate.layout import layout
+from vitascope.generate.chunks import chunks_of
 from vitascope.generate.opened import Target
 from vitascope.generate.request import Request
 from vitascope.generate.sidecar import (
     NOTHING,
-    Compared,
     Kept,
     Spent,
     conditioning,
@@ -26,76 +35,173 @@ from vitascope.generate.sidecar import (
     sidecar,
 )
 from vitascope.generate.starting import starting
-from vitascope.media import mp4
+from vitascope.generate.writing import Latents, Written
+from vitascope.ledger import Rejected
 from vitascope.model.formats.card import ModelCard
 
-WRITES, AT_ONCE = 2.0, 4
-"""Outputs that a replica works on, one decoded while another is uploaded; and requests of all kinds."""
+WRITES = 2.0
+"""Outputs that a replica works on: one is decoded while another is uploaded."""
+_MOST_CANVASES = 4  # conditioning latents in work at a time
+_MOST_LONG = 4
+"""Long videos in work at a time: each keeps the features of a causal codec, gigabytes at 720p."""
+_MOST_THREADS = 32  # more than all of these need
+
+T = TypeVar("T")
+
+
+class Part(NamedTuple):
+    """What the sidecar takes from `Denoised`, of which a long video has many."""
+
+    spent: dict[str, Spent]
+    n_text: tuple[int, int]
+    device_s: float
 
 
 class DecodeWrite(Metered):
     """Media to conditioning latents, and latents to committed files: the work that needs the codec.
 
-    A replica decodes one output at a time, and meanwhile uploads another and reads media for others. They
-    take turns at the codec itself, for a latent frame of an output or for a whole conditioning latent.
+    A replica decodes one output at a time, a long video only while it has latents, and meanwhile uploads
+    another and reads media for others. They take turns at the codec itself, for a latent frame of an output
+    or for a whole conditioning latent.
     """
 
     room = WRITES
 
-    def __init__(self, card: ModelCard, gpus: float = 0) -> None:
+    def __init__(self, card: ModelCard, gpus: float = 0, denoise: Any = None) -> None:
+        """`denoise`: the handle that makes the chunks of long videos."""
         super().__init__()
         with starting("the codec"):
             self._codec = _Shared(make_codec(card.encode, device(gpus)))
         self._patching, self._most_text = card.patching, card.encode.max_text_tokens
+        self._denoise, self._caller = denoise, uuid.uuid4().hex
         self._decoding = threading.Lock()
+        self._canvases, self._long = asyncio.Semaphore(_MOST_CANVASES), asyncio.Semaphore(_MOST_LONG)
+        self._threads = ThreadPoolExecutor(_MOST_THREADS, "codec")
 
-    def canvas(self, request: Request, *, ready: float, takes: Takes) -> Given:
-        """The request's conditioning latent, asked for at the time of day `ready`."""
-        started = time.time()
+    async def canvas(self, request: Request, *, ready: float | None = None, takes: Takes = FREE) -> Given:
+        """The request's conditioning latent, asked for at the time of day `ready`, by default now."""
+        ready = ready or time.time()
         with self.meter.doing(takes):
-            place, frames = media.read_given(request, self._patching)
-            canvas = conditions.canvas(place, frames, self._codec)
+            async with self._canvases:
+                return await _to_the_end(self._thread(self._canvas, request, ready))
+
+    def _canvas(self, request: Request, ready: float) -> Given:
+        started = time.time()
+        place, frames = media.read_given(request, self._patching)
+        canvas = conditions.canvas(place, frames, self._codec)
         kept, spent = conditioning(request, place, frames), Spent.since(ready, started)
         return Given(canvas.latent.numpy(), canvas.given.numpy(), kept, spent)
 
-    def write(
-        self, request: Request, denoised: Denoised, given: Given | None, target: Target, *, takes: Takes
+    async def write(
+        self,
+        request: Request,
+        denoised: Denoised,
+        given: Given | None,
+        target: Target,
+        *,
+        takes: Takes = FREE,
     ) -> dict[str, object]:
         """Decodes, encodes and commits the output, then creates the sidecar and returns it.
 
         The sidecar marks the request as finished. If attempts race, one creates it, and all return that one.
         """
-        with self.meter.doing(takes):
-            ready = denoised.spent["denoise"].ended
-            kept = given.kept if given else NOTHING
-            (content, suffix), psnr_db, spent = self._made(request, denoised, kept, ready)
-            started = time.time()
-            storage.put(target.location + suffix, content)
-            about = {
-                "device_s": round(denoised.device_s, 6),
-                "changes": changes(request, self._patching, denoised.n_text, self._most_text),
-                **put_conditioning(target.location, kept, psnr_db),
-            }
-            spent["upload"] = Spent.since(started, started)
-            document = sidecar(request, target, suffix, denoised.spent | spent) | about
-            if storage.create(target.location + ".json", storage.json_bytes(document)):
-                return document
-            return storage.read_json(target.location + ".json")
 
-    def _made(
-        self, request: Request, denoised: Denoised, kept: Kept, ready: float
-    ) -> tuple[tuple[bytes, str], float | None, dict[str, Spent]]:
-        """The output and its suffix, what the codec left of conditioning frames, and the time it took."""
-        with self._decoding:
-            started = time.time()
-            decoded = _Timed(self._codec.decode(torch.tensor(denoised.latent)))
-            frames = (frame for group in decoded for frame in group.cpu().numpy())
-            shown = conditions.crop(frames, request, layout(request, self._patching))
-            compared = Compared(shown, kept)
-            output = mp4.media_bytes(compared, request.fps)
-            encode_s = time.time() - started - decoded.seconds
-        spent = {"decode": Spent(max(0.0, started - ready), decoded.seconds), "encode": Spent(0.0, encode_s)}
-        return output, compared.psnr_db, spent
+        async def only() -> AsyncGenerator[Denoised, None]:
+            yield denoised
+
+        with self.meter.doing(takes):
+            return await self._written(request, only(), given, target)
+
+    async def write_long(
+        self,
+        request: Request,
+        text: Text,
+        given: Given | None,
+        target: Target,
+        *,
+        arrived: float | None = None,
+        chunk: Takes = FREE,
+    ) -> dict[str, object]:
+        """The same of a long video, whose chunks it has made: one is decoded while the next is made.
+
+        Finished chunks are kept until the output is committed, or refused, or cancelled: after any other
+        failure, the request sent again continues after them.
+
+        Args:
+            arrived: the Unix time from which on the request's deadline counts.
+            chunk: what a chunk takes of a replica that denoises it.
+
+        Raises:
+            Rejected: why a chunk cannot be made.
+        """
+        how = {"takes": replace(chunk, caller=self._caller), "arrived": arrived or time.time()}
+        chunks = chunks_of(request, self._patching)
+        try:
+            async with self._long:
+                denoise = partial(self._denoise.remote, target=target, **how)
+                made = in_chunks(request, text, given, target, patching=self._patching, denoise=denoise)
+                document = await self._written(request, made, given, target)
+        except (asyncio.CancelledError, Rejected, RayTaskError) as error:
+            cause = getattr(error, "cause", error)
+            if isinstance(cause, asyncio.CancelledError | Rejected):
+                await asyncio.to_thread(finished.forget, target.location, chunks)
+                raise cause from None
+            raise
+        await asyncio.to_thread(finished.forget, target.location, chunks)
+        return document
+
+    async def _written(
+        self, request: Request, made: AsyncGenerator[Denoised, None], given: Given | None, target: Target
+    ) -> dict[str, object]:
+        """Writes the latents as they are made, and commits the output and its sidecar."""
+        latents, parts = Latents(self._decoding), list[Part]()
+        kept = given.kept if given else NOTHING
+        with tempfile.TemporaryDirectory() as folder:
+            file = self._thread(self._file, latents, request, kept, Path(folder))
+            try:
+                async with aclosing(made) as chunks:
+                    async for chunk in chunks:
+                        parts.append(Part(chunk.spent, chunk.n_text, chunk.device_s))
+                        used = asyncio.wrap_future(latents.add(chunk.latent))
+                        either: list[asyncio.Future[Any]] = [used, file]
+                        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                        if file.done():
+                            break  # crop needs no more, or it failed
+                latents.end()
+                written = await _to_the_end(file)
+            except BaseException:
+                latents.stop()
+                with suppress(Exception):
+                    await asyncio.shield(file)
+                raise
+            commit = partial(self._commit, request, written, parts, kept=kept, target=target)
+            return await _to_the_end(self._thread(commit))
+
+    def _thread(self, function: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
+        return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    def _file(self, latents: Latents, request: Request, kept: Kept, folder: Path) -> Written:
+        """Writes the output's file as its latents come."""
+        how: dict[str, Any] = {"codec": self._codec, "patching": self._patching, "stem": folder / "output"}
+        return writing.write(latents, request, kept, **how)
+
+    def _commit(
+        self, request: Request, written: Written, parts: list[Part], *, kept: Kept, target: Target
+    ) -> dict[str, object]:
+        """Commits the finished file, and then the sidecar."""
+        started, suffix = time.time(), written.path.suffix
+        storage.put(target.location + suffix, written.path)
+        about = {
+            "device_s": round(sum(part.device_s for part in parts), 6),
+            "changes": changes(request, self._patching, parts[0].n_text, self._most_text),
+            **put_conditioning(target.location, kept, written.psnr_db),
+        }
+        of_stages = {stage: Spent.total([part.spent[stage] for part in parts]) for stage in parts[0].spent}
+        of_stages |= written.spent | {"upload": Spent.since(started, started)}
+        document = sidecar(request, target, suffix, of_stages) | about
+        if storage.create(target.location + ".json", storage.json_bytes(document)):
+            return document
+        return storage.read_json(target.location + ".json")
 
 
 class _Shared:
@@ -112,9 +218,9 @@ class _Shared:
         with self._turn:
             return self._codec.encode(frames)
 
-    def decode(self, latents: torch.Tensor) -> Iterator[torch.Tensor]:
-        """As `Codec.decode`; other threads may use the codec between two groups."""
-        groups = self._codec.decode(latents)
+    def decode_parts(self, parts: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """As `Codec.decode_parts`; others use the codec between two groups, and while it waits for a part."""
+        groups = self._codec.decode_parts(self._awaited(iter(parts)))
         while True:
             with self._turn:
                 group = next(groups, None)
@@ -122,18 +228,21 @@ class _Shared:
                 return
             yield group
 
-
-class _Timed:
-    """Iterates over `items`; `seconds` is the time they have taken so far."""
-
-    def __init__(self, items: Iterator[torch.Tensor]) -> None:
-        self._items, self.seconds = items, 0.0
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
+    def _awaited(self, parts: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
         while True:
-            started = time.monotonic()
-            item = next(self._items, None)
-            self.seconds += time.monotonic() - started
-            if item is None:
+            self._turn.release()  # the decoder that asks for a part has it
+            try:
+                part = next(parts, None)
+            finally:
+                self._turn.acquire()
+            if part is None:
                 return
-            yield item
+            yield part
+
+
+async def _to_the_end(work: "asyncio.Future[T]") -> T:
+    """The result of a thread's work; also a caller that is cancelled waits until it has ended."""
+    try:
+        return await asyncio.shield(work)
+    finally:
+        await asyncio.wait([work])

@@ -18,6 +18,10 @@ class Takes:
     caller: str = ""
 
 
+FREE = Takes(0.0)
+"""Of a request that nobody accounts for."""
+
+
 @dataclass(frozen=True)
 class Report:
     """What a replica reports: its room, and of each caller's unfinished requests their cost and room."""

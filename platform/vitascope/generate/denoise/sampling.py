@@ -29,6 +29,7 @@ class Sampling:
     n_train: the number of timesteps of a published scheduler, whose noise levels are made; None for ours.
     boundary: the noise level below which the second expert begins; None if there is one network.
     modes: those that the model's training allows; None for all.
+    most_frames: those of the longest video that it was trained on; None if that is not known.
     """
 
     solver: str = "euler"
@@ -39,6 +40,7 @@ class Sampling:
     n_train: int | None = None
     boundary: float | None = None
     modes: tuple[str, ...] | None = None
+    most_frames: int | None = None
 
     def schedule(self, request: "Request", n_tokens: int, card: ModelCard) -> Schedule:
         """The noise levels of a request of `n_tokens` patches, of the steps that it takes.
