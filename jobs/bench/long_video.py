@@ -41,6 +41,7 @@ from vitascope.generate.app.values import Text
 from vitascope.generate.chunks import chunks_of
 from vitascope.generate.opened import opened
 from vitascope.generate.parse import Limits, parse
+from vitascope.generate.sidecar import Spent
 from vitascope.model import flow
 from vitascope.model.formats.card import CARD, ModelCard, save_model
 from vitascope.model.settings import ModelSettings
@@ -116,9 +117,9 @@ class Handle:
     def __init__(self, call: Any) -> None:
         self._call = call
 
-    def remote(self, *args: Any) -> Any:
+    def remote(self, *args: Any, **how: Any) -> Any:
         """Starts a call."""
-        return asyncio.ensure_future(self._call(*args))
+        return asyncio.ensure_future(self._call(*args, **how))
 
 
 def make(model: Path, out: Path, **fields: Any) -> dict[str, Any]:
@@ -128,8 +129,8 @@ def make(model: Path, out: Path, **fields: Any) -> dict[str, Any]:
     limits = Limits(settings.generate, found.card.patching, "/media", found.sampling)
     document = {"custom_id": "a", "prompt": "shapes", "fps": FPS, "guidance": 1, "steps": 20}
     request = parse(json.dumps(document | fields), limits)
-    codec = DecodeWrite(found.card, denoise=Handle(Denoise(found, settings.generate, str(out))))
-    text = Text(WORDS, WORDS, (1, 1))
+    codec = DecodeWrite(found.card, denoise=Handle(Denoise("", settings)))
+    text = Text(WORDS, WORDS, (1, 1), Spent(0.0, 0.0))
     made = asyncio.run(codec.write_long(request, text, None, found.target(str(out), request)))
     time_stride = found.card.patching.strides.time
     joins = [1 + time_stride * (chunk.start - 1) for chunk in chunks_of(request, found.card.patching)[1:]]
