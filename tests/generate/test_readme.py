@@ -3,13 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 from pydantic_core import PydanticUndefined
 
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate.denoise.solvers import SOLVERS
 from vitascope.generate.parse import Limits, parse
 from vitascope.generate.request import MEDIA, Mode, Request
 from vitascope.generate.settings import GenerateSettings
@@ -18,7 +18,7 @@ PATCHING = Patching(STRIDES["dct"], patch=2)
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SECTION = README.partition("## Requests")[2].partition("\n## ")[0]
-DEFAULTS = ("steps", "guidance", "guidance_2", "solver", "shift")
+DEFAULTS = ("steps", "guidance", "guidance_2", "quality", "solver", "shift")
 FROM_SETTINGS = {"seed": "from `custom_id`"} | {name: f"generate.{name}" for name in DEFAULTS}
 
 
@@ -29,8 +29,11 @@ def row(name: str) -> str:
     low, high = getattr(bounds.get("Ge"), "ge", None), getattr(bounds.get("Le"), "le", None)
     length = getattr(bounds.get("MaxLen"), "max_length", None)
     values = f"{low:,} to {high:,}" if high else f"at most {length:,} characters" if length else ""
-    solvers = " or ".join(f"`{solver}`" for solver in SOLVERS)
-    values = {"seed": "0 to 2⁶³ - 1", "mode": "a mode, below", "solver": solvers}.get(name, values)
+    named = {"seed": "0 to 2⁶³ - 1", "mode": "a mode, below", "guidance_interval": "two noise levels"}
+    choices = [f"`{choice}`" for choice in get_args(field.annotation)]
+    if get_origin(field.annotation) is Literal:
+        named[name] = f"{', '.join(choices[:-1])} or {choices[-1]}"
+    values = named.get(name, values)
     default = "required" if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"
     default = FROM_SETTINGS.get(name, "" if field.default is None else default)
     default = f"`{default}`" if default.startswith("generate.") else default

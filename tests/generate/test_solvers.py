@@ -5,7 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 from vitascope.generate.denoise.schedule import Schedule, as_published
 from vitascope.generate.denoise.solvers import SOLVERS
@@ -26,7 +30,8 @@ def scheduler_of(solver: str, shift: float, n_train: int) -> Any:
     """Diffusers' scheduler."""
     if solver == "euler":
         return FlowMatchEulerDiscreteScheduler(shift=shift, num_train_timesteps=n_train)
-    return UniPCMultistepScheduler(
+    kind = UniPCMultistepScheduler if solver == "unipc" else DPMSolverMultistepScheduler
+    return kind(
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
         flow_shift=shift,

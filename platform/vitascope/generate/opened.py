@@ -85,14 +85,14 @@ class Opened:
             identity = stable_id(identity, adapter.identity)
         return Target(storage.join(folder, request.name(identity)), self.maker, adapter)
 
-    def load(self, device: str) -> Experts:
+    def load(self, device: str, *, invariant: bool = False) -> Experts:
         """Its networks on a device: float32 on a CPU, bfloat16 on a GPU that has it."""
         networks = self._networks(device)
         if not self.adapters:
-            return Experts(networks, device)
+            return Experts(networks, device, invariant=invariant)
         read = {name: self.read_adapters(name) for name in self.adapters}
         each = [{name: pairs[i] for name, pairs in read.items()} for i in range(self.n_experts)]
-        return Experts(networks, device, list(map(PerSegment, networks, each)))
+        return Experts(networks, device, list(map(PerSegment, networks, each)), invariant)
 
     def read_adapters(self, name: str) -> list[dict[str, Pair]]:
         """The adapter of this name for each network; one that a run trained for one of two is for that alone.

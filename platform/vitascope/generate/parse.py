@@ -61,7 +61,7 @@ def n_tokens(request: Request, patching: Patching) -> int:
 
 
 def _validated(document: dict[str, object], limits: Limits) -> Request:
-    defaults: dict[str, object] = {}
+    defaults: dict[str, object] = {"quality": limits.settings.quality}
     for field in ("steps", "guidance", "guidance_2", "solver", "shift"):
         chosen = getattr(limits.settings, field)
         defaults[field] = getattr(limits.sampling, field) if chosen is None else chosen

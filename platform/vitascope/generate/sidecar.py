@@ -69,6 +69,8 @@ def sidecar(request: Request, target: Target, suffix: str, timings: dict[str, fl
         "steps": request.steps,
         "guidance": request.guidance,
         "guidance_2": request.guidance_2,
+        "guidance_interval": request.guidance_interval,
+        "quality": request.quality,
         "solver": request.solver,
         "shift": request.shift,
         "adapter": target.adapter and target.adapter._asdict(),

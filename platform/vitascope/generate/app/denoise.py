@@ -29,7 +29,7 @@ class Denoise:
         self._model, self._card = model, model.card
         self._device = str(device(settings.use_gpu))
         with starting("the model"):
-            experts = model.load(self._device)
+            experts = model.load(self._device, invariant=settings.invariant)
             self._denoiser = Denoiser(experts, token_budget=settings.token_budget, publisher=Publisher(run))
 
     async def __call__(

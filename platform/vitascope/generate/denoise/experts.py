@@ -17,14 +17,21 @@ class Experts:
     """A model: one network for all noise levels, or one for each range of them, all on `device`.
 
     adapters: of each network, if there are any.
+    invariant: whether a velocity is to the last bit that of the work alone. In a pack it is not: products of
+        matrices compute the last rows of their inputs in another order, and activations the last values.
     """
 
     networks: Sequence[Callable[[Pack], Tensor]]
     device: str = "cpu"
     adapters: Sequence[PerSegment] = ()
+    invariant: bool = False
 
     def velocities(self, works: Sequence[Work]) -> list[list[Tensor]]:
         """One pass: the velocity (n, D) of each segment of each work. All works need the same expert."""
+        packs = [[work] for work in works] if self.invariant else [works]
+        return [velocities for pack in packs for velocities in self._of_pack(pack)]
+
+    def _of_pack(self, works: Sequence[Work]) -> list[list[Tensor]]:
         expert = works[0].expert
         groups = [sampler.segments(work) for work in works]
         pack = collate([segment for group in groups for segment in group]).to(self.device)

@@ -8,7 +8,7 @@ from vitascope.ledger import Reason, Rejected
 
 @dataclass(frozen=True)
 class Load:
-    """A request's load: patches in every pass (all its segments), and the number of remaining passes."""
+    """A request's load: patches in every pass (all its segments), and the most remaining passes."""
 
     n_tokens: int
     n_passes: int
@@ -32,8 +32,8 @@ def admit(running: Sequence[Load], waiting: Sequence[Load], budget: int) -> list
 
     They join in order of arrival while they fit. When the oldest does not fit, younger ones may fill the
     remaining room, but only if they cannot delay it: they finish before it can start, or fit next to it.
-    Future passes are known exactly, so the oldest starts when strict order would start it and no request
-    starves (EASY backfilling, Lifka 1995).
+    The most passes that each still takes are known, so the oldest starts no later than these say, and no
+    request starves (EASY backfilling, Lifka 1995).
     """
     free = budget - sum(load.n_tokens for load in running)
     joined: list[int] = []
