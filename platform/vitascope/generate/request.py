@@ -77,7 +77,7 @@ class Request(Section):
     quality: Quality = Field(
         "exact",
         description="Whether all steps take a pass (`exact`), or those that earlier ones predict do not: "
-        "about a quarter (`high`) or more than half of them (`fast`); by default generate.quality.",
+        "about a third (`high`) or more than half of them (`fast`); by default generate.quality.",
     )
     solver: SolverName = Field(
         "euler", description="How a step is computed; by default generate.solver, or the model's own."

@@ -100,7 +100,7 @@ class GenerateSettings(Section):
         False,
         description="Make each result, to the last bit, what the request gets alone, by computing the "
         "requests of a pass one after another. On one kind of machine with the same number of threads. Costs "
-        "what packing gains: nothing for large requests, half of the throughput or more for small ones.",
+        "what packing gains: two thirds of the throughput for requests of 16 patches, a quarter for 64.",
     )
     solver: SolverName | None = Field(
         None,
