@@ -132,7 +132,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "no scheduler": (lambda folder: (folder / SCHEDULER).unlink(), "no scheduler_config.json in"),
     "another scheduler": (
         of(SCHEDULER, _class_name="DPMSolverMultistepScheduler"),
-        "the known schedulers are UniPCMultistepScheduler and .*set generate.solver and generate.shift",
+        "the known schedulers are UniPCMultistepScheduler, .*set generate.solver and generate.shift",
     ),
     "another order": (of(SCHEDULER, solver_order=3), "solver_order = 3, and unipc is known here with 2 only"),
     "another prediction": (of(SCHEDULER, prediction_type="epsilon"), "prediction_type = 'epsilon'"),

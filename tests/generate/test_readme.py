@@ -3,13 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 from pydantic_core import PydanticUndefined
 
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate.denoise.solvers import SOLVERS
 from vitascope.generate.parse import Limits, parse
 from vitascope.generate.request import MEDIA, OPTIONAL, Mode, Request
 from vitascope.generate.settings import GenerateSettings
@@ -18,7 +18,7 @@ PATCHING = Patching(STRIDES["dct"], patch=2)
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text()
 SECTION = README.partition("## Requests")[2].partition("\n## ")[0]
-DEFAULTS = ("steps", "guidance", "guidance_2", "solver", "shift", "chunk_frames")
+DEFAULTS = ("steps", "guidance", "guidance_2", "quality", "solver", "shift", "chunk_frames")
 BY_MODE = {
     field: f"`{default}`" for fields in OPTIONAL.values() for field, default in fields.items() if default
 }
@@ -34,13 +34,16 @@ def row(name: str) -> str:
     above, below = getattr(bounds.get("Gt"), "gt", None), getattr(bounds.get("Lt"), "lt", None)
     values = f"{low:,} to {high:,}" if high else f"at most {length:,} characters" if length else ""
     values = f"above {above}, below {below}" if above is not None else values
-    solvers = " or ".join(f"`{solver}`" for solver in SOLVERS)
-    values = {
+    named = {
         "seed": "0 to 2⁶³ - 1",
         "mode": "a mode, below",
         "keep": "a list, below",
-        "solver": solvers,
-    }.get(name, values)
+        "guidance_interval": "two noise levels",
+    }
+    choices = [f"`{choice}`" for choice in get_args(field.annotation)]
+    if get_origin(field.annotation) is Literal:
+        named[name] = f"{', '.join(choices[:-1])} or {choices[-1]}"
+    values = named.get(name, values)
     default = "required" if field.default is PydanticUndefined else f"`{json.dumps(field.default)}`"
     default = FROM_SETTINGS.get(name, "" if field.default is None else default)
     default = f"`{default}`" if default.startswith("generate.") else default

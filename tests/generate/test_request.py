@@ -69,8 +69,13 @@ def test_each_expert_has_its_guidance_and_a_pass_has_room_for_the_guided_one() -
         ({"guidance_2": 3}, OURS, "guidance_2 is for models with two experts, and this one has one"),
         ({"guidance_2": True}, TWO_EXPERTS, "guidance_2: expected a number"),
         ({"mode": "image_to_video", "image": "a.png"}, TWO_EXPERTS, "this model makes text_to_video, got"),
-        ({"solver": "heun"}, OURS, "solver: Input should be 'euler' or 'unipc', got 'heun'"),
+        ({"solver": "heun"}, OURS, "solver: Input should be 'euler', 'dpmpp_2m' or 'unipc', got 'heun'"),
         ({"shift": 0}, OURS, "shift"),
+        ({"quality": "good"}, OURS, "quality: Input should be 'exact', 'high' or 'fast', got 'good'"),
+        *(
+            ({"guidance_interval": wrong}, OURS, "guidance_interval: expected a low and a higher noise level")
+            for wrong in (0.5, [0.5], [0.5, 0.5], [0.7, 0.2], [0, 1.1], [False, 1], ["0", "1"], [0.1, 0.2, 1])
+        ),
     ],
 )
 def test_what_a_model_has_not_is_refused(fields: dict[str, Any], sampling: Sampling, said: str) -> None:
@@ -270,6 +275,13 @@ def test_sizes_snap_up_to_what_the_model_makes(asked: VideoSize, made: VideoSize
     assert PATCHING.covering(asked) == made
 
 
+def test_quality_is_that_of_the_settings_unless_a_request_says_otherwise() -> None:
+    limits = replace(LIMITS, settings=GenerateSettings(quality="fast"))
+    assert parse(line(), LIMITS).quality == "exact"
+    assert parse(line(), limits).quality == "fast"
+    assert parse(line(quality="exact"), limits).quality == "exact"
+
+
 def test_guidance_doubles_the_tokens(request_of: Callable[..., Request]) -> None:
     plain, guided = request_of(guidance=1), request_of(guidance=2)
     assert n_tokens(plain, PATCHING) == 3 * 3 * 4
@@ -283,6 +295,15 @@ def test_a_name_is_safe_and_belongs_to_one_request_and_model() -> None:
     names = {parse(v, LIMITS).name(model) for v in variants for model in ("m", "n")}
     assert len(names) == 8
     assert parse(line(), LIMITS).name("m") == parse(line(), LIMITS).name("m")
+
+
+def test_a_new_field_leaves_the_names_of_outputs_as_they_were() -> None:
+    """A name that a release made which knew none of the fields in `_LATER`."""
+    fields = {"width": 64, "height": 48, "seconds": 1, "steps": 30, "guidance": 4, "solver": "euler"}
+    asked = {"custom_id": "cat.1", "prompt": "a cat"} | fields
+    assert parse(line(**asked), LIMITS).name("m") == "cat-1-18da93c4bdfd125b"
+    changes = [{"quality": "high"}, {"guidance_interval": [0, 0.9]}, {"solver": "dpmpp_2m"}]
+    assert len({parse(line(**asked | change), LIMITS).name("m") for change in changes}) == 3
 
 
 @pytest.mark.parametrize(

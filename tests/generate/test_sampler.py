@@ -13,6 +13,7 @@ from vitascope.generate.denoise.sampler import Work, advance, begin, segments
 from vitascope.generate.denoise.schedule import Schedule, spaced
 from vitascope.generate.denoise.solvers import SOLVERS
 from vitascope.generate.request import Request
+from vitascope.ledger import Rejected
 from vitascope.model.dit import SMALLEST_TIMESTEP, velocity
 from vitascope.model.flow import Shift
 from vitascope.model.formats.card import ModelCard
@@ -165,3 +166,28 @@ def test_a_perfect_model_leaves_no_noise(work_of: Callable[..., Work], steps: in
 
     done, _ = solve(work, of_the_model)
     torch.testing.assert_close(done.tokens, target, atol=1e-4, rtol=0)
+
+
+def test_guidance_is_left_out_outside_of_its_interval(work_of: Callable[..., Work]) -> None:
+    whole, inner = work_of(steps=10), work_of(steps=10, guidance_interval=[0.3, 0.75])
+    levels = whole.schedule.levels[:-1]
+    expected = [2 if 0.3 <= level <= 0.75 else 1 for level in levels]
+    assert 2 < sum(n == 2 for n in expected) < 8
+    at = [dataclasses.replace(inner, step=step) for step in range(10)]
+    assert [len(segments(work)) for work in at] == expected
+    last = max(step for step, n in enumerate(expected) if n == 2)
+    plain = work_of(guidance=1).load.n_tokens
+    assert [work.load.n_tokens // plain for work in at] == [2] * (last + 1) + [1] * (9 - last)
+    assert all(len(segments(dataclasses.replace(whole, step=step))) == 2 for step in range(10))
+
+
+def test_an_interval_that_no_step_is_in_is_refused(work_of: Callable[..., Work]) -> None:
+    with pytest.raises(Rejected, match=r"none is in guidance_interval \[0.93, 0.97\]; widen it"):
+        work_of(steps=2, guidance_interval=[0.93, 0.97])
+    assert work_of(steps=2, guidance_interval=[0.93, 0.97], guidance=1).load.n_passes == 2
+
+
+@pytest.mark.parametrize("n_tokens", [1, 7, 36, 1000, 1024, 77_777])
+def test_the_first_step_is_in_the_whole_interval_however_it_is_rounded(n_tokens: int) -> None:
+    schedule = spaced(5, n_tokens, Shift(1.7), smallest=SMALLEST_TIMESTEP)
+    assert all(schedule.is_within(step, (0.0, 1.0)) for step in range(5))

@@ -5,10 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
-from vitascope.generate.denoise.schedule import Schedule, as_published
+from vitascope.generate.denoise.schedule import Schedule, as_published, spaced
 from vitascope.generate.denoise.solvers import SOLVERS
+from vitascope.model.dit import SMALLEST_TIMESTEP
+from vitascope.model.flow import Shift
 
 Case = tuple[int, float, int]
 CASES: list[Case] = [
@@ -26,7 +32,8 @@ def scheduler_of(solver: str, shift: float, n_train: int) -> Any:
     """Diffusers' scheduler."""
     if solver == "euler":
         return FlowMatchEulerDiscreteScheduler(shift=shift, num_train_timesteps=n_train)
-    return UniPCMultistepScheduler(
+    kind = UniPCMultistepScheduler if solver == "unipc" else DPMSolverMultistepScheduler
+    return kind(
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
         flow_shift=shift,
@@ -84,6 +91,29 @@ def test_unipc_is_more_exact_than_euler_and_starts_at_pure_noise() -> None:
     errors = {solver: (solve(solver) - std * eps).abs().max().item() for solver in SOLVERS}
     assert all(map(math.isfinite, errors.values()))
     assert errors["unipc"] < errors["euler"] / 3
+
+
+def test_half_the_steps_are_enough_for_the_result_of_euler() -> None:
+    """The velocity of a mixture of Gaussians is known exactly; the noise levels are those of our models."""
+    generator = torch.Generator().manual_seed(0)
+    means = torch.randn(6, 8, generator=generator, dtype=torch.float64)
+    start = torch.randn(64, 8, generator=generator, dtype=torch.float64)
+
+    def solve(solver: str, steps: int) -> torch.Tensor:
+        levels = spaced(steps, 1024, Shift(1.0), smallest=SMALLEST_TIMESTEP).levels
+        x, past = start, None
+        for step, t in enumerate(levels[:-1]):
+            variance = (1 - t) ** 2 * 0.3**2 + t**2
+            away = x[:, None] - (1 - t) * means
+            weights = torch.softmax(-away.square().sum(-1) / (2 * variance), dim=1)[..., None]
+            clean = (weights * (means + (1 - t) * 0.3**2 / variance * away)).sum(1)
+            x, past = SOLVERS[solver](x, (x - clean) / t, (levels, step), past)
+        return x
+
+    exact = solve("unipc", 400)
+    error = {(solver, n): (solve(solver, n) - exact).norm() for solver in SOLVERS for n in (20, 40)}
+    assert error["unipc", 20] < error["dpmpp_2m", 20] < error["euler", 40]
+    assert error["unipc", 40] < error["unipc", 20] / 2, "of second order"
 
 
 def test_experts_change_at_the_boundary() -> None:

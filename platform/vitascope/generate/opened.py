@@ -91,16 +91,16 @@ class Opened:
         card = self.card
         return cost(request, card.patching, self.sampling, cost_of(card.model, *self._dims))
 
-    def load(self, device: str) -> Experts:
+    def load(self, device: str, *, invariant: bool = False) -> Experts:
         """Its networks on a device: float32 on a CPU, bfloat16 on a GPU that has it."""
         networks = self._networks(device)
         cost = cost_of(self.card.model, *self._dims)
         squared = cost.per_token_squared / cost.per_token
         if not self.adapters:
-            return Experts(networks, device, squared=squared)
+            return Experts(networks, device, squared=squared, invariant=invariant)
         read = {name: self.read_adapters(name) for name in self.adapters}
         each = [{name: pairs[i] for name, pairs in read.items()} for i in range(self.n_experts)]
-        return Experts(networks, device, list(map(PerSegment, networks, each)), squared)
+        return Experts(networks, device, list(map(PerSegment, networks, each)), squared, invariant)
 
     def with_adapters(self, adapters: Mapping[str, tuple[str, ...]]) -> "Opened":
         """The model with these adapters, instead of any others; raises as `read_adapters`."""

@@ -84,7 +84,7 @@ def n_tokens(request: Request, patching: Patching) -> int:
 
 
 def _validated(document: dict[str, object], limits: Limits) -> Request:
-    defaults: dict[str, object] = {}
+    defaults: dict[str, object] = {"quality": limits.settings.quality}
     for name in ("steps", "guidance", "guidance_2", "solver", "shift"):
         chosen = getattr(limits.settings, name)
         defaults[name] = getattr(limits.sampling, name) if chosen is None else chosen

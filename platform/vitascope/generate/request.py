@@ -14,6 +14,12 @@ MAX_PROMPT_CHARS = 10_000
 MAX_URI_CHARS = 4096
 
 
+Quality = Literal["exact", "high", "fast"]
+SolverName = Literal["euler", "dpmpp_2m", "unipc"]
+WHOLE = (0.0, 1.0)
+"""All noise levels."""
+
+
 class Mode(StrEnum):
     """Which frames of the output are conditioning frames."""
 
@@ -116,7 +122,17 @@ class Request(Section):
     guidance_2: float | None = Field(
         None, ge=1, le=1000, description="The same for the second expert of a model that has two."
     )
-    solver: Literal["euler", "unipc"] = Field(
+    guidance_interval: tuple[float, float] = Field(
+        WHOLE,
+        description="Lowest and highest noise level with guidance, 0 to 1; outside, guidance is 1, and a "
+        "pass costs half as much.",
+    )
+    quality: Quality = Field(
+        "exact",
+        description="Whether all steps take a pass (`exact`), or those that earlier ones predict do not: "
+        "about a third (`high`) or more than half of them (`fast`); by default generate.quality.",
+    )
+    solver: SolverName = Field(
         "euler", description="How a step is computed; by default generate.solver, or the model's own."
     )
     shift: float | None = Field(
@@ -199,6 +215,14 @@ class Request(Section):
     def _is_a_number(cls, value: Any) -> Any:
         return no_truth_value(value)
 
+    @field_validator("guidance_interval", mode="before")
+    @classmethod
+    def _is_an_interval(cls, ends: Any) -> Any:
+        numbers = isinstance(ends, list | tuple) and all(type(end) in (int, float) for end in ends)
+        if not (numbers and len(ends) == 2 and 0 <= ends[0] < ends[1] <= 1):
+            raise ValueError("expected a low and a higher noise level, from 0 to 1, such as [0.2, 0.9]")
+        return ends
+
     @field_validator("prompt")
     @classmethod
     def _says_something(cls, prompt: str) -> str:
@@ -230,7 +254,7 @@ class Request(Section):
 
     @property
     def is_guided(self) -> bool:
-        """Whether any pass is guided."""
+        """Whether any pass is guided; none outside of `guidance_interval` is."""
         return self.scales != (1, 1)
 
     @property
@@ -254,6 +278,8 @@ _WHENEVER = {"model", "adapter", "priority", "deadline_s"}
 
 _LATER: dict[str, Any] = {
     "guidance_2": None,
+    "guidance_interval": WHOLE,
+    "quality": "exact",
     "solver": "euler",
     "shift": None,
     "adapter_weight": 1.0,

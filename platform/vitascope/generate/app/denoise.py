@@ -92,7 +92,10 @@ class Denoise(Metered):
         return open_model(self._settings, self._name).opened
 
     def _start(self, model: Opened) -> Denoiser:
-        settings, experts = self._settings.generate, model.load(str(self._device))
+        settings, experts = (
+            self._settings.generate,
+            model.load(str(self._device), invariant=self._settings.generate.invariant),
+        )
         budget, pace = _budget(model, experts, settings)
         return Denoiser(
             experts,

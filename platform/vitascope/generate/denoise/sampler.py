@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 
 import torch
@@ -11,11 +12,12 @@ from torch import Tensor
 from vitascope.feed.packs import Segment
 from vitascope.feed.patches import Grid, grid_of, patchify, unpatchify
 from vitascope.generate.conditions import Canvas
+from vitascope.generate.denoise.reuse import Recent
 from vitascope.generate.denoise.sampling import OURS, Sampling
 from vitascope.generate.denoise.schedule import Schedule
 from vitascope.generate.denoise.scheduler import Load
 from vitascope.generate.denoise.solvers import SOLVERS, Past
-from vitascope.generate.request import Request
+from vitascope.generate.request import WHOLE, Quality, Request
 from vitascope.model.flow import noise
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.lora import Use
@@ -24,15 +26,16 @@ from vitascope.records import stable_int
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """A request between noise and latent, after `step` of its steps; `advance` returns the next.
+    """A request between noise and latent, after `step` of its steps; `advance` takes it a pass further.
 
     tokens: (n, D) float32, the conditioning frames clean, the others at the noise level of `step`.
     given: (T,) bool, the mask of conditioning latent frames, which do not change.
-    guidance: of each expert of the model.
+    guidance: of each expert of the model. interval: the noise levels with guidance; at others it is 1.
     text, negative: (m, text_dim) token states of prompt and negative prompt; no rows without text.
     past: what the solver remembers. adapter: of the network, None for none.
     tied: (T,) int64, the latent frame that each is the same as; None if all are different.
     device_s: its part of the time of its passes.
+    quality, recent: which steps need no pass, and what follows in them from the passes before.
     """
 
     tokens: Tensor
@@ -48,6 +51,14 @@ class Work:
     adapter: Use | None = None
     tied: Tensor | None = None
     device_s: float = 0.0
+    interval: tuple[float, float] = WHOLE
+    quality: Quality = "exact"
+    recent: Recent | None = None
+
+    @property
+    def level(self) -> float:
+        """The current noise level."""
+        return self.schedule.levels[self.step]
 
     @property
     def expert(self) -> int:
@@ -57,19 +68,34 @@ class Work:
     @property
     def scale(self) -> float:
         """The guidance of the next pass."""
-        return self.guidance[self.expert]
+        return self._scale(self.step)
 
+    def _scale(self, step: int) -> float:
+        within = self.schedule.is_within(step, self.interval)
+        return self.guidance[self.schedule.experts[step]] if within else 1.0
+
+    @cached_property
+    def load(self) -> Load:
+        """The remaining work at most: some steps may need no pass, if the quality is not exact.
+
+        A request that is guided in some passes takes the room for that until the last of them.
+        """
+        remaining = range(self.step, len(self.schedule.experts))
+        n_segments = 2 if any(self._scale(step) != 1 for step in remaining) else 1
+        return Load(n_segments * prod(self.grid), len(remaining))
+
+    @property
     @property
     def n_tokens(self) -> int:
         """Patches of the next pass."""
         return prod(self.grid) * (1 if self.scale == 1 else 2)
 
     @property
-    def load(self) -> Load:
-        """The remaining work: the patches of its largest pass, and the number of passes."""
-        remaining = self.schedule.experts[self.step :]
-        n_segments = 2 if any(self.guidance[expert] != 1 for expert in remaining) else 1
-        return Load(n_segments * prod(self.grid), len(remaining))
+    def needs_no_pass(self) -> bool:
+        """Whether the velocity of the next step follows from earlier passes; never of the last step."""
+        if self.recent is None or self.load.n_passes < 2:
+            return False
+        return self.recent.suffices(self.level, (self.expert, self.scale), self.quality)
 
     def latent(self, patch: int) -> Tensor:
         """The current latent (T, h, w, C)."""
@@ -120,6 +146,8 @@ def begin(
         solver=request.solver,
         adapter=Use(request.adapter, request.adapter_weight) if request.adapter else None,
         tied=None if canvas.tied is None else canvas.tied.to(device),
+        interval=request.guidance_interval,
+        quality=request.quality,
     )
 
 
@@ -131,7 +159,8 @@ def segments(work: Work) -> list[Segment]:
 
 
 def advance(work: Work, velocities: Sequence[Tensor]) -> Work:
-    """The work one step later, given the velocity (n, D) of each of its segments.
+    """The work after a pass with the velocity (n, D) of each of its segments: one step later, and later still
+    if the next steps need no pass.
 
     Guidance extrapolates from the unconditional to the conditional velocity (Ho & Salimans 2022).
     """
@@ -139,6 +168,29 @@ def advance(work: Work, velocities: Sequence[Tensor]) -> Work:
     velocity = rest[0] + work.scale * (conditional - rest[0]) if rest else conditional
     if work.tied is not None:
         velocity = _mean_of_tied(velocity, work.tied)
+    work = _stepped(_remembering(work, velocity), velocity)
+    while work.needs_no_pass:
+        work = without_pass(work)
+    return work
+
+
+def without_pass(work: Work) -> Work:
+    """The work one step later, if `needs_no_pass`."""
+    assert work.recent
+    recent = dataclasses.replace(work.recent, in_a_row=work.recent.in_a_row + 1)
+    return _stepped(dataclasses.replace(work, recent=recent), recent.at(work.level))
+
+
+def _remembering(work: Work, velocity: Tensor) -> Work:
+    """The work, which remembers the velocity of its pass if later steps may do without one."""
+    if work.quality == "exact":
+        return work
+    made = torch.where(_of_tokens(work.given, work.grid), 0.0, velocity)
+    now = made, work.level, (work.expert, work.scale)
+    return dataclasses.replace(work, recent=work.recent.then(*now) if work.recent else Recent(*now))
+
+
+def _stepped(work: Work, velocity: Tensor) -> Work:
     at = (work.schedule.levels, work.step)
     stepped, past = SOLVERS[work.solver](work.tokens, velocity, at, work.past)
     tokens = torch.where(_of_tokens(work.given, work.grid), work.tokens, stepped)

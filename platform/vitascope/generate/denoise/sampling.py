@@ -16,6 +16,7 @@ from vitascope.model.formats.pipeline import Pipeline
 from vitascope.model.networks import NETWORKS
 from vitascope.section import shown
 from vitascope.train.settings import Conditioning
+from vitascope.wording import short
 
 if TYPE_CHECKING:
     from vitascope.generate.request import Request
@@ -46,7 +47,8 @@ class Sampling:
         """The noise levels of a request of `n_tokens` patches, of the steps that it takes.
 
         Raises:
-            Rejected: they are so close together that some are equal.
+            Rejected: they are so close together that some are equal, or none has the guidance that is asked
+                for.
         """
         objective = NETWORKS[card.model.network].objective
         strength = card.timestep_shift if request.shift is None else request.shift
@@ -63,7 +65,20 @@ class Sampling:
                 f"with shift {strength:g}, some of {request.steps} steps start from the same noise level; "
                 "lower shift or steps",
             )
-        return schedule.last(request.n_passes)
+        schedule = schedule.last(request.n_passes)
+        _check_interval(request, schedule)
+        return schedule
+
+
+def _check_interval(request: "Request", schedule: Schedule) -> None:
+    steps, interval = range(len(schedule.experts)), request.guidance_interval
+    if request.is_guided and not any(schedule.is_within(step, interval) for step in steps):
+        levels = ", ".join(f"{level:.3g}" for level in schedule.levels[:-1])
+        raise Rejected(
+            Reason.INVALID_REQUEST,
+            f"no step has guidance: of the noise levels {short(levels, 200)}, none is in guidance_interval "
+            f"[{interval[0]:g}, {interval[1]:g}]; widen it, raise steps, or set guidance to 1",
+        )
 
 
 OURS = Sampling()
@@ -118,6 +133,22 @@ _KNOWN: dict[str, tuple[str, str, dict[str, tuple[Any, Any]]]] = {
             "disable_corrector": ([], []),
         },
     ),
+    "DPMSolverMultistepScheduler": (
+        "dpmpp_2m",
+        "flow_shift",
+        {
+            "prediction_type": ("epsilon", "flow_prediction"),
+            "use_flow_sigmas": (False, True),
+            "algorithm_type": ("dpmsolver++", "dpmsolver++"),
+            "solver_order": (2, 2),
+            "solver_type": ("midpoint", "midpoint"),
+            "lower_order_final": (True, True),
+            "euler_at_final": (False, False),
+            "use_lu_lambdas": (False, False),
+            "final_sigmas_type": ("zero", "zero"),
+            "thresholding": (False, False),
+        },
+    ),
     "FlowMatchEulerDiscreteScheduler": (
         "euler",
         "shift",
@@ -143,7 +174,7 @@ def _known(pipeline: Pipeline) -> tuple[str, float, int]:
     """Solver, shift and number of timesteps of a scheduler. Mistake if its samples would be others."""
     config, kind = pipeline.scheduler, pipeline.scheduler.get("_class_name")
     if kind not in _KNOWN:
-        known = " and ".join(_KNOWN)
+        known = ", ".join(_KNOWN)
         raise Mistake(f"{pipeline.scheduler_uri} describes a {shown(kind)}; the known schedulers are {known}")
     solver, shift_key, rest = _KNOWN[kind]
     wanted = rest | {key: (value, value) for key, value in _COMMON.items()}

@@ -34,6 +34,11 @@ class Schedule:
         """The last of its steps."""
         return Schedule(self.levels[-1 - n_steps :], self.timesteps[-n_steps:], self.experts[-n_steps:])
 
+    def is_within(self, step: int, interval: tuple[float, float]) -> bool:
+        """Whether the noise level of a step lies in an interval, which includes its ends."""
+        low, high = interval
+        return low <= min(self.levels[step], 1.0) <= high  # pure noise may be rounded to a level above 1
+
 
 def spaced(steps: int, n_tokens: int, shift: Shift, *, smallest: float) -> Schedule:
     """Noise levels from 1 to 0, equally spaced and then shifted as in training: those of our own models.
@@ -51,7 +56,7 @@ def as_published(
     """The levels that Diffusers' scheduler for `solver` has, to the last bit of float32.
 
     Args:
-        shift: its flow_shift (UniPC) or shift (Euler). n_train: its num_train_timesteps, at most 1000.
+        shift: its shift or flow_shift. n_train: its num_train_timesteps, at most 1000.
         boundary: the fraction of `n_train` below which timesteps belong to the second expert.
     """
     levels, timesteps = _PUBLISHED[solver](steps, Shift(shift, grows=False), n_train)
@@ -70,6 +75,12 @@ def _of_unipc(steps: int, shift: Shift, n_train: int) -> tuple[np.ndarray, np.nd
     return levels, np.trunc(levels * n_train)
 
 
+def _of_dpmpp_2m(steps: int, shift: Shift, n_train: int) -> tuple[np.ndarray, np.ndarray]:
+    """DPMSolverMultistepScheduler's with use_flow_sigmas, which begins a timestep below pure noise."""
+    levels = shift.apply(1 - np.linspace(1, 1 / n_train, steps + 1), 1)[:0:-1]
+    return levels, np.trunc(levels * n_train)
+
+
 def _of_euler(steps: int, shift: Shift, n_train: int) -> tuple[np.ndarray, np.ndarray]:
     """FlowMatchEulerDiscreteScheduler's, which shifts the lowest level twice."""
     high, low = (n_train * float(shift.apply(np.float32(level), 1)) for level in (1, 1 / n_train))
@@ -79,5 +90,6 @@ def _of_euler(steps: int, shift: Shift, n_train: int) -> tuple[np.ndarray, np.nd
 
 _PUBLISHED: dict[str, Callable[[int, Shift, int], tuple[np.ndarray, np.ndarray]]] = {
     "unipc": _of_unipc,
+    "dpmpp_2m": _of_dpmpp_2m,
     "euler": _of_euler,
 }

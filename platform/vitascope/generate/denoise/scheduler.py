@@ -21,7 +21,7 @@ _FULL = 0.98  # a pass as full as this is not searched for more
 
 @dataclass(frozen=True)
 class Load:
-    """A request's load: patches in its largest pass (all its segments), and the number of passes left."""
+    """A request's load: patches in its largest pass (all its segments), and the most passes left."""
 
     n_tokens: int
     n_passes: int

@@ -38,6 +38,20 @@ def euler(
     return tokens + (levels[step + 1] - levels[step]) * velocity, past
 
 
+def dpmpp_2m(
+    tokens: Tensor, velocity: Tensor, at: tuple[Sequence[float], int], past: Past | None
+) -> tuple[Tensor, Past | None]:
+    """DPM-Solver++ of second order, multistep (Lu et al. 2022, algorithm 2), in terms of the clean tokens.
+
+    The first and the last step are of first order. The last ends at the prediction itself.
+    """
+    levels, step = at
+    clean = tokens - levels[step] * velocity
+    earlier = past.clean[:1] if past else ()
+    now = Past(tokens, (clean, *earlier))
+    return _predicted(now, levels, step), now
+
+
 def unipc(
     tokens: Tensor, velocity: Tensor, at: tuple[Sequence[float], int], past: Past | None
 ) -> tuple[Tensor, Past | None]:
@@ -52,13 +66,19 @@ def unipc(
         tokens = _corrected(clean, levels, step, past)
     earlier = past.clean[:1] if past else ()
     now = Past(tokens, (clean, *earlier))
+    return _predicted(now, levels, step), now
+
+
+def _predicted(now: Past, levels: Sequence[float], step: int) -> Tensor:
+    """The tokens at the level after `step`, from the clean tokens predicted in it and in the one before."""
+    clean = now.clean[0]
     if levels[step + 1] == 0:
-        return clean, now
+        return clean
     base, scale, h = _first_order(now, levels, step)
     if _order(levels, step) == 2:
         ratio = (_log_snr(levels[step - 1]) - _log_snr(levels[step])) / h
         base = base - 0.5 * scale / ratio * (now.clean[1] - clean)
-    return base, now
+    return base
 
 
 def _corrected(clean: Tensor, levels: Sequence[float], step: int, past: Past) -> Tensor:
@@ -93,5 +113,5 @@ def _log_snr(level: float) -> float:
     return math.log(1 - level) - math.log(level)
 
 
-SOLVERS: dict[str, Solver] = {"euler": euler, "unipc": unipc}
+SOLVERS: dict[str, Solver] = {"euler": euler, "dpmpp_2m": dpmpp_2m, "unipc": unipc}
 """By their name in a request."""

@@ -21,13 +21,14 @@ from torch import Tensor
 from vitascope import storage
 from vitascope.errors import in_a_line
 from vitascope.feed.patches import Grid, unpatchify
+from vitascope.generate.denoise.reuse import Recent
 from vitascope.generate.denoise.sampler import Work
 from vitascope.generate.denoise.solvers import Past
 
 _LOG = logging.getLogger("ray.serve")  # the replica's log
-_CHANGING = ("step", "tokens", "past", "device_s")
+_CHANGING = ("step", "tokens", "past", "recent", "device_s")
 """The fields of `Work` that a step changes: tensors, numbers, tuples and dataclasses of them."""
-_KINDS: dict[str, type] = {"Past": Past}
+_KINDS: dict[str, type] = {"Past": Past, "Recent": Recent}
 """The dataclasses in these fields."""
 _MOST_HEADER_BYTES = 1 << 20
 _IDLE_S = 1.0  # a request that begins is due later
