@@ -1,6 +1,6 @@
 """Every mode of generation, with a small model trained here, as contact sheets to look at and as figures.
 
-    python jobs/bench/modes.py [--steps 1000] [--threads 2] [--folder modes]
+    python jobs/bench/modes.py [--steps 300] [--threads 1] [--folder modes]
 
 The model learns a disc and a square that move on ellipses over a gradient of colours, at two sizes, without
 prompts, with the conditioning frames of train.conditioning_frames = "all". Then all requests, of every mode
@@ -9,10 +9,11 @@ to conditioning latents, passes, decoding and writing. A sheet has a row for an 
 conditioning frames have a white bar above them.
 
 The last line is one JSON object. psnr_db: of conditioning frames, after the codec, by mode, the lowest.
-seam_ratio: of a loop the mean absolute difference of its last and first frame, over the median of
-neighbouring frames inside. join_ratio: the same of the largest step from a conditioning frame to a made one,
-in the other modes that have both. followed: of video_to_video, the PSNR of the output against its source, at
-strengths 0.3 and 0.9. model_psnr_db: of what is made in image_to_video, against the clip that goes on.
+seam_ratio: of a loop the mean absolute difference of its last and first frame, over the median of such steps
+inside, and over the median of those from one latent frame to the next, of which it is one. join_ratio: the
+first of these of the largest step between a conditioning and a made frame, in other modes. followed: of
+video_to_video at strengths 0.3 and 0.9 and of image_to_image at 0.5, the PSNR of the output against its
+source. model_psnr_db: of what is made in image_to_video, against the clip that goes on.
 """
 
 import argparse
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from loops import Bare
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from vitascope.encode.codecs import make_codec, psnr_db
 from vitascope.encode.settings import EncodeSettings
@@ -46,6 +48,7 @@ from vitascope.generate.settings import GenerateSettings
 from vitascope.generate.sidecar import Spent
 from vitascope.media.clip import Clip
 from vitascope.media.mp4 import mp4_bytes, png_bytes
+from vitascope.media.probe import probe
 from vitascope.model.flow import Draws
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.settings import ModelSettings
@@ -54,7 +57,7 @@ from vitascope.train.settings import TrainSettings
 SIZES = [(64, 64), (48, 80)]
 LENGTHS = [1, 9, 17, 25]
 FPS = 8
-N_CLIPS = 480
+N_CLIPS = 240
 PACK = 12  # samples
 STEPS = 24
 SEED_OF_MEDIA = 10_000
@@ -188,9 +191,11 @@ class Made:
         return np.abs(np.diff(self.frames.astype(float), axis=0)).mean(axis=(1, 2, 3))
 
     @property
-    def seam(self) -> float:
-        """The step from the last frame to the first, over the median inside."""
-        return float(np.abs(self.frames[-1].astype(float) - self.frames[0]).mean() / np.median(self.steps))
+    def seam(self) -> list[float]:
+        """The step from the last frame to the first, over the medians of all inside, and of latent frames."""
+        step = np.abs(self.frames[-1].astype(float) - self.frames[0]).mean()
+        of_latents = self.steps[0 if self.request.image else 3 :: 4]
+        return [round(float(step / np.median(steps)), 2) for steps in (self.steps, of_latents)]
 
     @property
     def join(self) -> float | None:
@@ -238,7 +243,9 @@ def _canvas(conditions: Given) -> Canvas:
 
 def _read(uri: str, request: Request) -> np.ndarray:
     size = request.size
-    return Clip(uri, "pyav", 0.0, request.fps, n_frames=size.n_frames).frames(size=(size.height, size.width))
+    return Clip(uri, probe(uri).decoder, 0.0, request.fps, n_frames=size.n_frames).frames(
+        size=(size.height, size.width)
+    )
 
 
 def sheet(made: list[Made]) -> np.ndarray:
@@ -259,14 +266,14 @@ def figures(outputs: list[Made]) -> dict[str, Any]:
     """The last line."""
     psnr: dict[str, float] = {}
     joins: dict[str, float] = {}
-    seams: dict[str, float] = {}
+    seams: dict[str, list[float]] = {}
     followed: dict[str, float] = {}
     for made in outputs:
         name = made.request.custom_id.rpartition("-")[0]
         if (db := made.sidecar["given"]["psnr_db"]) is not None:
             psnr[name] = min(db, psnr.get(name, 100.0))
         if made.request.mode == "loop":
-            seams[made.request.custom_id] = round(made.seam, 2)
+            seams[made.request.custom_id] = made.seam
         elif (join := made.join) is not None:
             joins[made.request.custom_id] = round(join, 2)
         number = int(made.request.custom_id[-1])
@@ -282,15 +289,27 @@ def figures(outputs: list[Made]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=Path("modes"), help="receives outputs and sheets")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("modes"),
+        help="outputs, sheets, and weights, which a next run uses",
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     training = Training()
-    network = training.model(args.steps)
+    weights = folder / f"{args.steps}_steps.safetensors"
+    if weights.exists():
+        network = training.card.build()
+        network.load_state_dict(load_file(weights))
+        network.eval()
+    else:
+        network = training.model(args.steps)
+        save_file(network.state_dict(), weights)
     started = time.monotonic()
     with torch.inference_mode():
         outputs = generate(training, network, folder)
