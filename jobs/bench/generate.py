@@ -1,6 +1,6 @@
 """Measures requests that share passes against one request at a time and against same-shape batches.
 
-    python jobs/bench/generate.py [--rounds 5] [--threads 2] [--steps 4 6 8] [--plot occupancy.png] [--no-app]
+    python jobs/bench/generate.py [--rounds 5] [--threads 2] [--steps 4 6 8] [--plot FILE] [--parts below …]
 
 The model is a small DiT with random weights, on a CPU in float32. Its saturation point is measured first,
 with one thread in processor time.
@@ -60,6 +60,7 @@ SIZES = ((1, 64, 64), (5, 32, 32), (5, 32, 64), (9, 32, 32), (9, 32, 64), (9, 64
 MODES = ("text_to_video", "image_to_video", "extend_forward", "extend_backward")
 N_REQUESTS = 64
 TEXT_TOKENS = 6
+PARTS = ("below", "above", "poisson", "app")
 
 
 def make_card(depth: int, width: int) -> ModelCard:
@@ -462,7 +463,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=3, default=[4, 6, 8])
     parser.add_argument("--arrivals", type=int, default=60, help="of small requests")
     parser.add_argument("--plot", help="PNG of the occupancy")
-    parser.add_argument("--no-app", action="store_true", help="without Ray")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     card = make_card(given.depth, given.width)
@@ -475,15 +476,14 @@ def main() -> None:
         "saturation": round(bench.budget),
         "passes_ms": [(round(c), round(1000 * s, 2)) for c, s in points],
     }
-    parts: list[Callable[[], dict[str, Any]]] = [
-        lambda: below(bench, given.rounds, given.steps, given.plot),
-        lambda: above(bench, given.rounds),
-        lambda: poisson(bench, given.arrivals),
-    ]
-    if not given.no_app:
-        parts.append(lambda: app(bench, given.rounds, given.threads))
-    for part in parts:
-        found = part()
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "below": lambda: below(bench, given.rounds, given.steps, given.plot),
+        "above": lambda: above(bench, given.rounds),
+        "poisson": lambda: poisson(bench, given.arrivals),
+        "app": lambda: app(bench, given.rounds, given.threads),
+    }
+    for name in given.parts:
+        found = parts[name]()
         print(json.dumps(found), flush=True)
         result |= found
     print(json.dumps(result))

@@ -28,7 +28,7 @@ def measured(*arguments: str) -> dict[str, object]:
 
 
 def test_every_figure_is_on_the_last_line_and_the_plot_is_drawn(tmp_path: Path) -> None:
-    found = measured("--no-app", f"--plot={tmp_path / 'plot.png'}")
+    found = measured("--parts", "below", "above", "poisson", f"--plot={tmp_path / 'plot.png'}")
     assert found.keys() >= EXPECTED
     assert found["equal"] is True
     assert all(found[name] > 0 for name in EXPECTED - {"equal"})
