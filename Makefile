@@ -32,6 +32,7 @@ bench: .venv/.done
 	$(BIN)/python jobs/bench/plan.py
 	$(BIN)/python jobs/bench/train_step.py
 	$(BIN)/python jobs/bench/wan_forward.py
+	$(BIN)/python jobs/bench/generate.py
 	$(BIN)/python jobs/bench/buckets.py
 	$(BIN)/python jobs/bench/incremental.py
 

@@ -1,6 +1,8 @@
 """The app's deployments take the resources that the settings give, and use them."""
 
 import asyncio
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,23 @@ import torch
 from PIL import Image
 
 from flow.wan_folders import write_pipeline
-from vitascope import config
+from vitascope import config, storage
 from vitascope.generate.app import codec, text
 from vitascope.generate.app.build import bound
 from vitascope.generate.app.codec import DecodeWrite
+from vitascope.generate.app.denoise import Denoise
+from vitascope.generate.app.shares import FREE
 from vitascope.generate.app.text import TextEncode
-from vitascope.generate.app.values import Denoised
+from vitascope.generate.app.values import Denoised, Text
+from vitascope.generate.denoise import states
+from vitascope.generate.denoise.divide import Broken
+from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.models import open_models
 from vitascope.generate.opened import Target, opened
 from vitascope.generate.parse import Limits, parse
 from vitascope.generate.request import Request
 from vitascope.generate.sidecar import Spent
+from vitascope.ledger import Reason, Rejected
 from vitascope.model.formats.card import ModelCard
 from vitascope.stages import resources
 
@@ -58,6 +66,79 @@ def test_replicas_ask_ray_for_the_gpus_of_the_settings(model_folder: Path) -> No
     assert [one.ray_actor_options["num_gpus"] for one in deployments] == [0.25, 1, 0.5]
     assert deployments[0].init_args[1] == 0.25
     assert deployments[2].init_args[1] == 0.5
+
+
+@pytest.fixture
+def denoise(model_folder: Path, tmp_path: Path) -> Denoise:
+    """A replica with a fixed budget, outside of Ray."""
+    overrides = [f"generate.model={model_folder}", "generate.token_budget=1000", "generate.save_state_s=0.01"]
+    return Denoise("", config.load(None, [*overrides, f"run.root={tmp_path}"]))
+
+
+def denoiser_of(denoise: Denoise) -> Denoiser:
+    (only,) = denoise._versions.denoisers
+    return only
+
+
+def call(denoise: Denoise, folder: Path, **fields: Any) -> tuple[Any, Target]:
+    """A call of the replica for a small request, and the request's target."""
+    model = denoise._newest()
+    document = {"custom_id": "a", "prompt": "a", "width": 64, "height": 48, "seconds": 9 / 8, "steps": 6}
+    limits = Limits(config.load(None).generate, model.card.patching, "/media", model.sampling)
+    request: Request = parse(json.dumps(document | fields), limits)
+    text = np.ones((2, model.card.text_dim), np.float32)
+    target = model.target(str(folder), request)
+    states_of = Text(text, text[:0], (2, 0), Spent(0.0, 0.0))
+    return denoise(request, target, states_of, None, takes=FREE, arrived=time.time()), target
+
+
+def test_another_replica_goes_on_where_a_killed_one_was(denoise: Denoise, tmp_path: Path) -> None:
+    """The state is the one that the killed replica had written; the result is the same to the bit."""
+    kept: dict[str, bytes] = {}
+    put = storage.put
+
+    def keeping(uri: str, content: bytes) -> None:
+        kept.setdefault(uri, content)
+        put(uri, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(storage, "put", keeping)
+        running, target = call(denoise, tmp_path, steps=200)
+        undisturbed = asyncio.run(running)
+    location = states.slot(target.location).uri
+    assert kept.keys() == {location}
+    put(location, kept[location])
+    step, n_steps = states.progress(target.location) or (0, 0)
+    assert 0 < step < n_steps == 200
+    computed, steps = denoiser_of(denoise)._computed, list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(denoiser_of(denoise), "_computed", lambda w: steps.append(w[0].step) or computed(w))
+        again = asyncio.run(call(denoise, tmp_path, steps=200)[0])
+    assert steps == list(range(step, 200))
+    assert np.array_equal(again.latent, undisturbed.latent)
+
+
+def test_a_call_that_is_cancelled_stops_its_passes(denoise: Denoise, tmp_path: Path) -> None:
+    async def main() -> None:
+        running, _ = call(denoise, tmp_path, steps=1000)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(running, 0.5)
+
+    asyncio.run(main())
+    assert len(denoiser_of(denoise)._queue) == 0
+
+
+def test_a_replica_whose_pass_never_ends_says_so(denoise: Denoise, monkeypatch: pytest.MonkeyPatch) -> None:
+    denoise.check_health()
+    monkeypatch.setattr(denoiser_of(denoise), "_passing", (-1e6, 10.0))
+    with pytest.raises(Broken, match="a pass has taken"):
+        denoise.check_health()
+
+
+def test_a_request_that_is_too_late_is_refused(denoise: Denoise, tmp_path: Path) -> None:
+    with pytest.raises(Rejected) as refused:
+        asyncio.run(call(denoise, tmp_path, steps=1000, deadline_s=0.001)[0])
+    assert refused.value.reason == Reason.TOO_LATE
 
 
 @pytest.mark.gpu
