@@ -48,6 +48,8 @@ PLANNERS = [
     "encode/buckets.py",
     "encode/suggest.py",
     "generate/denoise/scheduler.py",
+    "generate/app/scaling.py",
+    "generate/app/shares.py",
 ]
 
 GROUND = [

@@ -7,5 +7,6 @@ solvers    from one noise level to the next
 experts    the networks of a model, and the pass that they compute
 scheduler  selects the requests of the next forward pass
 engine     the loop that runs the passes
+versions   the versions of a model that a replica runs
 divide     divides a failing pass until the culprit is alone
 """
