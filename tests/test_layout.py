@@ -49,6 +49,8 @@ PLANNERS = [
     "encode/suggest.py",
     "generate/batch/order.py",
     "generate/denoise/scheduler.py",
+    "generate/app/scaling.py",
+    "generate/app/shares.py",
 ]
 
 GROUND = [

@@ -72,7 +72,7 @@ def test_replicas_ask_ray_for_the_gpus_of_the_settings(model_folder: Path) -> No
 def denoise(model_folder: Path, tmp_path: Path) -> Denoise:
     """A replica with a fixed budget, outside of Ray."""
     overrides = [f"generate.model={model_folder}", "generate.token_budget=1000", "generate.save_state_s=0.01"]
-    return Denoise("", config.load(None, [*overrides, f"run.root={tmp_path}"]))
+    return Denoise("", config.load(None, [*overrides, f"run.folder={tmp_path}"]))
 
 
 def denoiser_of(denoise: Denoise) -> Denoiser:

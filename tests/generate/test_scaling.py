@@ -71,7 +71,7 @@ def test_grows_soon_and_shrinks_late_to_the_most_that_was_wanted_meanwhile() -> 
         (79.0, 0, 2),
         (80.0, 0, 0),
     ]:
-        n, past = settled(n_wanted, n, past, now, idle_s=30.0)
+        n, past = settled(n_wanted, n, past, now=now, idle_s=30.0)
         assert n == expected, now
 
 

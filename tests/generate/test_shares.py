@@ -38,6 +38,8 @@ def test_other_callers_requests_count_and_ones_own_not_twice() -> None:
 def test_the_oldest_goes_first_unless_one_takes_no_room() -> None:
     assert first([Takes(9.0, 9.0), Takes(1.0, 1.0)]) == 0
     assert first([Takes(9.0, 9.0), Takes(1.0, 1.0), Takes(1.0)]) == 2
+    urgent = Takes(1.0, 1.0, priority=3)
+    assert first([Takes(9.0, 9.0), urgent, urgent, Takes(1.0, 1.0, priority=2)]) == 1
 
 
 def by_cost(costs: list[float], n: int) -> float:

@@ -62,6 +62,7 @@ async def main():
     times["at_zero_s"] = await until(lambda n: n == 0, 300)
     print(json.dumps({"times": times, "replicas": history, "outputs": next(left)}))
 
+serve.start(proxy_location="Disabled")  # the nodes would share a port
 handle = serve.run(build(models, settings), name="app", route_prefix=None)
 asyncio.run(main())
 """

@@ -1,6 +1,7 @@
 """Generate videos in bulk: a request file goes in, mp4 files and a manifest come out.
 
     opened     the model, of our own or published, checked and loaded
+    models     the models that requests may choose from, by name
     document   the JSON object of a request
     request    what one output is to be
     parse      one JSON line becomes a checked Request, or is rejected with a reason

@@ -4,12 +4,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.serve.config import AutoscalingPolicy, RequestRouterConfig
+from ray.serve.exceptions import RayServeException
 
 from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
@@ -34,6 +36,7 @@ _GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # idle replicas need not wait the default's 2 s
 # A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only busy.
 _HEALTH_TIMEOUT_S = 120.0
 _HEALTH_LOOK_S = 2.0  # how soon a replica that died is replaced; by default 10 s
+_WAKE_EVERY_S = 10.0
 _STARTS = 2  # of a replica whose constructor fails, before the app fails
 
 
@@ -54,12 +57,16 @@ class Generate(Metered):
         super().__init__()
         self._models = models
         self._caller = uuid.uuid4().hex
+        self._woken: dict[str, float] = {}
+        self._waking: set[asyncio.Task[None]] = set()
 
     async def __call__(self, request: Request, target: Target) -> dict[str, object] | Rejected:
         """The sidecar of the committed output, or why it has none."""
         with self.meter.doing(self._takes(1.0)):
+            name = request.model or DEFAULT
+            self._wake(name)
             try:
-                return await self._made(request, target, self._models[request.model or DEFAULT])
+                return await self._made(request, target, self._models[name])
             except RayTaskError as error:
                 if isinstance(error.cause, Rejected):
                     return error.cause
@@ -87,6 +94,20 @@ class Generate(Metered):
         await denoised
         takes = self._takes(pixels, 1.0)
         return await parts.codec.write.remote(request, denoised, given, target, takes=takes)
+
+    def _wake(self, name: str) -> None:
+        """Has the later stages start too if they are at zero, and not only once the stage before is done."""
+        now, parts = time.monotonic(), self._models[name]
+        if now - self._woken.get(name, -_WAKE_EVERY_S) >= _WAKE_EVERY_S:
+            self._woken[name] = now
+            for part in (parts.denoise, parts.codec):
+                task = asyncio.create_task(self._awake(part))
+                self._waking.add(task)  # the loop itself keeps no reference
+                task.add_done_callback(self._waking.discard)
+
+    async def _awake(self, part: Any) -> None:
+        with suppress(RayError, RayServeException):  # the request that needs the stage meets the error itself
+            await part.awake.remote(takes=self._takes(0.0))
 
     def _takes(self, cost: float, room: float = 0.0) -> Takes:
         return Takes(cost, room, self._caller)

@@ -116,7 +116,7 @@ class Past:
     peaks: tuple[tuple[float, int], ...] = ()
 
 
-def settled(n_wanted: int, n: int, past: Past, now: float, idle_s: float) -> tuple[int, Past]:
+def settled(n_wanted: int, n: int, past: Past, *, now: float, idle_s: float) -> tuple[int, Past]:
     """The number of replicas: more if more were wanted for 5 s, else the most of the last `idle_s`.
 
     Returns also the past for the next call.
@@ -148,7 +148,7 @@ class Scaling:
         n_wanted = wanted(reports, context.total_queued_requests or 0.0, self._drain_s)
         if len(reports) < len(context.running_replicas) and context.total_num_requests:
             n_wanted = max(n, n_wanted)  # one that has just started reports nothing yet, and is not idle
-        number, past = settled(n_wanted, n, past, context.current_time, self._idle_s)
+        number, past = settled(n_wanted, n, past, now=context.current_time, idle_s=self._idle_s)
         return number, asdict(past)
 
 

@@ -10,12 +10,14 @@ class Takes:
     """What a request takes of a replica.
 
     cost: its work, in a unit of the deployment. room: what it fills of a replica while it is there; others
-    wait for any replica with room. 0: it is sent at once. caller: names the process that sends it.
+    wait for any replica with room. 0: it is sent at once. caller: names the process that sends it. priority:
+    higher ones are sent first.
     """
 
     cost: float
     room: float = 0.0
     caller: str = ""
+    priority: int = 0
 
 
 FREE = Takes(0.0)
@@ -70,11 +72,12 @@ class Held:
 
 
 def first(waiting: Sequence[Takes]) -> int:
-    """The index of the waiting request that is sent next, in the order of their arrival.
+    """The index of the waiting request that is sent next, of requests in the order of their arrival.
 
-    It is the oldest, so that a large one is not overtaken for ever by small ones; unless one takes no room.
+    One that takes no room, else the oldest of the highest priority: a large one is not overtaken for ever by
+    small ones.
     """
-    return next((i for i, takes in enumerate(waiting) if not takes.room), 0)
+    return min(range(len(waiting)), key=lambda i: (waiting[i].room > 0, -waiting[i].priority, i))
 
 
 def ranked(takes: Takes, replicas: Sequence[Held]) -> list[int]:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from vitascope.generate.app.scaling import Meter
-from vitascope.generate.app.shares import Report
+from vitascope.generate.app.shares import Report, Takes
 from vitascope.generate.sidecar import Kept, Spent
 
 
@@ -51,6 +51,9 @@ class Metered:
 
     def __init__(self) -> None:
         self.meter = Meter()
+
+    async def awake(self, *, takes: Takes) -> None:
+        """Does nothing; a call makes Serve start a replica if there is none."""
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """For `scaling.Scaling`; called by Serve."""

@@ -10,6 +10,7 @@ saturation the pack size from which on a larger pass gains nothing
 scheduler  orders the requests, and selects those of the next forward pass
 engine     the loop that runs the passes
 pace       how long passes take
+versions   the versions of a model that a replica runs
 divide     divides a failing pass until the culprit is alone
 states     saved states of running requests
 """

@@ -1,0 +1,78 @@
+"""The ingress asks each stage once its inputs are ready, and wakes all of them at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import RayTaskError
+
+from vitascope import config
+from vitascope.generate.app.build import Generate, Parts
+from vitascope.generate.app.shares import Takes
+from vitascope.generate.opened import opened
+from vitascope.generate.request import Request
+from vitascope.ledger import Reason, Rejected
+
+
+class Stage:
+    """A handle whose calls end when `answer` does, and are recorded in `calls`."""
+
+    def __init__(self, name: str, calls: list[str], answer: Callable[[], Awaitable[Any]]) -> None:
+        self._name, self._calls, self._answer = name, calls, answer
+        self.takes: list[Takes] = []
+
+    def __getattr__(self, method: str) -> "Stage":
+        stage = Stage(f"{self._name}.{method}", self._calls, self._answer)
+        stage.takes = self.takes
+        return stage
+
+    def remote(self, *_: Any, takes: Takes, **__: Any) -> Awaitable[Any]:
+        self._calls.append(self._name)
+        self.takes.append(takes)
+        return asyncio.ensure_future(self._answer())
+
+
+def ingress(model_folder: Path, calls: list[str], **answers: Callable[[], Awaitable[Any]]) -> Any:
+    async def at_once() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    stages = {name: Stage(name, calls, answers.get(name, at_once)) for name in ("text", "denoise", "codec")}
+    model = opened(config.load(None, [f"generate.model={model_folder}"]))
+    return Generate({"": Parts(model, **stages)}), stages, model
+
+
+def test_a_stage_is_asked_when_its_inputs_are_ready(
+    model_folder: Path, request_of: Callable[..., Request]
+) -> None:
+    async def run() -> None:
+        calls: list[str] = []
+        ready = asyncio.Event()
+        generate, stages, model = ingress(model_folder, calls, text=ready.wait)
+        requests = [request_of(custom_id=name, width=64 * n, seed=1) for name, n in (("a", 1), ("b", 4))]
+        asked = [asyncio.create_task(generate(r, model.target("/out", r))) for r in requests]
+        await asyncio.sleep(0.05)
+        assert sorted(calls) == ["codec.awake", "denoise.awake", "text", "text"], "woken once for both"
+        ready.set()
+        assert await asyncio.gather(*asked) == ["done", "done"]
+        assert calls.count("denoise") == calls.count("codec.write") == 2
+        small, large = (takes for takes in stages["denoise"].takes if takes.room)
+        assert large.room == 4 * small.room
+        assert large.cost > 4 * small.cost, "attention is quadratic"
+
+    asyncio.run(run())
+
+
+def test_a_refusal_is_an_answer(model_folder: Path, request_of: Callable[..., Request]) -> None:
+    async def refuse() -> None:
+        refusal = Rejected(Reason.MEDIA_MISSING, "gone")
+        raise RayTaskError("canvas", "traceback", refusal)
+
+    async def run() -> Any:
+        generate, _, model = ingress(model_folder, [], codec=refuse)
+        request = request_of(mode="image_to_video", image="/media/a.png")
+        return await generate(request, model.target("/out", request))
+
+    answer = asyncio.run(run())
+    assert (answer.reason, answer.detail) == (Reason.MEDIA_MISSING, "gone")
