@@ -48,6 +48,7 @@ PLANNERS = [
     "encode/buckets.py",
     "encode/suggest.py",
     "generate/denoise/scheduler.py",
+    "generate/chunks.py",
 ]
 
 GROUND = [

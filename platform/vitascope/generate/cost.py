@@ -1,8 +1,10 @@
 """What a request costs, from its fields alone."""
 
+from dataclasses import replace
 from functools import lru_cache
 
 from vitascope.encode.buckets import Patching
+from vitascope.generate.chunks import chunks_of
 from vitascope.generate.denoise.sampling import Sampling
 from vitascope.generate.denoise.schedule import as_published
 from vitascope.generate.request import Request
@@ -13,13 +15,16 @@ def cost(request: Request, patching: Patching, sampling: Sampling, network: Cost
     """The work of a request's denoising, in patch-passes: what a patch of a tiny image costs in a pass.
 
     A patch of a large request costs more than one, because attention is quadratic in a request's patches. A
-    guided pass counts twice. The cost of text is left out: it is the same for requests of all sizes.
+    guided pass counts twice; a long video costs what its chunks do. The cost of text is left out: it is the
+    same for requests of all sizes.
 
     Args:
         network: of the model, `model.networks.cost_of`.
     """
-    n_tokens = patching.n_tokens(patching.covering(request.size))
-    return _n_passes(request, sampling) * float(network.of(n_tokens, 0)) / network.per_token
+    of_a_frame = patching.n_tokens(patching.covering(replace(request.size, n_frames=1)))
+    windows = [chunk.n_window * of_a_frame for chunk in chunks_of(request, patching)]
+    work = sum(float(network.of(n_tokens, 0)) for n_tokens in windows)
+    return _n_passes(request, sampling) * work / network.per_token
 
 
 def _n_passes(request: Request, sampling: Sampling) -> int:
