@@ -51,6 +51,7 @@ PLANNERS = [
     "generate/denoise/scheduler.py",
     "generate/app/scaling.py",
     "generate/app/shares.py",
+    "generate/chunks.py",
 ]
 
 GROUND = [

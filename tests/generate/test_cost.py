@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from vitascope.generate.chunks import alone, chunks_of
 from vitascope.generate.conditions import blank
 from vitascope.generate.cost import cost
 from vitascope.generate.denoise.sampler import advance, begin, segments
@@ -31,6 +32,16 @@ def passed(request: Request, card: ModelCard, sampling: Sampling) -> float:
         total += sum(float(network.of(prod(part.grid), 0)) for part in parts) / network.per_token
         work = advance(work, [torch.zeros_like(part.tokens) for part in parts])
     return total
+
+
+def test_a_long_video_costs_what_its_chunks_do(card: ModelCard, request_of: Callable[..., Request]) -> None:
+    network = cost_of(card.model, card.channels, card.text_dim)
+    long = request_of(seconds=60, chunk_frames=33)
+    parts = [alone(long, chunk, card.patching) for chunk in chunks_of(long, card.patching)]
+    expected = sum(cost(part, card.patching, OURS, network) for part in parts)
+    assert cost(long, card.patching, OURS, network) == pytest.approx(expected)
+    whole = long.model_copy(update={"chunk_frames": None})
+    assert expected < cost(whole, card.patching, OURS, network) * 2
 
 
 @pytest.mark.parametrize("sampling", [OURS, TWO_EXPERTS])

@@ -176,6 +176,7 @@ def test_after_a_failure_it_continues_behind_the_finished_chunks(
     running = tmp_path / "outputs" / ".running"
     assert sorted(path.name for path in running.iterdir()) == [f"a.chunk-000{i}" for i in range(3)]
     assert storage.list_files(str(tmp_path / "outputs")) == []
+    assert finished.n_kept(target.location) == 3
     (running / "a.chunk-0001").write_bytes(b"damaged")
     denoise.fail_at = None
     again = asyncio.run(DecodeWrite(card, denoise=denoise).write_long(request, denoise.text, None, target))
@@ -184,6 +185,7 @@ def test_after_a_failure_it_continues_behind_the_finished_chunks(
     assert denoise.made[3:] == remade
     assert Path(str(again["uri"])).read_bytes() == Path(str(document["uri"])).read_bytes()
     assert list(running.iterdir()) == []
+    assert finished.n_kept(target.location) == 0
 
 
 def test_a_refusal_leaves_nothing(

@@ -5,12 +5,15 @@
     document   the JSON object of a request
     request    what one output is to be
     parse      one JSON line becomes a checked Request, or is rejected with a reason
+    chunks     cuts a long video into chunks that are made one after the other
     cost       what a request costs, from its fields alone
     changes    differences between an output and its request
     layout     which frames of an output come from its media
     media      their frames, read from pictures and videos
     conditions the conditioning frames of a request's latent
     denoise/   from noise to latents: many requests in shared forward passes
+    writing    writes an output's file while its latents are made
+    finished   keeps the finished chunks of a long video until it is whole
     sidecar    records how an output was made
     app/       text encoding, denoising, decoding and writing as Ray Serve deployments
     starting   why a replica cannot start

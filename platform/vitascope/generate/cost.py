@@ -15,7 +15,8 @@ def cost(request: Request, patching: Patching, sampling: Sampling, network: Cost
     """The work of a request's denoising, in patch-passes: what a patch of a tiny image costs in a pass.
 
     A patch of a large request costs more than one, because attention is quadratic in a request's patches. A
-    guided pass counts twice. The cost of text is left out: it is the same for requests of all sizes.
+    guided pass counts twice; a long video costs what its chunks do. The cost of text is left out: it is the
+    same for requests of all sizes.
 
     Args:
         network: of the model, `model.networks.cost_of`.

@@ -51,6 +51,12 @@ def kept(target: str, chunk: Chunk) -> Made | None:
         return None
 
 
+def n_kept(target: str) -> int:
+    """The number of finished chunks of an output that is in work: its progress, out of `chunks_of`."""
+    first = location(target, 0)
+    return sum(file.startswith(first[:-4]) for file in storage.list_files(posixpath.dirname(first)))
+
+
 def forget(target: str, chunks: list[Chunk]) -> None:
     """Removes all chunks of an output."""
     for chunk in chunks:

@@ -3,6 +3,7 @@
 values     what passes between the deployments
 text       prompts to token states
 denoise    noise to latents
+in_chunks  a long video, chunk by chunk
 codec      media to conditioning latents, and latents to committed files
 build      the app: its deployments and their ingress
 scaling    how many replicas a deployment needs

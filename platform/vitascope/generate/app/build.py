@@ -86,13 +86,14 @@ class Generate(Metered):
         if request.media:
             given = parts.codec.canvas.remote(first, ready=ready, takes=self._takes(pixels))
         await asyncio.gather(*(part for part in (text, given) if part is not None))
-        takes = self._takes(parts.model.cost(first), float(n_tokens(request, patching)))
+        patches, priority = float(n_tokens(request, patching)), request.priority
+        takes = self._takes(parts.model.cost(first), patches, priority)
         if len(chunks) > 1:
             write = parts.codec.write_long
             return await write.remote(request, text, given, target, arrived=ready, chunk=takes)
         denoised = parts.denoise.remote(request, target, text, given, takes=takes, arrived=ready)
         await denoised
-        takes = self._takes(pixels, 1.0)
+        takes = self._takes(pixels, 1.0, priority)
         return await parts.codec.write.remote(request, denoised, given, target, takes=takes)
 
     def _wake(self, name: str) -> None:
@@ -109,8 +110,8 @@ class Generate(Metered):
         with suppress(RayError, RayServeException):  # the request that needs the stage meets the error itself
             await part.awake.remote(takes=self._takes(0.0))
 
-    def _takes(self, cost: float, room: float = 0.0) -> Takes:
-        return Takes(cost, room, self._caller)
+    def _takes(self, cost: float, room: float = 0.0, priority: int = 0) -> Takes:
+        return Takes(cost, room, self._caller, priority)
 
 
 def build(models: Models, settings: Settings) -> serve.Application:
