@@ -12,6 +12,7 @@ from vitascope.generate.conditions import Layout
 from vitascope.generate.opened import Target
 from vitascope.generate.request import MEDIA, Request
 from vitascope.media.mp4 import encoder, jpeg_bytes
+from vitascope.provenance.signer import Claim
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,14 @@ def put_conditioning(location: str, ends: list[Conditioning]) -> dict[str, Any]:
         named.append(vars(end) | {"picture": posixpath.basename(picture)})
     given = {"first": 0, "last": 0} | {end.end: end.n_frames for end in ends}
     return {"given": given, "conditioning": named}
+
+
+def claim(request: Request, target: Target) -> Claim:
+    """What an output's manifest claims: hashes, and no text or location of the request."""
+    adapter = target.adapter and {"hash": target.adapter.identity, "weight": target.adapter.weight}
+    inputs = {field: str(getattr(request, field)) for field in MEDIA[request.mode]}
+    name = posixpath.basename(target.location)
+    return Claim(name, target.model.identity, request.digest, request.seed, adapter, inputs)
 
 
 def sidecar(request: Request, target: Target, suffix: str, timings: dict[str, float]) -> dict[str, Any]:

@@ -257,5 +257,6 @@ def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
     Another model or other settings need another app, and the old one would be in the way.
     """
     name = f"vitascope-{stable_id(batch.folder)}-"
+    sections = settings.generate, settings.provenance
     model = (batch.model.maker.identity, *batch.model.adapted.values())
-    return name, name + stable_id(*model, settings.generate.model_dump_json())
+    return name, name + stable_id(*model, *(section.model_dump_json() for section in sections))

@@ -14,6 +14,7 @@ from vitascope.generate.opened import Opened, Target
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS
 from vitascope.ledger import Rejected
+from vitascope.provenance.signer import Signer
 
 # A video takes minutes; Ray Serve's default of 20 s would kill requests in flight when a replica is removed.
 _GRACEFUL_SHUTDOWN_S = 900.0
@@ -50,7 +51,11 @@ def build(model: Opened, settings: Settings) -> serve.Application:
 
     Each deployment scales with its load, up to its number of replicas, and to zero when idle, so that an app
     whose job was killed does not hold its nodes.
+
+    Raises:
+        Mistake: the key that signs outputs cannot be used.
     """
+    Signer(settings.provenance)
     own, ongoing, card = settings.generate, settings.generate.max_in_flight, model.card
     text = deployed(TextEncode, own.text_replicas, settings, cpus=TEXT_CPUS, gpus=own.text_gpus)
     codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=DECODE_CPUS, gpus=own.decode_gpus)
@@ -60,7 +65,7 @@ def build(model: Opened, settings: Settings) -> serve.Application:
     return generate.bind(
         text.bind(card.encode, own.text_gpus),
         denoise.bind(model, own, settings.run.folder),
-        codec.bind(card, own.decode_gpus),
+        codec.bind(card, own.decode_gpus, settings.provenance),
     )
 
 

@@ -14,18 +14,24 @@ from vitascope.generate.app.values import Denoised, device
 from vitascope.generate.changes import changes
 from vitascope.generate.opened import Target
 from vitascope.generate.request import Request
-from vitascope.generate.sidecar import Conditioning, conditioning, put_conditioning, sidecar
+from vitascope.generate.sidecar import Conditioning, claim, conditioning, put_conditioning, sidecar
 from vitascope.generate.starting import starting
 from vitascope.media import mp4
 from vitascope.model.formats.card import ModelCard
+from vitascope.provenance.settings import ProvenanceSettings
+from vitascope.provenance.signer import Signer
+
+_USUAL = ProvenanceSettings()
 
 
 class DecodeWrite:
     """Media to conditioning latents, and latents to committed files: the work that needs the codec."""
 
-    def __init__(self, card: ModelCard, gpus: float = 0) -> None:
+    def __init__(self, card: ModelCard, gpus: float = 0, provenance: ProvenanceSettings = _USUAL) -> None:
         with starting("the codec"):
             self._codec = make_codec(card.encode, device(gpus))
+        with starting("signing"):
+            self._signer = Signer(provenance)
         self._patching, self._most_text = card.patching, card.encode.max_text_tokens
 
     def canvas(self, request: Request) -> tuple[np.ndarray, np.ndarray, list[Conditioning]]:
@@ -44,6 +50,7 @@ class DecodeWrite:
         made = self._patching.covering(request.size)
         frames = (frame for group in decoded for frame in group.cpu().numpy())
         content, suffix = mp4.media_bytes(conditions.crop(frames, request, made.n_frames), request.fps)
+        content, provenance = self._signer.sign(content, suffix, claim(request, target))
         storage.put(target.location + suffix, content)
         timings = {
             "denoise": round(denoised.seconds, 3),
@@ -51,6 +58,7 @@ class DecodeWrite:
             "write": round(time.monotonic() - started - decoded.seconds, 3),
         }
         about = {
+            "provenance": provenance,
             "changes": changes(request, self._patching, denoised.n_text, self._most_text),
             **put_conditioning(target.location, canvas[2] if canvas else []),
         }
