@@ -263,6 +263,7 @@ def test_every_setting_that_names_files_is_a_location() -> None:
         *("caption.folder", "encode.codec_folder", "encode.text_folder", "model.start_from"),
         "feed.latents",
         *("generate.requests", "generate.media_from", "generate.model", "generate.adapters"),
+        "prompts.folder",
         *("provenance.certificate", "provenance.private_key"),
     }
 

@@ -73,7 +73,19 @@ GROUND = [
     "stores/*",
     "stages/[!a]*.py",
 ]
-CORE = ["media", "clips", "caption", "encode", "feed", "model", "train", "provenance", "generate", "evaluate"]
+CORE = [
+    "media",
+    "clips",
+    "caption",
+    "encode",
+    "feed",
+    "model",
+    "train",
+    "prompts",
+    "provenance",
+    "generate",
+    "evaluate",
+]
 AROUND = ["report", "deploy", "doctor", "demo"]
 
 LAYERS = [
@@ -101,6 +113,7 @@ MOST_LINES = {
     "generate": 6500,  # denoising, batches, the app: what no engine has, and each mode of it
     "media": 3060,  # a rule for each kind of file and damage, each shown against ffmpeg, Pillow or a standard
     "model": 2740,  # two networks; weights, adapters, pipelines in and out as others have them, damage named
+    "prompts": 540,  # captions' endpoint and loading are reused; the list, the log and the cache are its own
     "provenance": 830,  # C2PA's library signs and reads; keys, and what its hashes leave out, are ours
     "report": 2060,  # two pages; their HTML is in templates
     "stages": 470,

@@ -39,6 +39,8 @@ class Reason(StrEnum):
     INVALID_REQUEST = "invalid_request"
     MEDIA_MISSING = "media_missing"
     GENERATION_FAILED = "generation_failed"
+    PROMPT_REFUSED = "prompt_refused"  # by prompts.filter
+    FRAMES_REFUSED = "frames_refused"  # by prompts.frames
 
 
 class Rejected(ValueError):

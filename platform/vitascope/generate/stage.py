@@ -28,6 +28,7 @@ from vitascope.generate.tracing import tracing
 from vitascope.ledger import Reason, Rejected, Status
 from vitascope.metrics import Publisher
 from vitascope.progress import say, track
+from vitascope.prompts.audit import Asked, Audit
 from vitascope.records import stable_id
 from vitascope.stages import resources
 from vitascope.stages.registry import Summary
@@ -109,9 +110,10 @@ def _generated(settings: Settings) -> Summary:
         built = build(batch.model, settings)
         served = serving.serving(built, *_app_name(batch, settings), tracing(settings.generate))
     with served if pending else nullcontext() as handle, track(total, "generate") as advance:
-        stream = _stream(batch, handle, finished, advance, pending=pending)
         name = _app_name(batch, settings)[1] if pending else None
-        manifest = asyncio.run(_unless_stuck(stream, name))
+        with Audit(settings.path("audit"), settings.prompts.audit_days) as audit:
+            stream = _stream(batch, handle, finished, advance, pending=pending, audit=audit)
+            manifest = asyncio.run(_unless_stuck(stream, name))
     location = storage.join(batch.folder, "manifest.parquet")
     manifest.commit(location)
     for sentence in manifest.account(batch.folder, location):
@@ -137,7 +139,7 @@ def _survey(batch: Batch, finished: set[str]) -> tuple[int, int]:
 
 
 async def _stream(
-    batch: Batch, handle: Any, finished: set[str], advance: Callable[..., None], *, pending: int
+    batch: Batch, handle: Any, finished: set[str], advance: Callable[..., None], *, pending: int, audit: Audit
 ) -> Manifest:
     """Sends the requests in the file's order, at most `max_in_flight` at a time; they end in any order."""
     manifest, publisher, alone = Manifest(), Publisher(run=batch.run), asyncio.Lock()
@@ -149,6 +151,8 @@ async def _stream(
         done = isinstance(line.request, Request) and batch.target(line.request).location in finished
         row = await _outcome(batch, line, None if done else handle, alone)
         manifest.add(row, skipped=done)
+        if not done:
+            audit.add(_asked(line, row, batch.limits.settings.batch))
         if handle is not None and not done:
             taken_s = time.monotonic() - started
             publisher.add_request(row.reason or Status.OK, row.mode or "", taken_s)
@@ -164,6 +168,12 @@ async def _stream(
             in_flight.add(asyncio.create_task(one(line)))
         await asyncio.gather(*in_flight)
     return manifest
+
+
+def _asked(line: Line, row: Outcome, batch: str) -> Asked:
+    request, outcome = line.request, str(row.reason or Status.OK)
+    asked = (request.prompt, request.digest) if isinstance(request, Request) else ("", "")
+    return Asked(f"batch:{batch}", row.custom_id or "", *asked, outcome)
 
 
 async def _unless_stuck(work: Coroutine[Any, Any, Manifest], name: str | None) -> Manifest:
@@ -257,6 +267,6 @@ def _app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
     Another model or other settings need another app, and the old one would be in the way.
     """
     name = f"vitascope-{stable_id(batch.folder)}-"
-    sections = settings.generate, settings.provenance
+    sections = settings.generate, settings.prompts, settings.provenance
     model = (batch.model.maker.identity, *batch.model.adapted.values())
     return name, name + stable_id(*model, *(section.model_dump_json() for section in sections))

@@ -9,11 +9,15 @@ from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
 from vitascope.generate.app.codec import DecodeWrite
 from vitascope.generate.app.denoise import Denoise
+from vitascope.generate.app.prompt import Prompt
 from vitascope.generate.app.text import TextEncode
 from vitascope.generate.opened import Opened, Target
 from vitascope.generate.request import MEDIA, Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS
 from vitascope.ledger import Rejected
+from vitascope.prompts import screen
+from vitascope.prompts.screen import Screen
+from vitascope.prompts.settings import PromptsSettings
 from vitascope.provenance.signer import Signer
 
 # A video takes minutes; Ray Serve's default of 20 s would kill requests in flight when a replica is removed.
@@ -29,16 +33,25 @@ _STARTS = 2  # of a replica whose constructor fails, before the app fails
 class Generate:
     """The ingress: sends one request through the others."""
 
-    def __init__(self, text: Any, denoise: Any, codec: Any) -> None:
+    def __init__(
+        self, text: Any, denoise: Any, codec: Any, *, prompts: PromptsSettings, prompt: Any = None
+    ) -> None:
         self._text, self._denoise, self._codec = text, denoise, codec
+        self._prompt, self._screen = prompt, Screen(prompts)
 
     async def __call__(self, request: Request, target: Target) -> dict[str, object] | Rejected:
         """The sidecar of the committed output, or why it has none. Arrays pass from replica to replica."""
-        text = self._text.remote(request)
+        if self._prompt is None:
+            try:
+                self._screen.check(request.prompt)
+            except Rejected as error:
+                return error
+        used = self._prompt.remote(request) if self._prompt else request
+        text = self._text.remote(used)
         canvas = self._codec.canvas.remote(request) if MEDIA[request.mode] else None
         try:
             return await self._codec.write.remote(
-                request, self._denoise.remote(request, text, canvas), canvas, target
+                request, self._denoise.remote(request, text, canvas), canvas, target, used=used
             )
         except RayTaskError as error:
             if isinstance(error.cause, Rejected):
@@ -53,9 +66,18 @@ def build(model: Opened, settings: Settings) -> serve.Application:
     whose job was killed does not hold its nodes.
 
     Raises:
-        Mistake: the key that signs outputs cannot be used.
+        Mistake: the key that signs outputs, or a function that rewrites or refuses, cannot be used.
     """
     Signer(settings.provenance)
+    screen.check(settings.prompts)
+    prompts, prompt = settings.prompts, None
+    if prompts.works:
+        takes: dict[str, Any] = {
+            "cpus": prompts.cpus,
+            "gpus": int(prompts.use_gpu),
+            "ongoing": prompts.in_flight,
+        }
+        prompt = deployed(Prompt, 1, settings, **takes).bind(prompts, settings.path("prompts"))
     own, ongoing, card = settings.generate, settings.generate.max_in_flight, model.card
     text = deployed(TextEncode, own.text_replicas, settings, cpus=TEXT_CPUS, gpus=own.text_gpus)
     codec = deployed(DecodeWrite, own.decode_replicas, settings, cpus=DECODE_CPUS, gpus=own.decode_gpus)
@@ -65,7 +87,9 @@ def build(model: Opened, settings: Settings) -> serve.Application:
     return generate.bind(
         text.bind(card.encode, own.text_gpus),
         denoise.bind(model, own, settings.run.folder),
-        codec.bind(card, own.decode_gpus, settings.provenance),
+        codec.bind(card, own.decode_gpus, settings.provenance, prompts.frames),
+        prompts=prompts,
+        prompt=prompt,
     )
 
 
