@@ -49,6 +49,12 @@ def test_where_all_is_well_every_check_says_so() -> None:
 
 PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
     "open cluster": ({"needs_token": False}, [], "unauthenticated requests", "RAY_AUTH_MODE=token"),
+    "no key": (
+        {"signing_error": "no file at provenance.certificate /a.pem"},
+        [],
+        "no file at provenance.certificate",
+        "provenance.sign=false",
+    ),
     "dead node": (
         {"nodes": (node("10.0.0.1"), node("10.0.0.9", error="GetTimeoutError: Get timed out"))},
         [],

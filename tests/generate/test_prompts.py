@@ -132,11 +132,12 @@ def test_the_log_names_the_batch_and_the_outcome(request_of: Make) -> None:
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_batch_rewrites_refuses_and_logs(model_folder: Path, tmp_path: Path) -> None:
+    """With functions that replicas can import: the filter refuses prompts that are names of variables."""
     from vitascope.generate.stage import run
 
     requests = [
         {"custom_id": "fine", "prompt": "a cat", "width": 32, "height": 32, "seconds": 0, "steps": 1},
-        {"custom_id": "refused", "prompt": "a dog", "width": 32, "height": 32, "seconds": 0, "steps": 1},
+        {"custom_id": "refused", "prompt": "PATH", "width": 32, "height": 32, "seconds": 0, "steps": 1},
     ]
     (tmp_path / "requests.jsonl").write_text("".join(json.dumps(one) + "\n" for one in requests))
     settings = config.load(
@@ -145,8 +146,8 @@ def test_a_batch_rewrites_refuses_and_logs(model_folder: Path, tmp_path: Path) -
             *(f"run.folder={tmp_path / 'run'}", f"generate.model={model_folder}"),
             f"generate.requests={tmp_path / 'requests.jsonl'}",
             *("generate.denoise_cpus=1", "prompts.cpus=0.1", "prompts.audit_days=2"),
-            "prompts.upsample=prompts.functions:longer",
-            "prompts.filter=prompts.functions:no_dogs",
+            "prompts.upsample=string:capwords",
+            "prompts.filter=os:getenv",
         ],
     )
     summary = run(settings)
@@ -154,7 +155,7 @@ def test_a_batch_rewrites_refuses_and_logs(model_folder: Path, tmp_path: Path) -
     assert summary["requests_failed_by_reason"] == {"prompt_refused": 1}
     (uri,) = (one for one in storage.list_files(settings.path("outputs", "batch")) if one.endswith(".json"))
     sidecar = storage.read_json(uri)
-    assert (sidecar["prompt"], sidecar["prompt_used"]) == ("a cat", "a cat in the rain")
+    assert (sidecar["prompt"], sidecar["prompt_used"]) == ("a cat", "A Cat")
     assert sidecar["provenance"]["key"] == "development"
     parts = storage.list_files(settings.path("audit"))
     rows = {row["custom_id"]: row for part in parts for row in storage.read_json_lines(part)}

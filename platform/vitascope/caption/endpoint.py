@@ -27,7 +27,7 @@ class Endpoint:
     """Asks for captions over `/chat/completions`, concurrently; the openai package retries."""
 
     def __init__(self, settings: CaptionSettings, section: str = "caption") -> None:
-        """`section`: of the settings, for what a user is told to check."""
+        """`section`: of the settings, in advice to the user."""
         self._settings, self._section = settings, section
         # The package limits silence; this also ends an answer that trickles in without end.
         self._give_up_s = (settings.retries + 1) * settings.timeout_s + settings.retries * _LONGEST_PAUSE_S

@@ -27,7 +27,7 @@ class PromptsSettings(Section):
         "Rewrite this prompt of a video as one detailed paragraph in English: subjects, motion, setting, "
         "light, camera. Keep everything that it asks for. Answer with the paragraph alone.",
         min_length=1,
-        description="What the model is told; the prompt follows.",
+        description="Instruction to the model; the prompt follows.",
     )
     endpoint: str = Field(
         "https://api.openai.com/v1",

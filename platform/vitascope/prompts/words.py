@@ -3,7 +3,7 @@
 A prompt is refused if it holds a word or phrase of ALWAYS, or a word of MINORS and one of SEXUAL. Words count
 whole, without regard to case, accents, invisible characters, look-alike letters of Cyrillic and Greek,
 digits for letters, letters repeated or spaced out. It knows no meaning, no context and no language but
-English: it refuses some harmless prompts, and misses whatever is said in other words. A service for the
+English: it refuses some harmless prompts, and misses whatever is expressed otherwise. A service for the
 public needs a classifier (`prompts.filter`).
 """
 
