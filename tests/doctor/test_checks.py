@@ -44,7 +44,7 @@ def test_where_all_is_well_every_check_says_so() -> None:
     nodes = (node("10.0.0.1", gpus=2.0, cuda_devices=2), node("10.0.0.2"))
     findings = check(settings, dataclasses.replace(WELL, nodes=nodes))
     assert {finding.level for finding in findings} == {"ok"}
-    assert len(findings) == len({finding.what for finding in findings}) == 13
+    assert len(findings) == len({finding.what for finding in findings}) == 14
 
 
 PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
