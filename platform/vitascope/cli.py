@@ -260,6 +260,18 @@ def _shards(options: argparse.Namespace) -> int:
     return FAILED * bool(verdict.problems)
 
 
+def _verify(options: argparse.Namespace) -> int:
+    from vitascope.provenance import verify
+
+    verdicts = [verify.verify(file, options.trust) for file in options.files]
+    if options.json:
+        print(storage.dumps([verdict.document() for verdict in verdicts], indent=2))
+    else:
+        print("\n".join(line for verdict in verdicts for line in verdict.lines()))
+    statuses = {verdict.status for verdict in verdicts}
+    return next(one for one in (verify.INVALID, verify.NONE, verify.VALID) if one in statuses)
+
+
 def _export(options: argparse.Namespace) -> None:
     from vitascope.train import export
 
@@ -312,6 +324,12 @@ def _parser() -> argparse.ArgumentParser:
     command = add("shards", "read every latent shard, and report damage", _shards, actions=("verify",))
     _takes_settings(command)
     command.add_argument("--forget", action="store_true", help="remove damaged shards from the index")
+    of_verify = "what a generated file claims; exit status 1 if one was altered, 2 if one has no manifest"
+    command = add("verify", of_verify, _verify)
+    command.add_argument("files", nargs="+", type=_place, help="mp4, png or other files, local or in a store")
+    trust = "PEM file of an authority; with it, files that it does not vouch for are invalid"
+    command.add_argument("--trust", action="append", default=[], type=_place, metavar="CERT", help=trust)
+    command.add_argument("--json", action="store_true", help="print a JSON list")
     command = add("export", "write trained weights for diffusers, Wan's own code or ComfyUI", _export)
     command.add_argument("source", type=_place, help="a run's folder, or a model's")
     command.add_argument("--to", metavar="FOLDER", type=_place, required=True)

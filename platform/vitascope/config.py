@@ -27,6 +27,8 @@ from vitascope.feed.settings import FeedSettings
 from vitascope.files import packaged
 from vitascope.generate.settings import GenerateSettings
 from vitascope.model.settings import ModelSettings
+from vitascope.prompts.settings import PromptsSettings
+from vitascope.provenance.settings import ProvenanceSettings
 from vitascope.section import Location, Section, is_location, shown, unknown_key
 from vitascope.train.settings import TrainSettings
 from vitascope.wording import short
@@ -56,6 +58,8 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     train: TrainSettings = TrainSettings()
     generate: GenerateSettings = GenerateSettings()
+    prompts: PromptsSettings = PromptsSettings()
+    provenance: ProvenanceSettings = ProvenanceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
     @model_validator(mode="after")

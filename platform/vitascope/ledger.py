@@ -41,6 +41,8 @@ class Reason(StrEnum):
     GENERATION_FAILED = "generation_failed"
     TOO_LATE = "too_late"  # a request whose deadline cannot be met
     CANCELLED = "cancelled"  # by the user, before it was made
+    PROMPT_REFUSED = "prompt_refused"  # by prompts.filter
+    FRAMES_REFUSED = "frames_refused"  # by prompts.frames
 
 
 class Rejected(ValueError):

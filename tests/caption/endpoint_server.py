@@ -48,7 +48,9 @@ class Asked:
 
     @property
     def grey(self) -> int:
-        """The grey level of the first picture, to the nearest ten, which distinguishes clips."""
+        """The grey level of the first picture, to the nearest ten: it distinguishes clips. -1 without one."""
+        if not self.pictures:
+            return -1
         return round(self.pictures[0].convert("L").resize((1, 1)).getpixel((0, 0)), -1)  # type: ignore[arg-type]
 
     @property

@@ -44,11 +44,17 @@ def test_where_all_is_well_every_check_says_so() -> None:
     nodes = (node("10.0.0.1", gpus=2.0, cuda_devices=2), node("10.0.0.2"))
     findings = check(settings, dataclasses.replace(WELL, nodes=nodes))
     assert {finding.level for finding in findings} == {"ok"}
-    assert len(findings) == len({finding.what for finding in findings}) == 13
+    assert len(findings) == len({finding.what for finding in findings}) == 14
 
 
 PLANTED: dict[str, tuple[dict[str, Any], list[str], str, str]] = {
     "open cluster": ({"needs_token": False}, [], "unauthenticated requests", "RAY_AUTH_MODE=token"),
+    "no key": (
+        {"signing_error": "no file at provenance.certificate /a.pem"},
+        [],
+        "no file at provenance.certificate",
+        "provenance.sign=false",
+    ),
     "dead node": (
         {"nodes": (node("10.0.0.1"), node("10.0.0.9", error="GetTimeoutError: Get timed out"))},
         [],

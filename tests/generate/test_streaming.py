@@ -86,7 +86,7 @@ def batch_of(folder: Path, model_folder: Path, n: int = 400, **generate: Any) ->
 def run(batch: Batch, app: App, told: Callable[..., None] = lambda *_: None) -> tuple[Rows, Manifest]:
     location = storage.join(batch.folder, "manifest.parquet")
     with Manifest() as manifest:
-        asyncio.run(asyncio.wait_for(Stream(batch, app, manifest, told).run(), 60))
+        asyncio.run(asyncio.wait_for(Stream(batch, app, manifest, told, asked=lambda *_: None).run(), 60))
         manifest.commit(location)
     return storage.rows(location), manifest
 
@@ -186,7 +186,9 @@ def test_a_paused_batch_sends_nothing_until_it_is_resumed(model_folder: Path, tm
 
     async def main() -> None:
         with Manifest() as manifest:
-            working = asyncio.create_task(Stream(batch, app, manifest, lambda *_: None).run())
+            working = asyncio.create_task(
+                Stream(batch, app, manifest, lambda *_: None, asked=lambda *_: None).run()
+            )
             while len(app.sent) < 50:
                 await asyncio.sleep(0)
             control.ask(batch.folder, Wish.PAUSE)

@@ -26,8 +26,9 @@ class _Lost(Rejected):
 class Endpoint:
     """Asks for captions over `/chat/completions`, concurrently; the openai package retries."""
 
-    def __init__(self, settings: CaptionSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: CaptionSettings, section: str = "caption") -> None:
+        """`section`: of the settings, in advice to the user."""
+        self._settings, self._section = settings, section
         # The package limits silence; this also ends an answer that trickles in without end.
         self._give_up_s = (settings.retries + 1) * settings.timeout_s + settings.retries * _LONGEST_PAUSE_S
 
@@ -88,9 +89,9 @@ class Endpoint:
                     extra_body={settings.max_tokens_name: settings.max_tokens} | settings.endpoint_options,
                 )
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise Unusable(_mistake(settings, error)) from None
+            raise Unusable(_mistake(settings, error, self._section)) from None
         except openai.APIStatusError as error:
-            raise _failure(settings, error) from None
+            raise _failure(settings, error, self._section) from None
         except (TimeoutError, openai.APITimeoutError):
             raise Rejected(Reason.CAPTION_FAILED, f"no answer in {settings.timeout_s:g} s") from None
         except openai.APIConnectionError as error:
@@ -130,20 +131,20 @@ def _unreadable(why: object) -> Rejected:
     return Rejected(Reason.CAPTION_FAILED, f"the answer is no chat completion ({short(str(why), 200)})")
 
 
-def _failure(settings: CaptionSettings, error: openai.APIStatusError) -> Exception:
+def _failure(settings: CaptionSettings, error: openai.APIStatusError, section: str) -> Exception:
     """The meaning of an error status: a refusal, a mistake, or a failure after all attempts."""
     message = _message_of(error)
     if error.code in _FILTERED:
         return Rejected(Reason.CAPTION_REFUSED, message)
     if error.code == "insufficient_quota":
-        return Unusable(_mistake(settings, error))
+        return Unusable(_mistake(settings, error, section))
     return Rejected(Reason.CAPTION_FAILED, message)
 
 
-def _mistake(settings: CaptionSettings, error: openai.APIStatusError) -> str:
+def _mistake(settings: CaptionSettings, error: openai.APIStatusError, section: str) -> str:
     return (
         f"{settings.endpoint} rejects the model {settings.endpoint_model!r}: {_message_of(error)}; "
-        "check caption.endpoint, caption.endpoint_model and OPENAI_API_KEY on the cluster"
+        f"check {section}.endpoint, {section}.endpoint_model and OPENAI_API_KEY on the cluster"
     )
 
 

@@ -209,6 +209,11 @@ def _encoders(settings: Settings, facts: Facts) -> Troubles:
             )
 
 
+def _signing(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
+    if facts.signing_error:
+        yield Trouble(facts.signing_error, "give a key that signs, or set provenance.sign=false")
+
+
 def _asked(facts: Facts) -> list[Node]:
     return [node for node in facts.nodes if not node.error]
 
@@ -240,5 +245,6 @@ _CHECKS: dict[str, tuple[Callable[[Settings, Facts], Troubles], str]] = {
     "input": (_input, "listed, and a file decoded"),
     "requests": (_requests, "there, or not asked for"),
     "codec and text encoder": (_encoders, "load"),
+    "signing": (_signing, "the key works here, or files stay unsigned"),
 }
 """The checks in order, and the line for each that passes."""

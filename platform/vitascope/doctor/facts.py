@@ -28,6 +28,7 @@ from vitascope.config import Settings
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.text import make_text_encoder
 from vitascope.media.probe import probe
+from vitascope.provenance.signer import Signer
 from vitascope.records import stable_id
 
 _PACKAGES = ("ray", "torch", "deepspeed", "numpy", "pyarrow")
@@ -83,6 +84,7 @@ class Facts:
     requests_error: str | None
     codec_error: str | None
     text_error: str | None
+    signing_error: str | None = None
 
 
 def gather(settings: Settings) -> Facts:
@@ -103,6 +105,7 @@ def gather(settings: Settings) -> Facts:
         requests_error=_requests_error(settings),
         codec_error=_tried(lambda: make_codec(settings.encode))[1],
         text_error=_tried(lambda: make_text_encoder(settings.encode).encode(["a lighthouse"]))[1],
+        signing_error=_tried(lambda: Signer(settings.provenance))[1],
     )
 
 

@@ -23,6 +23,7 @@ from vitascope.model.formats.pipeline import EXPERTS, INDEX, is_pipeline, open_e
 from vitascope.model.lora import Pair, PerSegment
 from vitascope.model.network import Network
 from vitascope.model.networks import cost_of, filled, shapes_of
+from vitascope.prompts import upsample
 from vitascope.records import stable_id
 from vitascope.train.settings import ALL_LEVELS
 
@@ -59,6 +60,7 @@ class Opened:
     """A model whose files have been checked; its weights are not loaded.
 
     adapters: the locations of each adapter, by its name. adapted: its identity, by its name.
+    prompts: `upsample.identity` of what rewrites prompts.
     """
 
     card: ModelCard
@@ -66,6 +68,7 @@ class Opened:
     sampling: Sampling
     adapters: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     adapted: Mapping[str, str] = field(default_factory=dict)
+    prompts: str = ""
 
     @property
     def n_experts(self) -> int:
@@ -84,6 +87,8 @@ class Opened:
         if (name := request.adapter) is not None:
             adapter = Adapter(name, request.adapter_weight, self.adapters[name], self.adapted[name])
             identity = stable_id(identity, adapter.identity)
+        if self.prompts:
+            identity = stable_id(identity, self.prompts)
         return Target(storage.join(folder, request.name(identity)), self.maker, adapter)
 
     def cost(self, request: Request) -> float:
@@ -180,6 +185,7 @@ def opened(settings: Settings) -> Opened:
             f"generate.guidance_2 is for models with two experts, and {folder} has one network for all noise "
             "levels; leave it out"
         )
+    found = replace(found, prompts=upsample.identity(settings.prompts))
     return found.with_adapters(settings.generate.adapters)
 
 

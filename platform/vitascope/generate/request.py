@@ -1,5 +1,6 @@
 """What one output is to be."""
 
+import hashlib
 import re
 from enum import StrEnum
 from typing import Any, Literal
@@ -269,8 +270,17 @@ class Request(Section):
         an edited request or a newer model.
         """
         readable = re.sub(r"[^A-Za-z0-9_-]+", "-", self.custom_id)[:40].strip("-")
+        return f"{readable or 'request'}-{stable_id(self._fields, model)}"
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its fields: the request in manifests of provenance and in the audit log."""
+        return hashlib.sha256(self._fields.encode()).hexdigest()
+
+    @property
+    def _fields(self) -> str:
         later = _WHENEVER | {key for key, default in _LATER.items() if getattr(self, key) == default}
-        return f"{readable or 'request'}-{stable_id(self.model_dump_json(exclude=later), model)}"
+        return self.model_dump_json(exclude=later)
 
 
 _WHENEVER = {"model", "adapter", "priority", "deadline_s"}

@@ -15,6 +15,7 @@ from vitascope.generate.layout import Layout
 from vitascope.generate.opened import Target
 from vitascope.generate.request import Request
 from vitascope.media.mp4 import encoder, jpeg_bytes
+from vitascope.provenance.signer import Claim
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,13 @@ def put_conditioning(location: str, kept: Kept, psnr_db: float | None) -> dict[s
     last = spans[-1][1] - spans[-1][0] if spans and spans[-1][1] == len(kept.source) else 0
     given = {"first": first, "last": last, "spans": spans, "psnr_db": psnr_db}
     return {"given": given, "conditioning": named}
+
+
+def claim(request: Request, target: Target) -> Claim:
+    """What an output's manifest claims: hashes, and no text or location of the request."""
+    adapter = target.adapter and {"hash": target.adapter.identity, "weight": target.adapter.weight}
+    name = posixpath.basename(target.location)
+    return Claim(name, target.model.identity, request.digest, request.seed, adapter, request.media)
 
 
 def sidecar(request: Request, target: Target, suffix: str, spent: Mapping[str, Spent]) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The job: stream a request file through the app."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
 
 from vitascope import storage
 from vitascope.cluster.local import check_room, connect
@@ -17,12 +17,14 @@ from vitascope.generate.batch.control import Wish
 from vitascope.generate.batch.figures import sentence
 from vitascope.generate.batch.manifest import Manifest, Outcome
 from vitascope.generate.batch.progress import Progress
-from vitascope.generate.batch.streaming import Stream, Told
+from vitascope.generate.batch.streaming import Noted, Stream, Told
 from vitascope.generate.models import Models
+from vitascope.generate.request import Request
 from vitascope.generate.tracing import tracing
 from vitascope.ledger import Status
 from vitascope.metrics import Publisher
 from vitascope.progress import say, track
+from vitascope.prompts.audit import Asked, Audit
 from vitascope.records import stable_id
 from vitascope.stages import resources
 from vitascope.stages.registry import Summary
@@ -48,12 +50,12 @@ def _generated(settings: Settings) -> Summary:
         say("generate", f"a {wish} was asked for; vitascope batch resume takes that back")
     pending = wish is not Wish.CANCEL and any(map(batch.is_pending, batch.lines()))
     location = storage.join(batch.folder, "manifest.parquet")
-    with Manifest() as manifest:
+    with Manifest() as manifest, _audited(settings) as asked:
         if pending:
-            _through_the_app(batch, settings, manifest)
+            _through_the_app(batch, settings, manifest, asked)
         else:
             with _showing() as show:
-                asyncio.run(Stream(batch, None, manifest, show).run())
+                asyncio.run(Stream(batch, None, manifest, show, asked=asked).run())
         manifest.commit(location)
     summary = manifest.summary(settings.generate.device_hour_price)
     for text in (sentence(summary["denoising"]), *manifest.account(batch.folder, location)):
@@ -62,7 +64,7 @@ def _generated(settings: Settings) -> Summary:
     return summary
 
 
-def _through_the_app(batch: Batch, settings: Settings, manifest: Manifest) -> None:
+def _through_the_app(batch: Batch, settings: Settings, manifest: Manifest, asked: Noted) -> None:
     connect(settings.cluster)
     takes = resources.of_generation(settings)
     check_room(settings.cluster, f"generate's {takes.processes}", cpus=takes.cpus, gpus=takes.gpus)
@@ -70,12 +72,26 @@ def _through_the_app(batch: Batch, settings: Settings, manifest: Manifest) -> No
     names = app_name(batch, settings)
     app = build(batch.models, settings)
     with serving.serving(app, *names, tracing(settings.generate)) as handle, _telling(batch.run) as told:
-        asyncio.run(unless_stuck(_streamed(batch, handle, manifest, told), names[1]))
+        send = Sender(handle, settings.generate.tries)
+        asyncio.run(_streamed(partial(Stream, batch, send, manifest, told, asked=asked), names[1]))
 
 
-async def _streamed(batch: Batch, handle: Any, manifest: Manifest, told: Told) -> None:
-    send = Sender(handle, batch.limits.settings.tries)
-    await Stream(batch, send, manifest, told).run()
+async def _streamed(stream: Callable[[], Stream], name: str) -> None:
+    """Runs a stream, made within the loop, through the app of this name."""
+    await unless_stuck(stream().run(), name)
+
+
+@contextmanager
+def _audited(settings: Settings) -> Iterator[Noted]:
+    """Notes in the audit log what the batch asked for."""
+    who = f"batch:{settings.generate.batch}"
+    with Audit(settings.path("audit"), settings.prompts.audit_days) as audit:
+
+        def asked(row: Outcome, request: Request | None) -> None:
+            what = (request.prompt, request.digest) if request else ("", "")
+            audit.add(Asked(who, row.custom_id or "", *what, str(row.reason or Status.OK)))
+
+        yield asked
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from queue import SimpleQueue
 import numpy as np
 import torch
 
+from vitascope.clips.filters import HookFilter
 from vitascope.encode.buckets import Patching
 from vitascope.encode.codecs import Codec
 from vitascope.generate import conditions
@@ -19,6 +20,9 @@ from vitascope.generate.layout import layout
 from vitascope.generate.request import Request
 from vitascope.generate.sidecar import NOTHING, Compared, Kept, Spent
 from vitascope.media import mp4
+from vitascope.prompts.screen import screened
+
+_ALL_PASS = HookFilter()
 
 
 class Stopped(Exception):
@@ -87,18 +91,29 @@ class Written:
 
 
 def write(
-    latents: Latents, request: Request, kept: Kept = NOTHING, *, codec: Codec, patching: Patching, stem: Path
+    latents: Latents,
+    request: Request,
+    kept: Kept = NOTHING,
+    *,
+    codec: Codec,
+    patching: Patching,
+    stem: Path,
+    frames: HookFilter = _ALL_PASS,
 ) -> Written:
     """Decodes latents as they come and writes the output to `stem` and a suffix; blocks until it is whole.
 
     In memory are one part of the latents, the frames of a latent frame, and what codec and encoder keep.
 
+    Args:
+        frames: what refuses frames.
+
     Raises:
         Stopped: it was stopped.
+        Rejected: FRAMES_REFUSED.
     """
     started, decoding_s = time.monotonic(), 0.0
 
-    def frames(groups: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
+    def decoded(groups: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
         nonlocal decoding_s
         while True:
             begun = time.monotonic()
@@ -112,9 +127,10 @@ def write(
 
     # Closed, the parts give back the turn; a traceback would keep them alive.
     with closing(iter(latents)) as parts:
-        every = frames(codec.decode_parts(parts))
-        compared = Compared(conditions.crop(every, request, layout(request, patching)), kept)
+        every = decoded(codec.decode_parts(parts))
+        shown = screened(conditions.crop(every, request, layout(request, patching)), frames)
+        compared = Compared(shown, kept)
         path = mp4.write_media(stem, compared, request.fps)
     passed_s = time.monotonic() - started
-    decoded = Spent(latents.waited_s, decoding_s - latents.waited_s)
-    return Written(path, {"decode": decoded, "encode": Spent(0.0, passed_s - decoding_s)}, compared.psnr_db)
+    decoding = Spent(latents.waited_s, decoding_s - latents.waited_s)
+    return Written(path, {"decode": decoding, "encode": Spent(0.0, passed_s - decoding_s)}, compared.psnr_db)

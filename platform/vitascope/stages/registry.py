@@ -71,7 +71,7 @@ _ALL = (  # name, help, needs, decided by, nodes, takes
         "generate",
         "generate a file of requests; exit status 4 if a valid one failed or none has an output",
         needs=("train",),
-        decided_by=("generate",),
+        decided_by=("generate", "prompts", "provenance"),
         nodes="generate",
         takes=of_generation,
         reads="generate.requests",

@@ -36,6 +36,8 @@ def of_generation(settings: Settings) -> Resources:
     cpus += own.denoise_replicas * own.denoise_cpus
     gpus = own.text_replicas * own.text_gpus + own.decode_replicas * own.decode_gpus
     gpus += own.denoise_replicas * own.use_gpu
+    if settings.prompts.works:
+        cpus, gpus = cpus + settings.prompts.cpus, gpus + settings.prompts.use_gpu
     lower = "generate.denoise_replicas or generate.denoise_cpus"
     lower_gpus = "generate.denoise_replicas, generate.text_gpus or generate.decode_gpus"
     return Resources("replicas", cpus, gpus, lower, lower_gpus)

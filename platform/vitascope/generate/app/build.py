@@ -17,8 +17,9 @@ from vitascope.cluster.placement import node_labels
 from vitascope.config import Settings
 from vitascope.encode.settings import EncodeSettings
 from vitascope.generate.app import codec, denoise
-from vitascope.generate.app.codec import DecodeWrite
+from vitascope.generate.app.codec import DecodeWrite, Publishing
 from vitascope.generate.app.denoise import Denoise
+from vitascope.generate.app.prompt import Prompt
 from vitascope.generate.app.routing import by_cost
 from vitascope.generate.app.scaling import Scaling
 from vitascope.generate.app.shares import Takes
@@ -31,6 +32,10 @@ from vitascope.generate.parse import n_tokens
 from vitascope.generate.request import Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS
 from vitascope.ledger import Rejected
+from vitascope.prompts import screen
+from vitascope.prompts.screen import Screen
+from vitascope.prompts.settings import PromptsSettings
+from vitascope.provenance.signer import Signer
 
 _GRACEFUL_SHUTDOWN_LOOK_S = 0.2  # idle replicas need not wait the default's 2 s
 # A busy CPU may answer late; Ray Serve's default of 30 s would restart a replica that is only busy.
@@ -53,9 +58,10 @@ class Parts:
 class Generate(Metered):
     """The ingress: sends one request through the others."""
 
-    def __init__(self, models: Mapping[str, Parts]) -> None:
+    def __init__(self, models: Mapping[str, Parts], prompts: PromptsSettings, prompt: Any = None) -> None:
+        """`prompt`: the deployment that refuses or rewrites prompts; None if the list of words is enough."""
         super().__init__()
-        self._models = models
+        self._models, self._prompt, self._screen = models, prompt, Screen(prompts)
         self._caller = uuid.uuid4().hex
         self._woken: dict[str, float] = {}
         self._waking: set[asyncio.Task[None]] = set()
@@ -64,9 +70,13 @@ class Generate(Metered):
         """The sidecar of the committed output, or why it has none."""
         with self.meter.doing(self._takes(1.0)):
             name = request.model or DEFAULT
-            self._wake(name)
             try:
+                if self._prompt is None:
+                    self._screen.check(request.prompt)
+                self._wake(name)
                 return await self._made(request, target, self._models[name])
+            except Rejected as error:
+                return error
             except RayTaskError as error:
                 if isinstance(error.cause, Rejected):
                     return error.cause
@@ -81,7 +91,10 @@ class Generate(Metered):
         chunks = chunks_of(request, patching)
         first = alone(request, chunks[0], patching) if len(chunks) > 1 else request
         pixels = float(first.size.n_frames * request.size.height * request.size.width)
-        text = parts.text.remote(request, ready=ready, takes=self._takes(1.0))
+        used = request
+        if self._prompt is not None:
+            used = await self._prompt.remote(request, takes=self._takes(1.0))
+        text = parts.text.remote(used, ready=ready, takes=self._takes(1.0))
         given = None
         if request.media:
             given = parts.codec.canvas.remote(first, ready=ready, takes=self._takes(pixels))
@@ -90,11 +103,13 @@ class Generate(Metered):
         takes = self._takes(parts.model.cost(first), patches, priority)
         if len(chunks) > 1:
             write = parts.codec.write_long
-            return await write.remote(request, text, given, target, arrived=ready, chunk=takes)
+            return await write.remote(
+                request, text, given, target, arrived=ready, chunk=takes, used=used.prompt
+            )
         denoised = parts.denoise.remote(request, target, text, given, takes=takes, arrived=ready)
         await denoised
         takes = self._takes(pixels, 1.0, priority)
-        return await parts.codec.write.remote(request, denoised, given, target, takes=takes)
+        return await parts.codec.write.remote(request, denoised, given, target, takes=takes, used=used.prompt)
 
     def _wake(self, name: str) -> None:
         """Has the later stages start too if they are at zero, and not only once the stage before is done."""
@@ -119,14 +134,25 @@ def build(models: Models, settings: Settings) -> serve.Application:
 
     Each deployment scales with its load, up to its number of replicas, and to zero when idle, so that an app
     whose job was killed does not hold its nodes. Each model has its own, unless they are the same for two.
+
+    Raises:
+        Mistake: the key that signs outputs, or a function that rewrites or refuses, cannot be used.
     """
+    Signer(settings.provenance)
+    screen.check(settings.prompts)
+    prompts, prompt = settings.prompts, None
+    if prompts.works:
+        how: dict[str, Any] = {"cpus": prompts.cpus, "gpus": int(prompts.use_gpu)}
+        prompt = deployed(Prompt, 1, settings, ongoing=prompts.in_flight, **how)
+        prompt = prompt.bind(prompts, settings.path("prompts"))
     generate = deployed(Generate, 1, settings, cpus=INGRESS_CPUS, ongoing=_MANY)
-    return generate.bind(bound(models, settings))
+    return generate.bind(bound(models, settings), prompts, prompt)
 
 
 def bound(models: Models, settings: Settings) -> dict[str, Parts]:
     """The deployments of each model, for an ingress to be bound to."""
     own = settings.generate
+    publishing = Publishing(settings.provenance, settings.prompts.frames)
     texts: dict[str, Any] = {}
     parts = {}
     for name, model in models.each.items():
@@ -141,7 +167,9 @@ def bound(models: Models, settings: Settings) -> dict[str, Parts]:
         how = {"cpus": own.denoise_cpus, "gpus": int(own.use_gpu), "ongoing": _MANY, "model": name}
         made = deployed(Denoise, own.denoise_replicas, settings, room=denoise.room(settings), **how)
         denoised = made.bind(name, settings)
-        parts[name] = Parts(model.opened, texts[key], denoised, coded.bind(card, own.decode_gpus, denoised))
+        parts[name] = Parts(
+            model.opened, texts[key], denoised, coded.bind(card, own.decode_gpus, denoised, publishing)
+        )
     return parts
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +17,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from vitascope import storage
+from vitascope.clips.filters import HookFilter
 from vitascope.encode.codecs import Codec, make_codec
 from vitascope.generate import conditions, finished, media, writing
 from vitascope.generate.app.in_chunks import in_chunks
@@ -30,6 +31,7 @@ from vitascope.generate.sidecar import (
     NOTHING,
     Kept,
     Spent,
+    claim,
     conditioning,
     put_conditioning,
     sidecar,
@@ -38,6 +40,8 @@ from vitascope.generate.starting import starting
 from vitascope.generate.writing import Latents, Written
 from vitascope.ledger import Rejected
 from vitascope.model.formats.card import ModelCard
+from vitascope.provenance.settings import ProvenanceSettings
+from vitascope.provenance.signer import Signer
 
 WRITES = 2.0
 """Outputs that a replica works on: one is decoded while another is uploaded."""
@@ -49,12 +53,37 @@ _MOST_THREADS = 32  # more than all of these need
 T = TypeVar("T")
 
 
+class _Output(NamedTuple):
+    """An output that is being written: what is asked for, and where; `used`: the prompt that was used."""
+
+    request: Request
+    target: Target
+    given: Given | None
+    used: str | None
+
+    @property
+    def kept(self) -> Kept:
+        """Its conditioning frames."""
+        return self.given.kept if self.given else NOTHING
+
+
 class Part(NamedTuple):
     """What the sidecar takes from `Denoised`, of which a long video has many."""
 
     spent: dict[str, Spent]
     n_text: tuple[int, int]
     device_s: float
+
+
+@dataclass(frozen=True)
+class Publishing:
+    """What an output goes through before it is committed: who signs it, and what refuses its frames."""
+
+    provenance: ProvenanceSettings = ProvenanceSettings()
+    frames: HookFilter = HookFilter()
+
+
+_USUAL = Publishing()
 
 
 class DecodeWrite(Metered):
@@ -67,11 +96,16 @@ class DecodeWrite(Metered):
 
     room = WRITES
 
-    def __init__(self, card: ModelCard, gpus: float = 0, denoise: Any = None) -> None:
+    def __init__(
+        self, card: ModelCard, gpus: float = 0, denoise: Any = None, publishing: Publishing = _USUAL
+    ) -> None:
         """`denoise`: the handle that makes the chunks of long videos."""
         super().__init__()
         with starting("the codec"):
             self._codec = _Shared(make_codec(card.encode, device(gpus)))
+        with starting("signing"):
+            self._signer = Signer(publishing.provenance)
+        self._frames = publishing.frames
         self._patching, self._most_text = card.patching, card.encode.max_text_tokens
         self._denoise, self._caller = denoise, uuid.uuid4().hex
         self._decoding = threading.Lock()
@@ -100,17 +134,24 @@ class DecodeWrite(Metered):
         target: Target,
         *,
         takes: Takes = FREE,
+        used: str | None = None,
     ) -> dict[str, object]:
         """Decodes, encodes and commits the output, then creates the sidecar and returns it.
 
         The sidecar marks the request as finished. If attempts race, one creates it, and all return that one.
+
+        Args:
+            used: the prompt that was used, if it may be another one.
+
+        Raises:
+            Rejected: FRAMES_REFUSED.
         """
 
         async def only() -> AsyncGenerator[Denoised, None]:
             yield denoised
 
         with self.meter.doing(takes):
-            return await self._written(request, only(), given, target)
+            return await self._written(_Output(request, target, given, used), only())
 
     async def write_long(
         self,
@@ -121,6 +162,7 @@ class DecodeWrite(Metered):
         *,
         arrived: float | None = None,
         chunk: Takes = FREE,
+        used: str | None = None,
     ) -> dict[str, object]:
         """The same of a long video, whose chunks it has made: one is decoded while the next is made.
 
@@ -132,7 +174,7 @@ class DecodeWrite(Metered):
             chunk: what a chunk takes of a replica that denoises it.
 
         Raises:
-            Rejected: why a chunk cannot be made.
+            Rejected: why a chunk cannot be made; FRAMES_REFUSED.
         """
         how = {"takes": replace(chunk, caller=self._caller), "arrived": arrived or time.time()}
         chunks = chunks_of(request, self._patching)
@@ -140,7 +182,7 @@ class DecodeWrite(Metered):
             async with self._long:
                 denoise = partial(self._denoise.remote, target=target, **how)
                 made = in_chunks(request, text, given, target, patching=self._patching, denoise=denoise)
-                document = await self._written(request, made, given, target)
+                document = await self._written(_Output(request, target, given, used), made)
         except (asyncio.CancelledError, Rejected, RayTaskError) as error:
             cause = getattr(error, "cause", error)
             if isinstance(cause, asyncio.CancelledError | Rejected):
@@ -150,14 +192,11 @@ class DecodeWrite(Metered):
         await asyncio.to_thread(finished.forget, target.location, chunks)
         return document
 
-    async def _written(
-        self, request: Request, made: AsyncGenerator[Denoised, None], given: Given | None, target: Target
-    ) -> dict[str, object]:
+    async def _written(self, output: _Output, made: AsyncGenerator[Denoised, None]) -> dict[str, object]:
         """Writes the latents as they are made, and commits the output and its sidecar."""
         latents, parts = Latents(self._decoding), list[Part]()
-        kept = given.kept if given else NOTHING
         with tempfile.TemporaryDirectory() as folder:
-            file = self._thread(self._file, latents, request, kept, Path(folder))
+            file = self._thread(self._file, latents, output, Path(folder))
             try:
                 async with aclosing(made) as chunks:
                     async for chunk in chunks:
@@ -174,34 +213,45 @@ class DecodeWrite(Metered):
                 with suppress(Exception):
                     await asyncio.shield(file)
                 raise
-            commit = partial(self._commit, request, written, parts, kept=kept, target=target)
-            return await _to_the_end(self._thread(commit))
+            return await _to_the_end(self._thread(self._commit, output, written, parts))
 
     def _thread(self, function: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
         return asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    def _file(self, latents: Latents, request: Request, kept: Kept, folder: Path) -> Written:
+    def _file(self, latents: Latents, output: _Output, folder: Path) -> Written:
         """Writes the output's file as its latents come."""
         how: dict[str, Any] = {"codec": self._codec, "patching": self._patching, "stem": folder / "output"}
-        return writing.write(latents, request, kept, **how)
+        return writing.write(latents, output.request, output.kept, frames=self._frames, **how)
 
-    def _commit(
-        self, request: Request, written: Written, parts: list[Part], *, kept: Kept, target: Target
-    ) -> dict[str, object]:
-        """Commits the finished file, and then the sidecar."""
+    def _commit(self, output: _Output, written: Written, parts: list[Part]) -> dict[str, object]:
+        """Signs and commits the finished file, and then the sidecar."""
+        request, target, kept = output.request, output.target, output.kept
         started, suffix = time.time(), written.path.suffix
-        storage.put(target.location + suffix, written.path)
+        path, provenance = self._signed(written.path, output)
+        signed = Spent.since(started, started)
+        started = time.time()
+        storage.put(target.location + suffix, path)
+        used = output.used if output.used != request.prompt else None
         about = {
+            "prompt_used": used,
+            "provenance": provenance,
             "device_s": round(sum(part.device_s for part in parts), 6),
             "changes": changes(request, self._patching, parts[0].n_text, self._most_text),
             **put_conditioning(target.location, kept, written.psnr_db),
         }
         of_stages = {stage: Spent.total([part.spent[stage] for part in parts]) for stage in parts[0].spent}
-        of_stages |= written.spent | {"upload": Spent.since(started, started)}
+        of_stages |= written.spent | {"sign": signed, "upload": Spent.since(started, started)}
         document = sidecar(request, target, suffix, of_stages) | about
         if storage.create(target.location + ".json", storage.json_bytes(document)):
             return document
         return storage.read_json(target.location + ".json")
+
+    def _signed(self, path: Path, output: _Output) -> tuple[Path, dict[str, str] | None]:
+        """The signed file and the sidecar's part about it; the file itself if files are not signed."""
+        signed = path.with_name(f"signed{path.suffix}")
+        with path.open("rb") as source, signed.open("w+b") as to:
+            about = self._signer.write(source, to, path.suffix, claim(output.request, output.target))
+        return (path, None) if about is None else (signed, about)
 
 
 class _Shared:

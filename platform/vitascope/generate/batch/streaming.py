@@ -27,6 +27,8 @@ _MOST_AHEAD = 4 * WINDOW  # lines that are read while the row of an earlier one 
 Send = Callable[[Request, Target], Awaitable[dict[str, Any] | Rejected]]
 Told = Callable[[Outcome, float | None, Progress], None]
 """(a row, the seconds since its request was sent, None if it was not in this run; the batch's progress)."""
+Noted = Callable[[Outcome, Request | None], None]
+"""(a row that this run made, its request unless the line has none)."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,12 @@ class Stream:
     `generate.max_in_flight` at a time. The user's wish (`control`) is looked at every few seconds.
     """
 
-    def __init__(self, batch: Batch, send: Send | None, manifest: Manifest, told: Told) -> None:
+    def __init__(
+        self, batch: Batch, send: Send | None, manifest: Manifest, told: Told, *, asked: Noted
+    ) -> None:
         """`send` may be None if no request is pending, or if the batch is cancelled."""
         self._batch, self._send, self._manifest, self._told = batch, send, manifest, told
+        self._asked_for = asked
         self.estimate = Estimate()
         self._wish = Wish.RESUME
         self._open, self._moved, self._ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -181,7 +186,7 @@ class Stream:
 
     def _cancelled(self, one: _Asked) -> None:
         why = Rejected(Reason.CANCELLED, "the batch was cancelled before this was made")
-        self._end(one.position, one.row.refused(why), cost=one.cost)
+        self._end(one.position, one.row.refused(why), cost=one.cost, request=one.request)
 
     async def _earlier(self, one: _Asked) -> None:
         row = await asyncio.to_thread(self._batch.earlier, one.row, one.target)
@@ -192,7 +197,8 @@ class Stream:
         assert self._send is not None
         result = await self._send(one.request, one.target)
         row = one.row.refused(result) if isinstance(result, Rejected) else one.row.made(result)
-        self._end(one.position, row, cost=one.cost, seconds=time.monotonic() - started)
+        seconds = time.monotonic() - started
+        self._end(one.position, row, cost=one.cost, request=one.request, seconds=seconds)
 
     def _end(
         self,
@@ -200,9 +206,12 @@ class Stream:
         row: Outcome,
         *,
         cost: float = 0.0,
+        request: Request | None = None,
         seconds: float | None = None,
         earlier: bool = False,
     ) -> None:
+        if not earlier:
+            self._asked_for(row, request)
         self.estimate.done(cost, earlier=earlier)
         self._manifest.add(position, row, skipped=earlier)
         self._told(row, seconds, self.progress())
