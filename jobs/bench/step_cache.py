@@ -31,7 +31,8 @@ from vitascope.generate.denoise import reuse
 from vitascope.generate.denoise.experts import Experts
 from vitascope.generate.denoise.sampler import Work, advance, begin
 from vitascope.generate.denoise.sampling import OURS
-from vitascope.generate.request import Quality, Request
+from vitascope.generate.request import Request
+from vitascope.generate.settings import Quality
 
 STEPS = 30
 SOLVERS = ("euler", "unipc")

@@ -3,10 +3,11 @@
 import hashlib
 import re
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from vitascope.generate.settings import Quality, SolverName
 from vitascope.records import VideoSize, stable_id
 from vitascope.section import Section
 
@@ -15,8 +16,6 @@ MAX_PROMPT_CHARS = 10_000
 MAX_URI_CHARS = 4096
 
 
-Quality = Literal["exact", "high", "fast"]
-SolverName = Literal["euler", "dpmpp_2m", "unipc"]
 WHOLE = (0.0, 1.0)
 """All noise levels."""
 

@@ -4,12 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from vitascope.generate.request import Quality, SolverName
 from vitascope.section import Execution, Location, Section
 
 TEXT_CPUS, DECODE_CPUS, INGRESS_CPUS = 0.5, 1.0, 0.1
 """CPUs of a replica of the app, of each kind but the one that runs the model."""
 
+Quality = Literal["exact", "high", "fast"]
+SolverName = Literal["euler", "dpmpp_2m", "unipc"]
 
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vitascope.generate.request import Quality
+from vitascope.generate.settings import Quality
 
 MOST_CHANGE: dict[Quality, float] = {"exact": 0.0, "high": 0.08, "fast": 0.16}
 """The estimated change of the velocity since the last pass, relative to its size, below which a step needs no

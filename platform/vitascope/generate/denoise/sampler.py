@@ -17,7 +17,8 @@ from vitascope.generate.denoise.sampling import OURS, Sampling
 from vitascope.generate.denoise.schedule import Schedule
 from vitascope.generate.denoise.scheduler import Load
 from vitascope.generate.denoise.solvers import SOLVERS, Past
-from vitascope.generate.request import WHOLE, Quality, Request
+from vitascope.generate.request import WHOLE, Request
+from vitascope.generate.settings import Quality
 from vitascope.model.flow import noise
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.lora import Use
