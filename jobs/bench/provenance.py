@@ -14,6 +14,7 @@ The last line is one JSON object; `fraction` is the largest of the sizes.
 """
 
 import argparse
+import asyncio
 import json
 import statistics
 import tempfile
@@ -33,6 +34,7 @@ from vitascope.generate.denoise.experts import Experts
 from vitascope.generate.denoise.sampler import begin
 from vitascope.generate.opened import Maker, Target
 from vitascope.generate.request import Request
+from vitascope.generate.sidecar import Spent
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.settings import ModelSettings
 
@@ -50,7 +52,7 @@ def main() -> None:
     torch.manual_seed(0)
     card = small_card()
     codec, signing = DecodeWrite(card), list[float]()
-    sign = codec._signer.sign
+    sign = codec._signer.write
 
     def timed(*what: Any) -> Any:
         started = time.perf_counter()
@@ -59,7 +61,7 @@ def main() -> None:
         finally:
             signing.append(time.perf_counter() - started)
 
-    codec._signer.sign = timed  # type: ignore[method-assign]
+    codec._signer.write = timed  # type: ignore[method-assign]
     denoiser = Denoiser(Experts([card.build().eval()]), token_budget=16_384)
     figures = []
     with tempfile.TemporaryDirectory() as folder:
@@ -96,13 +98,16 @@ def one_request(folder: str, parts: Any, steps: int, what: Any) -> float:
     fields = {"custom_id": name, "prompt": "a cat", "height": height, "width": width, "seconds": seconds}
     request = Request(**fields, mode=mode, video=earlier, seed=i + 1, steps=steps, guidance=1.0)
     started = time.perf_counter()
-    canvas = codec.canvas(request) if earlier else None
-    start = Canvas(*map(torch.tensor, canvas[:2])) if canvas else blank(request, card.patching, card.channels)
+    given = asyncio.run(codec.canvas(request)) if earlier else None
+    start = blank(request, card.patching, card.channels)
+    if given:
+        start = Canvas(torch.tensor(given.latent), torch.tensor(given.given))
     states = torch.zeros(3, card.text_dim), torch.zeros(0, card.text_dim)
     done = denoiser.submit(begin(request, start, states, card=card, device="cpu")).result()
     latent = done.latent(card.model.patch).cpu().numpy()
     target = Target(name, Maker("/model", "0" * 16, 0, "latents"))
-    codec.write(request, Denoised(latent, (3, 0), 0.0), canvas, target)
+    denoised = Denoised(latent, (3, 0), {"denoise": Spent(0.0, 0.0)})
+    asyncio.run(codec.write(request, denoised, given, target))
     return time.perf_counter() - started
 
 

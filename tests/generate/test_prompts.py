@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from vitascope import config, storage
+from vitascope import config
 from vitascope.clips.filters import HookFilter
 from vitascope.errors import Mistake
 from vitascope.generate.app.build import Generate, build
-from vitascope.generate.app.codec import DecodeWrite
+from vitascope.generate.app.codec import DecodeWrite, Publishing
 from vitascope.generate.app.prompt import Prompt
 from vitascope.generate.app.values import Denoised
 from vitascope.generate.batch.manifest import Outcome
+from vitascope.generate.models import open_models
 from vitascope.generate.opened import Maker, Target, opened
 from vitascope.generate.request import Request
-from vitascope.generate.stage import _asked
+from vitascope.generate.sidecar import Spent
+from vitascope.generate.stage import _audited
 from vitascope.ledger import Reason, Rejected
 from vitascope.model.formats.card import ModelCard
 from vitascope.prompts.settings import PromptsSettings
@@ -28,6 +30,7 @@ from vitascope.stages import resources
 
 Make = Callable[..., Request]
 MADE_BY = Maker("/model", "5" * 16, 7, "latents")
+UNSIGNED = Publishing(ProvenanceSettings(sign=False))
 LONGER = PromptsSettings(upsample="prompts.functions:longer")
 
 
@@ -59,8 +62,7 @@ def test_prompts_are_refused_before_and_after_they_are_rewritten(
 
 
 def test_the_ingress_refuses_by_the_list_without_a_process_for_it(request_of: Make) -> None:
-    nothing: Any = None  # is asked for work
-    generate = Generate(nothing, nothing, nothing, prompts=PromptsSettings())
+    generate = Generate({}, PromptsSettings())
     outcome = asyncio.run(generate(request_of(prompt="a nude child"), Target("/out", MADE_BY)))
     assert isinstance(outcome, Rejected)
     assert outcome.reason == Reason.PROMPT_REFUSED
@@ -69,17 +71,17 @@ def test_the_ingress_refuses_by_the_list_without_a_process_for_it(request_of: Ma
 def test_a_process_is_only_there_if_it_has_work(model_folder: Path) -> None:
     how = [f"generate.model={model_folder}", "provenance.sign=false"]
     without = config.load(None, how)
-    assert build(opened(without), without)._bound_deployment.init_kwargs["prompt"] is None
+    assert build(open_models(without), without)._bound_deployment.init_args[2] is None
     more = [*how, "prompts.upsample=prompts.functions:longer", "prompts.cpus=3", "prompts.use_gpu=true"]
     settings = config.load(None, more)
-    prompt = build(opened(settings), settings)._bound_deployment.init_kwargs["prompt"]
+    prompt = build(open_models(settings), settings)._bound_deployment.init_args[2]
     asked = prompt._bound_deployment.ray_actor_options
     assert (asked["num_cpus"], asked["num_gpus"]) == (3, 1)
     takes, usual = resources.of_generation(settings), resources.of_generation(without)
     assert (takes.cpus - usual.cpus, takes.gpus - usual.gpus) == pytest.approx((3, 1))
     broken = config.load(None, [*how, "prompts.upsample=prompts.functions:gone"])
     with pytest.raises(Mistake, match=r"prompts\.upsample"):
-        build(opened(broken), broken)
+        build(open_models(broken), broken)
 
 
 def test_outputs_of_rewritten_prompts_have_names_of_their_own(model_folder: Path, request_of: Make) -> None:
@@ -93,15 +95,16 @@ def test_outputs_of_rewritten_prompts_have_names_of_their_own(model_folder: Path
 def write(codec: DecodeWrite, card: ModelCard, request: Request, target: Target, **more: Any) -> dict:
     shape = card.patching.latent_shape(card.patching.covering(request.size))
     latent = torch.zeros(*shape, card.channels).numpy()
-    return codec.write(request, Denoised(latent, (1, 1), 0.0), None, target, **more)
+    denoised = Denoised(latent, (1, 1), {"denoise": Spent(0.0, 0.0)})
+    return asyncio.run(codec.write(request, denoised, None, target, **more))
 
 
 def test_the_sidecar_has_both_prompts(card: ModelCard, request_of: Make, tmp_path: Path) -> None:
-    codec, request = DecodeWrite(card, 0, ProvenanceSettings(sign=False)), request_of(prompt="a cat")
+    codec, request = DecodeWrite(card, publishing=UNSIGNED), request_of(prompt="a cat")
     made = request.model_copy(update={"prompt": "a cat in the rain"})
-    sidecar = write(codec, card, request, Target(str(tmp_path / "out"), MADE_BY), used=made)
+    sidecar = write(codec, card, request, Target(str(tmp_path / "out"), MADE_BY), used=made.prompt)
     assert (sidecar["prompt"], sidecar["prompt_used"]) == ("a cat", "a cat in the rain")
-    plain = write(codec, card, request, Target(str(tmp_path / "plain"), MADE_BY), used=request)
+    plain = write(codec, card, request, Target(str(tmp_path / "plain"), MADE_BY), used=request.prompt)
     assert (plain["prompt"], plain["prompt_used"]) == ("a cat", None)
 
 
@@ -110,54 +113,21 @@ def test_refused_frames_leave_no_file(
     card: ModelCard, request_of: Make, tmp_path: Path, seconds: float
 ) -> None:
     hook = HookFilter(use="drop", function="prompts.functions:brightness", max=1)
-    codec = DecodeWrite(card, 0, ProvenanceSettings(sign=False), hook)
+    codec = DecodeWrite(card, publishing=Publishing(ProvenanceSettings(sign=False), hook))
     with pytest.raises(Rejected) as refused:
         write(codec, card, request_of(seconds=seconds), Target(str(tmp_path / "out"), MADE_BY))
     assert refused.value.reason == Reason.FRAMES_REFUSED
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_log_names_the_batch_and_the_outcome(request_of: Make) -> None:
-    from vitascope.generate.batch.lines import Line
-
+def test_the_log_names_the_batch_and_the_outcome(request_of: Make, tmp_path: Path) -> None:
+    settings = config.load(None, [f"run.folder={tmp_path}", "generate.batch=mine"])
     request = request_of(custom_id="a", prompt="a cat")
-    row = Outcome(1, "a").refused(Rejected(Reason.PROMPT_REFUSED, "why"))
-    asked = _asked(Line(1, request, {}), row, "mine")
-    assert (asked.who, asked.prompt, asked.request) == ("batch:mine", "a cat", request.digest)
-    assert asked.outcome == "prompt_refused"
-    line = Line(2, Rejected(Reason.INVALID_REQUEST, "why"), {"custom_id": "b"})
-    unread = _asked(line, line.refused(Rejected(Reason.INVALID_REQUEST, "why")), "mine")
-    assert (unread.custom_id, unread.prompt, unread.outcome) == ("b", "", "invalid_request")
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_batch_rewrites_refuses_and_logs(model_folder: Path, tmp_path: Path) -> None:
-    """With functions that replicas can import: the filter refuses prompts that are names of variables."""
-    from vitascope.generate.stage import run
-
-    requests = [
-        {"custom_id": "fine", "prompt": "a cat", "width": 32, "height": 32, "seconds": 0, "steps": 1},
-        {"custom_id": "refused", "prompt": "PATH", "width": 32, "height": 32, "seconds": 0, "steps": 1},
-    ]
-    (tmp_path / "requests.jsonl").write_text("".join(json.dumps(one) + "\n" for one in requests))
-    settings = config.load(
-        None,
-        [
-            *(f"run.folder={tmp_path / 'run'}", f"generate.model={model_folder}"),
-            f"generate.requests={tmp_path / 'requests.jsonl'}",
-            *("generate.denoise_cpus=1", "prompts.cpus=0.1", "prompts.audit_days=2"),
-            "prompts.upsample=string:capwords",
-            "prompts.filter=os:getenv",
-        ],
-    )
-    summary = run(settings)
-    assert summary["outputs"] == 1
-    assert summary["requests_failed_by_reason"] == {"prompt_refused": 1}
-    (uri,) = (one for one in storage.list_files(settings.path("outputs", "batch")) if one.endswith(".json"))
-    sidecar = storage.read_json(uri)
-    assert (sidecar["prompt"], sidecar["prompt_used"]) == ("a cat", "A Cat")
-    assert sidecar["provenance"]["key"] == "development"
-    parts = storage.list_files(settings.path("audit"))
-    rows = {row["custom_id"]: row for part in parts for row in storage.read_json_lines(part)}
-    assert {name: row["outcome"] for name, row in rows.items()} == {"fine": "ok", "refused": "prompt_refused"}
-    assert {row["who"] for row in rows.values()} == {"batch:batch"}
+    with _audited(settings) as asked:
+        asked(Outcome(1, "a").refused(Rejected(Reason.PROMPT_REFUSED, "why")), request)
+        asked(Outcome(2, "b").refused(Rejected(Reason.INVALID_REQUEST, "why")), None)
+    files = sorted((tmp_path / "audit").rglob("*.jsonl"))
+    first, second = (json.loads(line) for file in files for line in file.read_text().splitlines())
+    assert (first["who"], first["prompt"], first["request"]) == ("batch:mine", "a cat", request.digest)
+    assert first["outcome"] == "prompt_refused"
+    assert (second["custom_id"], second["prompt"], second["outcome"]) == ("b", "", "invalid_request")

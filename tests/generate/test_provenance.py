@@ -1,5 +1,6 @@
 """Outputs are signed: they claim what made them, and nothing of the request's text."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 from vitascope import config
 from vitascope.errors import Mistake
 from vitascope.generate.app.build import build
-from vitascope.generate.app.codec import DecodeWrite
+from vitascope.generate.app.codec import DecodeWrite, Publishing
 from vitascope.generate.app.values import Denoised
-from vitascope.generate.opened import Adapter, Maker, Target, opened
+from vitascope.generate.models import open_models
+from vitascope.generate.opened import Adapter, Maker, Target
 from vitascope.generate.request import Request
+from vitascope.generate.sidecar import Spent
 from vitascope.media.mp4 import png_bytes
 from vitascope.model.formats.card import ModelCard
 from vitascope.provenance.settings import ProvenanceSettings
@@ -31,7 +34,8 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def write(codec: DecodeWrite, card: ModelCard, request: Request, target: Target) -> dict:
     shape = card.patching.latent_shape(card.patching.covering(request.size))
     latent = torch.randn(*shape, card.channels, generator=torch.Generator().manual_seed(0)).numpy()
-    return codec.write(request, Denoised(latent, (1, 1), 0.0), None, target)
+    denoised = Denoised(latent, (1, 1), {"denoise": Spent(0.0, 0.0)})
+    return asyncio.run(codec.write(request, denoised, None, target))
 
 
 @pytest.mark.parametrize("seconds", [0, 9 / 8], ids=["png", "mp4"])
@@ -62,7 +66,7 @@ def test_an_output_is_made_from_the_media_of_its_request(
     image = request_of(mode="image_to_video", image=str(picture))
     first = write(codec, card, image, Target(str(tmp_path / "first"), MADE_BY))
     longer = request_of(mode="extend_forward", video=first["uri"], seconds=17 / 8)
-    codec.canvas(longer)  # a signed video is a video like others
+    asyncio.run(codec.canvas(longer))  # a signed video is a video like others
     second = write(codec, card, longer, Target(str(tmp_path / "second"), MADE_BY))
     verdict = verify(str(second["uri"]))
     assert verdict.state == "valid"
@@ -83,7 +87,7 @@ def test_attempts_that_race_agree_on_the_manifest(
 def test_files_stay_unsigned_only_if_the_settings_say_so(
     card: ModelCard, tmp_path: Path, request_of: Callable[..., Request]
 ) -> None:
-    codec = DecodeWrite(card, 0, ProvenanceSettings(sign=False))
+    codec = DecodeWrite(card, publishing=Publishing(ProvenanceSettings(sign=False)))
     sidecar = write(codec, card, request_of(), Target(str(tmp_path / "out"), MADE_BY))
     assert sidecar["provenance"] is None
     assert verify(str(sidecar["uri"])).state == "none"
@@ -97,4 +101,4 @@ def test_a_key_that_cannot_be_used_stops_the_work_before_it_begins(
     named = [f"provenance.{name}={tmp_path / 'key.pem'}" for name in ("certificate", "private_key")]
     settings = config.load(None, [f"generate.model={model_folder}", *named])
     with pytest.raises(Mistake, match="holds no certificate"):
-        build(opened(settings), settings)
+        build(open_models(settings), settings)

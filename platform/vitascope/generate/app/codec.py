@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -79,8 +79,8 @@ class Part(NamedTuple):
 class Publishing:
     """What an output goes through before it is committed: who signs it, and what refuses its frames."""
 
-    provenance: ProvenanceSettings = ProvenanceSettings()
-    frames: HookFilter = HookFilter()
+    provenance: ProvenanceSettings = field(default_factory=ProvenanceSettings)
+    frames: HookFilter = field(default_factory=HookFilter)
 
 
 _USUAL = Publishing()
