@@ -35,6 +35,7 @@ bench: .venv/.done
 	$(BIN)/python jobs/bench/generate.py
 	$(BIN)/python jobs/bench/buckets.py
 	$(BIN)/python jobs/bench/incremental.py
+	$(BIN)/python jobs/bench/makespan.py
 
 nightly: .venv/.done .venv-moto/.done .servers/.done .servers/ceph/.done .venv/.browser
 	$(BIN)/python -m pytest -m nightly $(ARGS)

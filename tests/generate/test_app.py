@@ -57,6 +57,23 @@ def test_codec_and_text_encoder_are_where_the_settings_put_them(
     assert devices[2:] == [CPU, CPU]
 
 
+def test_a_text_that_repeats_is_encoded_once(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = TextEncode(card.encode)
+    limits = Limits(config.load(None).generate, card.patching, "/media")
+    small = {"width": 64, "height": 48, "seconds": 0, "negative_prompt": "dark"}
+    asked = [parse(small | {"custom_id": p, "prompt": p}, limits) for p in ("a cat", "a dog", "a cat")]
+    encoded: list[str] = []
+    encode = encoder._encoder.encode
+    monkeypatch.setattr(encoder._encoder, "encode", lambda texts: encoded.extend(texts) or encode(texts))
+    found = [encoder(request) for request in asked]
+    assert encoded == ["a cat", "dark", "a dog"]
+    for request, states in zip(asked, found, strict=True):
+        prompt, negative = encode([request.prompt, request.negative_prompt])
+        np.testing.assert_allclose(states.prompt, prompt.numpy(), atol=1e-5)
+        np.testing.assert_allclose(states.negative, negative.numpy(), atol=1e-5)
+        assert states.n_tokens == tuple(encoder._encoder.count([request.prompt, request.negative_prompt]))
+
+
 def test_replicas_ask_ray_for_the_gpus_of_the_settings(model_folder: Path) -> None:
     gpus = ["generate.text_gpus=0.25", "generate.decode_gpus=0.5", "generate.decode_replicas=3"]
     settings = config.load(None, [f"generate.model={model_folder}", *gpus, "generate.use_gpu=true"])

@@ -90,6 +90,27 @@ def test_a_finished_one_leaves_and_a_waiting_one_joins(
     assert recorder.passes == [1, 3, 4, 2, 2]
 
 
+def test_the_time_of_a_pass_is_divided_by_patches(
+    recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
+) -> None:
+    def slow(pack: Pack) -> torch.Tensor:
+        time.sleep(0.05)
+        return torch.zeros_like(pack.tokens)
+
+    recorder.velocity = slow
+    recorder.gate.clear()
+    first = denoiser.submit(work_of(steps=1, guidance=1))
+    while not first.running():
+        time.sleep(0.001)
+    together = [denoiser.submit(work_of(steps=2, guidance=scale)) for scale in (1, 4)]  # 36 and 72 patches
+    recorder.gate.set()
+    alone, small, large = (future.result(120).device_s for future in (first, *together))
+    assert recorder.passes == [1, 3, 3]
+    assert alone >= 0.05
+    assert small + large >= 0.1
+    assert large == pytest.approx(2 * small)
+
+
 def test_what_no_pass_holds_is_refused(denoiser: Denoiser, work_of: Callable[..., Work]) -> None:
     with pytest.raises(Rejected) as refused:
         denoiser.submit(work_of(seconds=4))

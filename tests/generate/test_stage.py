@@ -21,6 +21,7 @@ from PIL import Image
 from ray import serve
 
 from vitascope import config, storage
+from vitascope.cli import main
 from vitascope.config import RunSettings, Settings
 from vitascope.errors import Failed, Mistake
 from vitascope.generate import stage
@@ -77,6 +78,12 @@ def write_inputs(folder: str, requests: list[dict[str, Any]], model: str) -> Set
     generate = {"requests": storage.join(folder, "requests.jsonl"), "model": model}
     generate |= {"max_in_flight": 3, "max_tokens": 400, "token_budget": 400}
     return Settings.model_validate({"run": {"folder": storage.join(folder, "run")}, "generate": generate})
+
+
+def all_at_once(settings: Settings) -> Settings:
+    """The same with all requests in each pass: those of few steps are soon done, though sent last."""
+    generate = settings.generate.model_copy(update={"max_in_flight": 18, "token_budget": 10_000})
+    return settings.model_copy(update={"generate": generate})
 
 
 def finished(settings: Settings) -> dict[str, str]:
@@ -286,7 +293,7 @@ def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_fo
     requests = [r | {"steps": 150 if i else 2} for i, r in enumerate(good_requests()[:6])]
     for file in model_folder.iterdir():
         storage.put(storage.join(s3, "model", file.name), file.read_bytes())
-    settings = write_inputs(s3, requests, storage.join(s3, "model"))
+    settings = all_at_once(write_inputs(s3, requests, storage.join(s3, "model")))
     killed: list[str] = []
 
     def kill() -> None:
@@ -306,6 +313,35 @@ def test_on_s3_and_a_killed_replica_costs_no_request(ray_cluster: None, model_fo
     for row in storage.rows(settings.path("outputs", "batch", "manifest.parquet")):
         assert row["uri"].startswith(s3)
         assert storage.size_bytes(row["uri"]) > 100
+
+
+def test_a_batch_that_is_cancelled_ends_soon_and_says_so(
+    ray_cluster: None,  # noqa: ARG001
+    model_folder: Path,
+    tmp_path: Path,
+) -> None:
+    requests = [r | {"steps": 1000 if i > 1 else 2} for i, r in enumerate(good_requests())]
+    settings = all_at_once(write_inputs(str(tmp_path), requests, str(model_folder)))
+    where = ["--set", f"run.folder={settings.run.folder}"]
+    cancelled_at: list[float] = []
+
+    def cancel() -> None:
+        wait_for(lambda: len(finished(settings)) >= 2)
+        assert main(["batch", "cancel", *where]) == 0
+        cancelled_at.append(time.monotonic())
+
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
+    summary = stage.run(settings)
+    canceller.join()
+    assert time.monotonic() - cancelled_at[0] < 120  # and not the minutes of 16 requests of 1000 steps
+    assert summary["requests_failed_by_reason"] == {"cancelled": 16}
+    assert (summary["outputs"], summary["succeeded"]) == (2, False)
+    assert summary["denoising"]["all"]["clips"] == 2
+    rows = storage.rows(settings.path("outputs", "batch", "manifest.parquet"))
+    assert [row["reason"] for row in rows].count("cancelled") == 16
+    assert [row["line"] for row in rows] == list(range(1, 19))
+    assert len(finished(settings)) == 2
 
 
 def test_an_app_left_with_other_settings_makes_room(ray_cluster: None) -> None:  # noqa: ARG001
@@ -374,7 +410,7 @@ def test_a_batch_that_is_interrupted_keeps_what_is_finished_and_leaves_no_app(
     tmp_path: Path,
 ) -> None:
     requests = [r | {"steps": 300 if i > 2 else 2} for i, r in enumerate(good_requests())]
-    settings = write_inputs(str(tmp_path), requests, str(model_folder))
+    settings = all_at_once(write_inputs(str(tmp_path), requests, str(model_folder)))
     storage.put(str(tmp_path / "settings.toml"), config.to_toml(settings).encode())
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     command = [sys.executable, "-m", "vitascope.cli", "generate", str(tmp_path / "settings.toml")]

@@ -197,7 +197,7 @@ def _input(settings: Settings, facts: Facts) -> Troubles:
 
 def _requests(settings: Settings, facts: Facts) -> Troubles:  # noqa: ARG001
     if facts.requests_error:
-        yield Trouble(facts.requests_error, "set generate.requests to an existing JSON-lines file")
+        yield Trouble(facts.requests_error, "set generate.requests to an existing file")
 
 
 def _encoders(settings: Settings, facts: Facts) -> Troubles:

@@ -17,13 +17,14 @@
     sidecar    records how an output was made
     app/       text encoding, denoising, decoding and writing as Ray Serve deployments
     starting   why a replica cannot start
-    batch/     the request file, line by line, and the outcome of every request
+    batch/     the request file, in windows and ordered by cost, and the outcome of every request
     stage      the job: streams the request file through the app
     service    the app as a permanent HTTP service
     tracing    where the spans of a traced request go
 
-In: JSON lines (fields: see `request.Request`) and the folder of a model, or of a published pipeline. Out,
-under outputs/<batch>/: for every request `<name>.mp4` (`.png` for one frame), jpegs of its conditioning
-frames and the sidecar `<name>.json`, whose creation makes the request finished; `manifest.parquet`,
-`records.MANIFEST`, with a row for every line of the request file.
+In: JSON lines, CSV or Parquet (fields: see `request.Request`) and the folder of a model, or of a published
+pipeline. Out, under outputs/<batch>/: for every request `<name>.mp4` (`.png` for one frame), jpegs of its
+conditioning frames and the sidecar `<name>.json`, whose creation makes the request finished;
+`manifest.parquet`, `records.MANIFEST`, with a row for every line of the request file; `.batch/`, the
+user's wish and the progress.
 """

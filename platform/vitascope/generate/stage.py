@@ -136,4 +136,6 @@ def app_name(batch: Batch, settings: Settings) -> tuple[str, str]:
     Another model or other settings need another app, and the old one would be in the way.
     """
     name = f"vitascope-{stable_id(batch.folder)}-"
-    return name, name + stable_id(*batch.models.identities, settings.generate.model_dump_json())
+    sections = settings.generate, settings.prompts, settings.provenance
+    how = (section.model_dump_json() for section in sections)
+    return name, name + stable_id(*batch.models.identities, *how)

@@ -10,4 +10,5 @@ scaling    how many replicas a deployment needs
 shares     which request goes next, and to which replica
 routing    sends requests as shares decides
 serving    runs the app for a batch
+sending    sends requests to it, again if need be
 """

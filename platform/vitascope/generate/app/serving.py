@@ -7,6 +7,8 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 from ray.serve.schema import DeploymentStatus, LoggingConfig, TracingConfig
 
 from vitascope.errors import Failed
@@ -67,7 +69,10 @@ def _run(app: serve.Application, name: str) -> Any:
 
 def stuck(name: str) -> str | None:
     """Why a replica of a running app cannot start, if so: requests would wait for it."""
-    app = serve.status().applications.get(name)
+    try:
+        app = serve.status().applications.get(name)
+    except (RayError, RayServeException):  # Serve's controller is started again; the next check may know
+        return None
     waiting = [d for d in app.deployments.values() if d.status != DeploymentStatus.HEALTHY] if app else []
     failing = [d.message for d in waiting if CannotStart.__name__ in d.message]
     return reason(failing) if failing else None

@@ -10,8 +10,8 @@ _LATEST = 1 << 16  # names that wait to be sorted in
 class Seen:
     """The names that were added, each kept as a number of 8 bytes (16 for a moment, while they are merged).
 
-    Names are told apart by 63 bits of a hash: among ten million names, one in 200,000 such sets takes a new
-    name for an old one.
+    Names are compared by 63 bits of a hash: one in 200,000 sets of ten million names takes a new name for an
+    old one.
     """
 
     def __init__(self) -> None:
