@@ -168,7 +168,7 @@ def drift(curve: np.ndarray) -> dict[str, float]:
 
 
 def joins_over_inside(path: str, joins: list[int], time_stride: int = 4) -> tuple[float, float]:
-    """The mean and the largest difference at a join, divided by the median where latent frames meet inside."""
+    """The mean and the largest difference at a join, over the median where latent frames meet inside."""
     differences, before = [], None
     for frame in frames_of(path):
         now = frame.astype(np.float32)
