@@ -13,7 +13,6 @@
     starting   why a replica cannot start
     batch/     the request file, line by line, and the outcome of every request
     stage      the job: streams the request file through the app
-    service    the app as a permanent HTTP service
     tracing    where the spans of a traced request go
 
 In: JSON lines (fields: see `request.Request`) and the folder of a model, or of a published pipeline. Out,

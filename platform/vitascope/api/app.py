@@ -1,0 +1,160 @@
+"""The service as Ray Serve deployments.
+
+serve run vitascope.api.app:app settings=settings.toml
+"""
+
+import asyncio
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+
+from vitascope import config
+from vitascope.api.jobs import Jobs
+from vitascope.api.routes.application import application
+from vitascope.api.routes.serving import Service
+from vitascope.api.runner import Runner
+from vitascope.api.store.keys import Door, Keys, Pace
+from vitascope.api.store.links import Links
+from vitascope.api.store.objects import Objects
+from vitascope.cluster import ray_private
+from vitascope.cluster.placement import node_labels
+from vitascope.config import Settings
+from vitascope.errors import Mistake
+from vitascope.generate.app.build import build
+from vitascope.generate.opened import Opened, opened
+from vitascope.generate.parse import Limits
+from vitascope.generate.tracing import tracing
+from vitascope.metrics import Publisher
+
+_CPUS = 0.1
+_AT_ONCE = 1000  # requests a replica answers; they wait for the store, not for the processor
+_HEALTH_LOOK_S = 2.0
+_CANCEL_S, _ADMIT_S = 10.0, 2.0  # how long the runner is waited for
+_LOG = logging.getLogger("ray.serve")
+
+
+class Arguments(BaseModel):
+    """The app's arguments: the location of a settings file."""
+
+    settings: str
+
+
+def app(arguments: Arguments) -> serve.Application:
+    """The app for the model that the settings name; all that it keeps is in outputs/<generate.batch>.
+
+    Raises:
+        Mistake: the settings ask for traces, which Serve's own configuration enables here.
+    """
+    settings = config.absolute(config.load(arguments.settings))
+    if settings.generate.traces != "off":
+        trace = tracing(settings.generate).model_dump_json()
+        raise Mistake(
+            f"generate.traces = {settings.generate.traces!r} is for batches; a service is traced as its "
+            f"Serve configuration says: leave it out, and next to `applications` put tracing_config: {trace}"
+        )
+    return service(settings)
+
+
+def service(settings: Settings) -> serve.Application:
+    """The app for checked settings."""
+    model = opened(settings)
+    runner = _deployed(RunnerReplica, 1, settings).bind(build(model, settings), model, settings)
+    return _deployed(Api, settings.serve.replicas, settings).bind(runner, model, settings)
+
+
+def root_of(settings: Settings) -> str:
+    """The folder of all that the service keeps."""
+    return settings.path("outputs", settings.generate.batch)
+
+
+def _jobs(model: Opened, settings: Settings) -> Jobs:
+    objects = Objects(root_of(settings))
+    limits = Limits(settings.generate, model.card.patching, objects.root, model.sampling)
+    return Jobs(objects, model, limits, settings.serve, Links.of(objects.root))
+
+
+class RunnerReplica:
+    """The runner as a deployment of one replica, which Serve starts again when it dies."""
+
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, generate: Any, model: Opened, settings: Settings
+    ) -> None:
+        jobs = await asyncio.to_thread(_jobs, model, settings)
+        done = Publisher(run=settings.run.folder).add_request
+        self._runner = Runner(jobs, generate.remote, settings.generate.max_in_flight, done)
+        self._pace = Pace()
+        self._running = asyncio.create_task(self._runner.run())
+
+    async def wake(self, owner: str, of: str) -> None:
+        """As `Runner.wake`."""
+        self._runner.wake(owner, of)
+
+    async def cancel(self, owner: str, of: str) -> None:
+        """As `Runner.cancel`."""
+        await self._runner.cancel(owner, of)
+
+    async def admits(self, name: str, per_minute: int) -> bool:
+        """As `Pace.admits`: one count for all replicas."""
+        return self._pace.admits(name, per_minute)
+
+    def check_health(self) -> None:
+        """Raises if the runner has ended."""
+        if self._running.done():
+            raise RuntimeError(f"the runner has ended: {self._running}")
+
+
+class _Remote:
+    """The runner, from another replica. While it starts again, requests are served without it."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def wake(self, owner: str, of: str) -> None:
+        """As `Runner.wake`."""
+        await self._handle.wake.remote(owner, of)
+
+    async def cancel(self, owner: str, of: str) -> None:
+        """As `Runner.cancel`; after some seconds the runner continues alone."""
+        try:
+            async with asyncio.timeout(_CANCEL_S):
+                await self._handle.cancel.remote(owner, of)
+        except (TimeoutError, RayError, RayServeException):
+            _LOG.warning("The runner does not answer; %s is removed once it does.", of)
+
+    async def admits(self, name: str, per_minute: int) -> bool:
+        """As `Pace.admits`."""
+        try:
+            async with asyncio.timeout(_ADMIT_S):
+                admitted: bool = await self._handle.admits.remote(name, per_minute)
+                return admitted
+        except (TimeoutError, RayError, RayServeException):
+            return True
+
+
+@serve.ingress()
+class Api:
+    """Answers HTTP; any number of replicas."""
+
+    def __init__(self, runner: Any, model: Opened, settings: Settings) -> None:
+        jobs = _jobs(model, settings)
+        door = Door(Keys(jobs.objects.root), ray_private.token())
+        self._service = Service(jobs, door, _Remote(runner))
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return application(self._service)
+
+
+def _deployed(cls: type, n: int, settings: Settings) -> Any:
+    """A deployment of a fixed number of replicas: the runner works when nobody asks."""
+    labels = node_labels(settings, "generate")
+    return serve.deployment(
+        num_replicas=n,
+        max_ongoing_requests=_AT_ONCE,
+        health_check_period_s=_HEALTH_LOOK_S,
+        ray_actor_options={"num_cpus": _CPUS} | ({"label_selector": labels} if labels else {}),
+    )(cls)

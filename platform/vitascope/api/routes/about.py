@@ -1,0 +1,31 @@
+"""Models, health, metrics."""
+
+from fastapi import APIRouter
+
+from vitascope.api.failures import Refused
+from vitascope.api.routes.serving import ERRORS, KeyOf, ServiceOf
+from vitascope.api.shapes import Model, Page
+
+router = APIRouter(tags=["about"], responses=ERRORS)
+open_router = APIRouter(tags=["about"])
+
+
+@router.get("/v1/models")
+def models(service: ServiceOf, _: KeyOf) -> Page[Model]:
+    """The names of the model."""
+    data = [Model(id=name, created=0) for name in service.jobs.settings.models]
+    return Page(data=data, first_id=data[0].id, last_id=data[-1].id)
+
+
+@router.get("/v1/models/{model}")
+def model(service: ServiceOf, _: KeyOf, model: str) -> Model:
+    """One name of the model."""
+    if model not in service.jobs.settings.models:
+        raise Refused(404, f"no model {model[:100]!r}", param="model", code="model_not_found")
+    return Model(id=model, created=0)
+
+
+@open_router.get("/health")
+async def health() -> dict[str, str]:
+    """That the service answers; needs no key."""
+    return {"status": "ok"}

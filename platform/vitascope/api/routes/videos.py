@@ -1,0 +1,106 @@
+"""Videos."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from vitascope.api import previews
+from vitascope.api.routes import content
+from vitascope.api.routes.serving import (
+    ERRORS,
+    After,
+    BodyOf,
+    KeyOf,
+    Limit,
+    Order,
+    Service,
+    ServiceOf,
+    awake,
+    body_of,
+    owner_of,
+)
+from vitascope.api.shapes import Deleted, Page, Video
+from vitascope.api.store.records import Job, Kind
+
+router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=ERRORS)
+
+
+async def _begun(service: Service, job: Job) -> Video:
+    awake(service, job.owner, job.id)
+    return await run_in_threadpool(service.jobs.shape, job)
+
+
+@router.post("", openapi_extra=body_of("Video", "prompt"))
+async def create(service: ServiceOf, key: KeyOf, body: BodyOf) -> Video:
+    """Begins a video. Next to OpenAI's fields, the body may have all those of a request."""
+    return await _begun(service, await run_in_threadpool(service.jobs.create, key, body))
+
+
+@router.post("/edits", openapi_extra=body_of("Edit", "prompt", "video"))
+async def edit(service: ServiceOf, key: KeyOf, body: BodyOf) -> Video:
+    """Begins a video that is made from another one, which `video` names or is."""
+    return await _begun(service, await run_in_threadpool(service.jobs.edit, key, body))
+
+
+@router.post("/extensions", openapi_extra=body_of("Extension", "prompt", "video", "seconds"))
+async def extend(service: ServiceOf, key: KeyOf, body: BodyOf) -> Video:
+    """Begins a video that starts with the end of another one, and goes on for `seconds`."""
+    return await _begun(service, await run_in_threadpool(service.jobs.extend, key, body))
+
+
+@router.post("/{video_id}/remix", openapi_extra=body_of("Remix", "prompt"))
+async def remix(service: ServiceOf, key: KeyOf, video_id: str, body: BodyOf) -> Video:
+    """Begins the same video with another prompt, or other fields; what is left out stays, also the seed."""
+    return await _begun(service, await run_in_threadpool(service.jobs.remix, key, video_id, body))
+
+
+@router.get("")
+def page(
+    service: ServiceOf, key: KeyOf, *, after: After = None, limit: Limit = 20, order: Order = "desc"
+) -> Page[Video]:
+    """Videos by time."""
+    jobs, more = service.jobs.page(key.name, Kind.VIDEO, limit, after=after, order=order)
+    data = [service.jobs.shape(job) for job in jobs]
+    return Page(
+        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
+    )
+
+
+@router.get("/{video_id}")
+def retrieve(service: ServiceOf, key: KeyOf, video_id: str) -> Video:
+    """How far a video is."""
+    return service.jobs.shape(service.jobs.objects.find(key.name, video_id, Kind.VIDEO, Job))
+
+
+@router.delete("/{video_id}")
+async def delete(service: ServiceOf, key: KeyOf, video_id: str) -> Deleted:
+    """Deletes a video; one that is being made leaves the model within one pass."""
+    job = await run_in_threadpool(service.jobs.forget, key.name, video_id, Kind.VIDEO)
+    await service.runner.cancel(job.owner, job.id)
+    return Deleted(id=video_id, object="video.deleted")
+
+
+_CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {kind: {} for kind in previews.TYPES.values()}, "description": "The file."},
+    206: {"content": {kind: {} for kind in previews.TYPES.values()}, "description": "A range of it."},
+    416: ERRORS[400] | {"description": "The range lies outside of the file."},
+}
+
+
+@router.get("/{video_id}/content", response_class=Response, responses=_CONTENT)
+def download(
+    request: Request,
+    service: ServiceOf,
+    *,
+    owner: Annotated[str, owner_of],
+    video_id: str,
+    variant: Annotated[Literal["video", "thumbnail", "spritesheet"], Query()] = "video",
+) -> Response:
+    """The file of a finished video, or a picture of it; with a key, or the video's `url`."""
+    job, uri = service.jobs.finished(owner, video_id, Kind.VIDEO)
+    if variant != "video":
+        uri = previews.preview(job, uri, variant)
+    suffix = uri.rpartition(".")[2]
+    return content.answer(request, uri, previews.TYPES[variant], f"{video_id}.{suffix}")
