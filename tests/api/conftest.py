@@ -1,8 +1,9 @@
 """Fixtures of the tests of the HTTP service: a tiny model, the service in this process, and on Ray."""
 
 import socket
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import openai
 import pytest
 from ray import serve
 
+from api.in_process import App, serving
 from synthetic import tiny_card
 from vitascope import config
 from vitascope.api import app
@@ -31,7 +33,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings_in(model_folder: Path) -> Callable[..., Settings]:
     """Settings of a run in a folder, with the tiny model and small defaults."""
 
-    def make(folder: Path, *more: str) -> Settings:
+    def make(folder: Path | str, *more: str) -> Settings:
         small = ["generate.steps=2", "generate.batch=service", "serve.size=64x48", "serve.seconds=1"]
         return config.load(None, [f"run.folder={folder}", f"generate.model={model_folder}", *small, *more])
 
@@ -40,23 +42,45 @@ def settings_in(model_folder: Path) -> Callable[..., Settings]:
 
 @dataclass(frozen=True)
 class Served:
-    """A running service."""
+    """A running service, and the stand-in for its app if it has one."""
 
     settings: Settings
     url: str
+    app: App = field(default_factory=App)
 
     @property
     def keys(self) -> Keys:
-        return Keys(app.root_of(self.settings))
+        return Keys(self.objects.root)
 
     @property
     def objects(self) -> Objects:
-        return Objects(app.root_of(self.settings))
+        return Objects(self.settings.path("outputs", self.settings.generate.batch))
 
     def client(self, name: str, **allowance: Any) -> openai.OpenAI:
         """OpenAI's client with a new key of this name."""
-        key = self.keys.add(name, Allowance(**allowance))
+        return self.with_key(self.keys.add(name, Allowance(**allowance)))
+
+    def with_key(self, key: str) -> openai.OpenAI:
+        """OpenAI's client with a key."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=120)
+
+
+def finished(client: openai.OpenAI, of: str, within_s: float = 120) -> openai.types.Video:
+    """The video once it has ended."""
+    deadline = time.monotonic() + within_s
+    while (video := client.videos.retrieve(of)).status in ("queued", "in_progress"):
+        assert time.monotonic() < deadline, video
+        time.sleep(0.05)
+    return video
+
+
+@pytest.fixture
+def local(settings_in: Callable[..., Settings], tmp_path: Path) -> Iterator[Served]:
+    """The service in this process, with a stand-in for its app."""
+    settings, made = settings_in(tmp_path / "run", "serve.max_upload_mib=1"), App()
+    with serving(settings, made) as url:
+        yield Served(settings, url, made)
+        made.waiting.set()
 
 
 @pytest.fixture(scope="module")

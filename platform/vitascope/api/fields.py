@@ -1,5 +1,6 @@
 """OpenAI's fields become a request."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _ABOUT = {"model", "user"}
 _NO_CHOICE = {"background": "auto", "moderation": "auto", "output_format": "png", "stream": False}
 """Fields of OpenAI's pictures with a single value that holds here."""
 MOST_IMAGES = 10
+MOST_JSON_BYTES = 32 << 20
+"""Of a body, or of a line of a batch: room for a picture as a data URL."""
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
@@ -37,6 +40,18 @@ class Upload:
 
 Located = tuple[str, str]
 """The location of media, and how the client named them."""
+
+
+def object_of(content: bytes) -> Document:
+    """A JSON object. Raises Refused: 400 if it is anything else."""
+    try:
+        document = json.loads(content or b"{}")
+        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        raise invalid(f"no valid JSON: {str(error)[:200]}") from None
+    if not isinstance(document, dict):
+        raise invalid(f"expected a JSON object, got {shown(document)}")
+    return document
 
 
 def of_video(body: Mapping[str, Any], settings: ServeSettings) -> Document:

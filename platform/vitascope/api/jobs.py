@@ -1,18 +1,20 @@
 """Creates, shows and deletes videos and pictures."""
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
+from vitascope import storage
 from vitascope.api import fields
 from vitascope.api.failures import Refused, invalid, of_rejected
 from vitascope.api.fields import Document
 from vitascope.api.settings import ServeSettings
-from vitascope.api.shapes import Status, Video
+from vitascope.api.shapes import Image, Status, Video
 from vitascope.api.store.keys import Allowance, Key
 from vitascope.api.store.links import Links
-from vitascope.api.store.objects import Objects, created_at, kind_of, new_id
+from vitascope.api.store.objects import Objects, created_at, kind_of, new_id, several
 from vitascope.api.store.records import Job, Kind, Outcome, Progress
 from vitascope.api.store.uploads import Files
 from vitascope.generate.opened import Opened, Target
@@ -24,11 +26,6 @@ from vitascope.section import shown
 
 _MOST_USER_CHARS = 512
 _HIDDEN = {"custom_id", "prompt", "width", "height", "seconds"}  # of a request's settings: shown elsewhere
-
-
-def several(first: str, n: int) -> list[str]:
-    """`n` ids, of which `first` is one."""
-    return [f"{first[:-2]}{i:02x}" for i in range(n)] if n > 1 else [first]
 
 
 @dataclass(frozen=True)
@@ -229,29 +226,29 @@ class Jobs:
     def _state(self, job: Job) -> tuple[Status, int, Outcome | None]:
         """Status, progress in percent, and the outcome, if the job has ended."""
         progress = None
-        if (outcome := self._outcome(job)) is None:
+        if (outcome := self.outcome(job)) is None:
             progress = self.objects.pending(job.owner, job.id, Progress)
-            outcome = self._outcome(job) if progress is None else None  # it ended in between
+            outcome = self.outcome(job) if progress is None else None  # it ended in between
         if outcome is None:
             return ("in_progress" if progress and progress.started_at else "queued"), 0, None
         return ("completed", 100, outcome) if outcome.uri else ("failed", 0, outcome)
 
-    def _outcome(self, job: Job) -> Outcome | None:
+    def outcome(self, job: Job) -> Outcome | None:
+        """How a job ended; None if it has not."""
         return self.objects.outcome(job.owner, job.id, Outcome)
 
-    def page(
-        self, owner: str, kind: Kind, limit: int, *, after: str | None, order: Literal["asc", "desc"]
-    ) -> tuple[list[Job], bool]:
-        """At most `limit` jobs beyond the id `after`, and whether more follow.
+    def is_made(self, job: Job) -> bool:
+        """Whether the job has ended with a file."""
+        outcome = self.outcome(job)
+        return outcome is not None and outcome.uri is not None
 
-        Raises:
-            Refused: 400 if `after` is no id.
-        """
-        if after is not None and kind_of(after) is not kind:
-            raise invalid(f"after is the id of a {kind}, got {shown(after)}", "after")
-        found, more = self.objects.page(owner, kind, limit, after=after, order=order)
-        jobs = (self.objects.get(whose, of, Job) for whose, of in found)
-        return [job for job in jobs if job], more
+    def image(self, job: Job, form: str, base: str = "") -> Image:
+        """A finished picture as clients see it: its content, or its address at the service's, `base`."""
+        if form == "url":
+            path = f"/v1/images/{job.id}/content"
+            return Image(id=job.id, url=base + self.links.signed(path, job.owner))
+        _, uri = self.finished(job.owner, job.id, Kind.IMAGE)
+        return Image(id=job.id, b64_json=base64.b64encode(storage.read_bytes(uri)).decode())
 
     def finished(self, owner: str, of: str, kind: Kind) -> tuple[Job, str]:
         """A job and the location of the file that it made.
@@ -260,7 +257,7 @@ class Jobs:
             Refused: 404 if there is no such job, 400 if it is not completed.
         """
         job = self.objects.find(owner, of, kind, Job)
-        outcome = self._outcome(job)
+        outcome = self.outcome(job)
         if outcome is None or outcome.uri is None:
             status = "failed" if outcome else "not finished yet"
             raise invalid(

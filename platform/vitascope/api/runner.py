@@ -56,24 +56,34 @@ class Runner:
                 _LOG.exception("What is pending cannot be listed; it is tried again.")
             await asyncio.sleep(_LOOK_S)
 
-    def wake(self, owner: str, of: str) -> None:
-        """Begins something pending, unless it is in work."""
+    def wake(self, owner: str, of: str) -> asyncio.Task[None]:
+        """Begins something pending, unless it is in work; the task never fails."""
         item = Item(owner, of)
         if item not in self._tasks:
             self._tasks[item] = asyncio.create_task(self._work(item))
             self._tasks[item].add_done_callback(lambda _: self._tasks.pop(item, None))
+        return self._tasks[item]
 
     async def cancel(self, owner: str, of: str) -> None:
         """Ends the work on something that was deleted, and removes what it left."""
+        await self._interrupted(owner, of)
+        await _surely(self._objects.clean, owner, of)
+
+    async def stop(self, owner: str, of: str, outcome: Outcome) -> None:
+        """Ends a job with this outcome, unless it has ended: first, so that it is not begun again."""
+        if not await asyncio.to_thread(self._objects.has_ended, owner, of):
+            await _surely(self._objects.end, owner, of, outcome)
+        await self._interrupted(owner, of)
+
+    async def _interrupted(self, owner: str, of: str) -> None:
         if task := self._tasks.get(Item(owner, of)):
             task.cancel()
             await asyncio.wait([task])
-        await asyncio.to_thread(self._objects.clean, owner, of)
 
     async def _work(self, item: Item) -> None:
         try:
             if kind_of(item.id) is Kind.BATCH:
-                await self._batches.run(item.owner, item.id, self.wake)
+                await self._batches.run(item.owner, item.id, self)
             elif kind_of(item.id) is Kind.FILE:
                 await asyncio.to_thread(self._tidy, item)
             else:
@@ -84,7 +94,7 @@ class Runner:
     async def _job(self, item: Item) -> None:
         async with self._room:
             job = await asyncio.to_thread(self._objects.get, item.owner, item.id, Job)
-            if job is None:
+            if job is None or await asyncio.to_thread(self._objects.has_ended, *item):
                 await asyncio.to_thread(self._tidy, item)
                 return
             started = time.monotonic()
@@ -121,7 +131,7 @@ class Runner:
         return failed
 
     def _tidy(self, item: Item) -> None:
-        """Removes what was deleted or never completed; a file that has a record is finished."""
+        """Settles what is finished, and removes what was deleted or never completed."""
         if self._objects.exists(item.owner, item.id):
             self._objects.settle(item.owner, item.id)
         elif time.time() - created_at(item.id) > _UNMADE_S:

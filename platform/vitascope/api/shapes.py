@@ -12,6 +12,10 @@ BatchStatus = Literal[
 ]
 
 
+class _Named(BaseModel):
+    id: str
+
+
 class Error(BaseModel):
     """Why a request was refused or a job failed."""
 
@@ -27,10 +31,9 @@ class ErrorAnswer(BaseModel):
     error: Error
 
 
-class Video(BaseModel):
+class Video(_Named):
     """A video: being made, finished or failed."""
 
-    id: str
     object: Literal["video"] = "video"
     model: str
     status: Status
@@ -47,7 +50,7 @@ class Video(BaseModel):
     url: str | None = Field(None, description="Of a finished video: its file, for an hour, without a key.")
 
 
-class Image(BaseModel):
+class Image(_Named):
     """A picture: its content, or its address for an hour."""
 
     b64_json: str | None = None
@@ -63,10 +66,9 @@ class Images(BaseModel):
     size: str
 
 
-class File(BaseModel):
+class File(_Named):
     """An uploaded file, or the results of a batch."""
 
-    id: str
     object: Literal["file"] = "file"
     bytes: int
     created_at: int
@@ -100,10 +102,9 @@ class BatchErrors(BaseModel):
     data: list[BatchError]
 
 
-class Batch(BaseModel):
+class Batch(_Named):
     """A file of requests, on its way."""
 
-    id: str
     object: Literal["batch"] = "batch"
     endpoint: str
     input_file_id: str
@@ -127,10 +128,9 @@ class Batch(BaseModel):
     metadata: dict[str, str] | None = None
 
 
-class Model(BaseModel):
+class Model(_Named):
     """A name of the model."""
 
-    id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: Literal["vitascope"] = "vitascope"
@@ -144,7 +144,7 @@ class Deleted(BaseModel):
     deleted: Literal[True] = True
 
 
-T = TypeVar("T")
+T = TypeVar("T", bound=_Named)
 
 
 class Page(BaseModel, Generic[T]):

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitascope import storage
 from vitascope.api.failures import Refused, invalid
-from vitascope.api.routes import about, videos
+from vitascope.api.routes import about, batches, files, images, videos
 from vitascope.api.routes.serving import Service
 
 
@@ -18,8 +18,9 @@ def application(service: Service) -> FastAPI:
     """The service as an ASGI app."""
     app = FastAPI(title="Vitascope", docs_url=None, redoc_url=None)
     app.state.service = service
-    for router in (videos.router, about.router, about.open_router):
-        app.include_router(router)
+    for room in (videos, images, files, batches, about):
+        app.include_router(room.router)
+    app.include_router(about.open_router)
     app.add_middleware(_Limited, most_bytes=service.jobs.settings.max_upload_mib << 20)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)

@@ -1,7 +1,6 @@
 """What every address has: the key, the body of a request."""
 
 import asyncio
-import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -14,15 +13,14 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import FormData, UploadFile
 
 from vitascope.api.failures import Refused, invalid
-from vitascope.api.fields import Document, Upload
+from vitascope.api.fields import MOST_JSON_BYTES, Document, Upload, object_of
 from vitascope.api.jobs import Jobs
-from vitascope.api.shapes import ErrorAnswer
+from vitascope.api.shapes import ErrorAnswer, Page, T
 from vitascope.api.store.keys import Door, Key
+from vitascope.api.store.objects import Asked
 from vitascope.section import shown
 
-_MOST_JSON_BYTES = 32 << 20
 _MOST_FIELDS = 100
-_MOST_FIELD_BYTES = 32 << 20  # as large as JSON may be
 _NESTED = re.compile(r"([^\[\]]+)\[([^\[\]]+)\]")
 
 
@@ -73,9 +71,23 @@ async def admitted(
 
 
 KeyOf = Annotated[Key, Depends(admitted)]
-After = Annotated[str | None, Query(description="The id after which the page begins.")]
-Limit = Annotated[int, Query(ge=1, le=100, description="Objects of a page, at most.")]
-Order = Annotated[Literal["asc", "desc"], Query(description="By time: oldest or newest first.")]
+
+
+def _asked(
+    after: Annotated[str | None, Query(description="The id after which the page begins.")] = None,
+    limit: Annotated[int, Query(ge=1, le=100, description="Objects of a page, at most.")] = 20,
+    order: Annotated[Literal["asc", "desc"], Query(description="Oldest or newest first.")] = "desc",
+) -> Asked:
+    return Asked(limit, after, order)
+
+
+AskedOf = Annotated[Asked, Depends(_asked)]
+
+
+def page_of(data: list[T], more: bool) -> Page[T]:
+    """A page of objects that have ids."""
+    ids = [one.id for one in data]
+    return Page(data=data, first_id=ids[0] if ids else None, last_id=ids[-1] if ids else None, has_more=more)
 
 
 async def _owner(
@@ -95,7 +107,7 @@ async def _owner(
     return owner
 
 
-owner_of = Depends(_owner)
+OwnerOf = Annotated[str, Depends(_owner)]
 
 _AT_WORK: set[asyncio.Task[None]] = set()
 
@@ -112,15 +124,13 @@ def awake(service: Service, owner: str, of: str) -> None:
     task.add_done_callback(_AT_WORK.discard)
 
 
-def body_of(title: str, *required: str) -> dict[str, Any]:
-    """OpenAPI's description of a body that is JSON or a form: see `vitascope.generate.request`."""
-    schema = {
-        "title": title,
-        "type": "object",
-        "properties": {field: {"type": "string"} for field in required},
-        "required": list(required),
-    }
-    kinds = ("application/json", "multipart/form-data")
+def body_of(title: str, *required: str, file: bool = False) -> dict[str, Any]:
+    """OpenAPI's description of a body that is JSON or a form, or a form with the field `file`."""
+    fields: dict[str, Any] = {field: {"type": "string"} for field in required}
+    if file:
+        fields["file"] = {"type": "string", "format": "binary"}
+    schema = {"title": title, "type": "object", "properties": fields, "required": list(fields)}
+    kinds = ("multipart/form-data",) if file else ("application/json", "multipart/form-data")
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}}
 
 
@@ -140,11 +150,11 @@ async def _body(request: Request) -> AsyncIterator[Document]:
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         async with request.form(
-            max_files=_MOST_FIELDS, max_fields=_MOST_FIELDS, max_part_size=_MOST_FIELD_BYTES
+            max_files=_MOST_FIELDS, max_fields=_MOST_FIELDS, max_part_size=MOST_JSON_BYTES
         ) as form:
             yield _of_form(form)
     elif kind == "application/json":
-        yield _of_json(await _read(request))
+        yield object_of(await _read(request))
     else:
         raise Refused(415, f"the body is JSON or multipart/form-data, got {shown(kind)}")
 
@@ -156,22 +166,11 @@ async def _read(request: Request) -> bytes:
     content = bytearray()
     async for part in request.stream():
         content += part
-        if len(content) > _MOST_JSON_BYTES:
+        if len(content) > MOST_JSON_BYTES:
             raise Refused(
-                413, f"JSON has at most {_MOST_JSON_BYTES >> 20} MiB; send files in a form, or as /v1/files"
+                413, f"JSON has at most {MOST_JSON_BYTES >> 20} MiB; send files in a form, or as /v1/files"
             )
     return bytes(content)
-
-
-def _of_json(content: bytes) -> Document:
-    try:
-        document = json.loads(content or b"{}")
-        json.dumps(document, ensure_ascii=False).encode()  # half a surrogate pair is no text
-    except (ValueError, RecursionError) as error:
-        raise invalid(f"the body is no valid JSON: {str(error)[:200]}") from None
-    if not isinstance(document, dict):
-        raise invalid(f"the body is a JSON object, got {shown(document)}")
-    return document
 
 
 def _of_form(form: FormData) -> Document:

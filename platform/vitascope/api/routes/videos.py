@@ -1,6 +1,6 @@
 """Videos."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
@@ -10,20 +10,21 @@ from vitascope.api import previews
 from vitascope.api.routes import content
 from vitascope.api.routes.serving import (
     ERRORS,
-    After,
+    AskedOf,
     BodyOf,
     KeyOf,
-    Limit,
-    Order,
+    OwnerOf,
     Service,
     ServiceOf,
     awake,
     body_of,
-    owner_of,
+    page_of,
 )
 from vitascope.api.shapes import Deleted, Page, Video
+from vitascope.api.store.objects import READERS
 from vitascope.api.store.records import Job, Kind
 
+_CONTENT = content.responses(*previews.TYPES.values())
 router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=ERRORS)
 
 
@@ -57,15 +58,10 @@ async def remix(service: ServiceOf, key: KeyOf, video_id: str, body: BodyOf) -> 
 
 
 @router.get("")
-def page(
-    service: ServiceOf, key: KeyOf, *, after: After = None, limit: Limit = 20, order: Order = "desc"
-) -> Page[Video]:
+def page(service: ServiceOf, key: KeyOf, asked: AskedOf) -> Page[Video]:
     """Videos by time."""
-    jobs, more = service.jobs.page(key.name, Kind.VIDEO, limit, after=after, order=order)
-    data = [service.jobs.shape(job) for job in jobs]
-    return Page(
-        data=data, first_id=data[0].id if data else None, last_id=data[-1].id if data else None, has_more=more
-    )
+    jobs, more = service.jobs.objects.page(key.name, Kind.VIDEO, Job, asked)
+    return page_of(list(READERS.map(service.jobs.shape, jobs)), more)
 
 
 @router.get("/{video_id}")
@@ -82,19 +78,12 @@ async def delete(service: ServiceOf, key: KeyOf, video_id: str) -> Deleted:
     return Deleted(id=video_id, object="video.deleted")
 
 
-_CONTENT: dict[int | str, dict[str, Any]] = {
-    200: {"content": {kind: {} for kind in previews.TYPES.values()}, "description": "The file."},
-    206: {"content": {kind: {} for kind in previews.TYPES.values()}, "description": "A range of it."},
-    416: ERRORS[400] | {"description": "The range lies outside of the file."},
-}
-
-
 @router.get("/{video_id}/content", response_class=Response, responses=_CONTENT)
 def download(
     request: Request,
     service: ServiceOf,
     *,
-    owner: Annotated[str, owner_of],
+    owner: OwnerOf,
     video_id: str,
     variant: Annotated[Literal["video", "thumbnail", "spritesheet"], Query()] = "video",
 ) -> Response:

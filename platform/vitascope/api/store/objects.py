@@ -1,9 +1,11 @@
 """Documents in the store: named by time, kept per owner."""
 
+import hashlib
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, TypeVar
@@ -11,8 +13,9 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel
 
 from vitascope import storage
-from vitascope.api.failures import missing
+from vitascope.api.failures import invalid, missing
 from vitascope.api.store.records import Kept, Kind, Object
+from vitascope.section import shown
 
 ADMIN = "admin"
 """The owner of what is asked for with the cluster's token, which sees the objects of all."""
@@ -20,6 +23,8 @@ _SPAN_DIGITS = 6  # of the 12 that count milliseconds: 2^24 ms
 
 
 _ID = re.compile(rf"(?P<kind>{'|'.join(Kind)})_(?P<ms>[0-9a-f]{{12}})[0-9a-f]{{20}}")
+READERS = ThreadPoolExecutor(16, "read")
+"""Reads for one answer at the same time: a store answers slowly, and many at once."""
 _Kept = TypeVar("_Kept", bound=Kept)
 
 
@@ -34,6 +39,17 @@ def kind_of(text: str) -> Kind | None:
     return Kind(found["kind"]) if found else None
 
 
+def derived_id(kind: Kind, of: str, *parts: object) -> str:
+    """An id of the time of another one, the same whenever it is derived."""
+    digest = hashlib.blake2b("\x1f".join(map(str, (of, *parts))).encode(), digest_size=10).hexdigest()
+    return f"{kind}_{_digits(of)}{digest}"
+
+
+def several(first: str, n: int) -> list[str]:
+    """`n` ids, of which `first` is one, if `n` is 1."""
+    return [f"{first[:-2]}{i:02x}" for i in range(n)] if n > 1 else [first]
+
+
 def created_at(of: str) -> int:
     """When the object with this id was made, in seconds of Unix time."""
     return int(_digits(of), 16) // 1000
@@ -45,6 +61,19 @@ def _digits(of: str) -> str:
 
 def _span(of: str) -> str:
     return _digits(of)[:_SPAN_DIGITS]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A page: at most `limit` objects beyond the id `after`."""
+
+    limit: int
+    after: str | None = None
+    order: Literal["asc", "desc"] = "desc"
+
+
+def _all(_: object) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -114,6 +143,10 @@ class Objects:
         """How it ended; None if it has not."""
         return _read(self._outcome(owner, of), form)
 
+    def has_ended(self, owner: str, of: str) -> bool:
+        """Whether it has an outcome."""
+        return storage.exists(self._outcome(owner, of))
+
     def note(self, owner: str, of: str, progress: Kept) -> None:
         """Commits that an object is pending, and how far it is."""
         storage.put(self._pending(owner, of), _bytes(progress))
@@ -137,12 +170,22 @@ class Objects:
         return sorted(found, key=lambda each: (_digits(each[1]), each))
 
     def page(
-        self, owner: str, kind: Kind, limit: int, *, after: str | None, order: Literal["asc", "desc"]
-    ) -> tuple[list[tuple[str, str]], bool]:
-        """Owner and id of at most `limit` objects beyond the id `after`, and whether more follow."""
+        self, owner: str, kind: Kind, form: type[_Kept], asked: Asked, keep: Callable[[_Kept], bool] = _all
+    ) -> tuple[list[_Kept], bool]:
+        """The objects that are asked for, and whether more follow. Reads no more than it returns, and one.
+
+        Raises:
+            Refused: 400 if `after` is no id.
+        """
+        if asked.after is not None and kind_of(asked.after) is not kind:
+            raise invalid(f"after is the id of a {kind}, got {shown(asked.after)}", "after")
         owners = self.owners() if owner == ADMIN else [owner]
-        found = list(islice(self._ordered(owners, kind, after, order), limit + 1))
-        return found[:limit], len(found) > limit
+        found: list[_Kept] = []
+        names = self._ordered(owners, kind, asked.after, asked.order)
+        while len(found) <= asked.limit and (some := list(islice(names, asked.limit + 1 - len(found)))):
+            read = READERS.map(lambda each: self.get(each[0], each[1], form), some)
+            found += [one for one in read if one is not None and keep(one)]
+        return found[: asked.limit], len(found) > asked.limit
 
     def _ordered(
         self, owners: Sequence[str], kind: Kind, after: str | None, order: str
