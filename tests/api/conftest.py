@@ -54,7 +54,7 @@ class Served:
 
     @property
     def objects(self) -> Objects:
-        return Objects(self.settings.path("outputs", self.settings.generate.batch))
+        return Objects.of(self.settings)
 
     def client(self, name: str, **allowance: Any) -> openai.OpenAI:
         """OpenAI's client with a new key of this name."""

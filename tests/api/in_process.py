@@ -82,7 +82,7 @@ class _Near:
 def jobs_of(settings: Settings) -> Jobs:
     """The service's jobs, in the folder of the settings."""
     model = opened(settings)
-    objects = Objects(settings.path("outputs", settings.generate.batch))
+    objects = Objects.of(settings)
     limits = Limits(settings.generate, model.card.patching, objects.root, model.sampling)
     return Jobs(objects, model, limits, settings.serve, Links.of(objects.root))
 
@@ -97,7 +97,7 @@ def serving(settings: Settings, app: App) -> Iterator[str]:
     async def main() -> None:
         runner = Runner(jobs, app, settings.generate.max_in_flight, lambda *_: None)
         door = Door(Keys(jobs.objects.root), ADMIN_TOKEN)
-        web = application(Service(jobs, door, _Near(runner)))
+        web = application(Service(jobs, door, _Near(runner), lambda: b""))
         one = uvicorn.Server(uvicorn.Config(web, port=0, log_level="warning", lifespan="off"))
         server.append(one)
         running, serving = asyncio.create_task(runner.run()), asyncio.create_task(one.serve())

@@ -8,6 +8,7 @@
     jobs       creates, shows and deletes videos and pictures
     batches    files of requests, line by line
     previews   thumbnails and sprite sheets
+    measured   the cluster's metrics
     runner     sends what is unfinished to the generation app
     routes/    the addresses
     app        the whole as Ray Serve deployments

@@ -7,6 +7,7 @@ import asyncio
 import logging
 from typing import Any
 
+import ray
 from fastapi import FastAPI
 from pydantic import BaseModel
 from ray import serve
@@ -15,6 +16,7 @@ from ray.serve.exceptions import RayServeException
 
 from vitascope import config
 from vitascope.api.jobs import Jobs
+from vitascope.api.measured import gathered
 from vitascope.api.routes.application import application
 from vitascope.api.routes.serving import Service
 from vitascope.api.runner import Runner
@@ -31,11 +33,17 @@ from vitascope.generate.parse import Limits
 from vitascope.generate.tracing import tracing
 from vitascope.metrics import Publisher
 
-_CPUS = 0.1
+CPUS = 0.1
+"""Of a replica that answers HTTP, and of the runner."""
 _AT_ONCE = 1000  # requests a replica answers; they wait for the store, not for the processor
 _HEALTH_LOOK_S = 2.0
 _CANCEL_S, _ADMIT_S = 10.0, 2.0  # how long the runner is waited for
 _LOG = logging.getLogger("ray.serve")
+
+
+def address(host: str, port: int) -> str:
+    """Host and port as a part of a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Arguments(BaseModel):
@@ -67,13 +75,8 @@ def service(settings: Settings) -> serve.Application:
     return _deployed(Api, settings.serve.replicas, settings).bind(runner, model, settings)
 
 
-def root_of(settings: Settings) -> str:
-    """The folder of all that the service keeps."""
-    return settings.path("outputs", settings.generate.batch)
-
-
 def _jobs(model: Opened, settings: Settings) -> Jobs:
-    objects = Objects(root_of(settings))
+    objects = Objects.of(settings)
     limits = Limits(settings.generate, model.card.patching, objects.root, model.sampling)
     return Jobs(objects, model, limits, settings.serve, Links.of(objects.root))
 
@@ -136,6 +139,12 @@ class _Remote:
             return True
 
 
+def _metrics() -> bytes:
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    addresses = (address(node["NodeManagerAddress"], node["MetricsExportPort"]) for node in nodes)
+    return gathered(addresses)
+
+
 @serve.ingress()
 class Api:
     """Answers HTTP; any number of replicas."""
@@ -143,7 +152,7 @@ class Api:
     def __init__(self, runner: Any, model: Opened, settings: Settings) -> None:
         jobs = _jobs(model, settings)
         door = Door(Keys(jobs.objects.root), ray_private.token())
-        self._service = Service(jobs, door, _Remote(runner))
+        self._service = Service(jobs, door, _Remote(runner), _metrics)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return application(self._service)
@@ -156,5 +165,5 @@ def _deployed(cls: type, n: int, settings: Settings) -> Any:
         num_replicas=n,
         max_ongoing_requests=_AT_ONCE,
         health_check_period_s=_HEALTH_LOOK_S,
-        ray_actor_options={"num_cpus": _CPUS} | ({"label_selector": labels} if labels else {}),
+        ray_actor_options={"num_cpus": CPUS} | ({"label_selector": labels} if labels else {}),
     )(cls)

@@ -14,8 +14,8 @@ from vitascope.section import shown, unknown_key
 Document = dict[str, Any]
 """The fields of a request, before they are checked."""
 
-MEDIA_FIELDS = sorted({field for fields in MEDIA.values() for field in fields})
-"""The fields of a request that name media."""
+MEDIA_FIELDS = sorted({"image", "image_last", "video", "video_after", "keep"} & set(Request.model_fields))
+"""The fields of a request that name media, or hold objects that do so in a field `image`."""
 
 _OURS = sorted(set(Request.model_fields) - {"custom_id", "width", "height"})
 _OF_VIDEO = [*_OURS, "model", "size", "user", "input_reference"]
@@ -130,9 +130,19 @@ def with_media(document: Document, locate: Callable[[str, Any], Located]) -> tup
             raise invalid(f"in mode {mode} input_reference {why}; leave one out", "input_reference")
         document[fields[0]], given[fields[0]] = locate("input_reference", reference)
     for field in set(MEDIA_FIELDS) & document.keys() - given.keys():
-        if document[field] is not None:
-            document[field], given[field] = locate(field, document[field])
+        value = document[field]
+        if isinstance(value, list):
+            document[field] = [_within(field, each, locate) for each in value]
+        elif value is not None:
+            document[field], given[field] = locate(field, value)
     return document, given
+
+
+def _within(field: str, value: Any, locate: Callable[[str, Any], Located]) -> Any:
+    """An object in a list, with the media that it names located."""
+    if isinstance(value, dict) and value.get("image") is not None:
+        return value | {"image": locate(field, value["image"])[0]}
+    return value
 
 
 def check_model(name: object, settings: ServeSettings) -> str:

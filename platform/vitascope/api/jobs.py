@@ -117,8 +117,8 @@ class Jobs:
         Raises:
             Refused: as `create`.
         """
-        document = self._after(key, body, "extend_forward")
         new = fields.seconds_of(body.get("seconds"))
+        document = self._after(key, {**body, "seconds": None}, "extend_forward")
         document["seconds"] = new + min(new, document["seconds"])  # as much is given, if there is as much
         return self.commit(self._order(key, body), document)
 

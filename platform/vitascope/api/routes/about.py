@@ -1,8 +1,11 @@
 """Models, health, metrics."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import HTMLResponse, Response
 
 from vitascope.api.failures import Refused
+from vitascope.api.routes import page
 from vitascope.api.routes.serving import ERRORS, KeyOf, ServiceOf
 from vitascope.api.shapes import Model, Page
 
@@ -23,6 +26,18 @@ def model(service: ServiceOf, _: KeyOf, model: str) -> Model:
     if model not in service.jobs.settings.models:
         raise Refused(404, f"no model {model[:100]!r}", param="model", code="model_not_found")
     return Model(id=model, created=0)
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+def metrics(service: ServiceOf, _: KeyOf) -> Response:
+    """What Vitascope and Ray Serve measure on all nodes, for Prometheus."""
+    return Response(service.metrics(), media_type=CONTENT_TYPE_LATEST)
+
+
+@open_router.get("/docs", response_class=HTMLResponse)
+def docs(request: Request) -> HTMLResponse:
+    """This page."""
+    return HTMLResponse(page.page(request.app.openapi()))
 
 
 @open_router.get("/health")

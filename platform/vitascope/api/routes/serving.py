@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
@@ -39,11 +39,15 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Service:
-    """What the addresses need."""
+    """What the addresses need.
+
+    metrics: the page for Prometheus.
+    """
 
     jobs: Jobs
     door: Door
     runner: Runner
+    metrics: Callable[[], bytes]
 
 
 def _service(request: Request) -> Service:

@@ -40,6 +40,13 @@ class Key(Allowance):
     created_at: int
     revoked_at: int | None = None
 
+    def __str__(self) -> str:
+        about = {name: value for name in Allowance.model_fields if (value := getattr(self, name)) is not None}
+        about["since"] = _day(self.created_at)
+        if self.revoked_at:
+            about["revoked"] = _day(self.revoked_at)
+        return f"{self.name}: " + ", ".join(f"{name} {value}" for name, value in about.items())
+
 
 _ADMIN = Key(name=ADMIN, digest="", created_at=0)
 
@@ -162,6 +169,10 @@ class Pace:
             return False
         times.append(now)
         return True
+
+
+def _day(time_s: int) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(time_s))
 
 
 def _digest(secret: str) -> str:

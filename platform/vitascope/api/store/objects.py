@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from vitascope import storage
 from vitascope.api.failures import invalid, missing
 from vitascope.api.store.records import Kept, Kind, Object
+from vitascope.config import Settings
 from vitascope.section import shown
 
 ADMIN = "admin"
@@ -81,6 +82,11 @@ class Objects:
     """The objects below the folder `root`, local or in a bucket."""
 
     root: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Objects":
+        """Those of the service that the settings describe."""
+        return cls(settings.path("outputs", settings.generate.batch))
 
     def owners(self) -> list[str]:
         """All that have objects."""

@@ -91,6 +91,8 @@ class Files:
             if outcome is None or outcome.uri is None:
                 raise invalid(f"{field} {value} is not finished; wait until it is completed", field)
             return outcome.uri
+        if not (storage.is_remote(value) or value.startswith("/")):  # where media may lie, the settings say
+            raise invalid(f"{field} {shown(value)} is no id of a file or a finished video", field)
         return value
 
     def _place(self, owner: str, of: str) -> str:
