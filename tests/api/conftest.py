@@ -93,7 +93,7 @@ def served(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    settings = settings_in(tmp_path_factory.mktemp("served"))
+    settings = settings_in(tmp_path_factory.mktemp("served"), "serve.replicas=2")
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(app.service(settings), name="api", route_prefix="/")
     yield Served(settings, f"http://127.0.0.1:{port}")

@@ -87,7 +87,7 @@ class Batches:
         if unknown := body.keys() - known:
             raise invalid(f"unknown field {shown(min(unknown))}", min(unknown)[:100], "unknown_parameter")
         endpoint, window = body.get("endpoint"), body.get("completion_window")
-        if endpoint not in ENDPOINTS:
+        if not isinstance(endpoint, str) or endpoint not in ENDPOINTS:
             raise invalid(f"endpoint is {' or '.join(ENDPOINTS)}, got {shown(endpoint)}", "endpoint")
         if window != _WINDOW:
             raise invalid(f"completion_window is {_WINDOW!r}, got {shown(window)}", "completion_window")

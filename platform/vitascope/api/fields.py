@@ -2,13 +2,13 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
 from vitascope.api.failures import Refused, invalid
 from vitascope.api.settings import ServeSettings
-from vitascope.generate.request import MEDIA, Mode, Request
+from vitascope.generate.request import MAX_PROMPT_CHARS, MEDIA, Mode, Request
 from vitascope.section import shown, unknown_key
 
 Document = dict[str, Any]
@@ -18,8 +18,13 @@ MEDIA_FIELDS = sorted({"image", "image_last", "video", "video_after", "keep"} & 
 """The fields of a request that name media, or hold objects that do so in a field `image`."""
 
 _OURS = sorted(set(Request.model_fields) - {"custom_id", "width", "height"})
-_OF_VIDEO = [*_OURS, "model", "size", "user", "input_reference"]
-_OF_IMAGE = sorted({*_OURS, "model", "size", "user", "n", "response_format"} - {"seconds", "fps", "mode"})
+OF_VIDEO = [*_OURS, "model", "size", "user", "input_reference"]
+OF_IMAGE = sorted({*_OURS, "model", "size", "user", "n", "response_format"} - {"seconds", "fps", "mode"})
+OF_SOURCE = [field for field in OF_VIDEO if field not in ("mode", "size", "input_reference")]
+OF_REMIX = [field for field in OF_SOURCE if field not in MEDIA_FIELDS]
+"""The fields of each kind of body."""
+
+_REFERENCES = {"input_reference", *MEDIA_FIELDS}
 _ABOUT = {"model", "user"}
 """Fields that are no part of a request: `check_model` reads one, and the job keeps the other."""
 _NO_CHOICE = {"background": "auto", "moderation": "auto", "output_format": "png", "stream": False}
@@ -60,7 +65,7 @@ def of_video(body: Mapping[str, Any], settings: ServeSettings) -> Document:
     Raises:
         Refused: 400, or 404 for a model that is unknown; names the field.
     """
-    given = _known(body, _OF_VIDEO)
+    given = _known(body, OF_VIDEO)
     width, height = _size(given.pop("size", settings.size))
     document = given | {"width": width, "height": height, "prompt": prompt_of(given)}
     document["seconds"] = seconds_of(given.get("seconds", settings.seconds))
@@ -78,7 +83,7 @@ def of_image(body: Mapping[str, Any], settings: ServeSettings) -> tuple[Document
     for field, only in _NO_CHOICE.items():
         if body.get(field) not in (None, only):
             raise invalid(f"{field} is always {only!r} here, got {shown(body[field])}; leave it out", field)
-    given = _known({key: value for key, value in body.items() if key not in _NO_CHOICE}, _OF_IMAGE)
+    given = _known({key: value for key, value in body.items() if key not in _NO_CHOICE}, OF_IMAGE)
     n, form = given.pop("n", 1), given.pop("response_format", "b64_json")
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_IMAGES:
         raise invalid(f"n is a whole number from 1 to {MOST_IMAGES}, got {shown(n)}", "n")
@@ -96,8 +101,7 @@ def of_remix(body: Mapping[str, Any]) -> Document:
     Raises:
         Refused: as `of_video`.
     """
-    kept = {"mode", "size", "model", "input_reference", *MEDIA_FIELDS}
-    given = _known(body, [field for field in _OF_VIDEO if field not in kept])
+    given = _known(body, OF_REMIX)
     return given | {"prompt": prompt_of(given)}
 
 
@@ -109,8 +113,7 @@ def of_source(body: Mapping[str, Any], mode: str) -> Document:
     """
     if mode not in list(Mode):
         raise invalid(f"this service has no mode {mode}", "video", "mode_not_supported")
-    kept = {"mode", "size", "input_reference"}
-    given = _known(body, [field for field in _OF_VIDEO if field not in kept])
+    given = _known(body, OF_SOURCE)
     if "video" not in given:
         raise invalid("video names a finished video or is one, and is missing", "video")
     return given | {"mode": Mode(mode), "prompt": prompt_of(given)}
@@ -187,6 +190,29 @@ def seconds_of(value: object) -> float:
     if not 0 <= seconds <= 86_400:
         raise invalid(f"seconds is from 0 to 86400, got {shown(value)}", "seconds")
     return seconds
+
+
+def described(names: Iterable[str]) -> Document:
+    """The JSON schemas of fields; numbers may be texts, as forms have them."""
+    schemas = Request.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    plain = {
+        name: {"type": ["string", "number", "integer"]} | _text(schema) for name, schema in schemas.items()
+    }
+    media = {"type": ["string", "object"], "description": "A file, a data URL, or the id of a file or video."}
+    more = {
+        "prompt": {"type": "string", "minLength": 1, "maxLength": MAX_PROMPT_CHARS},
+        "size": {"type": "string", "pattern": f"^{_SIZE.pattern}$", "description": "Width x height."},
+        "mode": {"enum": list(Mode)},
+        "model": {"type": "string", "description": "A name of /v1/models."},
+        "user": {"type": "string", "description": "Kept with the request."},
+        "n": {"type": "integer", "minimum": 1, "maximum": MOST_IMAGES},
+        "response_format": {"enum": ["b64_json", "url"]},
+    }
+    return {name: more.get(name) or (media if name in _REFERENCES else plain[name]) for name in names}
+
+
+def _text(schema: Document) -> Document:
+    return {"description": schema["description"]} if "description" in schema else {}
 
 
 def _known(body: Mapping[str, Any], fields: list[str]) -> Document:

@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitascope import storage
@@ -55,7 +56,15 @@ async def _refused(_: Request, error: Any) -> JSONResponse:
 async def _of_http(request: Request, error: Any) -> JSONResponse:
     what = {404: f"no address {request.url.path[:200]}", 405: f"{request.method} has no meaning here"}
     refused = Refused(error.status_code, what.get(error.status_code, str(error.detail)))
-    return JSONResponse(refused.answer, refused.status, {**(error.headers or {}), **refused.headers})
+    headers = refused.headers | ({"Allow": _methods(request)} if error.status_code == 405 else {})
+    return JSONResponse(refused.answer, refused.status, headers)
+
+
+def _methods(request: Request) -> str:
+    """What an address answers to."""
+    paths = request.app.openapi()["paths"]
+    found = (methods for path, methods in paths.items() if compile_path(path)[0].fullmatch(request.url.path))
+    return ", ".join(sorted({method.upper() for methods in found for method in methods}))
 
 
 async def _of_validation(_: Request, error: Any) -> JSONResponse:

@@ -5,17 +5,23 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
-from vitascope.api.batches import Batches
+from vitascope.api.batches import ENDPOINTS, Batches
 from vitascope.api.routes.serving import ERRORS, AskedOf, BodyOf, KeyOf, ServiceOf, awake, body_of, page_of
 from vitascope.api.shapes import Batch, ErrorAnswer, Page
 from vitascope.api.store.objects import READERS
 from vitascope.api.store.records import BatchJob, Kind
 
+_FIELDS = {
+    "input_file_id": {"type": "string"},
+    "endpoint": {"enum": list(ENDPOINTS)},
+    "completion_window": {"enum": ["24h"]},
+    "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
+}
 router = APIRouter(prefix="/v1/batches", tags=["batches"], responses=ERRORS)
 _ENDED: dict[int | str, dict[str, Any]] = {409: {"model": ErrorAnswer, "description": "The batch has ended."}}
 
 
-@router.post("", openapi_extra=body_of("Batch", "input_file_id", "endpoint", "completion_window"))
+@router.post("", openapi_extra=body_of("Batch", _FIELDS, *list(_FIELDS)[:3]))
 async def create(service: ServiceOf, key: KeyOf, body: BodyOf) -> Batch:
     """Begins what the lines of a file ask for: `{"custom_id", "method": "POST", "url", "body"}`."""
     batches = Batches(service.jobs)

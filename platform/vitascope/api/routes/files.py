@@ -12,13 +12,14 @@ from vitascope.api.routes import content
 from vitascope.api.routes.serving import ERRORS, AskedOf, BodyOf, KeyOf, ServiceOf, body_of, page_of
 from vitascope.api.shapes import Deleted, File, Page
 from vitascope.api.store.records import Kind, StoredFile
-from vitascope.api.store.uploads import check_purpose, shape
+from vitascope.api.store.uploads import PURPOSES, check_purpose, shape
 from vitascope.section import shown
 
+_FIELDS = {"file": {"type": "string", "format": "binary"}, "purpose": {"enum": list(PURPOSES)}}
 router = APIRouter(prefix="/v1/files", tags=["files"], responses=ERRORS)
 
 
-@router.post("", openapi_extra=body_of("Upload", "purpose", file=True))
+@router.post("", openapi_extra=body_of("Upload", _FIELDS, "file", "purpose"))
 async def create(service: ServiceOf, key: KeyOf, body: BodyOf) -> File:
     """Keeps a file: requests of a batch, or media for requests."""
     upload, purpose = body.pop("file", None), check_purpose(body.pop("purpose", None))

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
+from vitascope.api import fields
 from vitascope.api.failures import Refused, missing
 from vitascope.api.routes import content
 from vitascope.api.routes.serving import (
@@ -30,7 +31,7 @@ router = APIRouter(prefix="/v1/images", tags=["images"], responses=ERRORS)
 _WAIT_S, _FIRST_LOOK_S, _LOOK_S = 540, 0.05, 1.0  # OpenAI's client waits for 600 s
 
 
-@router.post("/generations", openapi_extra=body_of("Pictures", "prompt"))
+@router.post("/generations", openapi_extra=body_of("Pictures", fields.described(fields.OF_IMAGE), "prompt"))
 async def create(request: Request, service: ServiceOf, key: KeyOf, body: BodyOf) -> Images:
     """Makes pictures, and answers with them once they are finished."""
     jobs, form = await run_in_threadpool(service.jobs.images, key, body)

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
@@ -128,13 +128,16 @@ def awake(service: Service, owner: str, of: str) -> None:
     task.add_done_callback(_AT_WORK.discard)
 
 
-def body_of(title: str, *required: str, file: bool = False) -> dict[str, Any]:
-    """OpenAPI's description of a body that is JSON or a form, or a form with the field `file`."""
-    fields: dict[str, Any] = {field: {"type": "string"} for field in required}
-    if file:
-        fields["file"] = {"type": "string", "format": "binary"}
-    schema = {"title": title, "type": "object", "properties": fields, "required": list(fields)}
-    kinds = ("multipart/form-data",) if file else ("application/json", "multipart/form-data")
+def body_of(title: str, fields: Mapping[str, Any], *required: str) -> dict[str, Any]:
+    """OpenAPI's description of a body with these fields: JSON, or a form; a form alone if one is a file."""
+    schema = {
+        "title": title,
+        "type": "object",
+        "properties": fields,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+    kinds = ("multipart/form-data",) if "file" in required else ("application/json", "multipart/form-data")
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema} for kind in kinds}}}
 
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from vitascope.api import previews
+from vitascope.api import fields, previews
 from vitascope.api.routes import content
 from vitascope.api.routes.serving import (
     ERRORS,
@@ -24,6 +24,7 @@ from vitascope.api.shapes import Deleted, Page, Video
 from vitascope.api.store.objects import READERS
 from vitascope.api.store.records import Job, Kind
 
+_OF_SOURCE = fields.described(fields.OF_SOURCE)
 _CONTENT = content.responses(*previews.TYPES.values())
 router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=ERRORS)
 
@@ -33,25 +34,25 @@ async def _begun(service: Service, job: Job) -> Video:
     return await run_in_threadpool(service.jobs.shape, job)
 
 
-@router.post("", openapi_extra=body_of("Video", "prompt"))
+@router.post("", openapi_extra=body_of("VideoOrder", fields.described(fields.OF_VIDEO), "prompt"))
 async def create(service: ServiceOf, key: KeyOf, body: BodyOf) -> Video:
     """Begins a video. Next to OpenAI's fields, the body may have all those of a request."""
     return await _begun(service, await run_in_threadpool(service.jobs.create, key, body))
 
 
-@router.post("/edits", openapi_extra=body_of("Edit", "prompt", "video"))
+@router.post("/edits", openapi_extra=body_of("Edit", _OF_SOURCE, "prompt", "video"))
 async def edit(service: ServiceOf, key: KeyOf, body: BodyOf) -> Video:
     """Begins a video that is made from another one, which `video` names or is."""
     return await _begun(service, await run_in_threadpool(service.jobs.edit, key, body))
 
 
-@router.post("/extensions", openapi_extra=body_of("Extension", "prompt", "video", "seconds"))
+@router.post("/extensions", openapi_extra=body_of("Extension", _OF_SOURCE, "prompt", "video", "seconds"))
 async def extend(service: ServiceOf, key: KeyOf, body: BodyOf) -> Video:
     """Begins a video that starts with the end of another one, and goes on for `seconds`."""
     return await _begun(service, await run_in_threadpool(service.jobs.extend, key, body))
 
 
-@router.post("/{video_id}/remix", openapi_extra=body_of("Remix", "prompt"))
+@router.post("/{video_id}/remix", openapi_extra=body_of("Remix", fields.described(fields.OF_REMIX), "prompt"))
 async def remix(service: ServiceOf, key: KeyOf, video_id: str, body: BodyOf) -> Video:
     """Begins the same video with another prompt, or other fields; what is left out stays, also the seed."""
     return await _begun(service, await run_in_threadpool(service.jobs.remix, key, video_id, body))
