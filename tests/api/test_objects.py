@@ -99,7 +99,7 @@ def test_pages(kept: Objects) -> None:
     assert paged(ADMIN, 5, after=ids[7], order="asc") == (ids[8:], False)
     assert paged("alice", 3, order="asc") == (ids[1:7:2], True)
     assert paged("carol", 3) == ([], False)
-    found, more = kept.page(ADMIN, Kind.FILE, StoredFile, Asked(3), lambda one: one.purpose == "batch")
+    found, more = kept.page(ADMIN, Kind.FILE, StoredFile, Asked(3), keep=lambda one: one.purpose == "batch")
     assert ([one.id for one in found], more) == (ids[3:0:-1], True)
 
 

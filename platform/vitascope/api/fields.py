@@ -193,7 +193,7 @@ def seconds_of(value: object) -> float:
 
 
 def described(names: Iterable[str]) -> Document:
-    """The JSON schemas of fields; numbers may be texts, as forms have them."""
+    """The JSON schemas of fields; numbers may be texts, as in forms."""
     schemas = Request.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
     plain = {
         name: {"type": ["string", "number", "integer"]} | _text(schema) for name, schema in schemas.items()

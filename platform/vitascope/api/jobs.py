@@ -184,7 +184,7 @@ class Jobs:
     def _checked(self, owner: str, document: Document, key: Allowance) -> Request:
         limits = replace(self.limits, folder=self.objects.visible(owner))
         try:
-            request = parse(json.dumps(document, default=str), limits)  # a file where none belongs
+            request = parse(json.dumps(document, default=str), limits)  # a file in a field for texts
         except Rejected as rejected:
             raise of_rejected(rejected) from None
         size = request.size

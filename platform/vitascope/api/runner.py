@@ -18,6 +18,7 @@ from vitascope.ledger import Reason, Rejected, Status
 
 _LOOK_S = 20.0  # how often what is pending is looked through: a call of `wake` may be lost
 _UNMADE_S = 3600  # after which something pending without a record never gets one
+_WRITING_S = 120.0  # the longest that a replica writes an output
 _TRIES, _PAUSE_S = 3, 2.0  # of a request that fails for another reason than its own
 _LOG = logging.getLogger("ray.serve")
 
@@ -45,6 +46,7 @@ class Runner:
         self._batches = Batches(jobs)
         self._room, self._alone = asyncio.Semaphore(most), asyncio.Lock()
         self._tasks: dict[Item, asyncio.Task[None]] = {}
+        self._later: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Looks for what is pending, again and again."""
@@ -66,8 +68,17 @@ class Runner:
 
     async def cancel(self, owner: str, of: str) -> None:
         """Ends the work on something that was deleted, and removes what it left."""
+        was_in_work = Item(owner, of) in self._tasks
         await self._interrupted(owner, of)
         await _surely(self._objects.clean, owner, of)
+        if was_in_work:
+            self._later.add(later := asyncio.create_task(self._clean_again(owner, of)))
+            later.add_done_callback(self._later.discard)
+
+    async def _clean_again(self, owner: str, of: str) -> None:
+        """Removes what a replica that was writing when its request was cancelled has written since."""
+        await asyncio.sleep(_WRITING_S)
+        await asyncio.to_thread(self._objects.clean, owner, of)
 
     async def stop(self, owner: str, of: str, outcome: Outcome) -> None:
         """Ends a job with this outcome, unless it has ended: first, so that it is not begun again."""

@@ -61,10 +61,10 @@ async def _of_http(request: Request, error: Any) -> JSONResponse:
 
 
 def _methods(request: Request) -> str:
-    """What an address answers to."""
-    paths = request.app.openapi()["paths"]
-    found = (methods for path, methods in paths.items() if compile_path(path)[0].fullmatch(request.url.path))
-    return ", ".join(sorted({method.upper() for methods in found for method in methods}))
+    """What an address answers to, as it is described."""
+    paths, asked = request.app.openapi()["paths"], request.url.path
+    found = [asked] if asked in paths else [p for p in paths if compile_path(p)[0].fullmatch(asked)]
+    return ", ".join(sorted({method.upper() for path in found for method in paths[path]}))
 
 
 async def _of_validation(_: Request, error: Any) -> JSONResponse:

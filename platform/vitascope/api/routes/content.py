@@ -28,7 +28,7 @@ def responses(*media_types: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def answer(request: Request, uri: str, media_type: str, name: str, tag: str = "") -> Response:
+def answer(request: Request, uri: str, media_type: str, name: str, *, tag: str = "") -> Response:
     """The file at `uri`, or the range of it that the request asks for, read piece by piece.
 
     What a client uploaded, of the type BINARY, is never shown by a browser.

@@ -39,7 +39,7 @@ def page(
     def is_asked_for(file: StoredFile) -> bool:
         return purpose in (None, file.purpose)
 
-    found, more = service.jobs.objects.page(key.name, Kind.FILE, StoredFile, asked, is_asked_for)
+    found, more = service.jobs.objects.page(key.name, Kind.FILE, StoredFile, asked, keep=is_asked_for)
     return page_of([shape(file) for file in found], more)
 
 

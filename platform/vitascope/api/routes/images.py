@@ -71,7 +71,7 @@ def _checked(outcome: Outcome) -> None:
 def page(request: Request, service: ServiceOf, key: KeyOf, asked: AskedOf) -> Page[Image]:
     """Finished pictures by time, with their addresses."""
     jobs, base = service.jobs, str(request.base_url).rstrip("/")
-    found, more = jobs.objects.page(key.name, Kind.IMAGE, Job, asked, lambda job: jobs.is_made(job))
+    found, more = jobs.objects.page(key.name, Kind.IMAGE, Job, asked, keep=jobs.is_made)
     return page_of([jobs.image(job, "url", base) for job in found], more)
 
 

@@ -176,7 +176,7 @@ class Objects:
         return sorted(found, key=lambda each: (_digits(each[1]), each))
 
     def page(
-        self, owner: str, kind: Kind, form: type[_Kept], asked: Asked, keep: Callable[[_Kept], bool] = _all
+        self, owner: str, kind: Kind, form: type[_Kept], asked: Asked, *, keep: Callable[[_Kept], bool] = _all
     ) -> tuple[list[_Kept], bool]:
         """The objects that are asked for, and whether more follow. Reads no more than it returns, and one.
 
