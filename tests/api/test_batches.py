@@ -149,6 +149,15 @@ def test_files(local: Served) -> None:
     assert left == []
 
 
+def test_a_refused_request_leaves_nothing(local: Served) -> None:
+    client = local.client("alice", in_flight=2)
+    assert refusal(client.images.generate, prompt="wait", n=3) == (429, "too_many_in_flight", None)
+    upload = {"input_reference": ("a.png", picture()), "size": "1x1"}
+    assert refusal(client.videos.create, prompt="a cat", **upload)[0] == 400
+    assert list(client.files.list()) == []
+    assert [path for path in Path(local.objects.root).rglob("*_*") if path.is_file()] == []
+
+
 def test_pictures(local: Served) -> None:
     client = local.client("alice")
     answer = client.images.generate(

@@ -52,6 +52,22 @@ def test_every_field_of_a_request_may_be_given(local: Served) -> None:
     assert (request.width, request.height, request.size.n_frames) == (32, 64, 6)
 
 
+def test_200_clients_at_once(local: Served) -> None:
+    client = local.client("many")
+
+    def one(i: int) -> str:
+        made = client.videos.create(prompt=f"cat {i}", size="32x32", seconds="0.25")
+        assert client.videos.retrieve(made.id).id == made.id
+        assert len(client.videos.list(limit=3).data) <= 3
+        return made.id
+
+    with ThreadPoolExecutor(200) as clients:
+        ids = list(clients.map(one, range(200)))
+    assert {finished(client, of).status for of in ids} == {"completed"}
+    assert [video.id for video in client.videos.list(limit=100)] == sorted(ids, reverse=True)
+    assert len(local.app.sent) == 200
+
+
 def test_json_is_a_form_without_files(local: Served) -> None:
     key = local.keys.add("alice", Allowance())
     headers = {"Authorization": f"Bearer {key}"}

@@ -16,7 +16,7 @@ from vitascope.api.store.keys import Allowance, Key
 from vitascope.api.store.links import Links
 from vitascope.api.store.objects import Objects, created_at, kind_of, new_id, several
 from vitascope.api.store.records import Job, Kind, Outcome, Progress
-from vitascope.api.store.uploads import Files
+from vitascope.api.store.uploads import Files, Locator
 from vitascope.generate.opened import Opened, Target
 from vitascope.generate.parse import Limits, parse
 from vitascope.generate.request import Request
@@ -89,7 +89,13 @@ class Jobs:
         jobs = []
         for i, each in enumerate(several(of or new_id(Kind.IMAGE), n)):
             seeds = {"seed": document["seed"] + i} if isinstance(document.get("seed"), int) else {}
-            jobs.append(self.commit(replace(order, of=each), document | seeds))
+            try:
+                jobs.append(self.commit(replace(order, of=each), document | seeds))
+            except Refused:
+                for job in jobs:
+                    self.objects.forget(job.owner, job.id)
+                    self.objects.clean(job.owner, job.id)
+                raise
         return jobs, form
 
     def remix(self, key: Key, source: str, body: Mapping[str, Any]) -> Job:
@@ -131,7 +137,7 @@ class Jobs:
     def _after(self, key: Key, body: Mapping[str, Any], mode: str) -> Document:
         """The fields of a video that is made from the one that the body names, in its size."""
         given = fields.of_source(body, mode)
-        location, name = self.files.locator(key.name)("video", given.pop("video"))
+        location, name = Locator(self.files, key.name)("video", given.pop("video"))
         if kind_of(name) not in (Kind.VIDEO, Kind.FILE):
             raise invalid(
                 f"video is an upload, or the id of a file or a finished video, got {shown(name)}", "video"
@@ -151,10 +157,21 @@ class Jobs:
         return sides | {"seconds": facts.duration_s, "fps": min(max(facts.fps or 8.0, 1.0), 120.0)}
 
     def commit(self, order: Order, document: Document, given: Mapping[str, str] | None = None) -> Job:
-        """Commits a job of these fields; `given` names the media that are located already."""
+        """Commits a job of these fields; `given` names the media that are located already.
+
+        Files in the fields are kept as the owner's, unless the job is refused.
+        """
+        locate = Locator(self.files, order.key.name)
+        try:
+            if given is None:
+                document, given = fields.with_media(document, locate)
+            return self._committed(order, document, given)
+        except Refused:
+            locate.forget()
+            raise
+
+    def _committed(self, order: Order, document: Document, given: Mapping[str, str]) -> Job:
         owner, of = order.key.name, order.of or new_id(order.kind)
-        if given is None:
-            document, given = fields.with_media(document, self.files.locator(owner))
         request = self._checked(owner, document | {"custom_id": of}, order.key)
         if order.kind is Kind.VIDEO and request.size.n_frames == 1:
             raise invalid("a video has at least two frames; raise seconds, or ask for a picture", "seconds")

@@ -26,8 +26,9 @@ async def create(service: ServiceOf, key: KeyOf, body: BodyOf) -> Batch:
     """Begins what the lines of a file ask for: `{"custom_id", "method": "POST", "url", "body"}`."""
     batches = Batches(service.jobs)
     record = await run_in_threadpool(batches.create, key, body)
+    batch = await run_in_threadpool(batches.shape, record)
     awake(service, record.owner, record.id)
-    return await run_in_threadpool(batches.shape, record)
+    return batch
 
 
 @router.get("")

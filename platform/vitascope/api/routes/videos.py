@@ -30,8 +30,9 @@ router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=ERRORS)
 
 
 async def _begun(service: Service, job: Job) -> Video:
+    video = await run_in_threadpool(service.jobs.shape, job)
     awake(service, job.owner, job.id)
-    return await run_in_threadpool(service.jobs.shape, job)
+    return video
 
 
 @router.post("", openapi_extra=body_of("VideoOrder", fields.described(fields.OF_VIDEO), "prompt"))

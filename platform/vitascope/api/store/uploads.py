@@ -5,8 +5,7 @@ import binascii
 import io
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vitascope import copies, storage
@@ -61,42 +60,60 @@ class Files:
         self.objects.forget(file.owner, of)
         self.objects.clean(file.owner, of)
 
-    def locator(self, owner: str) -> Callable[[str, Any], Located]:
-        """Locates what a client names as media: `locate(field, value)`, for `fields.with_media`."""
-
-        def locate(field: str, value: Any) -> Located:
-            if isinstance(value, dict):
-                value = _named_in(field, value)
-            if isinstance(value, Upload):
-                value = self.add(owner, value, "user_data").id
-            elif isinstance(value, str) and value.startswith("data:"):
-                value = self.add(owner, Upload(field, io.BytesIO(_decoded(field, value))), "user_data").id
-            if not isinstance(value, str) or value.startswith(("http://", "https://")):
-                raise invalid(
-                    f"{field} is an uploaded file, a data URL, or the id of a file or a finished video; "
-                    f"addresses are not fetched; got {shown(value)}",
-                    field,
-                )
-            return self._located(owner, field, value), value
-
-        return locate
-
-    def _located(self, owner: str, field: str, value: str) -> str:
-        kind = kind_of(value)
-        if kind is Kind.FILE:
-            return self.place(self.find(owner, value))
-        if kind in (Kind.VIDEO, Kind.IMAGE):
-            job = self.objects.find(owner, value, kind, Job)
-            outcome = self.objects.outcome(job.owner, value, Outcome)
-            if outcome is None or outcome.uri is None:
-                raise invalid(f"{field} {value} is not finished; wait until it is completed", field)
-            return outcome.uri
-        if not (storage.is_remote(value) or value.startswith("/")):  # where media may lie, the settings say
-            raise invalid(f"{field} {shown(value)} is no id of a file or a finished video", field)
-        return value
-
     def _place(self, owner: str, of: str) -> str:
         return storage.join(self.objects.media(owner, of), _CONTENT)
+
+
+@dataclass(frozen=True)
+class Locator:
+    """Locates what an owner names as media; `made` are the files that it has added for that."""
+
+    files: Files
+    owner: str
+    made: list[str] = field(default_factory=list)
+
+    def __call__(self, name: str, value: Any) -> Located:
+        """The location of the media in the field `name`.
+
+        Raises:
+            Refused: 400 if they are none, 404 if they are not the owner's.
+        """
+        if isinstance(value, dict):
+            value = _named_in(name, value)
+        if isinstance(value, Upload):
+            value = self._added(value)
+        elif isinstance(value, str) and value.startswith("data:"):
+            value = self._added(Upload(name, io.BytesIO(_decoded(name, value))))
+        if not isinstance(value, str) or value.startswith(("http://", "https://")):
+            raise invalid(
+                f"{name} is an uploaded file, a data URL, or the id of a file or a finished video; "
+                f"addresses are not fetched; got {shown(value)}",
+                name,
+            )
+        return self._located(name, value), value
+
+    def forget(self) -> None:
+        """Removes the files that it has added."""
+        for of in self.made:
+            self.files.delete(self.owner, of)
+
+    def _added(self, upload: Upload) -> str:
+        self.made.append(self.files.add(self.owner, upload, "user_data").id)
+        return self.made[-1]
+
+    def _located(self, name: str, value: str) -> str:
+        kind, objects = kind_of(value), self.files.objects
+        if kind is Kind.FILE:
+            return self.files.place(self.files.find(self.owner, value))
+        if kind in (Kind.VIDEO, Kind.IMAGE):
+            job = objects.find(self.owner, value, kind, Job)
+            outcome = objects.outcome(job.owner, value, Outcome)
+            if outcome is None or outcome.uri is None:
+                raise invalid(f"{name} {value} is not finished; wait until it is completed", name)
+            return outcome.uri
+        if not (storage.is_remote(value) or value.startswith("/")):  # where media may lie, the settings say
+            raise invalid(f"{name} {shown(value)} is no id of a file or a finished video", name)
+        return value
 
 
 def shape(file: StoredFile) -> File:
@@ -117,23 +134,23 @@ def check_purpose(purpose: object) -> str:
     return str(purpose)
 
 
-def _named_in(field: str, value: dict[str, Any]) -> object:
+def _named_in(name: str, value: dict[str, Any]) -> object:
     """What OpenAI's objects for references name."""
     keys: tuple[Literal["id", "file_id", "image_url"], ...] = ("id", "file_id", "image_url")
     named = [value[key] for key in keys if value.get(key) is not None]
     if len(named) != 1 or len(value) > len(named):
-        raise invalid(f"{field} has one of {', '.join(keys)}, got {shown(value)}", field)
+        raise invalid(f"{name} has one of {', '.join(keys)}, got {shown(value)}", name)
     return named[0]
 
 
-def _decoded(field: str, url: str) -> bytes:
+def _decoded(name: str, url: str) -> bytes:
     about, comma, content = url.partition(",")
     try:
         if not comma or not about.endswith(";base64"):
             raise ValueError
         return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError):
-        raise invalid(f"{field} is no data URL in base64: data:image/png;base64,…", field) from None
+        raise invalid(f"{name} is no data URL in base64: data:image/png;base64,…", name) from None
 
 
 def _plain(name: str) -> str:
