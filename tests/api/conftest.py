@@ -18,6 +18,7 @@ from vitascope.api import app
 from vitascope.api.store.keys import Allowance, Keys
 from vitascope.api.store.objects import Objects
 from vitascope.config import Settings
+from vitascope.generate.app.serving import remove_at_once
 from vitascope.model.formats.card import save_model
 
 
@@ -97,5 +98,5 @@ def served(
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(app.service(settings), name="api", route_prefix="/")
     yield Served(settings, f"http://127.0.0.1:{port}")
-    serve.delete("api")
+    remove_at_once("api")
     serve.shutdown()

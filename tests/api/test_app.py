@@ -110,9 +110,9 @@ def processes(*deployments: str) -> list[psutil.Process]:
 
 def test_killed_replicas_lose_nothing(served: Served) -> None:
     client = served.client("dave").with_options(max_retries=8)
-    ids = [client.videos.create(prompt=f"cat {i}", extra_body={"steps": 150}).id for i in range(6)]
+    ids = [client.videos.create(prompt=f"cat {i}", extra_body={"steps": 40}).id for i in range(6)]
     file = client.files.create(file=("a.png", picture()), purpose="vision")
-    batch = begun(client, lines(*({"prompt": f"cat {i}", "steps": 60} for i in range(6))))
+    batch = begun(client, lines(*({"prompt": f"cat {i}", "steps": 10} for i in range(6))))
     wait_until(lambda: client.videos.retrieve(ids[0]).status == "in_progress", 60, "the first video")
     killed = processes("RunnerReplica", "Api")
     assert len(killed) == 3
