@@ -37,7 +37,7 @@ IN_PARALLEL = "PYTEST_XDIST_WORKER" in os.environ
 
 SCHEDULED = os.sched_getscheduler(0)
 """The system's scheduling of this process at its start."""
-OWN_RAY = ("cluster/", "hosts/", "test_signals.py", "generate/test_tracing.py")
+OWN_RAY = ("cluster/", "hosts/", "test_signals.py", "generate/test_tracing.py", "api/test_local.py")
 """Tests that start a Ray of their own."""
 SHARED_RAY = re.compile(r"\b(ray_cluster|flow: Flow)\b")
 """What files contain whose tests need the Ray of the session."""

@@ -25,8 +25,9 @@ MAY_IMPORT_RAY = [
     "train/stopping.py",
     "generate/app/*.py",
     "generate/stage.py",
-    "generate/service.py",
     "generate/tracing.py",
+    "api/app.py",
+    "api/local.py",
     "metrics.py",
     "report/thumbnails.py",
     "cluster/*.py",
@@ -88,6 +89,7 @@ CORE = [
     "prompts",
     "provenance",
     "generate",
+    "api",
     "evaluate",
 ]
 AROUND = ["report", "deploy", "doctor", "demo"]
@@ -104,6 +106,7 @@ around it, and no room of the core imports a later one."""
 
 
 MOST_LINES = {
+    "api": 3200,  # OpenAI's videos, pictures, files and batches; what is kept of them, keys, previews
     "caption": 650,
     "clips": 3700,  # joins, catalog and hooks: no library does these, and tests show each
     "cluster": 920,  # its tokens, private folders and lost connections; one helper was a wrapper, and went
@@ -123,7 +126,7 @@ MOST_LINES = {
     "stages": 470,
     "stores": 360,  # listings of millions of files by the page; whole files as they are
     "train": 1830,  # starts from weights, exports them or adapters; levels and frames of its objective
-    "": 2490,  # weights.py: headers of safetensors, for codec and network; a command and its options
+    "": 2520,  # weights.py: headers of safetensors, for codec and network; a command and its options
 }
 """Of each room, and of the modules next to them. Raise one only with a word on what could not be deleted."""
 

@@ -27,6 +27,7 @@ The core, in the order the data flows; a room imports the ground and earlier roo
     model       the diffusion transformer and its objective
     train       packs -> checkpoints
     generate    checkpoint -> videos
+    api         generation over HTTP
     evaluate    held-out losses
 
 Around it, imported by nothing of the core:

@@ -222,6 +222,35 @@ def _cluster(options: argparse.Namespace) -> int:
     return MISTAKE * bool(problems)
 
 
+def _serve(options: argparse.Namespace) -> None:
+    from vitascope.api import local
+
+    local.run(_checked(options))
+
+
+def _keys(options: argparse.Namespace) -> None:
+    from vitascope.api.store.keys import Allowance, Keys
+    from vitascope.api.store.objects import Objects
+
+    keys = Keys(Objects.of(_settings(options)).root)
+    if options.action == "list":
+        print("\n".join(map(str, keys.all())) or "no keys; vitascope keys add makes one")
+    elif not options.name:
+        raise Mistake(f"vitascope keys {options.action} takes --name NAME")
+    elif options.action == "revoke":
+        print(f"{keys.revoke(options.name)}; it is refused within seconds")
+    else:
+        print(keys.add(options.name, Allowance(**{limit: getattr(options, limit) for limit in _LIMITS})))
+
+
+_LIMITS = {
+    "requests_per_minute": "requests of any kind within a minute, at most",
+    "in_flight": "videos and pictures that are not finished, at most",
+    "max_pixels": "largest frame area",
+    "max_frames": "most frames of a video",
+}
+
+
 def _dashboards(options: argparse.Namespace) -> None:
     from vitascope.deploy import grafana
 
@@ -330,6 +359,13 @@ def _parser() -> argparse.ArgumentParser:
     trust = "PEM file of an authority; with it, files that it does not vouch for are invalid"
     command.add_argument("--trust", action="append", default=[], type=_place, metavar="CERT", help=trust)
     command.add_argument("--json", action="store_true", help="print a JSON list")
+    command = add("serve", "generate over HTTP, in the shape of OpenAI's API, until interrupted", _serve)
+    _takes_settings(command)
+    command = add("keys", "keys of the HTTP service", _keys, actions=("add", "list", "revoke"))
+    _takes_settings(command)
+    command.add_argument("--name", help="of the key: letters, digits and hyphens (add, revoke)")
+    for limit, text in _LIMITS.items():
+        command.add_argument(f"--{limit.replace('_', '-')}", type=int, metavar="N", help=f"{text} (add)")
     command = add("export", "write trained weights for diffusers, Wan's own code or ComfyUI", _export)
     command.add_argument("source", type=_place, help="a run's folder, or a model's")
     command.add_argument("--to", metavar="FOLDER", type=_place, required=True)

@@ -17,6 +17,7 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from vitascope import credentials, storage
+from vitascope.api.settings import ServeSettings
 from vitascope.caption.settings import CaptionSettings
 from vitascope.clips.settings import ClipsSettings
 from vitascope.cluster.settings import ClusterSettings
@@ -61,6 +62,7 @@ class Settings(Section):
     prompts: PromptsSettings = PromptsSettings()
     provenance: ProvenanceSettings = ProvenanceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    serve: ServeSettings = ServeSettings()
 
     @model_validator(mode="after")
     def _weights_for_prompts(self) -> "Settings":

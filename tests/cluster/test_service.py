@@ -1,4 +1,4 @@
-"""The generation app behind HTTP: who shows the token gets a video, a stranger nothing."""
+"""The HTTP service on a cluster: who shows its token gets a video, a stranger nothing."""
 
 import json
 from pathlib import Path
@@ -12,30 +12,24 @@ from hosts.namespaces import needs_hosts, wait_until
 from processes import ended
 from synthetic import tiny_card
 from vitascope import config
-from vitascope.generate.service import Arguments, app
+from vitascope.api.app import Arguments, app
 from vitascope.model.formats.card import save_model
 
 ASK = """
 import json, os, sys, urllib.error, urllib.request
 token = open(os.environ["RAY_AUTH_TOKEN_PATH"]).read()
 answers = []
-for header, method, body in json.loads(sys.argv[1]):
-    headers = {"Authorization": header.replace("TOKEN", token)} if header else {}
-    asked = urllib.request.Request("http://127.0.0.1:8000/", body and body.encode(), headers, method=method)
+for header, method, path, body in json.loads(sys.argv[1]):
+    headers = {"Authorization": header.replace("TOKEN", token), "Content-Type": "application/json"}
+    address = "http://127.0.0.1:8000" + path
+    asked = urllib.request.Request(address, body and body.encode(), headers, method=method)
     try:
         with urllib.request.urlopen(asked, timeout=120) as answer:
-            answers.append([answer.status, json.load(answer)])
+            content = answer.read()
+            answers.append([answer.status, json.loads(content) if content[:1] == b"{" else len(content)])
     except urllib.error.HTTPError as error:
         answers.append([error.code, json.load(error)])
 print(json.dumps(answers))
-"""
-
-SCRAPE = """
-import json, os, urllib.request
-pages = json.load(open(os.environ["RAY_TMPDIR"] + "/ray/prom_metrics_service_discovery.json"))[0]["targets"]
-texts = [urllib.request.urlopen(f"http://{page}/metrics", timeout=10).read().decode() for page in pages]
-lines = [l for text in texts for l in text.splitlines() if l.startswith("ray_vitascope_requests_total")]
-print(json.dumps([line.split("outcome=")[1].split(",")[0].strip('}"') for line in lines]))
 """
 
 
@@ -61,36 +55,36 @@ def test_traces_are_asked_for_where_they_are_begun(run: Path, tmp_path: Path) ->
 
 @needs_hosts
 def test_a_video_for_who_shows_the_token(head: Head, run: Path) -> None:
-    application = {
-        "import_path": "vitascope.generate.service:app",
-        "args": {"settings": f"{run}/settings.toml"},
-    }
+    application = {"import_path": "vitascope.api.app:app", "args": {"settings": f"{run}/settings.toml"}}
     traced = {"enabled": True, "sampling_ratio": 1.0}
     (run / "serve.yaml").write_text(yaml.dump({"applications": [application], "tracing_config": traced}))
     served = head.host.popen([str(BIN / "serve"), "run", "--address", "auto", str(run / "serve.yaml")])
     status = [str(BIN / "serve"), "status"]
     wait_until(lambda: "status: RUNNING" in head.host.run(status).stdout, 400, "the app")
-    good = json.dumps({"custom_id": "a/1", "prompt": "a cat", "width": 64, "height": 48, "seconds": 1})
-    bad = json.dumps({"custom_id": "b", "prompt": "a cat", "width": 64, "height": 48, "secnds": 1})
-    asked = [
-        ("", "POST", good),
-        ("Bearer wrong", "POST", good),
-        ("Bearer ", "GET", None),
-        ("Bearer TOKEN", "GET", None),
-        ("Bearer TOKEN", "POST", bad),
-        ("Bearer TOKEN", "POST", good),
-    ]
-    answers = json.loads(head.python("-c", ASK, json.dumps(asked)))
+    good = json.dumps({"prompt": "a cat", "size": "64x48", "seconds": 1})
+
+    def asked(*requests: tuple[str, str, str, str | None]) -> list[tuple[int, dict]]:
+        return json.loads(head.python("-c", ASK, json.dumps(requests)))
+
+    answers = asked(
+        ("", "POST", "/v1/videos", good),
+        ("Bearer wrong", "POST", "/v1/videos", good),
+        ("Bearer ", "GET", "/v1/videos", None),
+        ("Bearer TOKEN", "PUT", "/v1/videos", good),
+        ("Bearer TOKEN", "POST", "/v1/videos", good.replace("seconds", "secnds")),
+        ("Bearer TOKEN", "POST", "/v1/videos", good),
+    )
     assert [status for status, _ in answers] == [401, 401, 401, 405, 400, 200]
-    assert "did you mean 'seconds'" in answers[4][1]["detail"]
-    sidecar = answers[5][1]
-    assert sidecar["uri"].startswith(str(run / "outputs" / "service"))
-    assert Path(sidecar["uri"]).stat().st_size > 500
-    assert [path.suffix for path in sorted((run / "outputs" / "service").iterdir())] == [".json", ".mp4"]
-    counted = lambda: set(json.loads(head.python("-c", SCRAPE)))  # noqa: E731
-    wait_until(lambda: counted() == {"ok", "invalid_request"}, 240, "requests in the metrics")
+    assert "did you mean 'seconds'" in answers[4][1]["error"]["message"]
+    of = answers[5][1]["id"]
+    state = lambda: asked(("Bearer TOKEN", "GET", f"/v1/videos/{of}", None))[0][1]["status"]  # noqa: E731
+    wait_until(lambda: state() == "completed", 240, "the video")
+    ((status_of_content, n_bytes),) = asked(("Bearer TOKEN", "GET", f"/v1/videos/{of}/content", None))
+    assert status_of_content == 200
+    (made,) = (run / "outputs" / "service").rglob("*.mp4")
+    assert made.stat().st_size == n_bytes > 500
     spans = "".join(path.read_text() for path in head.temporary.rglob("serve/spans/*"))
-    for name in ("Service", "Generate", "TextEncode", "Denoise", "DecodeWrite"):
+    for name in ("Api", "RunnerReplica", "Generate", "TextEncode", "Denoise", "DecodeWrite"):
         assert f'"name": "replica_handle_request {name}' in spans
     ended(served)
     served.wait(60)

@@ -65,13 +65,13 @@ def test_a_text_that_repeats_is_encoded_once(card: ModelCard, monkeypatch: pytes
     encoded: list[str] = []
     encode = encoder._encoder.encode
     monkeypatch.setattr(encoder._encoder, "encode", lambda texts: encoded.extend(texts) or encode(texts))
-    found = [encoder(request) for request in asked]
+    found = [encoder(request, ready=time.time(), takes=FREE) for request in asked]
     assert encoded == ["a cat", "dark", "a dog"]
-    for request, states in zip(asked, found, strict=True):
+    for request, text_of in zip(asked, found, strict=True):
         prompt, negative = encode([request.prompt, request.negative_prompt])
-        np.testing.assert_allclose(states.prompt, prompt.numpy(), atol=1e-5)
-        np.testing.assert_allclose(states.negative, negative.numpy(), atol=1e-5)
-        assert states.n_tokens == tuple(encoder._encoder.count([request.prompt, request.negative_prompt]))
+        np.testing.assert_allclose(text_of.prompt, prompt.numpy(), atol=1e-5)
+        np.testing.assert_allclose(text_of.negative, negative.numpy(), atol=1e-5)
+        assert text_of.n_tokens == tuple(encoder._encoder.count([request.prompt, request.negative_prompt]))
 
 
 def test_replicas_ask_ray_for_the_gpus_of_the_settings(model_folder: Path) -> None:

@@ -19,7 +19,6 @@
     starting   why a replica cannot start
     batch/     the request file, in windows and ordered by cost, and the outcome of every request
     stage      the job: streams the request file through the app
-    service    the app as a permanent HTTP service
     tracing    where the spans of a traced request go
 
 In: JSON lines, CSV or Parquet (fields: see `request.Request`) and the folder of a model, or of a published

@@ -82,6 +82,12 @@ class Generate(Metered):
                     return error.cause
                 raise
 
+    async def preview(self, request: Request, location: str) -> bytes | None:
+        """A jpeg of the first frame of an output that is being made; None if no state of it is saved."""
+        codec = self._models[request.model or DEFAULT].codec
+        picture: bytes | None = await codec.preview.remote(location, takes=self._takes(0.0))
+        return picture
+
     async def _made(self, request: Request, target: Target, parts: Parts) -> dict[str, object]:
         """Each stage is asked once its inputs are ready: otherwise requests would wait for them in its room.
 

@@ -25,6 +25,7 @@ from vitascope.generate.app.shares import FREE, Takes
 from vitascope.generate.app.values import Denoised, Given, Metered, Text, device
 from vitascope.generate.changes import changes
 from vitascope.generate.chunks import chunks_of
+from vitascope.generate.denoise import states
 from vitascope.generate.opened import Target
 from vitascope.generate.request import Request
 from vitascope.generate.sidecar import (
@@ -39,6 +40,7 @@ from vitascope.generate.sidecar import (
 from vitascope.generate.starting import starting
 from vitascope.generate.writing import Latents, Written
 from vitascope.ledger import Rejected
+from vitascope.media.mp4 import jpeg_bytes
 from vitascope.model.formats.card import ModelCard
 from vitascope.provenance.settings import ProvenanceSettings
 from vitascope.provenance.signer import Signer
@@ -48,6 +50,7 @@ WRITES = 2.0
 _MOST_CANVASES = 4  # conditioning latents in work at a time
 _MOST_LONG = 4
 """Long videos in work at a time: each keeps the features of a causal codec, gigabytes at 720p."""
+_PREVIEW_PX = 320
 _MOST_THREADS = 32  # more than all of these need
 
 T = TypeVar("T")
@@ -107,6 +110,7 @@ class DecodeWrite(Metered):
             self._signer = Signer(publishing.provenance)
         self._frames = publishing.frames
         self._patching, self._most_text = card.patching, card.encode.max_text_tokens
+        self._patch = card.model.patch
         self._denoise, self._caller = denoise, uuid.uuid4().hex
         self._decoding = threading.Lock()
         self._canvases, self._long = asyncio.Semaphore(_MOST_CANVASES), asyncio.Semaphore(_MOST_LONG)
@@ -125,6 +129,19 @@ class DecodeWrite(Metered):
         canvas = conditions.canvas(place, frames, self._codec)
         kept, spent = conditioning(request, place, frames), Spent.since(ready, started)
         return Given(canvas.latent.numpy(), canvas.given.numpy(), kept, spent)
+
+    async def preview(self, location: str, *, takes: Takes = FREE) -> bytes | None:
+        """A jpeg of the first frame of an output that is being made, as its saved state has it; else None."""
+        with self.meter.doing(takes):
+            return await _to_the_end(self._thread(self._preview, location))
+
+    def _preview(self, location: str) -> bytes | None:
+        state = states.read(location)
+        if state is None:
+            return None
+        first = state.latent(self._patch)[:1]
+        frames = next(iter(self._codec.decode_parts([first])))
+        return jpeg_bytes(frames[0].cpu().numpy(), _PREVIEW_PX)
 
     async def write(
         self,

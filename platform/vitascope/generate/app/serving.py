@@ -15,7 +15,8 @@ from vitascope.errors import Failed
 from vitascope.generate.starting import CannotStart, reason
 
 _NAMESPACE = "serve"  # Ray Serve's actors
-_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)
+"""Serve's logs: what is worth reading."""
 
 
 @contextmanager
@@ -29,7 +30,7 @@ def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig)
         Failed: a replica cannot start; says why.
     """
     logging.getLogger("ray.serve").addFilter(_worth_reading)
-    serve.start(proxy_location="Disabled", logging_config=_QUIET, tracing_config=trace)
+    serve.start(proxy_location="Disabled", logging_config=QUIET, tracing_config=trace)
     running = serve.status().applications
     for other in running:
         if other.startswith(batch) and other != name:
@@ -37,16 +38,16 @@ def serving(app: serve.Application, batch: str, name: str, trace: TracingConfig)
     status = running.get(name)
     try:
         left = status and status.status == "RUNNING"
-        handle = serve.get_app_handle(name) if left else _run(app, name)
+        handle = serve.get_app_handle(name) if left else run(app, name)
         yield handle
         handle.shutdown()  # otherwise it keeps reporting its waiting requests to Serve
     except BaseException:
-        _remove_at_once(name)
+        remove_at_once(name)
         raise
     serve.delete(name)
 
 
-def _remove_at_once(name: str) -> None:
+def remove_at_once(name: str) -> None:
     """Removes an app and kills its replicas, even busy ones: they commit an output whole or not at all.
 
     Serve alone would wait for requests that nobody needs any more.
@@ -58,9 +59,14 @@ def _remove_at_once(name: str) -> None:
                 ray.kill(ray.get_actor(actor["name"], namespace=_NAMESPACE))
 
 
-def _run(app: serve.Application, name: str) -> Any:
+def run(app: serve.Application, name: str, route_prefix: str | None = None) -> Any:
+    """Starts `app` and returns its handle, once it is ready.
+
+    Raises:
+        Failed: a replica cannot start; says why.
+    """
     try:
-        return serve.run(app, name=name, route_prefix=None, logging_config=_QUIET)
+        return serve.run(app, name=name, route_prefix=route_prefix, logging_config=QUIET)
     except RuntimeError:  # which names only the deployment
         deployments = serve.status().applications[name].deployments.values()
         failed = [d.message for d in deployments if d.status != DeploymentStatus.HEALTHY]

@@ -1,0 +1,9 @@
+"""The addresses of the service, as OpenAI's API has them.
+
+serving      what every address has: the key, the body of a request
+content      files, whole or in ranges
+videos images files batches    the objects
+about        models, health, metrics
+page         a page that describes the addresses, without scripts
+application  the whole, with its errors
+"""
