@@ -262,7 +262,8 @@ def test_every_setting_that_names_files_is_a_location() -> None:
         *("run.folder", "clips.input", "clips.captions", "clips.catalog", "clips.duplicates_model"),
         *("caption.folder", "encode.codec_folder", "encode.text_folder", "model.start_from"),
         "feed.latents",
-        *("generate.requests", "generate.media_from", "generate.model", "generate.adapters"),
+        *("generate.requests", "generate.media_from", "generate.model", "generate.models"),
+        "generate.adapters",
         "prompts.folder",
         *("provenance.certificate", "provenance.private_key"),
     }
@@ -277,6 +278,7 @@ GO_WITH = {
 """What else is set with a location."""
 WRITTEN = {
     "generate.media_from": '{key}=["{given}"]',
+    "generate.models": '{key}.film="{given}"',
     "generate.adapters": '{key}.film=["a", "{given}"]',
 }
 """Settings that are not one location."""

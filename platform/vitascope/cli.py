@@ -330,6 +330,25 @@ def _checked(options: argparse.Namespace) -> Settings:
     return settings
 
 
+def _add_outputs(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The commands about what is generated: batches, the HTTP service and its files."""
+    actions = ("status", "pause", "resume", "cancel")
+    _takes_settings(add("batch", "see the progress of a batch, pause or cancel it", _batch, actions=actions))
+    of_verify = "what a generated file claims; exit status 1 if one was altered, 2 if one has no manifest"
+    command = add("verify", of_verify, _verify)
+    command.add_argument("files", nargs="+", type=_place, help="mp4, png or other files, local or in a store")
+    trust = "PEM file of an authority; with it, files that it does not vouch for are invalid"
+    command.add_argument("--trust", action="append", default=[], type=_place, metavar="CERT", help=trust)
+    command.add_argument("--json", action="store_true", help="print a JSON list")
+    command = add("serve", "generate over HTTP, in the shape of OpenAI's API, until interrupted", _serve)
+    _takes_settings(command)
+    command = add("keys", "keys of the HTTP service", _keys, actions=("add", "list", "revoke"))
+    _takes_settings(command)
+    command.add_argument("--name", help="of the key: letters, digits and hyphens (add, revoke)")
+    for limit, text in _LIMITS.items():
+        command.add_argument(f"--{limit.replace('_', '-')}", type=int, metavar="N", help=f"{text} (add)")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="vitascope", description="Train video diffusion transformers and generate video in bulk, on Ray."
@@ -353,19 +372,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("shards", "read every latent shard, and report damage", _shards, actions=("verify",))
     _takes_settings(command)
     command.add_argument("--forget", action="store_true", help="remove damaged shards from the index")
-    of_verify = "what a generated file claims; exit status 1 if one was altered, 2 if one has no manifest"
-    command = add("verify", of_verify, _verify)
-    command.add_argument("files", nargs="+", type=_place, help="mp4, png or other files, local or in a store")
-    trust = "PEM file of an authority; with it, files that it does not vouch for are invalid"
-    command.add_argument("--trust", action="append", default=[], type=_place, metavar="CERT", help=trust)
-    command.add_argument("--json", action="store_true", help="print a JSON list")
-    command = add("serve", "generate over HTTP, in the shape of OpenAI's API, until interrupted", _serve)
-    _takes_settings(command)
-    command = add("keys", "keys of the HTTP service", _keys, actions=("add", "list", "revoke"))
-    _takes_settings(command)
-    command.add_argument("--name", help="of the key: letters, digits and hyphens (add, revoke)")
-    for limit, text in _LIMITS.items():
-        command.add_argument(f"--{limit.replace('_', '-')}", type=int, metavar="N", help=f"{text} (add)")
+    _add_outputs(add)
     command = add("export", "write trained weights for diffusers, Wan's own code or ComfyUI", _export)
     command.add_argument("source", type=_place, help="a run's folder, or a model's")
     command.add_argument("--to", metavar="FOLDER", type=_place, required=True)
@@ -380,8 +387,6 @@ def _parser() -> argparse.ArgumentParser:
     _takes_start(command)
     _takes_address(command)
     command.add_argument("--detach", action="store_true", help="return once it is submitted")
-    actions = ("status", "pause", "resume", "cancel")
-    _takes_settings(add("batch", "see the progress of a batch, pause or cancel it", _batch, actions=actions))
     of_jobs = "list the jobs of a cluster, follow or stop one"
     command = add("jobs", of_jobs, _jobs, actions=("list", "logs", "stop"))
     command.add_argument("id", nargs="?", help="job id (logs, stop)")

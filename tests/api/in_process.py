@@ -77,7 +77,7 @@ class _Near:
     async def cancel(self, owner: str, of: str) -> None:
         await self.runner.cancel(owner, of)
 
-    async def preview(self, request: Request, location: str) -> bytes | None:
+    async def preview(self, _: Request, location: str) -> bytes | None:
         state = states.read(location)
         return jpeg_bytes(np.zeros((8, 8, 3), np.uint8), 8) if state else None
 
