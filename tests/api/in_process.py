@@ -1,10 +1,12 @@
 """The service in this process, without Ray: a stand-in for the app writes files that can be played."""
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,9 +59,10 @@ class App:
             return Rejected(Reason.TOO_SHORT, "the video is too short")
         size = request.size
         frames = [np.full((size.height, size.width, 3), i, np.uint8) for i in range(size.n_frames)]
-        content, suffix = mp4.media_bytes(iter(frames), request.fps)
-        storage.put(target.location + suffix, content)
-        sidecar = {"uri": target.location + suffix}
+        with tempfile.TemporaryDirectory() as folder:
+            path = mp4.write_media(Path(folder) / "a", iter(frames), request.fps)
+            storage.put(target.location + path.suffix, path)
+        sidecar = {"uri": target.location + path.suffix}
         storage.put_json(target.location + ".json", sidecar)
         return sidecar
 

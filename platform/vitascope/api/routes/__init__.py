@@ -4,6 +4,7 @@ serving      what every address has: the key, the body of a request
 content      files, whole or in ranges
 videos images files batches    the objects
 about        models, health, metrics
-page         a page that describes the addresses, without scripts
+docs         a page that describes the addresses, without scripts
+site         the page for people
 application  the whole, with its errors
 """

@@ -6,7 +6,7 @@ from starlette.responses import HTMLResponse, Response
 
 from vitascope.api.capabilities import described
 from vitascope.api.failures import Refused
-from vitascope.api.routes import page
+from vitascope.api.routes import docs as described_page
 from vitascope.api.routes.serving import ERRORS, KeyOf, ServiceOf
 from vitascope.api.shapes import Model, Page
 
@@ -38,7 +38,7 @@ def metrics(service: ServiceOf, _: KeyOf) -> Response:
 @open_router.get("/docs", response_class=HTMLResponse)
 def docs(request: Request) -> HTMLResponse:
     """This page."""
-    return HTMLResponse(page.page(request.app.openapi()))
+    return HTMLResponse(described_page.page(request.app.openapi()))
 
 
 @open_router.get("/health")

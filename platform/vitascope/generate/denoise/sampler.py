@@ -86,7 +86,6 @@ class Work:
         return Load(n_segments * prod(self.grid), len(remaining))
 
     @property
-    @property
     def n_tokens(self) -> int:
         """Patches of the next pass."""
         return prod(self.grid) * (1 if self.scale == 1 else 2)
