@@ -75,12 +75,12 @@ class Generate(Metered):
                     self._screen.check(request.prompt)
                 self._wake(name)
                 return await self._made(request, target, self._models[name])
-            except Rejected as error:
-                return error
-            except RayTaskError as error:
+            except RayTaskError as error:  # which is of its cause's class, too
                 if isinstance(error.cause, Rejected):
                     return error.cause
                 raise
+            except Rejected as error:
+                return error
 
     async def preview(self, request: Request, location: str) -> bytes | None:
         """A jpeg of the first frame of an output that is being made; None if no state of it is saved."""
