@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import pytest
 from PIL import Image
 
 from api.conftest import Served, finished
-from api.in_process import ADMIN_TOKEN
+from api.in_process import ADMIN_TOKEN, App, serving
 from hosts.namespaces import wait_until
+from vitascope import storage
 from vitascope.api.store.keys import Allowance
+from vitascope.config import Settings
 
 
 def picture(width: int = 64, height: int = 48) -> bytes:
@@ -298,3 +301,23 @@ def test_other_methods_and_bodies(local: Served) -> None:
         assert (answer.status_code, answer.json().keys()) == (status, {"error"}), path
     wrong = httpx.post(f"{local.url}/v1/videos", content=b"x", headers=headers | {"Content-Type": "text/csv"})
     assert wrong.status_code == 415
+
+
+def test_the_store_may_be_a_bucket(settings_in: Callable[..., Settings], s3: str) -> None:
+    settings, made = settings_in(f"{s3}/run"), App()
+    with serving(settings, made) as url:
+        served = Served(settings, url, made)
+        client = served.client("alice", in_flight=5)
+        video = client.videos.create(prompt="a cat", input_reference=("a.png", picture()), seconds="2")
+        assert finished(client, video.id).status == "completed"
+        whole = client.videos.download_content(video.id).read()
+        headers = {"Authorization": f"Bearer {client.api_key}", "Range": "bytes=5-8"}
+        address = f"{url}/v1/videos/{video.id}/content"
+        assert httpx.get(address, headers=headers).content == whole[5:9]
+        assert client.videos.download_content(video.id, variant="thumbnail").read()[:4] == b"RIFF"
+        assert [one.id for one in client.videos.list()] == [video.id]
+        for one in client.files.list():
+            client.files.delete(one.id)
+        client.videos.delete(video.id)
+        left = [uri.removeprefix(served.objects.root) for uri in storage.list_files(served.objects.root)]
+        assert left == ["/keys/alice.json", "/links.json"]
