@@ -138,18 +138,16 @@ function progressed(video, item) {
   const state = { queued: "waiting", in_progress: `${video.progress} %` }[video.status];
   $(".hint", item).textContent = `${about(video)} · ${state}`;
   $("progress", item).value = video.progress;
-  if (video.status === "in_progress") preview(video.id, $("img", item));
+  if (video.status === "in_progress") preview(video.id, $("img", item)).catch((error) => say(error.message));
 }
 
 async function preview(id, image) {
-  try {
-    const old = image.src;
-    image.src = URL.createObjectURL(await (await call(`v1/videos/${id}/content?variant=preview`)).blob());
-    image.hidden = false;
-    if (old) URL.revokeObjectURL(old);
-  } catch (error) {
-    if (error.status !== 404) throw error; // none yet
-  }
+  const answer = await call(`v1/videos/${id}/content?variant=preview`);
+  if (answer.status === 204) return; // none yet
+  const old = image.src;
+  image.src = URL.createObjectURL(await answer.blob());
+  image.hidden = false;
+  if (old) URL.revokeObjectURL(old);
 }
 
 async function remove(id, element) {

@@ -7,7 +7,6 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from vitascope.api import fields, previews
-from vitascope.api.failures import missing
 from vitascope.api.routes import content
 from vitascope.api.routes.serving import (
     ERRORS,
@@ -26,7 +25,7 @@ from vitascope.api.store.objects import READERS
 from vitascope.api.store.records import Job, Kind
 
 _OF_SOURCE = fields.described(fields.OF_SOURCE)
-_CONTENT = content.responses(*previews.TYPES.values())
+_CONTENT = content.responses(*previews.TYPES.values()) | {204: {"description": "No preview is known yet."}}
 router = APIRouter(prefix="/v1/videos", tags=["videos"], responses=ERRORS)
 
 
@@ -92,7 +91,7 @@ async def download(
 ) -> Response:
     """The file of a finished video, or a picture of it; with a key, or the video's `url`.
 
-    `preview` is for a video that is being made: its first frame, as far as it is known.
+    `preview` is for a video that is being made: its first frame, as far as it is known; 204 if it is not.
     """
     if variant == "preview":
         return await _preview(service, owner, video_id)
@@ -104,7 +103,7 @@ async def _preview(service: Service, owner: str, video_id: str) -> Response:
     target = await run_in_threadpool(service.jobs.target, job)
     picture = await service.runner.preview(job.request, target.location)
     if picture is None:
-        raise missing("preview", video_id)
+        return Response(status_code=204)
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})
 
 
