@@ -41,6 +41,17 @@ def browser(size: dict[str, int], errors: list[str]) -> Iterator[Any]:
         chromium.close()
 
 
+PLAYS = """video => new Promise((done, fail) => {
+    video.onerror = () => fail(video.error.message);
+    if (video.readyState >= 2) done(); else video.onloadeddata = () => done();
+})"""
+
+
+def in_gallery(page: Any, n: int) -> None:
+    page.locator("#gallery figure").nth(n - 1).wait_for()
+    assert page.locator("#gallery figure").count() == n
+
+
 def submit(page: Any, prompt: str) -> None:
     page.fill("#ask textarea[name=prompt]", prompt)
     page.fill("#ask input[name=seconds]", "1")
@@ -86,18 +97,18 @@ def test_from_a_prompt_to_a_video_and_on(
         submit(page, "a lighthouse in a storm")
         page.wait_for_selector("#gallery figure")
         page.click(".still")
-        page.wait_for_function("document.querySelector('#viewer video')?.readyState >= 2")
+        page.locator("#viewer video").evaluate(PLAYS)
         page.click("#viewer > button")
         with page.expect_download() as download:
             page.click("[data-do=download]")
         assert Path(download.value.path()).read_bytes()[4:8] == b"ftyp"
         page.click("[data-do=again]")
-        page.wait_for_function("document.querySelectorAll('#gallery figure').length == 2")
+        in_gallery(page, 2)
         first, second = (request for request in app.sent)
         assert (first.prompt, first.seed != second.seed) == (second.prompt, True)
         page.click("[data-do=extend] >> nth=0")
         page.click("#ask button[type=submit]")
-        page.wait_for_function("document.querySelectorAll('#gallery figure').length == 3")
+        in_gallery(page, 3)
         assert (app.sent[-1].mode, app.sent[-1].seconds) == ("extend_forward", 2)
         page.select_option("#ask select[name=mode]", "text_to_video")
         submit(page, "wait for ever")
@@ -112,12 +123,12 @@ def test_from_a_prompt_to_a_video_and_on(
         page.select_option("#ask select[name=mode]", "image_to_video")
         page.set_input_files("#media input[name=image]", str(picture))
         submit(page, "a dog")
-        page.wait_for_function("document.querySelectorAll('#gallery figure').length == 4")
+        in_gallery(page, 4)
         assert app.sent[-1].image
         page.fill("#ask input[name=size]", "63x48")
         submit(page, "odd")
         page.wait_for_selector("#refused", state="visible")
         assert "even" in page.inner_text("#refused")
         page.reload()
-        page.wait_for_function("document.querySelectorAll('#gallery figure').length == 4")
+        in_gallery(page, 4)
     assert errors == []
