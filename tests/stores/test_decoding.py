@@ -82,9 +82,12 @@ def test_a_store_that_is_given_up_in_the_middle_of_a_file_is_no_end_of_the_file(
     name: str, files: Path, proxy: FaultyProxy, s3: str
 ) -> None:
     storage.put(f"{s3}/{name}", (files / name).read_bytes())
-    proxy.seen.clear()
-    undisturbed = look(f"{s3}/{name}")
-    n_gets = proxy.seen["GET", ""]
+    counts = []
+    for _ in range(2):  # a busy machine now and then asks once more
+        proxy.seen.clear()
+        undisturbed = look(f"{s3}/{name}")
+        counts.append(proxy.seen["GET", ""])
+    n_gets = min(counts)
     proxy.faults = ("500", "503", "reset")
     for n_passed in {n_gets // 2, n_gets - 1}:
         new_child(s3, budget_s=0.5, stall_s=15.0)  # none of these faults is a stall
