@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vitascope.encode.buckets import Patching
 from vitascope.encode.settings import STRIDES
-from vitascope.generate.chunks import LEAST_LATENT, N_KEPT, alone, at_once, chunks_of, cut
+from vitascope.generate.chunks import LEAST_LATENT, N_KEPT, after, alone, at_once, chunks_of, cut
 from vitascope.generate.denoise.sampling import Sampling
 from vitascope.generate.parse import Limits, n_tokens, parse
 from vitascope.generate.request import Mode, Request
@@ -25,7 +25,7 @@ Make = Callable[..., Request]
 
 
 def request(limits: Limits | None = None, **fields: Any) -> Request:
-    limits = limits or Limits(GenerateSettings(token_budget=10**6), PATCHING, "/media")
+    limits = limits or Limits(GenerateSettings(max_tokens=10**6), PATCHING, "/media")
     document = {"custom_id": "a", "prompt": "a cat", "width": 64, "height": 48, "seconds": 60, "guidance": 1}
     return parse(dumps(document | fields), limits)
 
@@ -75,23 +75,23 @@ def test_a_request_that_fits_is_made_at_once_and_keeps_its_name() -> None:
 
 
 def test_a_longer_one_has_chunks_of_what_the_model_was_trained_on_and_another_name() -> None:
-    trained = limits(Sampling(most_frames=33), token_budget=10**6)
+    trained = limits(Sampling(most_frames=33), max_tokens=10**6)
     long = request(trained)
     assert long.chunk_frames == 33
     assert n_tokens(long, PATCHING) == 9 * OF_A_FRAME
     assert at_once(long) == VideoSize(33, 48, 64)
     names = {r.name("m") for r in (long, request(), request(trained, chunk_frames=65), request(seconds=59))}
     assert len(names) == 4
-    chosen = limits(Sampling(most_frames=33), token_budget=10**6, chunk_frames=24)
+    chosen = limits(Sampling(most_frames=33), max_tokens=10**6, chunk_frames=24)
     assert request(chosen).chunk_frames == 21  # whole latent frames
 
 
 def test_chunks_are_as_long_as_a_pass_takes() -> None:
-    short = limits(token_budget=10 * OF_A_FRAME + 5)
+    short = limits(max_tokens=10 * OF_A_FRAME + 5)
     assert request(short).chunk_frames == 37
     guided = request(short, guidance=2)
     assert guided.chunk_frames == 17
-    assert n_tokens(guided, PATCHING) <= short.settings.token_budget
+    assert n_tokens(guided, PATCHING) <= short.settings.max_tokens
 
 
 @pytest.mark.parametrize(
@@ -104,17 +104,17 @@ def test_chunks_are_as_long_as_a_pass_takes() -> None:
 )
 def test_what_no_pass_takes_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(Rejected, match=message) as refused:
-        request(limits(token_budget=150), **fields)
+        request(limits(max_tokens=150), **fields)
     assert refused.value.reason == Reason.TOO_MANY_TOKENS
 
 
 def test_a_model_that_cannot_extend_makes_no_chunks() -> None:
     first = Sampling(modes=("text_to_video", "image_to_video"), most_frames=33)
-    assert request(limits(first, token_budget=10**6)).chunk_frames is None
+    assert request(limits(first, max_tokens=10**6)).chunk_frames is None
     with pytest.raises(Rejected, match=r'train\.conditioning_frames = "all"'):
-        request(limits(first, token_budget=150))
+        request(limits(first, max_tokens=150))
     with pytest.raises(Rejected, match="chunk_frames is for text_to_video"):
-        request(limits(first, token_budget=10**6), chunk_frames=33)
+        request(limits(first, max_tokens=10**6), chunk_frames=33)
 
 
 def test_a_wrong_window_is_refused() -> None:
@@ -122,6 +122,17 @@ def test_a_wrong_window_is_refused() -> None:
         request(chunk_frames=8)
     with pytest.raises(Rejected, match="chunk_frames"):
         request(chunk_frames=True)
+    with pytest.raises(Rejected, match=r"generate\.chunk_frames is at least 9 with this model, got 8"):
+        request(limits(Sampling(), chunk_frames=8))
+
+
+def test_a_chunk_knows_how_much_work_follows() -> None:
+    long = request(seconds=20, chunk_frames=33)
+    chunks = chunks_of(long, PATCHING)
+    later = [after(chunk, long, PATCHING) for chunk in chunks]
+    assert later[-1] == 0
+    for n, more in zip(range(len(chunks) - 1, 0, -1), later, strict=False):
+        assert abs(more - n) <= n / 3
 
 
 def test_each_chunk_is_a_request_of_its_window_with_noise_of_its_own() -> None:

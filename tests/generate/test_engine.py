@@ -349,6 +349,23 @@ def test_a_deadline_that_cannot_be_met_is_refused_with_what_is_known(
     denoiser.close()
 
 
+def test_a_deadline_is_met_if_steps_without_a_pass_or_without_guidance_make_it_possible(
+    recorder: Recorder, work_of: Callable[..., Work]
+) -> None:
+    pace = Pace([(1e9, 10.0)])  # a pass takes 10 s at least, whatever is in it
+    denoiser = Denoiser(Experts([recorder]), token_budget=200, pace=pace)
+    skipping = work_of(steps=8, guidance=1, quality="fast")
+    assert (skipping.least, denoiser.least_s(skipping)) == ((2, 0), 20)
+    with pytest.raises(Rejected, match="its 2 passes take 20 s at least"):
+        denoiser.submit(skipping, deadline_s=19)
+    assert denoiser.submit(skipping, deadline_s=21).result(60).step == 8
+    denoiser.close()
+    guided = work_of(steps=8, guidance=3, guidance_interval=[0.6, 1])
+    n_guided = sum(level >= 0.6 for level in guided.schedule.levels[:-1])
+    assert 0 < n_guided < 8
+    assert guided.least == (8 - n_guided, n_guided)
+
+
 def test_a_pass_that_never_ends_is_noticed(
     recorder: Recorder, denoiser: Denoiser, work_of: Callable[..., Work]
 ) -> None:

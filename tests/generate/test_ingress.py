@@ -13,6 +13,7 @@ from vitascope.generate.app.shares import Takes
 from vitascope.generate.opened import opened
 from vitascope.generate.request import Request
 from vitascope.ledger import Reason, Rejected
+from vitascope.prompts.settings import PromptsSettings
 
 
 class Stage:
@@ -40,7 +41,7 @@ def ingress(model_folder: Path, calls: list[str], **answers: Callable[[], Awaita
 
     stages = {name: Stage(name, calls, answers.get(name, at_once)) for name in ("text", "denoise", "codec")}
     model = opened(config.load(None, [f"generate.model={model_folder}"]))
-    return Generate({"": Parts(model, **stages)}), stages, model
+    return Generate({"": Parts(model, **stages)}, PromptsSettings()), stages, model
 
 
 def test_a_stage_is_asked_when_its_inputs_are_ready(
@@ -76,3 +77,18 @@ def test_a_refusal_is_an_answer(model_folder: Path, request_of: Callable[..., Re
 
     answer = asyncio.run(run())
     assert (answer.reason, answer.detail) == (Reason.MEDIA_MISSING, "gone")
+
+
+def test_a_long_video_is_accounted_for_where_it_is_written(
+    model_folder: Path, request_of: Callable[..., Request]
+) -> None:
+    async def run() -> None:
+        calls: list[str] = []
+        generate, stages, model = ingress(model_folder, calls)
+        request = request_of(seconds=14, chunk_frames=33)
+        assert await generate(request, model.target("/out", request)) == "done"
+        assert calls[-1] == "codec.write_long"
+        written = stages["codec"].takes[-1]
+        assert (written.cost, written.room) == (14 * 8 * 48 * 64, 0)
+
+    asyncio.run(run())

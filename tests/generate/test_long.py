@@ -15,7 +15,7 @@ from vitascope import storage
 from vitascope.encode.codecs import make_codec
 from vitascope.generate import conditions, finished, writing
 from vitascope.generate.app import codec as app_codec
-from vitascope.generate.app.codec import DecodeWrite
+from vitascope.generate.app.codec import DecodeWrite, Publishing
 from vitascope.generate.app.in_chunks import given
 from vitascope.generate.app.values import Denoised, Given, Text
 from vitascope.generate.chunks import alone, chunks_of
@@ -32,6 +32,7 @@ from vitascope.ledger import Reason, Rejected
 from vitascope.media.mp4 import mp4_bytes
 from vitascope.model.dit import DiT
 from vitascope.model.formats.card import ModelCard
+from vitascope.provenance.settings import ProvenanceSettings
 
 Make = Callable[..., Request]
 
@@ -97,6 +98,8 @@ def target(tmp_path: Path) -> Target:
 
 
 SHORT = {"guidance": 1, "steps": 2}
+UNSIGNED = Publishing(ProvenanceSettings(sign=False))
+"""A signature holds the time, so that signed files differ."""
 
 
 def frames_of(location: str) -> np.ndarray:
@@ -131,7 +134,7 @@ def test_a_video_in_chunks_is_each_chunk_after_the_one_before_and_one_decode(
 ) -> None:
     request = request_of(seconds=107 / 8, chunk_frames=33, **SHORT)
     assert len(chunks_of(request, card.patching)) == 5
-    write = DecodeWrite(card, denoise=denoise).write_long
+    write = DecodeWrite(card, denoise=denoise, publishing=UNSIGNED).write_long
     document = asyncio.run(write(request, denoise.text, None, target))
     latent = asyncio.run(latents_of(request, denoise, card))
     assert len(latent) == 28
@@ -147,7 +150,7 @@ def test_one_chunk_is_what_the_ordinary_way_makes(
     request_of: Make, denoise: Denoise, card: ModelCard, target: Target, tmp_path: Path
 ) -> None:
     request = request_of(seconds=25 / 8, **SHORT)
-    codec = DecodeWrite(card, denoise=denoise)
+    codec = DecodeWrite(card, denoise=denoise, publishing=UNSIGNED)
 
     async def both() -> list[dict[str, Any]]:
         long = await codec.write_long(request, denoise.text, None, target)
@@ -167,7 +170,7 @@ def test_after_a_failure_it_continues_behind_the_finished_chunks(
 ) -> None:
     request = request_of(seconds=107 / 8, chunk_frames=33, **SHORT)
     undisturbed = Target(str(tmp_path / "other"), target.model)
-    codec = DecodeWrite(card, denoise=denoise)
+    codec = DecodeWrite(card, denoise=denoise, publishing=UNSIGNED)
     document = asyncio.run(codec.write_long(request, denoise.text, None, undisturbed))
     denoise.made.clear()
     denoise.fail_at = 3
@@ -179,7 +182,11 @@ def test_after_a_failure_it_continues_behind_the_finished_chunks(
     assert finished.n_kept(target.location) == 3
     (running / "a.chunk-0001").write_bytes(b"damaged")
     denoise.fail_at = None
-    again = asyncio.run(DecodeWrite(card, denoise=denoise).write_long(request, denoise.text, None, target))
+    again = asyncio.run(
+        DecodeWrite(card, denoise=denoise, publishing=UNSIGNED).write_long(
+            request, denoise.text, None, target
+        )
+    )
     chunks = chunks_of(request, card.patching)
     remade = [alone(request, chunks[i], card.patching) for i in (1, 3, 4)]
     assert denoise.made[3:] == remade
@@ -194,7 +201,11 @@ def test_a_refusal_leaves_nothing(
     request = request_of(seconds=107 / 8, chunk_frames=33, **SHORT)
     denoise.fail_at, denoise.error = 2, Rejected(Reason.GENERATION_FAILED, "not finite")
     with pytest.raises(Rejected, match="not finite"):
-        asyncio.run(DecodeWrite(card, denoise=denoise).write_long(request, denoise.text, None, target))
+        asyncio.run(
+            DecodeWrite(card, denoise=denoise, publishing=UNSIGNED).write_long(
+                request, denoise.text, None, target
+            )
+        )
     assert [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()] == []
 
 
@@ -211,7 +222,7 @@ def test_a_cancelled_one_stops_its_chunk_and_leaves_nothing(
         return work
 
     denoise.remote = third_never_ends  # type: ignore[method-assign]
-    codec = DecodeWrite(card, denoise=denoise)
+    codec = DecodeWrite(card, denoise=denoise, publishing=UNSIGNED)
 
     async def cancelled() -> None:
         work = asyncio.create_task(codec.write_long(request, denoise.text, None, target))
@@ -232,7 +243,7 @@ def test_a_short_one_is_written_while_a_long_one_waits_for_its_next_chunk(
 ) -> None:
     long = request_of(seconds=107 / 8, chunk_frames=33, **SHORT)
     short = request_of(seconds=1, **SHORT)
-    codec = DecodeWrite(card, denoise=denoise)
+    codec = DecodeWrite(card, denoise=denoise, publishing=UNSIGNED)
 
     async def both() -> None:
         go_on = asyncio.Event()
@@ -265,7 +276,7 @@ def test_an_extension_begins_with_its_video(
     path.write_bytes(mp4_bytes(np.full((80, 48, 64, 3), 200, np.uint8), 8))
     asked = {"mode": "extend_forward", "video": str(path)}
     request = request_of(seconds=107 / 8, chunk_frames=33, **asked, **SHORT)
-    codec = DecodeWrite(card, denoise=denoise)
+    codec = DecodeWrite(card, denoise=denoise, publishing=UNSIGNED)
 
     async def made() -> dict[str, Any]:
         first = alone(request, chunks_of(request, card.patching)[0], card.patching)
@@ -350,5 +361,9 @@ def test_a_failed_write_stops_the_chunks(
 
     monkeypatch.setattr(app_codec.writing, "write", broken)
     with pytest.raises(OSError, match="no space left"):
-        asyncio.run(DecodeWrite(card, denoise=denoise).write_long(request, denoise.text, None, target))
+        asyncio.run(
+            DecodeWrite(card, denoise=denoise, publishing=UNSIGNED).write_long(
+                request, denoise.text, None, target
+            )
+        )
     assert len(denoise.made) <= 2

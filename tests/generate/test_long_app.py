@@ -28,7 +28,7 @@ def test_a_batch_of_long_and_short_videos(ray_cluster: None, model_folder: Path,
     ]
     requests_file = tmp_path / "requests.jsonl"
     requests_file.write_bytes(storage.json_lines(SMALL | request for request in requests))
-    generate = {"requests": str(requests_file), "model": str(model_folder), "token_budget": 4000}
+    generate = {"requests": str(requests_file), "model": str(model_folder), "max_tokens": 4000}
     run = {"folder": str(tmp_path / "run")}
     settings = Settings.model_validate({"run": run, "generate": generate})
     summary = stage.run(settings)

@@ -18,6 +18,7 @@ from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.denoise.experts import Experts
 from vitascope.generate.denoise.sampler import Work
 from vitascope.generate.denoise.states import Saver, Slot
+from vitascope.ledger import Rejected
 from vitascope.model.dit import DiT
 
 Make = Callable[..., Work]
@@ -164,3 +165,15 @@ def test_a_store_that_fails_delays_no_pass(
     assert future.result(60).load.n_passes == 0  # while the first state is still being written
     ended.set()
     denoiser.close()
+
+
+def test_the_state_of_a_request_that_comes_back_too_late_is_deleted(
+    model: DiT, work_of: Make, tmp_path: Path
+) -> None:
+    denoiser = Denoiser(Experts([model]), token_budget=1000, saver=Saver(0.01))
+    work, at = work_of(steps=5), states.slot(str(tmp_path / "a"), "me")
+    storage.put(at.uri, states.content(work, at.identity))
+    with pytest.raises(Rejected, match="until its deadline"):
+        denoiser.submit(work, deadline_s=-1, at=at)
+    denoiser.close()
+    assert not storage.exists(at.uri)

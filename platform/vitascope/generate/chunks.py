@@ -75,6 +75,13 @@ def alone(request: Request, chunk: Chunk, patching: Patching) -> Request:
     return request.model_copy(update=changed)
 
 
+def after(chunk: Chunk, request: Request, patching: Patching) -> float:
+    """The work of the chunks after this one, relative to its own, at least: it grows faster than a window."""
+    later = chunks_of(request, patching)[chunk.index + 1 :]
+    sizes = [one.n_window / chunk.n_window for one in later]
+    return sum(min(size, size**2) for size in sizes)
+
+
 def at_once(request: Request) -> VideoSize:
     """The size of the largest part of a request that one pass makes."""
     size = request.size

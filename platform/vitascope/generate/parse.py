@@ -247,9 +247,10 @@ def _in_chunks(request: Request, limits: Limits) -> Request:
     if size.n_frames <= most:
         return request.model_copy(update={"chunk_frames": None})
     if most < (least := chunks.least_frames(patching)):
-        if asked is None:
-            return request  # `_check_tokens` refuses it
-        raise invalid(f"chunk_frames is at least {least} with this model, got {asked}; raise it")
+        if (chosen := asked or limits.settings.chunk_frames) is None or chosen >= least:
+            return request  # `_check_tokens` refuses it if it is too long
+        name = "generate.chunk_frames" if asked is None else "chunk_frames"
+        raise invalid(f"{name} is at least {least} with this model, got {chosen}; raise it")
     return request.model_copy(update={"chunk_frames": chunks.whole(most, patching)})
 
 

@@ -96,7 +96,7 @@ class Generate(Metered):
         ready, patching = time.time(), parts.model.card.patching
         chunks = chunks_of(request, patching)
         first = alone(request, chunks[0], patching) if len(chunks) > 1 else request
-        pixels = float(first.size.n_frames * request.size.height * request.size.width)
+        pixels = _pixels(first)
         used = request
         if self._prompt is not None:
             used = await self._prompt.remote(request, takes=self._takes(1.0))
@@ -108,11 +108,9 @@ class Generate(Metered):
         patches, priority = float(n_tokens(request, patching)), request.priority
         takes = self._takes(parts.model.cost(first), patches, priority)
         if len(chunks) > 1:
-            write = parts.codec.write_long
-            return await write.remote(
-                request, text, given, target, arrived=ready, chunk=takes, used=used.prompt
-            )
-        denoised = parts.denoise.remote(request, target, text, given, takes=takes, arrived=ready)
+            how = {"takes": self._takes(_pixels(request)), "chunk": takes, "used": used.prompt}
+            return await parts.codec.write_long.remote(request, text, given, target, arrived=ready, **how)
+        denoised = parts.denoise.remote(used, target, text, given, takes=takes, arrived=ready)
         await denoised
         takes = self._takes(pixels, 1.0, priority)
         return await parts.codec.write.remote(request, denoised, given, target, takes=takes, used=used.prompt)
@@ -133,6 +131,11 @@ class Generate(Metered):
 
     def _takes(self, cost: float, room: float = 0.0, priority: int = 0) -> Takes:
         return Takes(cost, room, self._caller, priority)
+
+
+def _pixels(request: Request) -> float:
+    size = request.size
+    return float(size.n_frames * size.height * size.width)
 
 
 def build(models: Models, settings: Settings) -> serve.Application:

@@ -177,6 +177,7 @@ class DecodeWrite(Metered):
         given: Given | None,
         target: Target,
         *,
+        takes: Takes = FREE,
         arrived: float | None = None,
         chunk: Takes = FREE,
         used: str | None = None,
@@ -196,10 +197,11 @@ class DecodeWrite(Metered):
         how = {"takes": replace(chunk, caller=self._caller), "arrived": arrived or time.time()}
         chunks = chunks_of(request, self._patching)
         try:
-            async with self._long:
-                denoise = partial(self._denoise.remote, target=target, **how)
-                made = in_chunks(request, text, given, target, patching=self._patching, denoise=denoise)
-                document = await self._written(_Output(request, target, given, used), made)
+            with self.meter.doing(takes):
+                async with self._long:
+                    denoise = partial(self._denoise.remote, target=target, **how)
+                    made = in_chunks(request, text, given, target, patching=self._patching, denoise=denoise)
+                    document = await self._written(_Output(request, target, given, used), made)
         except (asyncio.CancelledError, Rejected, RayTaskError) as error:
             cause = getattr(error, "cause", error)
             if isinstance(cause, asyncio.CancelledError | Rejected):

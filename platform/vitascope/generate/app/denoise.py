@@ -53,6 +53,7 @@ class Denoise(Metered):
         *,
         takes: Takes,
         arrived: float,
+        later: float = 0.0,
     ) -> Denoised:
         """The finished latent. Waits without holding a thread, so any number of requests may wait.
 
@@ -62,16 +63,20 @@ class Denoise(Metered):
 
         Args:
             arrived: the Unix time from which on the request's deadline counts.
+            later: the work that follows before the deadline, relative to this request's.
         """
         ready = max(part.spent.ended for part in (text, given) if part)
         with self.meter.doing(takes):
             async with self._versions.of(target.model) as version:
                 card = version.model.card
                 work = await asyncio.to_thread(self._begin, version.model, request, text, given)
+                later_s = later * version.denoiser.least_s(work)
                 at = _slot(request, target)
                 work = await asyncio.to_thread(states.resumed, work, at)
                 started = time.time()
-                due_s = None if request.deadline_s is None else arrived + request.deadline_s - started
+                due_s = (
+                    None if request.deadline_s is None else arrived + request.deadline_s - started - later_s
+                )
                 try:
                     future = version.denoiser.submit(work, priority=request.priority, deadline_s=due_s, at=at)
                     done = await asyncio.wrap_future(future)

@@ -10,7 +10,7 @@ import numpy as np
 from vitascope.encode.buckets import Patching
 from vitascope.generate import finished
 from vitascope.generate.app.values import Denoised, Given, Text
-from vitascope.generate.chunks import N_KEPT, Chunk, alone, chunks_of
+from vitascope.generate.chunks import N_KEPT, Chunk, after, alone, chunks_of
 from vitascope.generate.finished import Made
 from vitascope.generate.opened import Target
 from vitascope.generate.request import Request
@@ -42,12 +42,12 @@ async def in_chunks(
     so_far: np.ndarray | None = None
     pending = asyncio.create_task(make(chunks[0], first))
     try:
-        for after in (*chunks[1:], None):
+        for following in (*chunks[1:], None):
             made = await pending
             so_far = made.latent if so_far is None else np.concatenate([so_far, made.latent])
-            if after:
-                pending = asyncio.create_task(make(after, given(after, so_far)))
-                so_far = np.concatenate([so_far[:N_KEPT], so_far[-after.n_before :]])
+            if following:
+                pending = asyncio.create_task(make(following, given(following, so_far)))
+                so_far = np.concatenate([so_far[:N_KEPT], so_far[-following.n_before :]])
             spent = before | {"denoise": Spent(made.waited_s, made.worked_s)}
             yield Denoised(made.latent, text.n_tokens, spent, made.device_s)
     finally:
@@ -76,8 +76,8 @@ class _Make:
     async def __call__(self, chunk: Chunk, given: Given | None) -> Made:
         if made := await asyncio.to_thread(finished.kept, self.target.location, chunk):
             return made
-        part = alone(self.request, chunk, self.patching)
-        response = self.denoise(part, text=self.text, given=given)
+        part, later = alone(self.request, chunk, self.patching), after(chunk, self.request, self.patching)
+        response = self.denoise(part, text=self.text, given=given, later=later)
         try:
             denoised = await response
         except asyncio.CancelledError:

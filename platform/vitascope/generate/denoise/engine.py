@@ -100,6 +100,8 @@ class Denoiser:
         due = None if deadline_s is None else time.monotonic() + deadline_s
         entry = _Entry(work, Future(), self._need(work), due, at)
         if self._lost_at(entry) <= time.monotonic():
+            if self._saver and at:
+                self._saver.end(at, delete=True)
             raise self._too_late(entry)
         entry.future.add_done_callback(lambda _: self._left(entry))
         with self._wake:
@@ -118,6 +120,15 @@ class Denoiser:
             self._closed = self._closed or Rejected(Reason.GENERATION_FAILED, "the denoiser was closed")
             self._wake.notify()
         self._thread.join()
+
+    def least_s(self, work: Work) -> float:
+        """The seconds that the remaining passes of `work` take at least; 0 if nothing is known."""
+        n = prod(work.grid)
+        cost = self._model.weight(n) * n
+        return sum(
+            n_passes * self._pace.least_s(n_segments * cost)
+            for n_segments, n_passes in enumerate(work.least, start=1)
+        )
 
     def stalled_s(self) -> float:
         """The seconds since the running pass began; 0 between passes."""
@@ -148,11 +159,10 @@ class Denoiser:
     def _lost_at(self, entry: _Entry) -> float:
         """The time after which the entry's deadline cannot be met, if it led every pass."""
         due = float("inf") if entry.due is None else entry.due
-        return due - entry.work.load.n_passes * self._pace.least_s(entry.need.cost)
+        return due - self.least_s(entry.work)
 
     def _too_late(self, entry: _Entry) -> Rejected:
-        n_passes = entry.work.load.n_passes
-        least_s = n_passes * self._pace.least_s(entry.need.cost)
+        n_passes, least_s = sum(entry.work.least), self.least_s(entry.work)
         left_s = max(0.0, (entry.due or 0.0) - time.monotonic())
         return Rejected(
             Reason.TOO_LATE,

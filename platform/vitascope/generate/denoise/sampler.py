@@ -12,7 +12,7 @@ from torch import Tensor
 from vitascope.feed.packs import Segment
 from vitascope.feed.patches import Grid, grid_of, patchify, unpatchify
 from vitascope.generate.conditions import Canvas
-from vitascope.generate.denoise.reuse import Recent
+from vitascope.generate.denoise.reuse import MOST_IN_A_ROW, Recent
 from vitascope.generate.denoise.sampling import OURS, Sampling
 from vitascope.generate.denoise.schedule import Schedule
 from vitascope.generate.denoise.scheduler import Load
@@ -84,6 +84,14 @@ class Work:
         remaining = range(self.step, len(self.schedule.experts))
         n_segments = 2 if any(self._scale(step) != 1 for step in remaining) else 1
         return Load(n_segments * prod(self.grid), len(remaining))
+
+    @cached_property
+    def least(self) -> tuple[int, int]:
+        """How many passes with one segment and with two are left at least, of the fewest patches."""
+        remaining = range(self.step, len(self.schedule.experts))
+        n_plain = sum(self._scale(step) == 1 for step in remaining)
+        n_passes = -(-len(remaining) // (1 if self.quality == "exact" else 1 + MOST_IN_A_ROW))
+        return min(n_plain, n_passes), max(0, n_passes - n_plain)
 
     @property
     def n_tokens(self) -> int:
