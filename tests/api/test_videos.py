@@ -58,6 +58,13 @@ def test_every_field_of_a_request_may_be_given(local: Served) -> None:
     assert (request.width, request.height, request.size.n_frames) == (32, 64, 6)
 
 
+def test_seeds_are_numbers_that_browsers_can_read(local: Served) -> None:
+    client = local.client("alice")
+    seeds = {client.videos.create(prompt="a cat").settings["seed"] for _ in range(4)}
+    assert len(seeds) == 4
+    assert max(seeds) < 2**53
+
+
 def test_200_clients_at_once(local: Served) -> None:
     client = local.client("many")
 
@@ -138,9 +145,10 @@ def test_a_refused_edit_keeps_no_file(local: Served) -> None:
 def test_pictures_to_keep_are_shown_as_they_were_named(local: Served) -> None:
     client = local.client("alice")
     file = client.files.create(file=("first.png", picture()), purpose="vision")
-    keep = {"mode": "infill", "keep": [{"image": file.id, "seconds": 0}]}
-    made = client.videos.create(prompt="a cat", extra_body=keep)
-    assert made.settings["keep"] == keep["keep"]
+    kept = [{"image": file.id, "seconds": 0}]
+    body = {"prompt": "a cat", "mode": "infill", "keep": kept}
+    made = client.post("/videos", body=body, cast_to=openai.types.Video)
+    assert made.settings["keep"] == kept
     assert local.objects.root not in client.videos.retrieve(made.id).to_json()
     finished(client, made.id)
     assert Path(local.app.sent[-1].keep[0].image or "").read_bytes() == picture()

@@ -27,6 +27,7 @@ from vitascope.generate.parse import parse
 from vitascope.generate.request import Mode, Request
 from vitascope.ledger import Rejected
 from vitascope.media.probe import probe
+from vitascope.records import stable_int
 from vitascope.section import shown
 
 _MOST_USER_CHARS = 512
@@ -204,7 +205,9 @@ class Jobs:
     def _committed(self, order: Order, document: Document, given: Mapping[str, Any]) -> Job:
         owner, of = order.key.name, order.of or new_id(order.kind)
         model = None if order.model in self.settings.models else order.model
-        request = self._checked(owner, document | {"custom_id": of, "model": model}, order.key)
+        seed = stable_int("seed", of) >> 10  # browsers read numbers of 53 bits
+        document = {"seed": seed, **document, "custom_id": of, "model": model}
+        request = self._checked(owner, document, order.key)
         if order.kind is Kind.VIDEO and request.size.n_frames == 1:
             raise invalid("a video has at least two frames; raise seconds, or ask for a picture", "seconds")
         job = Job(

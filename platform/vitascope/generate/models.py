@@ -47,12 +47,8 @@ class Models:
         """
         model = self.each.get(request.model or DEFAULT)
         if model is None or request.adapter not in (None, *model.opened.adapters):
-            what = (
-                f"generate.models.{request.model}"
-                if model is None
-                else f"generate.adapters.{request.adapter}"
-            )
-            raise Rejected(Reason.INVALID_REQUEST, f"{what} is no longer in the settings; choose another one")
+            what = f"adapters.{request.adapter}" if model else f"models.{request.model}"
+            raise Rejected(Reason.INVALID_REQUEST, f"generate.{what} is no longer in the settings")
         return model.opened.target(folder, request)
 
     def limits(self, media: str) -> Limits:
