@@ -16,7 +16,7 @@ from vitascope import storage
 from vitascope.api.jobs import Jobs
 from vitascope.api.routes.application import application
 from vitascope.api.routes.serving import Service
-from vitascope.api.runner import Runner
+from vitascope.api.runner import Done, Runner
 from vitascope.api.store.keys import Door, Keys, Pace
 from vitascope.api.store.links import Links
 from vitascope.api.store.objects import Objects
@@ -95,14 +95,14 @@ def jobs_of(settings: Settings) -> Jobs:
 
 
 @contextmanager
-def serving(settings: Settings, app: App) -> Iterator[str]:
+def serving(settings: Settings, app: App, done: Done = lambda *_: None) -> Iterator[str]:
     """Serves on a free port of this machine, and yields the address; jobs are worked off meanwhile."""
     jobs = jobs_of(settings)
     started, address = threading.Event(), []
     server: list[uvicorn.Server] = []
 
     async def main() -> None:
-        runner = Runner(jobs, app, settings.generate.max_in_flight, lambda *_: None)
+        runner = Runner(jobs, app, settings.generate.max_in_flight, done)
         door = Door(Keys(jobs.objects.root), ADMIN_TOKEN)
         web = application(Service(jobs, door, _Near(runner), lambda: b""))
         one = uvicorn.Server(uvicorn.Config(web, port=0, log_level="warning", lifespan="off"))

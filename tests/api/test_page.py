@@ -132,3 +132,41 @@ def test_from_a_prompt_to_a_video_and_on(
         page.reload()
         in_gallery(page, 4)
     assert errors == []
+
+
+@pytest.mark.nightly
+def test_a_queue_of_odd_prompts_and_two_models(
+    settings_in: Callable[..., Settings], model_folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_in(tmp_path, f"generate.models={{big='{model_folder}'}}")
+    errors: list[str] = []
+    key, odd = Keys(Objects.of(settings).root).add("me", Allowance()), "<img src=x onerror=fail()>"
+    with serving(settings, App()) as url, browser(PHONE, errors) as page:
+        for prompt in ("wait first", f"wait {odd}" + "z" * 900):
+            body = {"prompt": prompt, "seconds": "1"}
+            httpx.post(f"{url}/v1/videos", json=body, headers={"Authorization": f"Bearer {key}"})
+        page.goto(url)
+        page.fill("#ask-key input", "wrong")
+        page.click("#ask-key button")
+        page.locator("#state:has-text('valid key')").wait_for()
+        page.fill("#ask-key input", f" {key}–")
+        page.click("#ask-key button")
+        page.locator("#queue li").nth(1).wait_for()
+        newest, first = page.locator("#queue .words").all_inner_texts()
+        assert (odd in newest, first) == (True, "wait first")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.route("**/v1/models", _with_other_defaults)
+        page.reload()
+        page.wait_for_selector("#ask select[name=mode] option", state="attached")
+        page.fill("#ask input[name=seconds]", "3")
+        page.select_option("#ask select[name=model]", "big")
+        values = [page.input_value(f"#ask input[name={name}]") for name in ("steps", "seconds")]
+        assert values == ["7", "3"]
+    assert errors == []
+
+
+def _with_other_defaults(route: Any) -> None:
+    """Answers about models; the last one has defaults of its own."""
+    models = route.fetch().json()
+    models["data"][-1]["defaults"] |= {"steps": 7, "seconds": 9}
+    route.fulfill(json=models)

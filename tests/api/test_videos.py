@@ -13,10 +13,12 @@ import pytest
 from PIL import Image
 
 from api.conftest import Served, finished
-from api.in_process import ADMIN_TOKEN, App, serving
+from api.in_process import ADMIN_TOKEN, App, jobs_of, serving
 from hosts.namespaces import wait_until
 from vitascope import storage
 from vitascope.api.store.keys import Allowance
+from vitascope.api.store.objects import Asked
+from vitascope.api.store.records import Job, Kind
 from vitascope.config import Settings
 
 
@@ -54,6 +56,13 @@ def test_every_field_of_a_request_may_be_given(local: Served) -> None:
     assert {key: video.settings[key] for key in extra} == extra
     (request,) = local.app.sent
     assert (request.width, request.height, request.size.n_frames) == (32, 64, 6)
+
+
+def test_seeds_are_numbers_that_browsers_can_read(local: Served) -> None:
+    client = local.client("alice")
+    seeds = {client.videos.create(prompt="a cat").settings["seed"] for _ in range(4)}
+    assert len(seeds) == 4
+    assert max(seeds) < 2**53
 
 
 def test_200_clients_at_once(local: Served) -> None:
@@ -117,6 +126,99 @@ def test_what_is_made_from_a_video(local: Served) -> None:
     content = client.videos.download_content(first.id).read()
     uploaded = client.videos.extend(prompt="on", video=("mine.mp4", content), seconds="2")
     assert (uploaded.seconds, uploaded.size, uploaded.settings["fps"]) == ("3", "64x48", 10)
+
+
+def test_a_refused_edit_keeps_no_file(local: Served) -> None:
+    client = local.client("alice")
+    assert refusal(client.videos.edit, prompt="on", video=("a.mp4", b"no video"))[0] == 400
+    video = {"video": ("a.png", picture()), "extra_body": {"steps": 0}}
+    assert refusal(client.videos.edit, prompt="on", **video)[0] == 400
+    assert list(client.files.list()) == []
+    made = client.videos.create(prompt="a cat", seconds="1")
+    finished(client, made.id)
+    body = {"video": {"id": made.id}, "strength": 0.5, "user": "me"}
+    edited = finished(client, client.videos.edit(prompt="on", video=openai.omit, extra_body=body).id)
+    request = local.app.sent[-1]
+    assert (edited.status, request.mode, request.strength) == ("completed", "video_to_video", 0.5)
+
+
+def test_pictures_to_keep_are_shown_as_they_were_named(local: Served) -> None:
+    client = local.client("alice")
+    file = client.files.create(file=("first.png", picture()), purpose="vision")
+    kept = [{"image": file.id, "seconds": 0}]
+    body = {"prompt": "a cat", "mode": "infill", "keep": kept}
+    made = client.post("/videos", body=body, cast_to=openai.types.Video)
+    assert made.settings["keep"] == kept
+    assert local.objects.root not in client.videos.retrieve(made.id).to_json()
+    finished(client, made.id)
+    assert Path(local.app.sent[-1].keep[0].image or "").read_bytes() == picture()
+
+
+def test_a_remix_may_be_of_another_model(
+    settings_in: Callable[..., Settings], model_folder: Path, tmp_path: Path
+) -> None:
+    settings = settings_in(
+        tmp_path, f"generate.models={{big='{model_folder}'}}", "serve.models=['one','two']"
+    )
+    with serving(settings, app := App()) as url:
+        client = Served(settings, url, app).client("alice")
+        first = client.videos.create(prompt="a cat", model="big")
+        finished(client, first.id)
+        assert [model.id for model in client.models.list()] == ["one", "two", "big"]
+        assert client.videos.remix(first.id, prompt="a dog").model == "big"
+        again = client.videos.remix(first.id, prompt="a dog", extra_body={"model": "two"})
+        assert again.model == "two"
+        assert client.videos.remix(again.id, prompt="a dog").model == "two"
+        unknown = {"extra_body": {"model": "three"}}
+        assert refusal(client.videos.remix, first.id, prompt="x", **unknown)[0] == 404
+
+
+def test_a_job_whose_model_has_left_the_settings_fails_and_harms_no_other(
+    settings_in: Callable[..., Settings], model_folder: Path, tmp_path: Path
+) -> None:
+    both = settings_in(tmp_path, f"generate.models={{big='{model_folder}'}}")
+    with serving(both, App()) as url:
+        served = Served(both, url)
+        key = served.keys.add("alice", Allowance())
+        client = served.with_key(key)
+        of = client.videos.create(prompt="wait", model="big").id
+        wait_until(lambda: client.videos.retrieve(of).status == "in_progress", 30, "the video")
+    settings = settings_in(tmp_path)
+    jobs = jobs_of(settings)
+    (job,), _ = jobs.objects.page("alice", Kind.VIDEO, Job, Asked(1))
+    assert (jobs.shape(job).status, jobs.shape(job).progress) == ("in_progress", 0)
+    assert jobs.running("alice", of) == (job, None)
+    with serving(settings, App()) as url:
+        client = Served(settings, url).with_key(key)
+        failed = finished(client, of)
+        assert failed.error.code == "invalid_request"
+        assert "generate.models.big" in failed.error.message
+        assert [video.id for video in client.videos.list()] == [of]
+
+
+def test_what_is_deleted_while_it_is_made_is_in_the_log(
+    settings_in: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings, log, app = settings_in(tmp_path), [], App()
+    with serving(settings, app, lambda job, outcome, _: log.append((job.id, outcome))) as url:
+        client = Served(settings, url, app).client("alice")
+        made = client.videos.create(prompt="wait")
+        wait_until(lambda: bool(app.sent), 30, "the app")
+        assert preview_status(client, made.id) == 204
+        client.videos.delete(made.id)
+        assert log == [(made.id, "cancelled")]
+        other = finished(client, client.videos.create(prompt="a cat").id)
+        assert preview_status(client, other.id) == 204
+        wait_until(lambda: log[1:] == [(other.id, "ok")], 30, "the log")
+        client.videos.create(prompt="wait")
+        wait_until(lambda: len(app.sent) == 3, 30, "the app")
+    assert len(log) == 2  # the end of the service is not the end of the video
+
+
+def preview_status(client: openai.OpenAI, of: str) -> int:
+    """The status of the answer to a request for the preview of a video."""
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    return httpx.get(f"{client.base_url}videos/{of}/content?variant=preview", headers=headers).status_code
 
 
 def test_content_in_ranges_and_as_pictures(local: Served) -> None:

@@ -18,8 +18,8 @@ MEDIA_FIELDS = sorted({"image", "image_last", "video", "video_after", "keep"} & 
 """The fields of a request that name media, or hold objects that do so in a field `image`."""
 
 _OURS = sorted(set(Request.model_fields) - {"custom_id", "width", "height"})
-OF_VIDEO = [*_OURS, "model", "size", "user", "input_reference"]
-OF_IMAGE = sorted({*_OURS, "model", "size", "user", "n", "response_format"} - {"seconds", "fps", "mode"})
+OF_VIDEO = [*_OURS, "size", "user", "input_reference"]
+OF_IMAGE = sorted({*_OURS, "size", "user", "n", "response_format"} - {"seconds", "fps", "mode"})
 OF_SOURCE = [field for field in OF_VIDEO if field not in ("mode", "size", "input_reference")]
 OF_REMIX = [field for field in OF_SOURCE if field not in MEDIA_FIELDS]
 """The fields of each kind of body."""
@@ -105,26 +105,24 @@ def of_remix(body: Mapping[str, Any]) -> Document:
     return given | {"prompt": prompt_of(given)}
 
 
-def of_source(body: Mapping[str, Any], mode: str) -> Document:
+def of_source(body: Mapping[str, Any], mode: Mode) -> Document:
     """The fields of a video that is made from the one in the field `video`.
 
     Raises:
-        Refused: as `of_video`; 400 if this release has no such mode.
+        Refused: as `of_video`.
     """
-    if mode not in list(Mode):
-        raise invalid(f"this service has no mode {mode}", "video", "mode_not_supported")
     given = _known(body, OF_SOURCE)
     if "video" not in given:
         raise invalid("video names a finished video or is one, and is missing", "video")
-    return given | {"mode": Mode(mode), "prompt": prompt_of(given)}
+    return given | {"mode": mode, "prompt": prompt_of(given)}
 
 
-def with_media(document: Document, locate: Callable[[str, Any], Located]) -> tuple[Document, dict[str, str]]:
+def with_media(document: Document, locate: Callable[[str, Any], Located]) -> tuple[Document, Document]:
     """The fields with `input_reference` under its own name and media located; and how they were named.
 
     Without a mode, a reference is the first frame.
     """
-    document, given = dict(document), {}
+    document, given = dict(document), Document()
     if (reference := document.pop("input_reference", None)) is not None:
         mode = document.setdefault("mode", Mode.IMAGE_TO_VIDEO)
         fields = MEDIA[mode]
@@ -135,17 +133,19 @@ def with_media(document: Document, locate: Callable[[str, Any], Located]) -> tup
     for field in set(MEDIA_FIELDS) & document.keys() - given.keys():
         value = document[field]
         if isinstance(value, list):
-            document[field] = [_within(field, each, locate) for each in value]
+            parts = [_within(field, each, locate) for each in value]
+            document[field], given[field] = [part for part, _ in parts], [named for _, named in parts]
         elif value is not None:
             document[field], given[field] = locate(field, value)
     return document, given
 
 
-def _within(field: str, value: Any, locate: Callable[[str, Any], Located]) -> Any:
-    """An object in a list, with the media that it names located."""
+def _within(field: str, value: Any, locate: Callable[[str, Any], Located]) -> tuple[Any, Any]:
+    """An object in a list, with the media that it names located, and as they were named."""
     if isinstance(value, dict) and value.get("image") is not None:
-        return value | {"image": locate(field, value["image"])[0]}
-    return value
+        location, name = locate(field, value["image"])
+        return value | {"image": location}, value | {"image": name}
+    return value, value
 
 
 def check_model(name: object, names: Sequence[str]) -> str:

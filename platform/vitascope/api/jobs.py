@@ -3,6 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +24,10 @@ from vitascope.generate.finished import n_kept
 from vitascope.generate.models import DEFAULT, Models, Newest
 from vitascope.generate.opened import Target
 from vitascope.generate.parse import parse
-from vitascope.generate.request import Request
+from vitascope.generate.request import Mode, Request
 from vitascope.ledger import Rejected
 from vitascope.media.probe import probe
+from vitascope.records import stable_int
 from vitascope.section import shown
 
 _MOST_USER_CHARS = 512
@@ -119,7 +121,9 @@ class Jobs:
         """
         job = self.objects.find(key.name, source, Kind.VIDEO, Job)
         document = job.request.model_dump(mode="json", exclude={"custom_id"}) | fields.of_remix(body)
-        order = replace(self._order(key, body), model=job.model, remixed_from=source)
+        own = job.model if job.model in self.names else job.request.model  # the default may have another name
+        model = {"model": body.get("model") or own}
+        order = replace(self._order(key, {**body, **model}), remixed_from=source)
         return self.commit(order, document, job.given)
 
     def edit(self, key: Key, body: Mapping[str, Any]) -> Job:
@@ -128,7 +132,7 @@ class Jobs:
         Raises:
             Refused: as `create`.
         """
-        return self.commit(self._order(key, body), self._after(key, body, "video_to_video"))
+        return self._made_from(key, body, Mode.VIDEO_TO_VIDEO)
 
     def extend(self, key: Key, body: Mapping[str, Any]) -> Job:
         """Commits a video that begins with the end of another one and goes on for `seconds`.
@@ -137,9 +141,7 @@ class Jobs:
             Refused: as `create`.
         """
         new = fields.seconds_of(body.get("seconds"))
-        document = self._after(key, {**body, "seconds": None}, "extend_forward")
-        document["seconds"] = new + min(new, document["seconds"])  # as much is given, if there is as much
-        return self.commit(self._order(key, body), document)
+        return self._made_from(key, {**body, "seconds": None}, Mode.EXTEND_FORWARD, new)
 
     def _order(self, key: Key, body: Mapping[str, Any]) -> Order:
         user = body.get("user")
@@ -147,19 +149,36 @@ class Jobs:
             raise invalid(f"user is a text of up to {_MOST_USER_CHARS} characters, got {shown(user)}", "user")
         return Order(key, fields.check_model(body.get("model"), self.names), user=user)
 
-    def _after(self, key: Key, body: Mapping[str, Any], mode: str) -> Document:
+    def _made_from(self, key: Key, body: Mapping[str, Any], mode: Mode, new: float | None = None) -> Job:
+        """Commits a video that is made from another one, and is `new` seconds longer.
+
+        A file in the body is kept, unless the job is refused.
+        """
+        locate = Locator(self.files, key.name)
+        try:
+            document = self._after(locate, body, mode)
+            if new is not None:
+                document["seconds"] = new + min(
+                    new, document["seconds"]
+                )  # as much is given, if there is as much
+            return self.commit(self._order(key, body), document)
+        except Refused:
+            locate.forget()
+            raise
+
+    def _after(self, locate: Locator, body: Mapping[str, Any], mode: Mode) -> Document:
         """The fields of a video that is made from the one that the body names, in its size."""
         given = fields.of_source(body, mode)
-        location, name = Locator(self.files, key.name)("video", given.pop("video"))
+        location, name = locate("video", given.pop("video"))
         if kind_of(name) not in (Kind.VIDEO, Kind.FILE):
             raise invalid(
                 f"video is an upload, or the id of a file or a finished video, got {shown(name)}", "video"
             )
-        return self._facts(key, location, name) | given | {"video": name}
+        return self._facts(locate.owner, location, name) | given | {"video": name}
 
-    def _facts(self, key: Key, location: str, name: str) -> Document:
+    def _facts(self, owner: str, location: str, name: str) -> Document:
         if kind_of(name) is Kind.VIDEO:
-            source = self.objects.find(key.name, name, Kind.VIDEO, Job).request
+            source = self.objects.find(owner, name, Kind.VIDEO, Job).request
             about = source.model_dump(include={"width", "height", "seconds", "fps"})
             return dict(about)
         try:
@@ -169,7 +188,7 @@ class Jobs:
         sides = {"width": facts.width // 2 * 2, "height": facts.height // 2 * 2}
         return sides | {"seconds": facts.duration_s, "fps": min(max(facts.fps or 8.0, 1.0), 120.0)}
 
-    def commit(self, order: Order, document: Document, given: Mapping[str, str] | None = None) -> Job:
+    def commit(self, order: Order, document: Document, given: Mapping[str, Any] | None = None) -> Job:
         """Commits a job of these fields; `given` names the media that are located already.
 
         Files in the fields are kept as the owner's, unless the job is refused.
@@ -183,10 +202,12 @@ class Jobs:
             locate.forget()
             raise
 
-    def _committed(self, order: Order, document: Document, given: Mapping[str, str]) -> Job:
+    def _committed(self, order: Order, document: Document, given: Mapping[str, Any]) -> Job:
         owner, of = order.key.name, order.of or new_id(order.kind)
         model = None if order.model in self.settings.models else order.model
-        request = self._checked(owner, document | {"custom_id": of, "model": model}, order.key)
+        seed = stable_int("seed", of) >> 10  # browsers read numbers of 53 bits
+        document = {"seed": seed, **document, "custom_id": of, "model": model}
+        request = self._checked(owner, document, order.key)
         if order.kind is Kind.VIDEO and request.size.n_frames == 1:
             raise invalid("a video has at least two frames; raise seconds, or ask for a picture", "seconds")
         job = Job(
@@ -229,7 +250,7 @@ class Jobs:
         return request
 
     def target(self, job: Job) -> Target:
-        """Where a job's output goes, in a folder of its own."""
+        """Where a job's output goes, in a folder of its own; raises Rejected as `Models.target`."""
         return self.models.target(self.objects.media(job.owner, job.id), job.request)
 
     def shape(self, job: Job) -> Video:
@@ -266,9 +287,24 @@ class Jobs:
             return "in_progress", self._percent(job), None
         return ("completed", 100, outcome) if outcome.uri else ("failed", 0, outcome)
 
+    def running(self, owner: str, of: str) -> tuple[Job, str | None]:
+        """A video, and the location of its output while it is being made.
+
+        Raises:
+            Refused: 404.
+        """
+        job = self.objects.find(owner, of, Kind.VIDEO, Job)
+        with suppress(Rejected):
+            if self._state(job)[0] == "in_progress":
+                return job, self.target(job).location
+        return job, None
+
     def _percent(self, job: Job) -> int:
         """How far the denoising of a running job is, as its saved state says; below 100."""
-        target, patching = self.target(job), self.models.of(job.request).card.patching
+        try:
+            target, patching = self.target(job), self.models.of(job.request).card.patching
+        except Rejected:  # the runner ends it
+            return 0
         step, n_steps = states.progress(target.location) or (0, 1)
         n_chunks = len(chunks_of(job.request, patching))
         n_done = n_kept(target.location) if n_chunks > 1 else 0

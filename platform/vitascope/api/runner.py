@@ -112,11 +112,19 @@ class Runner:
                 return
             started = time.monotonic()
             await _surely(self._objects.note, *item, Progress(started_at=int(time.time())))
-            outcome, reason = _outcome(await self._made(job))
+            try:
+                outcome, reason = _outcome(await self._made(job))
+            except asyncio.CancelledError:
+                if not await asyncio.to_thread(self._is_wanted, *item):
+                    self._done(job, str(Reason.CANCELLED), time.monotonic() - started)
+                raise
             await _surely(self._objects.end, *item, outcome)
         self._done(job, reason, time.monotonic() - started)
         if not await asyncio.to_thread(self._objects.exists, *item):  # it was deleted meanwhile
             await _surely(self._objects.clean, *item)
+
+    def _is_wanted(self, owner: str, of: str) -> bool:
+        return self._objects.exists(owner, of) and not self._objects.has_ended(owner, of)
 
     async def _made(self, job: Job) -> dict[str, Any] | Rejected:
         """The sidecar of the job's output, or why it has none; one from before a restart counts.
@@ -124,8 +132,11 @@ class Runner:
         A request that fails for another reason than its own, such as the death of a replica, is sent again,
         the last time without any other such request: one of them may kill replicas.
         """
-        target = await asyncio.to_thread(self._jobs.target, job)
         folder = self._objects.media(job.owner, job.id)
+        try:
+            target = await asyncio.to_thread(self._jobs.target, job)
+        except Rejected as rejected:
+            return rejected
         with suppress(FileNotFoundError):
             return dict(await asyncio.to_thread(storage.read_json, target.location + ".json"))
         for left in reversed(range(_TRIES)):

@@ -13,7 +13,7 @@ from vitascope.generate.opened import Opened, Target, opened
 from vitascope.generate.parse import Limits
 from vitascope.generate.request import Request
 from vitascope.generate.settings import GenerateSettings
-from vitascope.ledger import Rejected
+from vitascope.ledger import Reason, Rejected
 
 DEFAULT = ""
 """The name of `generate.model`, of requests without `model`."""
@@ -40,8 +40,16 @@ class Models:
         return self.each[request.model or DEFAULT].opened
 
     def target(self, folder: str, request: Request) -> Target:
-        """The output of a request in `folder`."""
-        return self.of(request).target(folder, request)
+        """The output of a request in `folder`.
+
+        Raises:
+            Rejected: its model or its adapter has left the settings since it was accepted.
+        """
+        model = self.each.get(request.model or DEFAULT)
+        if model is None or request.adapter not in (None, *model.opened.adapters):
+            what = f"adapters.{request.adapter}" if model else f"models.{request.model}"
+            raise Rejected(Reason.INVALID_REQUEST, f"generate.{what} is no longer in the settings")
+        return model.opened.target(folder, request)
 
     def limits(self, media: str) -> Limits:
         """Those of the default model, with those of the others; relative media are in `media`."""

@@ -15,6 +15,7 @@ const running = new Map(); // id -> list item
 const shown = new Set(); // ids in the gallery
 let modes = [];
 let models = [];
+let defaults = {}; // of the chosen model
 let oldest = null; // id after which older videos follow
 let timer = null;
 let source = null; // the video that "extend this" chose
@@ -63,7 +64,10 @@ function chooseModel() {
   options(ask.adapter, [["", "none"], ...model.adapters.map((each) => [each])], "");
   ask.adapter.parentElement.hidden = !model.adapters.length;
   $("#sizes").replaceChildren(...model.sizes.map((size) => new Option(size)));
-  for (const [name, value] of Object.entries(model.defaults)) if (ask[name] && !ask[name].value) ask[name].value = value;
+  for (const [name, value] of Object.entries(model.defaults)) {
+    if (ask[name] && ["", String(defaults[name])].includes(ask[name].value)) ask[name].value = value;
+  }
+  defaults = model.defaults;
   chooseMode();
 }
 
@@ -123,13 +127,13 @@ const anySeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
 // The queue
 
-function queued(video) {
+function queued(video, first = true) {
   if (running.has(video.id)) return;
   const item = $("#job").content.cloneNode(true).firstElementChild;
   $(".words", item).textContent = video.prompt;
   $("button", item).onclick = () => act(() => remove(video.id, item), $("button", item));
   running.set(video.id, item);
-  $("#queue").prepend(item);
+  if (first) $("#queue").prepend(item); else $("#queue").append(item);
   progressed(video, item);
   look();
 }
@@ -265,7 +269,7 @@ async function older() {
   const page = await get(`v1/videos?limit=${PAGE}${oldest ? `&after=${oldest}` : ""}`);
   for (const video of page.data) {
     if (video.status === "completed") display(video, false);
-    else if (video.status !== "failed") queued(video);
+    else if (video.status !== "failed") queued(video, false);
   }
   oldest = page.last_id;
   $("#older").hidden = !page.has_more;
@@ -291,7 +295,7 @@ function askKey() {
 }
 
 $("#ask-key form").onsubmit = () => {
-  localStorage.setItem("vitascope-key", $("#ask-key input").value);
+  localStorage.setItem("vitascope-key", $("#ask-key input").value.replace(/[^!-~]/g, ""));
   setTimeout(() => location.reload());
 };
 $("#key").onclick = askKey;

@@ -99,9 +99,8 @@ async def download(
 
 
 async def _preview(service: Service, owner: str, video_id: str) -> Response:
-    job = await run_in_threadpool(service.jobs.objects.find, owner, video_id, Kind.VIDEO, Job)
-    target = await run_in_threadpool(service.jobs.target, job)
-    picture = await service.runner.preview(job.request, target.location)
+    job, location = await run_in_threadpool(service.jobs.running, owner, video_id)
+    picture = await service.runner.preview(job.request, location) if location else None
     if picture is None:
         return Response(status_code=204)
     return Response(picture, media_type="image/jpeg", headers={"Cache-Control": "no-store"})

@@ -1,6 +1,7 @@
 """What the service keeps, as documents."""
 
 from enum import StrEnum
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -38,7 +39,7 @@ class Job(Object):
 
     model: str
     request: Request
-    given: dict[str, str] = {}
+    given: dict[str, Any] = {}
     remixed_from: str | None = None
     user: str | None = None
     batch: str | None = None
