@@ -461,7 +461,7 @@ def test_outputs_are_decoded_cropped_and_written_group_by_group(
     document = asyncio.run(
         decode.write(request, Denoised(latent.numpy(), (1, 1), {"denoise": Spent(0.0, 0.5)}), None, target)
     )
-    assert document["seconds"].keys() == {"denoise", "decode", "encode", "upload"}
+    assert document["seconds"].keys() == {"denoise", "decode", "encode", "sign", "upload"}
     assert document["seconds"]["decode"] > 0
     frames = torch.cat(list(make_codec(card.encode).decode(latent))).numpy()
     assert len(frames) == 13

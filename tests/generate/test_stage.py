@@ -201,7 +201,7 @@ def test_the_sidecar_says_how_it_was_made(scenario: Scenario) -> None:
     for end, level in ((first, 40 + 5 * 23), (last, 40)):
         picture = Image.open(io.BytesIO(storage.read_bytes(storage.join(folder, end["picture"]))))
         assert np.asarray(picture).mean() == pytest.approx(level, abs=3)
-    stages = {"text", "conditioning", "denoise", "decode", "encode", "upload"}
+    stages = {"text", "conditioning", "denoise", "decode", "encode", "sign", "upload"}
     assert set(sidecar["seconds"]) == set(sidecar["waited"]) == stages
     assert all(seconds >= 0 for kind in ("seconds", "waited") for seconds in sidecar[kind].values())
     row = next(r for r in scenario.rows if r["height"] == 50 and r["uri"] and r["n_frames"] > 1)

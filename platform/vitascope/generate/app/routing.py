@@ -7,9 +7,14 @@ before a second one has started. Here requests wait until a replica has room for
 import asyncio
 from typing import Any
 
-from ray.serve._private.request_router.common import PendingRequest
 from ray.serve.config import RequestRouterConfig
-from ray.serve.request_router import FIFOMixin, ReplicaID, RequestRouter, RunningReplica
+from ray.serve.request_router import (
+    FIFOMixin,
+    PendingRequest,
+    ReplicaID,
+    RequestRouter,
+    RunningReplica,
+)
 
 from vitascope.generate.app.shares import Held, Report, Takes, first, ranked
 
