@@ -5,6 +5,6 @@ content      files, whole or in ranges
 videos images files batches    the objects
 about        models, health, metrics
 docs         a page that describes the addresses, without scripts
-site         the page for people
+people       the page for people
 application  the whole, with its errors
 """

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitascope import storage
 from vitascope.api.failures import Refused, invalid
-from vitascope.api.routes import about, batches, files, images, site, videos
+from vitascope.api.routes import about, batches, files, images, people, videos
 from vitascope.api.routes.serving import Service
 
 
@@ -22,7 +22,7 @@ def application(service: Service) -> FastAPI:
     for room in (videos, images, files, batches, about):
         app.include_router(room.router)
     app.include_router(about.open_router)
-    app.include_router(site.router)
+    app.include_router(people.router)
     app.add_middleware(_Limited, most_bytes=service.jobs.settings.max_upload_mib << 20)
     for kind, handler in _HANDLERS.items():
         app.add_exception_handler(kind, handler)
