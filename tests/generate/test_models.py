@@ -210,3 +210,19 @@ def test_running_requests_end_on_the_old_version_and_later_ones_use_the_new(
             denoiser.close()
 
     asyncio.run(run())
+
+
+def test_the_version_of_a_long_video_stays_between_its_chunks(
+    settings: Settings, folder: Path, card: ModelCard
+) -> None:
+    async def run() -> None:
+        loads, old = Loads(settings, has_room=True), open_models(settings)
+        maker = old.of(parse(document(steps=2), old.limits("/media"))).maker
+        async with loads.versions.of(maker, more=True):
+            save_as(folder, card, seed=3, step=8)
+        await loads.latent(open_models(settings), 2)
+        assert loads.closed == []
+        async with loads.versions.of(maker) as version:
+            assert version.model.maker == maker
+
+    asyncio.run(run())

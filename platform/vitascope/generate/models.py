@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vitascope.config import Settings
-from vitascope.errors import Missing, Mistake
+from vitascope.errors import Missing, Mistake, in_a_line
 from vitascope.generate.opened import Opened, Target, opened
 from vitascope.generate.parse import Limits
 from vitascope.generate.request import Request
@@ -155,8 +155,8 @@ class Newest:
         for name, model in self._models.each.items():
             try:
                 now = open_model(self._settings, name)
-            except (Missing, Mistake, ValueError, OSError) as error:
-                self._told(name, f"cannot be read: {error}")  # perhaps it is being written
+            except Exception as error:  # it may be half written, or the store away
+                self._told(name, f"cannot be read: {in_a_line(error)}")
                 continue
             identity = now.opened.maker.identity
             if identity == model.opened.maker.identity:

@@ -67,7 +67,7 @@ class Denoise(Metered):
         """
         ready = max(part.spent.ended for part in (text, given) if part)
         with self.meter.doing(takes):
-            async with self._versions.of(target.model) as version:
+            async with self._versions.of(target.model, more=later > 0) as version:
                 card = version.model.card
                 work = await asyncio.to_thread(self._begin, version.model, request, text, given)
                 later_s = later * version.denoiser.least_s(work)

@@ -1,6 +1,7 @@
 """The versions of a model that a replica runs."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field
 from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.opened import Maker, Opened
 from vitascope.ledger import Reason, Rejected
+
+_KEPT_S = 300.0  # longer than the next chunk of a long video waits for room
 
 
 @dataclass
@@ -17,6 +20,7 @@ class Version:
     model: Opened
     denoiser: Denoiser
     n_open: int = 0
+    kept_until: float = 0.0
     idle: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -50,8 +54,11 @@ class Versions:
         return [version.denoiser for version in self._each.values()]
 
     @asynccontextmanager
-    async def of(self, maker: Maker) -> AsyncIterator[Version]:
+    async def of(self, maker: Maker, *, more: bool = False) -> AsyncIterator[Version]:
         """The version that a request was accepted for, which stays loaded within the context.
+
+        Args:
+            more: another request for it follows, the next chunk of a long video: it stays for a while.
 
         Raises:
             Rejected: its files were replaced before this replica has loaded it; doubtful.
@@ -63,6 +70,8 @@ class Versions:
             yield version
         finally:
             version.n_open -= 1
+            if more:
+                version.kept_until = time.monotonic() + _KEPT_S
             if not version.n_open:
                 version.idle.set()
                 await self._drop_old()
@@ -88,7 +97,9 @@ class Versions:
 
     async def _drop_old(self) -> None:
         old = list(self._each)[:-1]
-        await self._close([identity for identity in old if not self._each[identity].n_open])
+        now = time.monotonic()
+        idle = (identity for identity in old if not self._each[identity].n_open)
+        await self._close([identity for identity in idle if self._each[identity].kept_until <= now])
 
     async def _close(self, identities: list[str]) -> None:
         for version in [self._each.pop(identity) for identity in identities]:
