@@ -1,5 +1,6 @@
 """Signed files, and keys of every kind."""
 
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -42,12 +43,19 @@ def claim(name: str = "output", **inputs: Path) -> Claim:
     )
 
 
+def sign(signer: Signer, suffix: str, what: Claim) -> tuple[bytes, dict[str, str] | None]:
+    """A signed file, and what the sidecar says of it."""
+    to = io.BytesIO()
+    about = signer.write(io.BytesIO(PLAIN[suffix]), to, suffix, what)
+    return to.getvalue(), about
+
+
 @pytest.fixture
 def signed(tmp_path: Path, development: ProvenanceSettings) -> Callable[..., Path]:
     """Writes a file signed with the development key, made from `inputs`."""
 
     def make(suffix: str, name: str = "output", **inputs: Path) -> Path:
-        content, about = Signer(development).sign(PLAIN[suffix], suffix, claim(name, **inputs))
+        content, about = sign(Signer(development), suffix, claim(name, **inputs))
         assert about is not None
         path = tmp_path / f"{name}{suffix}"
         path.write_bytes(content)

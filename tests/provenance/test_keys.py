@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 
-from provenance.conftest import PLAIN, claim
+from provenance.conftest import claim, sign
 from vitascope import config
 from vitascope.config import SettingsError
 from vitascope.errors import Missing, Mistake
@@ -99,7 +99,7 @@ def test_a_studios_own_key_signs_and_its_authority_vouches(
 ) -> None:
     leaf = certificate("A studio", key, ("An authority", AUTHORITY), usage=usage)
     signer = Signer(save(pem(leaf, ROOT), pem_of(key), required=True))
-    content, about = signer.sign(PLAIN[".png"], ".png", claim())
+    content, about = sign(signer, ".png", claim())
     assert about == {"manifest": claim().manifest, "signed_by": "A studio", "key": "configured"}
     (tmp_path / "it.png").write_bytes(content)
     (tmp_path / "root.pem").write_bytes(pem(ROOT))
@@ -199,7 +199,7 @@ def test_a_disk_that_keeps_nothing_does_not_keep_files_from_being_signed(
     monkeypatch.setattr(development.tempfile, "NamedTemporaryFile", full)
     monkeypatch.setattr(development, "cache_folder", lambda _: Path("/nonexistent"))
     assert development.pem() == development.pem()
-    content, _ = Signer(ProvenanceSettings()).sign(PLAIN[".png"], ".png", claim())
+    content, _ = sign(Signer(ProvenanceSettings()), ".png", claim())
     assert c2pa.Reader("image/png", io.BytesIO(content)).get_validation_state() == "Valid"
 
 
@@ -208,4 +208,4 @@ def test_a_timestamp_authority_that_does_not_answer_is_an_error_and_no_unsigned_
         port = closed.getsockname()[1]
     signer = Signer(ProvenanceSettings(timestamp_url=f"http://127.0.0.1:{port}/"))
     with pytest.raises(c2pa.C2paError, match=f"127.0.0.1:{port}"):
-        signer.sign(PLAIN[".png"], ".png", claim())
+        sign(signer, ".png", claim())

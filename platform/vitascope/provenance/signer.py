@@ -67,14 +67,10 @@ class Signer:
         if self._keys:
             self._check(self._keys)
 
-    def sign(self, content: bytes, suffix: str, claim: Claim) -> tuple[bytes, dict[str, str] | None]:
-        """The signed file, and the sidecar's part about it (None if files are not signed); see `write`."""
-        signed = io.BytesIO()
-        about = self.write(io.BytesIO(content), signed, suffix, claim)
-        return (content if about is None else signed.getvalue()), about
-
     def write(self, source: IO[bytes], to: IO[bytes], suffix: str, claim: Claim) -> dict[str, str] | None:
-        """Writes the signed file `to`, open for reading, too; None, and nothing, if nothing is signed.
+        """Writes the signed file `to`, open for reading, too; returns the sidecar's part about it.
+
+        None, and nothing is written, if files are not signed.
 
         The index of an mp4 stays at its beginning, and no frame changes.
 
