@@ -164,7 +164,7 @@ def sidecar(request: Request, target: Target, suffix: str, spent: Mapping[str, S
         "steps": request.steps,
         "guidance": request.guidance,
         "guidance_2": request.guidance_2,
-        "guidance_interval": request.guidance_interval,
+        "guidance_interval": list(request.guidance_interval),
         "quality": request.quality,
         "solver": request.solver,
         "shift": request.shift,
