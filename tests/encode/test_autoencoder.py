@@ -30,7 +30,7 @@ from vitascope.encode.shards import read_samples
 from vitascope.encode.strides import strides_of
 from vitascope.errors import Missing, Mistake
 from vitascope.generate import parse as requests
-from vitascope.generate.app.codec import DecodeWrite
+from vitascope.generate.app.codec import DecodeWrite, Publishing
 from vitascope.generate.app.values import Denoised
 from vitascope.generate.opened import Maker, Target
 from vitascope.generate.request import Request
@@ -39,6 +39,7 @@ from vitascope.generate.sidecar import Spent
 from vitascope.media import mp4
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.formats.check import check_model
+from vitascope.provenance.settings import ProvenanceSettings
 
 LAYOUTS: dict[str, dict[str, Any]] = {
     "2.1": {"z_dim": 16},
@@ -448,12 +449,16 @@ def asked(card: ModelCard, **fields: Any) -> Request:
     return requests.parse(json.dumps(document), limits)
 
 
+UNSIGNED = Publishing(ProvenanceSettings(sign=False))
+"""Signed files hold the time."""
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_outputs_are_decoded_cropped_and_written_group_by_group(
     layout: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
     card = card_with(folders[layout])
-    decode = DecodeWrite(card)
+    decode = DecodeWrite(card, publishing=UNSIGNED)
     request = asked(card)
     made = card.patching.covering(request.size)
     latent = torch.randn(*card.patching.latent_shape(made), card.channels)

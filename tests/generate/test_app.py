@@ -120,18 +120,18 @@ def test_another_replica_goes_on_where_a_killed_one_was(denoise: Denoise, tmp_pa
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(storage, "put", keeping)
-        running, target = call(denoise, tmp_path, steps=200)
+        running, target = call(denoise, tmp_path, steps=1000)
         undisturbed = asyncio.run(running)
     location = states.slot(target.location).uri
     assert kept.keys() == {location}
     put(location, kept[location])
     step, n_steps = states.progress(target.location) or (0, 0)
-    assert 0 < step < n_steps == 200
+    assert 0 < step < n_steps == 1000
     computed, steps = denoiser_of(denoise)._computed, list[int]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(denoiser_of(denoise), "_computed", lambda w: steps.append(w[0].step) or computed(w))
-        again = asyncio.run(call(denoise, tmp_path, steps=200)[0])
-    assert steps == list(range(step, 200))
+        again = asyncio.run(call(denoise, tmp_path, steps=1000)[0])
+    assert steps == list(range(step, 1000))
     assert np.array_equal(again.latent, undisturbed.latent)
 
 
