@@ -100,8 +100,7 @@ def test_the_time_of_a_pass_is_divided_by_patches(
     recorder.velocity = slow
     recorder.gate.clear()
     first = denoiser.submit(work_of(steps=1, guidance=1))
-    while not first.running():
-        time.sleep(0.001)
+    assert recorder.entered.wait(60)
     together = [denoiser.submit(work_of(steps=2, guidance=scale)) for scale in (1, 4)]  # 36 and 72 patches
     recorder.gate.set()
     alone, small, large = (future.result(120).device_s for future in (first, *together))
