@@ -24,6 +24,7 @@ app's time over the direct one, minus one.
 """
 
 import argparse
+import asyncio
 import json
 import random
 import statistics
@@ -382,10 +383,10 @@ def _through_serve(settings: Any, folder: str, rounds: int) -> dict[str, Any]:
     from vitascope.cluster.local import connect
     from vitascope.generate.app.build import build
     from vitascope.generate.app.serving import serving
-    from vitascope.generate.opened import opened
+    from vitascope.generate.models import DEFAULT, open_models
 
-    model = opened(settings)
-    parts = Direct(model, settings)
+    model = open_models(settings)
+    parts = Direct(model.each[DEFAULT].opened, settings)
     times: dict[str, list[float]] = defaultdict(list)
     connect(settings.cluster)
     with serving(build(model, settings), "bench", "bench-app", TracingConfig()) as handle:
@@ -434,13 +435,15 @@ class Direct:
 
     def __call__(self, requests: Sequence[Request], folder: str) -> None:
         """Generates the requests."""
+        from vitascope.generate.app.shares import FREE
         from vitascope.generate.app.values import Denoised
         from vitascope.generate.conditions import blank
+        from vitascope.generate.sidecar import Spent
 
         works, texts = [], []
         card = self._model.card
         for request in requests:
-            text = self._text(request)
+            text = self._text(request, ready=time.time(), takes=FREE)
             states = torch.tensor(text.prompt), torch.tensor(text.negative)
             start = blank(request, card.patching, card.channels)
             works.append(sampler.begin(request, start, states, card=card, sampling=self._model.sampling))
@@ -448,9 +451,8 @@ class Direct:
         done = in_engine(self._experts, works, self._budget)
         for request, work, n_text in zip(requests, done, texts, strict=True):
             latent = work.latent(card.model.patch).numpy()
-            self._codec.write(
-                request, Denoised(latent, n_text, 0.0), None, self._model.target(folder, request)
-            )
+            denoised = Denoised(latent, n_text, {"denoise": Spent(0.0, 0.0)})
+            asyncio.run(self._codec.write(request, denoised, None, self._model.target(folder, request)))
 
 
 def main() -> None:
