@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="of training")
     parser.add_argument("--videos", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--plot", type=Path, help="where the curves go, a png")
+    parser.add_argument("--plot", type=Path, help="PNG file of the curves")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:

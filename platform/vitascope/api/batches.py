@@ -143,7 +143,7 @@ class Batches:
         )
 
     async def run(self, owner: str, of: str, making: Making) -> None:
-        """Works off a batch, from where it was; its jobs have ids that follow from its own."""
+        """Works off a batch, from its last saved progress; the ids of its jobs follow from its own."""
         objects = self.jobs.objects
         record = await asyncio.to_thread(objects.get, owner, of, BatchJob)
         if record is None or await asyncio.to_thread(objects.has_ended, owner, of):

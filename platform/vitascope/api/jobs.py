@@ -250,7 +250,7 @@ class Jobs:
         return request
 
     def target(self, job: Job) -> Target:
-        """Where a job's output goes, in a folder of its own; raises Rejected as `Models.target`."""
+        """The output of a job, in a folder of its own; raises Rejected as `Models.target`."""
         return self.models.target(self.objects.media(job.owner, job.id), job.request)
 
     def shape(self, job: Job) -> Video:

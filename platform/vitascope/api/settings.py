@@ -10,7 +10,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class ServeSettings(Section):
-    """Where the service listens, what it is called, and what a client may send."""
+    """The service's address, the names of its model, and what a client may send."""
 
     host: str = Field(
         "127.0.0.1",

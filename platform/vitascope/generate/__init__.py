@@ -19,7 +19,7 @@
     starting   why a replica cannot start
     batch/     the request file, in windows and ordered by cost, and the outcome of every request
     stage      the job: streams the request file through the app
-    tracing    where the spans of a traced request go
+    tracing    the destination of a traced request's spans
 
 In: JSON lines, CSV or Parquet (fields: see `request.Request`) and the folder of a model, or of a published
 pipeline. Out, under outputs/<batch>/: for every request `<name>.mp4` (`.png` for one frame), jpegs of its

@@ -30,7 +30,7 @@ class _Malformed(ValueError):
 
 
 class _Box(NamedTuple):
-    """A box of an mp4, or a chunk of a png: its type, and where its content begins and ends."""
+    """A box of an mp4, or a chunk of a png: its type, and the range of its content."""
 
     kind: bytes
     start: int

@@ -27,7 +27,7 @@ _LOG = logging.getLogger("ray.serve")  # the replica's log
 class _Entry:
     """A request in the engine, its future, and what its next pass takes.
 
-    due: the time on the monotonic clock by which it has to end. at: where its states are saved.
+    due: the time on the monotonic clock by which it has to end. at: the slot of its states.
     """
 
     work: Work
@@ -90,7 +90,7 @@ class Denoiser:
         Args:
             priority: higher ones go first.
             deadline_s: seconds from now in which it has to end.
-            at: where its states are saved while it runs.
+            at: the slot of its states while it runs.
 
         Raises:
             Rejected: TOO_MANY_TOKENS if it exceeds what a request may have; TOO_LATE.

@@ -35,7 +35,7 @@ _IDLE_S = 1.0  # a request that begins is due later
 
 
 class Slot(NamedTuple):
-    """Where the state of a request is, and what identifies the request and its model."""
+    """The location of a request's state, and what identifies the request and its model."""
 
     uri: str
     identity: str
