@@ -29,11 +29,12 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from trained import learning
 
 from vitascope import config
 from vitascope.encode.codecs import make_codec
 from vitascope.encode.settings import EncodeSettings
-from vitascope.feed.packs import Segment, collate
+from vitascope.feed.packs import Pack, Segment, collate
 from vitascope.feed.patches import grid_of, patchify
 from vitascope.generate.app.codec import DecodeWrite
 from vitascope.generate.app.denoise import Denoise
@@ -87,27 +88,22 @@ def train(folder: Path, steps: int) -> None:
     model, draws = card.build().train(), flow.Draws(0, 0.0, card.shift, "all")
     latents = [codec.encode(torch.from_numpy(shapes(seed, WINDOW))) for seed in range(128)]
     grid, patches = grid_of(latents[0].shape[:3], 2), [patchify(latent, 2) for latent in latents]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    ema = {name: weights.detach().clone() for name, weights in model.state_dict().items()}
-    started = time.monotonic()
-    for step in range(steps):
+
+    def pack_of(step: int) -> Pack:
         rng, segments = np.random.default_rng(step), []
         for i in rng.integers(len(patches), size=8):
             draw = draws(step * 1000 + int(i), 0, grid)
             levels, words = torch.from_numpy(draw.timesteps), torch.from_numpy(WORDS)
             segments.append(Segment(patches[i], grid, levels, words, noise_key=draw.noise_key))
-        pack = collate(segments)
-        loss = flow.loss(model, pack) / pack.n_tokens
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
+        return collate(segments)
+
+    ema = {name: weights.detach().clone() for name, weights in model.state_dict().items()}
+    started = time.monotonic()
+    for step, loss in enumerate(learning(model, steps, pack_of)):
         for name, weights in model.state_dict().items():
             ema[name].lerp_(weights.detach(), max(0.02, 1 / (step + 1)))
         if step % 25 == 24:
-            print(f"step {step + 1}, loss {loss.item():.3f}, {time.monotonic() - started:.0f} s", flush=True)
+            print(f"step {step + 1}, loss {loss:.3f}, {time.monotonic() - started:.0f} s", flush=True)
     save_model(str(folder), ema, card)
 
 

@@ -4,6 +4,7 @@ A sample is a latent video of a soft blob that moves: its colour and direction f
 start and size from the seed. Guidance has a meaning, because every tenth sample has no text.
 """
 
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
@@ -79,24 +80,28 @@ def _batch(step: int, draws: flow.Draws) -> Pack:
     return collate(segments)
 
 
-@cache
-def trained(network: str, steps: int) -> tuple[Network, float]:
-    """A model after so many steps of training, and its mean loss in the last tenth of them."""
-    torch.manual_seed(0)
-    card = card_of(network)
-    model, draws = card.build().train(), flow.Draws(0, 0.1, card.shift, "none")
+def learning(model: Network, steps: int, pack_of: Callable[[int], Pack]) -> Iterator[float]:
+    """Trains a model, a pack a step, and yields the loss of a patch after each."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    losses = []
     for step in range(steps):
-        pack = _batch(step, draws)
+        pack = pack_of(step)
         loss = flow.loss(model, pack) / pack.n_tokens
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         rate.step()
-        losses.append(loss.item())
+        yield loss.item()
+
+
+@cache
+def trained(network: str, steps: int) -> tuple[Network, float]:
+    """A model after so many steps of training, and its mean loss in the last tenth of them."""
+    torch.manual_seed(0)
+    card = card_of(network)
+    model, draws = card.build().train(), flow.Draws(0, 0.1, card.shift, "none")
+    losses = list(learning(model, steps, lambda step: _batch(step, draws)))
     return model.eval(), float(np.mean(losses[-max(1, steps // 10) :]))
 
 
