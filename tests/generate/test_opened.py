@@ -56,7 +56,7 @@ def test_a_pipeline_describes_itself(whole: Path) -> None:
     assert (card.model.network, card.model.depth, card.channels, card.text_dim) == ("wan", 2, 16, 32)
     assert (card.patching.strides, card.encode.max_text_tokens, card.timestep_shift) == ((4, 8), 512, 3.0)
     assert (sampling.solver, sampling.shift, sampling.steps, sampling.guidance) == ("unipc", 3.0, 50, 5.0)
-    assert (sampling.boundary, sampling.modes, model.n_experts) == (0.9, ("text_to_video",), 2)
+    assert (sampling.boundary, sampling.modes, model.n_experts) == (0.9, UNCONDITIONED, 2)
     first, second = model.load("cpu").networks
     assert model.n_parameters == 2 * sum(weights.numel() for weights in first.parameters())
     for network, name in ((first, "transformer"), (second, "transformer_2")):
@@ -131,7 +131,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "another text encoder": (other_text_encoder, "takes text_dim = 32, the text encoder hf gives 64"),
     "no scheduler": (lambda folder: (folder / SCHEDULER).unlink(), "no scheduler_config.json in"),
     "another scheduler": (
-        of(SCHEDULER, _class_name="DPMSolverMultistepScheduler"),
+        of(SCHEDULER, _class_name="HeunDiscreteScheduler"),
         "the known schedulers are UniPCMultistepScheduler, .*set generate.solver and generate.shift",
     ),
     "another order": (of(SCHEDULER, solver_order=3), "solver_order = 3, and unipc is known here with 2 only"),
@@ -238,9 +238,12 @@ def changed(model_folder: Path, to: Path, **card: Any) -> Path:
     return to
 
 
+UNCONDITIONED = ("text_to_video", "loop", "video_to_video", "image_to_image")
+
+
 @pytest.mark.parametrize(
     ("trained_with", "modes"),
-    [("none", ("text_to_video",)), ("first", ("text_to_video", "image_to_video")), ("all", None)],
+    [("none", UNCONDITIONED), ("first", (*UNCONDITIONED, "image_to_video")), ("all", None)],
 )
 def test_modes_are_those_that_the_model_was_trained_for(
     model_folder: Path, tmp_path: Path, trained_with: str, modes: tuple[str, ...] | None

@@ -121,7 +121,7 @@ def test_refused_frames_leave_no_file(
 
 
 def test_the_log_names_the_batch_and_the_outcome(request_of: Make, tmp_path: Path) -> None:
-    settings = config.load(None, [f"run.folder={tmp_path}", "generate.batch=mine"])
+    settings = config.load(None, [f"run.folder={tmp_path}", "generate.batch=mine", "prompts.audit_days=30"])
     request = request_of(custom_id="a", prompt="a cat")
     with _audited(settings) as asked:
         asked(Outcome(1, "a").refused(Rejected(Reason.PROMPT_REFUSED, "why")), request)

@@ -88,7 +88,7 @@ ITEMS = st.builds(
 
 
 def lane(item: Item) -> int:
-    return Queue._class_of(item.cost * item.n_passes)
+    return Queue.class_of(item.cost * item.n_passes)
 
 
 @settings(max_examples=150, deadline=None)

@@ -29,17 +29,30 @@ def test_the_replica_with_the_least_work_and_enough_room_is_first() -> None:
 def test_other_callers_requests_count_and_ones_own_not_twice() -> None:
     held = Held(10.0)
     held.sent("a", Takes(5.0, 4.0, "me"))
-    held.reports(Report(20.0, {"me": (500.0, 400.0), "she": (7.0, 6.0)}), "me")
+    held.reports(Report(20.0, {"me": (500.0, {0: 400.0}), "she": (7.0, {0: 6.0})}), "me")
     assert held.cost == 12.0
     assert held.fits(Takes(1.0, 10.0))
     assert not held.fits(Takes(1.0, 10.5))
 
 
 def test_the_oldest_goes_first_unless_one_takes_no_room() -> None:
-    assert first([Takes(9.0, 9.0), Takes(1.0, 1.0)]) == 0
-    assert first([Takes(9.0, 9.0), Takes(1.0, 1.0), Takes(1.0)]) == 2
+    def all_fit(_: Takes) -> bool:
+        return True
+
+    assert first([Takes(9.0, 9.0), Takes(1.0, 1.0)], all_fit) == 0
+    assert first([Takes(9.0, 9.0), Takes(1.0, 1.0), Takes(1.0)], all_fit) == 2
     urgent = Takes(1.0, 1.0, priority=3)
-    assert first([Takes(9.0, 9.0), urgent, urgent, Takes(1.0, 1.0, priority=2)]) == 1
+    assert first([Takes(9.0, 9.0), urgent, urgent, Takes(1.0, 1.0, priority=2)], all_fit) == 1
+
+
+def test_a_lane_that_is_full_holds_up_its_own_requests_only() -> None:
+    held = Held(10.0)
+    held.sent("a", Takes(900.0, 8.0, lane=4))
+    held.reports(Report(10.0, {"she": (7.0, {1: 9.0})}), "me")
+    large, small = Takes(900.0, 8.0, priority=1, lane=4), Takes(20.0, 2.0, lane=2)
+    assert [held.fits(takes) for takes in (large, small, Takes(5.0, 2.0, lane=1))] == [False, True, False]
+    assert first([large, Takes(300.0, 1.0, lane=4), small, small], held.fits) == 2
+    assert first([large, large], held.fits) == 0
 
 
 def by_cost(costs: list[float], n: int) -> float:

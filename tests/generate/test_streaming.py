@@ -114,7 +114,7 @@ def test_each_line_has_a_row_in_order_and_each_request_was_sent_once(
 def test_within_a_window_the_costliest_are_sent_first(model_folder: Path, tmp_path: Path) -> None:
     batch, app = batch_of(tmp_path, model_folder), App()
     run(batch, app)
-    costs = [batch.model.cost(request) for request in app.sent]
+    costs = [batch.models.of(request).cost(request) for request in app.sent]
     numbers = [int(request.custom_id[1:]) for request in app.sent]
     windows = np.searchsorted([39, 80, 121, 161], numbers[:150])  # lines that are blank do not count
     for window in range(3):

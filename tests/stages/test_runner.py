@@ -56,8 +56,10 @@ EXECUTION = {
     *(f"generate.{key}" for key in ("max_in_flight", "denoise_replicas", "denoise_cpus", "use_gpu")),
     *(f"generate.{key}" for key in ("text_replicas", "decode_replicas", "idle_s", "traces", "traced_share")),
     *("generate.text_gpus", "generate.decode_gpus", "generate.tries", "generate.device_hour_price"),
+    *(f"generate.{key}" for key in ("follow_s", "save_state_s", "queue_s", "longest_request_s")),
+    *(f"prompts.{key}" for key in ("timeout_s", "retries", "audit_days", "in_flight", "cpus", "use_gpu")),
 }
-"""The settings that affect only placement and speed; cluster has no others."""
+"""The settings that affect only placement and speed; cluster has no others, and no stage reads serve."""
 
 
 def other(value: Any) -> Any:
@@ -86,7 +88,7 @@ def test_where_and_how_fast_the_work_runs_redoes_nothing_and_all_else_does(name:
     before = getattr(own, section)
     changed = own.model_copy(update={section: before.model_copy(update={key: other(getattr(before, key))})})
     todo = runner.unfinished(changed, marks(own))
-    assert (todo == []) is (section == "cluster" or name in EXECUTION)
+    assert (todo == []) is (section in ("cluster", "serve") or name in EXECUTION)
 
 
 def test_captions_switched_on_later_begin_at_the_captions(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray import serve
@@ -26,6 +26,7 @@ from vitascope.generate.app.shares import Takes
 from vitascope.generate.app.text import TextEncode
 from vitascope.generate.app.values import Metered
 from vitascope.generate.chunks import alone, chunks_of
+from vitascope.generate.denoise.scheduler import Queue
 from vitascope.generate.models import DEFAULT, Models
 from vitascope.generate.opened import Opened, Target
 from vitascope.generate.parse import n_tokens
@@ -106,7 +107,8 @@ class Generate(Metered):
             given = parts.codec.canvas.remote(first, ready=ready, takes=self._takes(pixels))
         await asyncio.gather(*(part for part in (text, given) if part is not None))
         patches, priority = float(n_tokens(request, patching)), request.priority
-        takes = self._takes(parts.model.cost(first), patches, priority)
+        cost = parts.model.cost(first)
+        takes = replace(self._takes(cost, patches, priority), lane=Queue.class_of(cost))
         if len(chunks) > 1:
             how = {"takes": self._takes(_pixels(request)), "chunk": takes, "used": used.prompt}
             return await parts.codec.write_long.remote(request, text, given, target, arrived=ready, **how)

@@ -129,8 +129,8 @@ class Denoise(Metered):
 
 
 def room(settings: Settings) -> float:
-    """What a replica takes at once, in patches: those of the largest request, and as many for later ones."""
-    return 2.0 * settings.generate.max_tokens
+    """What a replica takes at once of each lane, in patches: those of a full pass, and as many for later."""
+    return 2.0 * max(settings.generate.max_tokens, settings.generate.token_budget or 0)
 
 
 def _slot(request: Request, target: Target) -> Slot:

@@ -39,16 +39,17 @@ class ByCost(FIFOMixin, RequestRouter):
         waiting = self._waiting()
         if not waiting:
             return []
-        takes = _takes(waiting[first([_takes(request) for request in waiting])])
-        held = [self._of(replica, takes.caller) for replica in candidate_replicas]
+        all_waiting = [_takes(request) for request in waiting]
+        held = [self._of(replica, all_waiting[0].caller) for replica in candidate_replicas]
+        takes = all_waiting[first(all_waiting, lambda takes: any(one.fits(takes) for one in held))]
         return [[candidate_replicas[index]] for index in ranked(takes, held)]
 
     def _fulfill_next_pending_request(self, replica: RunningReplica, request_metadata: Any = None) -> None:
         waiting = self._waiting()
         if not waiting:
             return
-        chosen = waiting[first([_takes(request) for request in waiting])]
-        held = self._of(replica, _takes(chosen).caller)
+        held = self._of(replica, _takes(waiting[0]).caller)
+        chosen = waiting[first([_takes(request) for request in waiting], held.fits)]
         if held.fits(_takes(chosen)):
             held.sent(chosen.metadata.internal_request_id, _takes(chosen))
             self._pending_requests_to_fulfill.remove(chosen)

@@ -41,13 +41,14 @@ class Meter:
                 if not self._open:
                     self._busy_s += self._clock() - self._since
 
-    def callers(self) -> dict[str, tuple[float, float]]:
-        """Of each caller's open requests their cost and their room."""
-        callers: dict[str, tuple[float, float]] = {}
+    def callers(self) -> dict[str, tuple[float, dict[int, float]]]:
+        """Of each caller's open requests their cost, and their room by lane."""
+        callers: dict[str, tuple[float, dict[int, float]]] = {}
         with self._lock:
             for takes, n in self._open.items():
-                cost, room = callers.get(takes.caller, (0.0, 0.0))
-                callers[takes.caller] = (cost + n * takes.cost, room + n * takes.room)
+                cost, rooms = callers.get(takes.caller, (0.0, {}))
+                rooms[takes.lane] = rooms.get(takes.lane, 0.0) + n * takes.room
+                callers[takes.caller] = (cost + n * takes.cost, rooms)
         return callers
 
     def report(self) -> dict[str, float]:

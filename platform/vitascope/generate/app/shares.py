@@ -1,6 +1,6 @@
 """Which request goes next, and to which replica."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -11,13 +11,14 @@ class Takes:
 
     cost: its work, in a unit of the deployment. room: what it fills of a replica while it is there; others
     wait for any replica with room. 0: it is sent at once. caller: names the process that sends it. priority:
-    higher ones are sent first.
+    higher ones are sent first. lane: a replica has as much room for each lane.
     """
 
     cost: float
     room: float = 0.0
     caller: str = ""
     priority: int = 0
+    lane: int = 0
 
 
 FREE = Takes(0.0)
@@ -26,10 +27,10 @@ FREE = Takes(0.0)
 
 @dataclass(frozen=True)
 class Report:
-    """What a replica reports: its room, and of each caller's unfinished requests their cost and room."""
+    """What a replica reports: the room of a lane; of each caller's requests, their cost and room by lane."""
 
     room: float
-    callers: Mapping[str, tuple[float, float]]
+    callers: Mapping[str, tuple[float, Mapping[int, float]]]
 
 
 class Held:
@@ -39,7 +40,7 @@ class Held:
         """`room` is that of the replica, until it reports another."""
         self._room = room
         self._sent: dict[str, list[Takes]] = {}
-        self._others: Mapping[str, tuple[float, float]] = {}
+        self._others: Mapping[str, tuple[float, Mapping[int, float]]] = {}
 
     def sent(self, request: str, takes: Takes) -> None:
         """This caller has sent a request; those that serve one request of a user have one id."""
@@ -63,21 +64,27 @@ class Held:
         return sum(takes.cost for takes in self._own()) + sum(cost for cost, _ in self._others.values())
 
     def fits(self, takes: Takes) -> bool:
-        """Whether a request has room; any has in an empty replica."""
-        used = sum(sent.room for sent in self._own()) + sum(room for _, room in self._others.values())
+        """Whether a request has room in its lane; any has in an empty one."""
+        used = sum(sent.room for sent in self._own() if sent.lane == takes.lane)
+        used += sum(rooms.get(takes.lane, 0.0) for _, rooms in self._others.values())
         return not takes.room or not used or used + takes.room <= self._room
 
     def _own(self) -> Iterator[Takes]:
         return chain.from_iterable(self._sent.values())
 
 
-def first(waiting: Sequence[Takes]) -> int:
+def first(waiting: Sequence[Takes], fits: Callable[[Takes], bool]) -> int:
     """The index of the waiting request that is sent next, of requests in the order of their arrival.
 
-    One that takes no room, else the oldest of the highest priority: a large one is not overtaken for ever by
-    small ones.
+    One that takes no room, else the oldest of the highest priority, of a lane that has room for its own: in
+    its lane, no request is overtaken for ever by smaller ones.
     """
-    return min(range(len(waiting)), key=lambda i: (waiting[i].room > 0, -waiting[i].priority, i))
+    heads: dict[int, int] = {}
+    for index in sorted(range(len(waiting)), key=lambda i: (waiting[i].room > 0, -waiting[i].priority, i)):
+        if not waiting[index].room:
+            return index
+        heads.setdefault(waiting[index].lane, index)
+    return next((index for index in heads.values() if fits(waiting[index])), next(iter(heads.values())))
 
 
 def ranked(takes: Takes, replicas: Sequence[Held]) -> list[int]:

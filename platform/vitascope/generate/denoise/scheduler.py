@@ -140,7 +140,7 @@ class Queue(Generic[Key]):
         self, key: Key, total_cost: float, *, priority: int = 0, deadline: Deadline | None = None
     ) -> None:
         """Adds a request whose remaining passes cost `total_cost`."""
-        self._enter(key, (-priority, self._class_of(total_cost)))
+        self._enter(key, (-priority, self.class_of(total_cost)))
         if deadline:
             turn = self._turns[key] = next(self._turn)
             self._dated[turn] = key
@@ -148,7 +148,8 @@ class Queue(Generic[Key]):
             heapq.heappush(self._lost, (deadline.lost_at, turn))
 
     @staticmethod
-    def _class_of(total_cost: float) -> int:
+    def class_of(total_cost: float) -> int:
+        """The class of a request's cost: within a factor of four."""
         return int(math.log2(max(1.0, total_cost))) // 2
 
     def _enter(self, key: Key, place: Place) -> None:
