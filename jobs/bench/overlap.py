@@ -100,14 +100,17 @@ def _wait_for(port: int) -> None:
 
 
 def intervals(sidecar: dict[str, Any], began: float) -> dict[str, tuple[float, float]]:
-    """When each stage worked on a request that was sent at `began`; encoding takes turns with decoding."""
+    """When each stage worked on a request that was sent at `began`; encoding takes turns with decoding.
+
+    Signing counts as encoding.
+    """
     waited, worked = sidecar["waited"], sidecar["seconds"]
     spans, now = {}, began
     for stage in ("text", "denoise"):
         spans[stage] = (now + waited[stage], now + waited[stage] + worked[stage])
         now = spans[stage][1]
     start = now + waited["decode"]
-    end = start + worked["decode"] + worked["encode"]
+    end = start + worked["decode"] + worked["encode"] + worked["sign"]
     spans["decode"] = spans["encode"] = (start, end)
     return spans | {"upload": (end + waited["upload"], end + waited["upload"] + worked["upload"])}
 

@@ -175,6 +175,18 @@ def test_pictures(local: Served) -> None:
     assert httpx.delete(f"{local.url}/v1/images/{listed[0]['id']}", headers=headers).json()["deleted"]
     assert httpx.get(linked.url).status_code == 404
     assert list(client.videos.list()) == []
+    edited = client.images.edit(image=("a.png", picture()), prompt="a hat", n=2, extra_body={"strength": 0.5})
+    assert len(edited.data) == 2
+    first, second = local.app.sent[-2:]
+    assert (first.mode, first.strength, first.image) == ("image_to_image", 0.5, second.image)
+    assert Path(first.image or "").read_bytes() == picture()
+    headers["Content-Type"] = "application/json"
+    answer = httpx.post(f"{local.url}/v1/images/edits", headers=headers, content=b'{"prompt": "a hat"}')
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
+    n_files = len(list(client.files.list()))
+    wrong = {"image": ("a.png", picture()), "size": "1x1"}
+    assert refusal(client.images.edit, prompt="a hat", **wrong)[0] == 400
+    assert len(list(client.files.list())) == n_files
     assert refusal(client.images.generate, prompt="fail") == (400, "too_short", None)
     assert refusal(client.images.generate, prompt="a", n=11) == (400, "invalid_request", "n")
     assert refusal(client.images.generate, prompt="a", output_format="webp")[2] == "output_format"

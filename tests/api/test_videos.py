@@ -142,6 +142,25 @@ def test_a_refused_edit_keeps_no_file(local: Served) -> None:
     assert (edited.status, request.mode, request.strength) == ("completed", "video_to_video", 0.5)
 
 
+def test_lists_in_forms(local: Served) -> None:
+    """As OpenAI's client writes them, whose bodies are forms."""
+    client = local.client("alice")
+    ids = [client.files.create(file=("a.png", picture()), purpose="vision").id for _ in "12"]
+    kept = [{"image": ids[0], "seconds": 0.0}, {"image": ids[1], "seconds": 0.5}]
+    body = {"mode": "infill", "keep": kept, "guidance_interval": [0.25, 0.75]}
+    made = client.videos.create(prompt="a cat", seconds="1", extra_body=body)
+    assert [(one.pop("image"), float(one.pop("seconds"))) for one in made.settings["keep"]] == [
+        (one["image"], one["seconds"]) for one in kept
+    ]
+    assert made.settings["guidance_interval"] == [0.25, 0.75]
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    ragged = {"prompt": "a", "mode": "infill", "keep[][seconds]": ["0", "1"]}
+    upload = {"keep[][image]": ("a.png", picture())}
+    answer = httpx.post(f"{local.url}/v1/videos", headers=headers, data=ragged, files=upload)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "keep")
+    assert "send JSON instead" in answer.json()["error"]["message"]
+
+
 def test_pictures_to_keep_are_shown_as_they_were_named(local: Served) -> None:
     client = local.client("alice")
     file = client.files.create(file=("first.png", picture()), purpose="vision")

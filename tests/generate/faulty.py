@@ -9,13 +9,13 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from vitascope.config import Settings
 from vitascope.generate import stage
-from vitascope.generate.batch import batch
+from vitascope.generate.app import build, denoise
 from vitascope.generate.denoise.experts import Experts
-from vitascope.generate.opened import Opened, opened
+from vitascope.generate.opened import Opened
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Faulty(Opened):
     log: str = ""
     fails_every: int = 1000
 
-    def load(self, device: str) -> Experts:
-        experts = super().load(device)
+    def load(self, device: str, *, invariant: bool = False) -> Experts:
+        experts = super().load(device, invariant=invariant)
         return dataclasses.replace(experts, networks=[self._watched(network) for network in experts.networks])
 
     def _watched(self, network: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -42,9 +42,19 @@ class Faulty(Opened):
         return watched
 
 
+class Denoise(denoise.Denoise):
+    """Replicas with such a model."""
+
+    faults: ClassVar[dict[str, Any]] = {}
+
+    def _newest(self) -> Opened:
+        return Faulty(**vars(super()._newest()), **self.faults)
+
+
 def main(settings: str, log: str, fails_every: str) -> None:
     """Runs the job."""
-    batch.opened = lambda own: Faulty(**vars(opened(own)), log=log, fails_every=int(fails_every))
+    Denoise.faults = {"log": log, "fails_every": int(fails_every)}
+    build.Denoise = Denoise  # type: ignore[misc]
     stage.run(Settings.model_validate_json(settings))
 
 

@@ -23,9 +23,10 @@ from vitascope import storage
 from vitascope.config import Settings
 from vitascope.generate.app.codec import DecodeWrite
 from vitascope.generate.app.denoise import Denoise
+from vitascope.generate.app.shares import FREE
 from vitascope.generate.app.text import TextEncode
 from vitascope.generate.batch.batch import Batch
-from vitascope.generate.opened import Target
+from vitascope.generate.models import DEFAULT
 from vitascope.generate.request import Request
 
 STEPS, IN_FLIGHT = 2, 24
@@ -84,7 +85,7 @@ def settings_of(folder: Path, model_folder: Path, n: int) -> Settings:
     lines = [tiny | {"custom_id": f"r{number}"} for number in range(n)]
     storage.put(str(folder / "requests.jsonl"), storage.json_lines(lines))
     generate = {"requests": str(folder / "requests.jsonl"), "model": str(model_folder)}
-    generate |= {"max_in_flight": IN_FLIGHT, "denoise_replicas": 2, "denoise_cpus": 1}
+    generate |= {"max_in_flight": IN_FLIGHT, "denoise_replicas": 2, "denoise_cpus": 1, "token_budget": 1024}
     return Settings.model_validate({"run": {"folder": str(folder / "run")}, "generate": generate})
 
 
@@ -150,14 +151,14 @@ def check_outputs(settings: Settings, n: int) -> None:
 
 async def made_here(batch: Batch, settings: Settings, requests: list[Request]) -> list[np.ndarray]:
     """The pictures of these requests, one after the other, in this process."""
-    model = batch.model
-    text, codec = TextEncode(model.card.encode), DecodeWrite(model.card)
-    denoise = Denoise(model, settings.generate, settings.run.folder)
+    card = batch.models.each[DEFAULT].opened.card
+    text, codec, denoise = TextEncode(card.encode), DecodeWrite(card), Denoise(DEFAULT, settings)
     made: list[Any] = []
     for request in requests:
-        target = Target(storage.join(settings.run.folder, "again", request.custom_id), model.maker)
-        denoised = await denoise(request, text(request), None)
-        made.append(pixels(str(codec.write(request, denoised, None, target)["uri"])))
+        now, target = time.time(), batch.models.target(storage.join(settings.run.folder, "again"), request)
+        states = text(request, ready=now, takes=FREE)
+        denoised = await denoise(request, target, states, None, takes=FREE, arrived=now)
+        made.append(pixels(str((await codec.write(request, denoised, None, target))["uri"])))
     return made
 
 

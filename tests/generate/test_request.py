@@ -74,7 +74,7 @@ def test_each_expert_has_its_guidance_and_a_pass_has_room_for_the_guided_one() -
         ({"quality": "good"}, OURS, "quality: Input should be 'exact', 'high' or 'fast', got 'good'"),
         *(
             ({"guidance_interval": wrong}, OURS, "guidance_interval: expected a low and a higher noise level")
-            for wrong in (0.5, [0.5], [0.5, 0.5], [0.7, 0.2], [0, 1.1], [False, 1], ["0", "1"], [0.1, 0.2, 1])
+            for wrong in (0.5, [0.5], [0.5, 0.5], [0.7, 0.2], [0, 1.1], [False, 1], ["0", "a"], [0.1, 0.2, 1])
         ),
     ],
 )

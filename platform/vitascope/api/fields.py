@@ -81,10 +81,10 @@ def of_image(body: Mapping[str, Any], settings: ServeSettings) -> tuple[Document
         Refused: as `of_video`.
     """
     for field, only in _NO_CHOICE.items():
-        if body.get(field) not in (None, only):
+        if body.get(field) not in (None, only, str(only).lower()):
             raise invalid(f"{field} is always {only!r} here, got {shown(body[field])}; leave it out", field)
     given = _known({key: value for key, value in body.items() if key not in _NO_CHOICE}, OF_IMAGE)
-    n, form = given.pop("n", 1), given.pop("response_format", "b64_json")
+    n, form = _number(given.pop("n", 1)), given.pop("response_format", "b64_json")
     if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_IMAGES:
         raise invalid(f"n is a whole number from 1 to {MOST_IMAGES}, got {shown(n)}", "n")
     if form not in ("b64_json", "url"):
@@ -92,6 +92,10 @@ def of_image(body: Mapping[str, Any], settings: ServeSettings) -> tuple[Document
     size = given.pop("size", settings.size)
     width, height = _size(settings.size if size == "auto" else size)
     document = given | {"width": width, "height": height, "prompt": prompt_of(given), "seconds": 0}
+    if "seed" in given:
+        document["seed"] = _number(given["seed"])
+    if "image" in given:
+        document["mode"] = Mode.IMAGE_TO_IMAGE
     return document, n, form
 
 
@@ -229,6 +233,11 @@ def prompt_of(given: Mapping[str, Any]) -> str:
     if not isinstance(prompt, str) or not prompt.strip():
         raise invalid(f"prompt says what is to be seen, got {shown(prompt)}", "prompt")
     return prompt
+
+
+def _number(value: Any) -> Any:
+    """A whole number that a form has as text; all else as it is."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,19}", value) else value
 
 
 def _size(text: object) -> tuple[int, int]:

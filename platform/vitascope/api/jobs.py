@@ -91,7 +91,7 @@ class Jobs:
     def images(
         self, key: Key, body: Mapping[str, Any], of: str | None = None, batch: str | None = None
     ) -> tuple[list[Job], str]:
-        """Commits new pictures; and says how they are to be returned.
+        """Commits new pictures, made from `image` if there is one; and says how they are to be returned.
 
         Args:
             of: the id of the first, from which those of the others follow.
@@ -101,16 +101,18 @@ class Jobs:
         """
         order = replace(self._order(key, body), kind=Kind.IMAGE, batch=batch)
         document, n, form = fields.of_image(body, self.settings)
-        jobs = []
-        for i, each in enumerate(several(of or new_id(Kind.IMAGE), n)):
-            seeds = {"seed": document["seed"] + i} if isinstance(document.get("seed"), int) else {}
-            try:
-                jobs.append(self.commit(replace(order, of=each), document | seeds))
-            except Refused:
-                for job in jobs:
-                    self.objects.forget(job.owner, job.id)
-                    self.objects.clean(job.owner, job.id)
-                raise
+        locate, jobs = Locator(self.files, key.name), list[Job]()
+        try:
+            document, given = fields.with_media(document, locate)
+            for i, each in enumerate(several(of or new_id(Kind.IMAGE), n)):
+                seeds = {"seed": document["seed"] + i} if isinstance(document.get("seed"), int) else {}
+                jobs.append(self.commit(replace(order, of=each), document | seeds, given))
+        except Refused:
+            for job in jobs:
+                self.objects.forget(job.owner, job.id)
+                self.objects.clean(job.owner, job.id)
+            locate.forget()
+            raise
         return jobs, form
 
     def remix(self, key: Key, source: str, body: Mapping[str, Any]) -> Job:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
@@ -218,6 +219,9 @@ class Request(Section):
     @field_validator("guidance_interval", mode="before")
     @classmethod
     def _is_an_interval(cls, ends: Any) -> Any:
+        if isinstance(ends, list | tuple) and all(type(end) is str for end in ends):  # from a form
+            with suppress(ValueError):
+                ends = [float(end) for end in ends]
         numbers = isinstance(ends, list | tuple) and all(type(end) in (int, float) for end in ends)
         if not (numbers and len(ends) == 2 and 0 <= ends[0] < ends[1] <= 1):
             raise ValueError("expected a low and a higher noise level, from 0 to 1, such as [0.2, 0.9]")

@@ -269,7 +269,8 @@ async function older() {
   const page = await get(`v1/videos?limit=${PAGE}${oldest ? `&after=${oldest}` : ""}`);
   for (const video of page.data) {
     if (video.status === "completed") display(video, false);
-    else if (video.status !== "failed") queued(video, false);
+    else queued(video, false);
+    if (video.status === "failed") finished(video, running.get(video.id));
   }
   oldest = page.last_id;
   $("#older").hidden = !page.has_more;

@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from vitascope.api import fields
-from vitascope.api.failures import Refused, missing
+from vitascope.api.failures import Refused, invalid, missing
 from vitascope.api.routes import content
 from vitascope.api.routes.serving import (
     ERRORS,
@@ -31,9 +31,15 @@ router = APIRouter(prefix="/v1/images", tags=["images"], responses=ERRORS)
 _WAIT_S, _FIRST_LOOK_S, _LOOK_S = 540, 0.05, 1.0  # OpenAI's client waits for 600 s
 
 
-@router.post("/generations", openapi_extra=body_of("Pictures", fields.described(fields.OF_IMAGE), "prompt"))
+_FIELDS = fields.described(fields.OF_IMAGE)
+
+
+@router.post("/edits", openapi_extra=body_of("PictureEdit", _FIELDS, "prompt", "image"))
+@router.post("/generations", openapi_extra=body_of("Pictures", _FIELDS, "prompt"))
 async def create(request: Request, service: ServiceOf, key: KeyOf, body: BodyOf) -> Images:
-    """Makes pictures, and answers with them once they are finished."""
+    """Makes pictures, from `image` if there is one, and answers with them once they are finished."""
+    if request.url.path.endswith("/edits") and body.get("image") is None:
+        raise invalid("image is the picture to edit, and is missing", "image")
     jobs, form = await run_in_threadpool(service.jobs.images, key, body)
     for job in jobs:
         awake(service, job.owner, job.id)

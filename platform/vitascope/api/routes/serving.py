@@ -22,7 +22,7 @@ from vitascope.generate.request import Request as VideoRequest
 from vitascope.section import shown
 
 _MOST_FIELDS = 100
-_NESTED = re.compile(r"([^\[\]]+)\[([^\[\]]+)\]")
+_FIELD = re.compile(r"([^\[\]]+)(\[\])?(?:\[([^\[\]]+)\])?")
 
 
 class Runner(Protocol):
@@ -185,17 +185,36 @@ async def _read(request: Request) -> bytes:
 
 
 def _of_form(form: FormData) -> Document:
-    """Fields of a form, in which OpenAI's clients write `a[b]` for an object within."""
+    """Fields of a form: OpenAI's clients write `a[b]` for an object's field, and `a[]` for a list's values.
+
+    Of a list of objects they write all values of a field `a[][b]` before those of the next one.
+    """
     document: Document = {}
+    columns: dict[str, dict[str, list[Any]]] = {}
     for name, value in form.multi_items():
         content = Upload(value.filename or name, value.file) if isinstance(value, UploadFile) else value
-        if nested := _NESTED.fullmatch(name):
-            inner = document.setdefault(nested[1], {})
-            if not isinstance(inner, dict):
-                raise invalid(f"{nested[1]} is given twice", nested[1][:100])
-            inner[nested[2]] = content
-        elif name in document:
-            raise invalid(f"{shown(name)} is given twice", name[:100])
+        found = _FIELD.fullmatch(name)
+        field, in_list, key = found.groups() if found else (name, None, None)
+        kind = list if in_list else dict if key else None
+        if field in document and (kind is None or not isinstance(document[field], kind)):
+            raise invalid(f"{shown(field)} is given twice", field[:100])
+        if in_list and key:
+            document[field] = []
+            columns.setdefault(field, {}).setdefault(key, []).append(content)
+        elif in_list:
+            document.setdefault(field, []).append(content)
+        elif key:
+            document.setdefault(field, {})[key] = content
         else:
-            document[name] = content
-    return document
+            document[field] = content
+    return document | {field: _objects(field, values) for field, values in columns.items()}
+
+
+def _objects(field: str, columns: Mapping[str, list[Any]]) -> list[Document]:
+    counts = {key: len(values) for key, values in columns.items()}
+    if len(set(counts.values())) > 1:
+        raise invalid(
+            f"in a form, each object of {field} has the same fields, got {shown(counts)}; send JSON instead",
+            field[:100],
+        )
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -29,7 +29,6 @@ from vitascope.generate.chunks import alone, chunks_of
 from vitascope.generate.denoise.scheduler import Queue
 from vitascope.generate.models import DEFAULT, Models
 from vitascope.generate.opened import Opened, Target
-from vitascope.generate.parse import n_tokens
 from vitascope.generate.request import Request
 from vitascope.generate.settings import DECODE_CPUS, INGRESS_CPUS, TEXT_CPUS
 from vitascope.ledger import Rejected
@@ -106,9 +105,9 @@ class Generate(Metered):
         if request.media:
             given = parts.codec.canvas.remote(first, ready=ready, takes=self._takes(pixels))
         await asyncio.gather(*(part for part in (text, given) if part is not None))
-        patches, priority = float(n_tokens(request, patching)), request.priority
+        priority = request.priority
         cost = parts.model.cost(first)
-        takes = replace(self._takes(cost, patches, priority), lane=Queue.class_of(cost))
+        takes = replace(self._takes(cost, cost / first.n_passes, priority), lane=Queue.class_of(cost))
         if len(chunks) > 1:
             how = {"takes": self._takes(_pixels(request)), "chunk": takes, "used": used.prompt}
             return await parts.codec.write_long.remote(request, text, given, target, arrived=ready, **how)

@@ -29,6 +29,8 @@ from vitascope.generate.starting import starting
 from vitascope.metrics import Publisher
 from vitascope.records import stable_id
 
+_PASSES_HELD = 2.0  # of requests that a replica takes at once of each lane: for this pass and for later ones
+_FIRST_BUDGET = 1024
 _ROOM_FOR_PASSES = 1.3  # times the weights of another version, for which there is memory
 
 
@@ -102,6 +104,7 @@ class Denoise(Metered):
             model.load(str(self._device), invariant=self._settings.generate.invariant),
         )
         budget, pace = _budget(model, experts, settings)
+        self.room = _PASSES_HELD * budget
         return Denoiser(
             experts,
             token_budget=budget,
@@ -129,8 +132,8 @@ class Denoise(Metered):
 
 
 def room(settings: Settings) -> float:
-    """What a replica takes at once of each lane, in patches: those of a full pass, and as many for later."""
-    return 2.0 * max(settings.generate.max_tokens, settings.generate.token_budget or 0)
+    """What a replica takes at once of each lane, until it has measured its passes."""
+    return _PASSES_HELD * (settings.generate.token_budget or _FIRST_BUDGET)
 
 
 def _slot(request: Request, target: Target) -> Slot:
