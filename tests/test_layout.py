@@ -106,7 +106,7 @@ around it, and no room of the core imports a later one."""
 
 
 MOST_LINES = {
-    "api": 3400,  # OpenAI's videos, pictures, files and batches; what is kept of them, keys, previews
+    "api": 3450,  # OpenAI's videos, pictures, files and batches; what is kept of them, keys, previews
     "caption": 650,
     "clips": 3700,  # joins, catalog and hooks: no library does these, and tests show each
     "cluster": 920,  # its tokens, private folders and lost connections; one helper was a wrapper, and went

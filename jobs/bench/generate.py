@@ -34,7 +34,17 @@ from typing import Any
 
 import torch
 from generate_app import app
-from generate_model import SIZES, Bench, Passes, advanced, in_engine, large, make_card, make_network
+from generate_model import (
+    SIZES,
+    Bench,
+    Passes,
+    advanced,
+    in_a_thread,
+    in_engine,
+    large,
+    make_card,
+    make_network,
+)
 from generate_stream import poisson
 
 from vitascope.generate.denoise.experts import Experts
@@ -80,7 +90,7 @@ def compared(bench: Bench, works: Sequence[Work], ways: Sequence[str], rounds: i
         for way in [*ways[turn % len(ways) :], *ways[: turn % len(ways)]]:
             logs[way] = Passes(bench.experts)
             wall, cpu = time.perf_counter(), time.process_time()
-            done[way] = WAYS[way](logs[way], works, bench.budget)
+            done[way] = in_a_thread(WAYS[way], logs[way], works, bench.budget)
             if turn:
                 times[way].append((time.perf_counter() - wall, time.process_time() - cpu))
     return {"times": times, "logs": logs, "done": done}
@@ -171,7 +181,7 @@ def main() -> None:
     cost = cost_of(card.model, card.channels, card.text_dim)
     experts = Experts([make_network(card)], squared=cost.per_token_squared / cost.per_token)
     clock = time.process_time if given.threads == 1 else time.perf_counter
-    points = measured(passes(experts, card), 16_384, clock=clock)
+    points = in_a_thread(measured, passes(experts, card), 16_384, clock=clock)
     bench = Bench(card, experts, saturation(points).cost)
     result: dict[str, Any] = {
         "saturation": round(bench.budget),

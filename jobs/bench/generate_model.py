@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from vitascope.generate.request import Request
 from vitascope.model.formats.card import ModelCard
 from vitascope.model.settings import ModelSettings
 
+T = TypeVar("T")
 SIZES = ((1, 64, 64), (5, 32, 32), (5, 32, 64), (9, 32, 32), (9, 32, 64), (9, 64, 64))
 """Frames, height and width of the small requests: 8 to 48 patches."""
 MODES = ("text_to_video", "image_to_video", "extend_forward", "extend_backward")
@@ -137,3 +139,13 @@ def seconds(run: Callable[[], object]) -> float:
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
+
+
+def in_a_thread(run: Callable[..., T], *arguments: Any, **more: Any) -> T:
+    """The result of a call in a thread of its own, which has ended then.
+
+    Each thread that computes has a pool of threads of OpenMP, whose threads wait asleep once there are more
+    of them than processors: a pool that an earlier way has left would slow down the next one.
+    """
+    with ThreadPoolExecutor(1) as once:
+        return once.submit(run, *arguments, **more).result()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from generate_model import SIZES, Bench, Passes, advanced, large, seconds
+from generate_model import SIZES, Bench, Passes, advanced, in_a_thread, large, seconds
 
 from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.denoise.sampler import Work
@@ -31,7 +31,7 @@ def poisson(bench: Bench, n_small: int) -> dict[str, Any]:
     alone_s = {}
     for small, (size, steps) in shapes.items():
         each = [
-            seconds(lambda s=size, n=steps: advanced(bench.experts, [bench.work(s, steps=n)]))
+            in_a_thread(seconds, lambda s=size, n=steps: advanced(bench.experts, [bench.work(s, steps=n)]))
             for _ in "12345"
         ]
         alone_s[small] = statistics.median(each)

@@ -117,6 +117,10 @@ class RunnerReplica:
         """As `Pace.admits`: one count for all replicas."""
         return self._pace.admits(name, per_minute)
 
+    def __del__(self) -> None:
+        """Serve calls this before it ends the replica."""
+        self._audit.close()
+
     def check_health(self) -> None:
         """Raises if the runner has ended."""
         if self._running.done():
