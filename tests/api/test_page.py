@@ -131,6 +131,9 @@ def test_from_a_prompt_to_a_video_and_on(
         assert "even" in page.inner_text("#refused")
         page.reload()
         in_gallery(page, 4)
+        assert "too short" in page.inner_text("#queue .bad")
+        page.click("#queue li:has(.bad) button")
+        page.wait_for_selector("#idle", state="visible")
     assert errors == []
 
 
