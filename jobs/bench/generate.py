@@ -19,8 +19,8 @@ app: requests through a local Ray Serve app, once it runs, against the same part
     after another: text, engine, decoding, signing, writing. app_overhead is that of one request at a time, in
     which no stage can hide behind another; app_together_over_parts is of 8 at once.
 
-The last line is one JSON object. Ratios are of the median times of rounds, `_quartiles` of neighbouring
-rounds' ratios, `_cpu` of this process's processor time, for machines with other work.
+The last line is one JSON object. Ratios are medians of those within each round, `_quartiles` are theirs, and
+`_cpu` is of this process's processor time, for machines with other work.
 """
 
 import argparse
@@ -98,11 +98,9 @@ def compared(bench: Bench, works: Sequence[Work], ways: Sequence[str], rounds: i
 
 def ratio(times: dict[str, list[tuple[float, float]]], other: str, name: str) -> dict[str, Any]:
     """How many times as fast as `other` we are."""
-    wall, cpu = (
-        statistics.median(t[i] for t in times[other]) / statistics.median(t[i] for t in times["ours"])
-        for i in (0, 1)
-    )
-    each = sorted(b[0] / a[0] for a, b in zip(times["ours"], times[other], strict=True))
+    pairs = list(zip(times["ours"], times[other], strict=True))
+    wall, cpu = (statistics.median(theirs[i] / ours[i] for ours, theirs in pairs) for i in (0, 1))
+    each = sorted(theirs[0] / ours[0] for ours, theirs in pairs)
     quartiles = [each[len(each) // 4], each[-1 - len(each) // 4]]
     return {
         name: round(wall, 3),
@@ -191,7 +189,7 @@ def main() -> None:
         "below": lambda: below(bench, given.rounds, given.steps, given.plot),
         "above": lambda: above(bench, given.rounds),
         "poisson": lambda: poisson(bench, given.arrivals),
-        "app": lambda: app(bench, given.rounds, given.threads),
+        "app": lambda: app(bench, given.rounds),
     }
     for name in given.parts:
         found = parts[name]()

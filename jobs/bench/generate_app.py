@@ -5,8 +5,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,15 +17,18 @@ from vitascope.generate.conditions import blank
 from vitascope.generate.denoise import sampler
 from vitascope.generate.denoise.engine import Denoiser
 from vitascope.generate.request import Request
-from vitascope.generate.settings import DECODE_CPUS
 from vitascope.generate.sidecar import Spent
 from vitascope.model.formats.card import save_model
 
 TOGETHER = 8
 
 
-def app(bench: Bench, rounds: int, threads: int) -> dict[str, Any]:
-    """The same requests through Serve, and directly."""
+def app(bench: Bench, rounds: int) -> dict[str, Any]:
+    """The same requests through Serve, and directly, with one thread of computation each.
+
+    With more, the parts that share a process would have a pool of threads each, and slow each other down.
+    """
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         save_model(f"{folder}/model", bench.experts.networks[0].state_dict(), bench.card)
         overrides = [
@@ -34,7 +36,7 @@ def app(bench: Bench, rounds: int, threads: int) -> dict[str, Any]:
             f"generate.model={folder}/model",
             f"generate.token_budget={bench.budget:.0f}",
         ]
-        settings = config.load(None, [*overrides, f"generate.denoise_cpus={threads}", "cluster.local_cpus=6"])
+        settings = config.load(None, [*overrides, "generate.denoise_cpus=1", "cluster.local_cpus=6"])
         return _through_serve(settings, folder, rounds)
 
 
@@ -70,7 +72,7 @@ def _through_serve(settings: Any, folder: str, rounds: int) -> dict[str, Any]:
     median_s = {name: statistics.median(of) for name, of in times.items()}
     each = sorted(a / b - 1 for a, b in zip(times["app"], times["direct"], strict=True))
     return {
-        "app_overhead": round(median_s["app"] / median_s["direct"] - 1, 4),
+        "app_overhead": round(statistics.median(each), 4),
         "app_overhead_quartiles": [round(each[len(each) // 4], 4), round(each[-1 - len(each) // 4], 4)],
         "app_overhead_ms": round(1000 * (median_s["app"] - median_s["direct"]), 1),
         "app_together_over_parts": round(median_s["app_together"] / median_s["direct_together"], 3),
@@ -92,7 +94,7 @@ def _through(handle: Any, requests: Sequence[Request], models: Any, folder: str)
 
 
 class Direct:
-    """The parts of the app without Ray, in this process, one after another, with its numbers of threads."""
+    """The parts of the app without Ray, in this process, one after another."""
 
     def __init__(self, model: Any, settings: Any) -> None:
         from vitascope.generate.app.codec import DecodeWrite, Publishing
@@ -115,8 +117,7 @@ class Direct:
         futures, texts = [], []
         card = self._model.card
         for request in requests:
-            with threads(1):
-                text = self._text(request, ready=time.time(), takes=FREE)
+            text = self._text(request, ready=time.time(), takes=FREE)
             states = torch.tensor(text.prompt), torch.tensor(text.negative)
             start = blank(request, card.patching, card.channels)
             work = sampler.begin(request, start, states, card=card, sampling=self._model.sampling)
@@ -126,16 +127,4 @@ class Direct:
         for request, work, n_text in zip(requests, done, texts, strict=True):
             denoised = Denoised(work.latent(card.model.patch).numpy(), n_text, {"denoise": Spent(0.0, 0.0)})
             target = Target(f"{folder}/{request.custom_id}", self._model.maker)
-            with threads(int(DECODE_CPUS)):
-                asyncio.run(self._codec.write(request, denoised, None, target))
-
-
-@contextmanager
-def threads(n: int) -> Iterator[None]:
-    """As many threads as Ray gives a process of `n` CPUs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+            asyncio.run(self._codec.write(request, denoised, None, target))

@@ -1,6 +1,6 @@
 """Whether decoding, encoding and uploading hide behind denoising, with uploads that are slow.
 
-    python jobs/bench/overlap.py [--requests 24] [--in-flight 8] [--delay-s 1.0] [--steps 100]
+    python jobs/bench/overlap.py [--requests 48] [--in-flight 24] [--delay-s 1.0] [--steps 100]
 
 The app runs on a local Ray with a tiny model. Outputs go to an S3 server here (moto, in .venv-moto)
 through a proxy that answers each upload of a video late, by --delay-s: the time is spent as on a network,
@@ -150,7 +150,7 @@ async def batch(send: Any, lines: list[str], in_flight: int) -> dict[str, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measures how far the app's stages overlap.")
-    for name, default in (("requests", 24), ("in-flight", 8), ("steps", 100)):
+    for name, default in (("requests", 48), ("in-flight", 24), ("steps", 100)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--delay-s", type=float, default=1.0)
     args = parser.parse_args()
