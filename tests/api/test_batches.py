@@ -73,7 +73,7 @@ def test_a_batch_of_videos(local: Served) -> None:
 def test_a_batch_of_pictures(local: Served) -> None:
     client = local.client("alice")
     content = lines(
-        {"prompt": "a", "n": 2}, {"prompt": "b", "response_format": "url"}, url="/v1/images/generations"
+        {"prompt": "a", "n": "2"}, {"prompt": "b", "response_format": "url"}, url="/v1/images/generations"
     )
     done = ended(client, begun(client, content, "/v1/images/generations").id)
     made = results(client, done.output_file_id)
@@ -180,6 +180,8 @@ def test_pictures(local: Served) -> None:
     first, second = local.app.sent[-2:]
     assert (first.mode, first.strength, first.image) == ("image_to_image", 0.5, second.image)
     assert Path(first.image or "").read_bytes() == picture()
+    client.images.edit(image=[("a.png", picture())], prompt="a hat")
+    assert refusal(client.images.edit, image=2 * [("a.png", picture())], prompt="a")[2] == "image"
     headers["Content-Type"] = "application/json"
     answer = httpx.post(f"{local.url}/v1/images/edits", headers=headers, content=b'{"prompt": "a hat"}')
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
@@ -188,6 +190,7 @@ def test_pictures(local: Served) -> None:
     assert refusal(client.images.edit, prompt="a hat", **wrong)[0] == 400
     assert len(list(client.files.list())) == n_files
     assert refusal(client.images.generate, prompt="fail") == (400, "too_short", None)
+    assert refusal(client.images.generate, prompt="a", n=2, extra_body={"seed": "5.5"})[2] == "seed"
     assert refusal(client.images.generate, prompt="a", n=11) == (400, "invalid_request", "n")
     assert refusal(client.images.generate, prompt="a", output_format="webp")[2] == "output_format"
     assert refusal(client.images.generate, prompt="a", quality="hd") == (400, "invalid_request", None)

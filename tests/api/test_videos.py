@@ -159,6 +159,9 @@ def test_lists_in_forms(local: Served) -> None:
     answer = httpx.post(f"{local.url}/v1/videos", headers=headers, data=ragged, files=upload)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "keep")
     assert "send JSON instead" in answer.json()["error"]["message"]
+    for twice in ({"keep[]": "a", "keep[][seconds]": "1"}, {"keep[][seconds]": "1", "keep[]": "a"}):
+        answer = httpx.post(f"{local.url}/v1/videos", headers=headers, data=twice, files=upload)
+        assert (answer.status_code, answer.json()["error"]["message"]) == (400, "'keep' is given twice")
 
 
 def test_pictures_to_keep_are_shown_as_they_were_named(local: Served) -> None:

@@ -24,7 +24,7 @@ def test_a_meter_knows_its_busy_time_and_the_open_work_of_each_caller() -> None:
         now[0] = 4.0
         with meter.doing(Takes(5.0, 1.0, "b")), meter.doing(Takes(5.0, 1.0, "b")):
             now[0] = 6.0
-            assert meter.callers() == {"a": (10.0, {0: 2.0}), "b": (10.0, {0: 2.0})}
+            assert meter.callers() == {"a": (10.0, {(): 2.0}), "b": (10.0, {(): 2.0})}
             assert meter.report() == {"busy_s": 6.0, "n_open": 3, "open": 20.0, "n_done": 0, "done": 0.0}
     now[0] = 100.0  # idle meanwhile
     assert meter.report() == {"busy_s": 6.0, "n_open": 0, "open": 0, "n_done": 3, "done": 20.0}

@@ -12,27 +12,28 @@ from vitascope.generate.app.shares import Held, Report, Takes, first, ranked
 def test_the_replica_with_the_least_work_and_enough_room_is_first() -> None:
     replicas = [Held(10.0) for _ in range(4)]
     replicas[0].sent("a", Takes(5.0, 4.0))
-    replicas[1].sent("b", Takes(1.0, 9.0))
-    replicas[2].sent("c", Takes(3.0, 4.0))
-    assert ranked(Takes(1.0, 6.0), replicas) == [3, 2, 0]
-    assert ranked(Takes(1.0, 7.0), replicas) == [3]
-    assert ranked(Takes(1.0, 100.0), replicas) == [3], "an empty one takes what exceeds every replica"
-    assert ranked(Takes(1.0), replicas) == [3, 1, 2, 0], "what takes no room fits everywhere"
-    replicas[1].sent("b", Takes(1.0, 9.0))
+    replicas[1].sent("b", Takes(1.0, 11.0))
+    replicas[2].sent("c", Takes(3.0, 9.0))
+    assert ranked(Takes(1.0, 6.0), replicas) == [3, 2, 0], "the last one may exceed the room"
+    replicas[2].sent("d", Takes(3.0, 6.0))
+    assert ranked(Takes(1.0, 100.0), replicas) == [3, 0]
+    assert ranked(Takes(1.0), replicas) == [3, 1, 0, 2], "what takes no room fits everywhere"
+    replicas[1].sent("b", Takes(1.0, 11.0))
     replicas[1].ended("b")
-    assert ranked(Takes(1.0, 7.0), replicas) == [3], "two of one id, of which one has ended"
+    assert ranked(Takes(1.0, 7.0), replicas) == [3, 0], "two of one id, of which one has ended"
     replicas[1].ended("b")
     replicas[1].ended("b")
-    assert ranked(Takes(1.0, 7.0), replicas) == [1, 3]
+    assert ranked(Takes(1.0, 7.0), replicas) == [1, 3, 0]
 
 
 def test_other_callers_requests_count_and_ones_own_not_twice() -> None:
     held = Held(10.0)
     held.sent("a", Takes(5.0, 4.0, "me"))
-    held.reports(Report(20.0, {"me": (500.0, {0: 400.0}), "she": (7.0, {0: 6.0})}), "me")
+    held.reports(Report(20.0, {"me": (500.0, {(): 400.0}), "she": (7.0, {(): 15.0})}), "me")
     assert held.cost == 12.0
     assert held.fits(Takes(1.0, 10.0))
-    assert not held.fits(Takes(1.0, 10.5))
+    held.sent("b", Takes(1.0, 1.0, "me"))
+    assert not held.fits(Takes(1.0, 10.0))
 
 
 def test_the_oldest_goes_first_unless_one_takes_no_room() -> None:
@@ -47,11 +48,11 @@ def test_the_oldest_goes_first_unless_one_takes_no_room() -> None:
 
 def test_a_lane_that_is_full_holds_up_its_own_requests_only() -> None:
     held = Held(10.0)
-    held.sent("a", Takes(900.0, 8.0, lane=4))
-    held.reports(Report(10.0, {"she": (7.0, {1: 9.0})}), "me")
-    large, small = Takes(900.0, 8.0, priority=1, lane=4), Takes(20.0, 2.0, lane=2)
-    assert [held.fits(takes) for takes in (large, small, Takes(5.0, 2.0, lane=1))] == [False, True, False]
-    assert first([large, Takes(300.0, 1.0, lane=4), small, small], held.fits) == 2
+    held.sent("a", Takes(900.0, 12.0, lane=(4,)))
+    held.reports(Report(10.0, {"she": (7.0, {(1,): 10.0})}), "me")
+    large, small = Takes(900.0, 8.0, priority=1, lane=(4,)), Takes(20.0, 2.0, lane=(2,))
+    assert [held.fits(takes) for takes in (large, small, Takes(5.0, 2.0, lane=(1,)))] == [False, True, False]
+    assert first([large, Takes(300.0, 1.0, lane=(4,)), small, small], held.fits) == 2
     assert first([large, large], held.fits) == 0
 
 

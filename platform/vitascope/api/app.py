@@ -118,8 +118,10 @@ class RunnerReplica:
         return self._pace.admits(name, per_minute)
 
     def __del__(self) -> None:
-        """Serve calls this before it ends the replica."""
-        self._audit.close()
+        """Serve calls this before it ends the replica, also if it could not start."""
+        if hasattr(self, "_running"):
+            self._running.cancel()
+            self._audit.close()
 
     def check_health(self) -> None:
         """Raises if the runner has ended."""

@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import IO, Protocol
@@ -321,9 +322,11 @@ def _kind(record: BatchJob) -> Kind:
 
 def _ids(record: BatchJob, line: Line) -> list[str]:
     """The ids of what a line asks for."""
-    kind, n = _kind(record), line.body.get("n", 1)
-    is_several = kind is Kind.IMAGE and isinstance(n, int) and 1 < n <= fields.MOST_IMAGES
-    return several(derived_id(kind, record.id, line.number), n if is_several else 1)
+    kind, n = _kind(record), 1
+    if kind is Kind.IMAGE:
+        with suppress(Refused):  # the line is refused for it, once
+            n = fields.n_of(line.body)
+    return several(derived_id(kind, record.id, line.number), n)
 
 
 def _lines(content: IO[bytes], endpoint: str) -> Iterator[Line]:

@@ -1,5 +1,6 @@
 """OpenAI's fields become a request."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +41,7 @@ class Upload:
     """A file in the body of a request; `content` is open, at its beginning."""
 
     filename: str
-    content: IO[bytes]
+    content: IO[bytes] = dataclasses.field(repr=False)
 
 
 Located = tuple[str, str]
@@ -84,17 +85,22 @@ def of_image(body: Mapping[str, Any], settings: ServeSettings) -> tuple[Document
         if body.get(field) not in (None, only, str(only).lower()):
             raise invalid(f"{field} is always {only!r} here, got {shown(body[field])}; leave it out", field)
     given = _known({key: value for key, value in body.items() if key not in _NO_CHOICE}, OF_IMAGE)
-    n, form = _number(given.pop("n", 1)), given.pop("response_format", "b64_json")
-    if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_IMAGES:
-        raise invalid(f"n is a whole number from 1 to {MOST_IMAGES}, got {shown(n)}", "n")
+    n, form = n_of(given), given.pop("response_format", "b64_json")
+    given.pop("n", None)
     if form not in ("b64_json", "url"):
         raise invalid(f"response_format is 'b64_json' or 'url', got {shown(form)}", "response_format")
     size = given.pop("size", settings.size)
     width, height = _size(settings.size if size == "auto" else size)
     document = given | {"width": width, "height": height, "prompt": prompt_of(given), "seconds": 0}
-    if "seed" in given:
-        document["seed"] = _number(given["seed"])
-    if "image" in given:
+    if (seed := given.get("seed")) is not None:
+        document["seed"] = _whole(seed)
+        if document["seed"] is None:
+            raise invalid(f"seed is a whole number, got {shown(seed)}", "seed")
+    if isinstance(image := given.get("image"), list):  # as OpenAI's client sends also a single one
+        if len(image) != 1:
+            raise invalid(f"image is one picture, got {len(image)}", "image")
+        document["image"] = image[0]
+    if image is not None:
         document["mode"] = Mode.IMAGE_TO_IMAGE
     return document, n, form
 
@@ -235,9 +241,19 @@ def prompt_of(given: Mapping[str, Any]) -> str:
     return prompt
 
 
-def _number(value: Any) -> Any:
-    """A whole number that a form has as text; all else as it is."""
-    return int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,19}", value) else value
+def n_of(body: Mapping[str, Any]) -> int:
+    """How many pictures are asked for. Raises Refused: 400 if that is no number, or too many."""
+    n = _whole(body.get("n", 1))
+    if n is None or not 1 <= n <= MOST_IMAGES:
+        raise invalid(f"n is a whole number from 1 to {MOST_IMAGES}, got {shown(body.get('n'))}", "n")
+    return n
+
+
+def _whole(value: object) -> int | None:
+    """A whole number, which a form has as text; None for all else."""
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value):
+        return int(value)
+    return value if type(value) is int else None
 
 
 def _size(text: object) -> tuple[int, int]:

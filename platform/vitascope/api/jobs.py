@@ -107,7 +107,7 @@ class Jobs:
             for i, each in enumerate(several(of or new_id(Kind.IMAGE), n)):
                 seeds = {"seed": document["seed"] + i} if isinstance(document.get("seed"), int) else {}
                 jobs.append(self.commit(replace(order, of=each), document | seeds, given))
-        except Refused:
+        except BaseException:
             for job in jobs:
                 self.objects.forget(job.owner, job.id)
                 self.objects.clean(job.owner, job.id)
@@ -164,7 +164,7 @@ class Jobs:
                     new, document["seconds"]
                 )  # as much is given, if there is as much
             return self.commit(self._order(key, body), document)
-        except Refused:
+        except BaseException:
             locate.forget()
             raise
 
@@ -200,7 +200,7 @@ class Jobs:
             if given is None:
                 document, given = fields.with_media(document, locate)
             return self._committed(order, document, given)
-        except Refused:
+        except BaseException:
             locate.forget()
             raise
 

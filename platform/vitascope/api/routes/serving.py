@@ -196,7 +196,10 @@ def _of_form(form: FormData) -> Document:
         found = _FIELD.fullmatch(name)
         field, in_list, key = found.groups() if found else (name, None, None)
         kind = list if in_list else dict if key else None
-        if field in document and (kind is None or not isinstance(document[field], kind)):
+        before = document.get(field)
+        twice = kind is dict and isinstance(before, dict) and key in before
+        mixed = in_list and (key is None) == (field in columns)
+        if field in document and (kind is None or not isinstance(before, kind) or twice or mixed):
             raise invalid(f"{shown(field)} is given twice", field[:100])
         if in_list and key:
             document[field] = []

@@ -99,6 +99,7 @@ class Locator:
 
     def _added(self, upload: Upload) -> str:
         self.made.append(self.files.add(self.owner, upload, "user_data").id)
+        upload.content.close()  # the answer may take minutes
         return self.made[-1]
 
     def _located(self, name: str, value: str) -> str:

@@ -107,7 +107,8 @@ class Generate(Metered):
         await asyncio.gather(*(part for part in (text, given) if part is not None))
         priority = request.priority
         cost = parts.model.cost(first)
-        takes = replace(self._takes(cost, cost / first.n_passes, priority), lane=Queue.class_of(cost))
+        lane = (priority, int(request.deadline_s is not None), Queue.class_of(cost))
+        takes = replace(self._takes(cost, cost / first.n_passes, priority), lane=lane)
         if len(chunks) > 1:
             how = {"takes": self._takes(_pixels(request)), "chunk": takes, "used": used.prompt}
             return await parts.codec.write_long.remote(request, text, given, target, arrived=ready, **how)

@@ -41,9 +41,9 @@ class Meter:
                 if not self._open:
                     self._busy_s += self._clock() - self._since
 
-    def callers(self) -> dict[str, tuple[float, dict[int, float]]]:
+    def callers(self) -> dict[str, tuple[float, dict[tuple[int, ...], float]]]:
         """Of each caller's open requests their cost, and their room by lane."""
-        callers: dict[str, tuple[float, dict[int, float]]] = {}
+        callers: dict[str, tuple[float, dict[tuple[int, ...], float]]] = {}
         with self._lock:
             for takes, n in self._open.items():
                 cost, rooms = callers.get(takes.caller, (0.0, {}))

@@ -4,6 +4,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+Lane = tuple[int, ...]
+"""Of requests that wait for each other."""
+
 
 @dataclass(frozen=True)
 class Takes:
@@ -18,7 +21,7 @@ class Takes:
     room: float = 0.0
     caller: str = ""
     priority: int = 0
-    lane: int = 0
+    lane: Lane = ()
 
 
 FREE = Takes(0.0)
@@ -30,7 +33,7 @@ class Report:
     """What a replica reports: the room of a lane; of each caller's requests, their cost and room by lane."""
 
     room: float
-    callers: Mapping[str, tuple[float, Mapping[int, float]]]
+    callers: Mapping[str, tuple[float, Mapping[Lane, float]]]
 
 
 class Held:
@@ -40,7 +43,7 @@ class Held:
         """`room` is that of the replica, until it reports another."""
         self._room = room
         self._sent: dict[str, list[Takes]] = {}
-        self._others: Mapping[str, tuple[float, Mapping[int, float]]] = {}
+        self._others: Mapping[str, tuple[float, Mapping[Lane, float]]] = {}
 
     def sent(self, request: str, takes: Takes) -> None:
         """This caller has sent a request; those that serve one request of a user have one id."""
@@ -64,10 +67,10 @@ class Held:
         return sum(takes.cost for takes in self._own()) + sum(cost for cost, _ in self._others.values())
 
     def fits(self, takes: Takes) -> bool:
-        """Whether a request has room in its lane; any has in an empty one."""
+        """Whether the requests of its lane do not fill the room yet; the last one may exceed it."""
         used = sum(sent.room for sent in self._own() if sent.lane == takes.lane)
         used += sum(rooms.get(takes.lane, 0.0) for _, rooms in self._others.values())
-        return not takes.room or not used or used + takes.room <= self._room
+        return not takes.room or used < self._room
 
     def _own(self) -> Iterator[Takes]:
         return chain.from_iterable(self._sent.values())
@@ -79,7 +82,7 @@ def first(waiting: Sequence[Takes], fits: Callable[[Takes], bool]) -> int:
     One that takes no room, else the oldest of the highest priority, of a lane that has room for its own: in
     its lane, no request is overtaken for ever by smaller ones.
     """
-    heads: dict[int, int] = {}
+    heads: dict[Lane, int] = {}
     for index in sorted(range(len(waiting)), key=lambda i: (waiting[i].room > 0, -waiting[i].priority, i)):
         if not waiting[index].room:
             return index
