@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ray.exceptions import RayTaskError
 
 from vitascope import config
@@ -59,8 +60,13 @@ def test_a_stage_is_asked_when_its_inputs_are_ready(
         assert await asyncio.gather(*asked) == ["done", "done"]
         assert calls.count("denoise") == calls.count("codec.write") == 2
         small, large = (takes for takes in stages["denoise"].takes if takes.room)
-        assert large.room == 4 * small.room
         assert large.cost > 4 * small.cost, "attention is quadratic"
+        for one, request in zip((small, large), requests, strict=True):
+            assert one.room == pytest.approx(one.cost / request.steps), "what it takes of a pass"
+        assert small.lane != large.lane, "neither waits for the other"
+        urgent = request_of(priority=3, deadline_s=60, seed=1)
+        await generate(urgent, model.target("/out", urgent))
+        assert stages["denoise"].takes[-1].lane[:2] == (3, 1)
 
     asyncio.run(run())
 
