@@ -22,10 +22,8 @@ import time
 from typing import Any
 
 import torch
+from generate_model import make_card
 
-from vitascope.encode.codecs import make_codec
-from vitascope.encode.settings import EncodeSettings
-from vitascope.encode.text import make_text_encoder
 from vitascope.generate.app.codec import DecodeWrite
 from vitascope.generate.app.values import Denoised
 from vitascope.generate.conditions import Canvas, blank
@@ -35,8 +33,6 @@ from vitascope.generate.denoise.sampler import begin
 from vitascope.generate.opened import Maker, Target
 from vitascope.generate.request import Request
 from vitascope.generate.sidecar import Spent
-from vitascope.model.formats.card import ModelCard
-from vitascope.model.settings import ModelSettings
 
 SIZES = ((64, 96, 0.0), (96, 160, 2.0))
 """Height, width and seconds at 8 fps."""
@@ -50,7 +46,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args()
     torch.manual_seed(0)
-    card = small_card()
+    card = make_card(6, 256)
     codec, signing = DecodeWrite(card), list[float]()
     sign = codec._signer.write
 
@@ -109,20 +105,6 @@ def one_request(folder: str, parts: Any, steps: int, what: Any) -> float:
     denoised = Denoised(latent, (3, 0), {"denoise": Spent(0.0, 0.0)})
     asyncio.run(codec.write(request, denoised, given, target))
     return time.perf_counter() - started
-
-
-def small_card() -> ModelCard:
-    """The card of a small model."""
-    encode = EncodeSettings(dct_channels=12)
-    return ModelCard(
-        model=ModelSettings(depth=6, width=256, heads=4, patch=2),
-        encode=encode,
-        channels=make_codec(encode).channels,
-        text_dim=make_text_encoder(encode).dim,
-        fingerprint="small",
-        timestep_shift=1.0,
-        step=0,
-    )
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class Jobs:
         try:
             document, given = fields.with_media(document, locate)
             for i, each in enumerate(several(of or new_id(Kind.IMAGE), n)):
-                seeds = {"seed": document["seed"] + i} if isinstance(document.get("seed"), int) else {}
+                seeds = {"seed": document["seed"] + i} if "seed" in document else {}
                 jobs.append(self.commit(replace(order, of=each), document | seeds, given))
         except BaseException:
             for job in jobs:
